@@ -1,0 +1,55 @@
+//! `tracing` events for open, recovery and failure; without the feature, nothing. Never a payload, a key or a session.
+
+#[cfg(not(feature = "tracing"))]
+pub(crate) use self::silent::*;
+#[cfg(feature = "tracing")]
+pub(crate) use self::traced::*;
+
+#[cfg(feature = "tracing")]
+mod traced {
+    use std::path::Path;
+
+    use tracing::{error, info, warn};
+
+    use crate::{Error, RecoveryReport};
+
+    pub(crate) fn opened(path: &Path, report: &RecoveryReport) {
+        let RecoveryReport { created, clean, records, operations, bytes_set_aside, .. } = *report;
+        let took_us = report.took.as_micros();
+        let path = path.display();
+        if let Some(set_aside) = &report.set_aside {
+            let set_aside = set_aside.display();
+            warn!(%path, bytes_set_aside, %set_aside, "cut a torn tail off the log");
+        }
+        if clean {
+            info!(%path, created, records, operations, took_us, "opened the store");
+        } else {
+            warn!(%path, records, operations, took_us, "opened the store after an unclean stop");
+        }
+    }
+
+    pub(crate) fn open_failed(path: &Path, error: &Error) {
+        error!(path = %path.display(), %error, "could not open the store");
+    }
+
+    pub(crate) fn failed(path: &Path, error: &Error) {
+        match error {
+            Error::Full { .. } => warn!(path = %path.display(), "the disk is full"),
+            Error::Io { operation, source, .. } => {
+                error!(path = %path.display(), operation, %source, "the store takes no more writes");
+            }
+            _ => {}
+        }
+    }
+}
+
+#[cfg(not(feature = "tracing"))]
+mod silent {
+    use std::path::Path;
+
+    use crate::{Error, RecoveryReport};
+
+    pub(crate) fn opened(_: &Path, _: &RecoveryReport) {}
+    pub(crate) fn open_failed(_: &Path, _: &Error) {}
+    pub(crate) fn failed(_: &Path, _: &Error) {}
+}

@@ -1,0 +1,29 @@
+//! The bytes of the log, one file for one section of FORMAT.md: pure functions, no I/O, no clock, no randomness.
+
+pub(crate) mod bucket;
+pub(crate) mod frame;
+pub(crate) mod header;
+pub(crate) mod record;
+
+/// CRC-32/ISO-HDLC over `salt || bytes`, so that bytes of another store or generation never check.
+#[derive(Clone)]
+pub(crate) struct SaltedCrc(crc32fast::Hasher);
+
+impl SaltedCrc {
+    pub(crate) fn new(salt: &[u8; 32]) -> Self {
+        let mut crc = crc32fast::Hasher::new();
+        crc.update(salt);
+        SaltedCrc(crc)
+    }
+
+    pub(crate) fn of(&self, bytes: &[u8]) -> u32 {
+        let mut crc = self.0.clone();
+        crc.update(bytes);
+        crc.finalize()
+    }
+}
+
+/// The `N` bytes at `offset`, if there are as many.
+fn bytes_at<const N: usize>(bytes: &[u8], offset: usize) -> Option<[u8; N]> {
+    bytes.get(offset..)?.first_chunk().copied()
+}

@@ -1,0 +1,306 @@
+//! The frame: how a record lies in the log, sealed and chained. Implements *Frame* and *Sealing* of FORMAT.md.
+
+use zeroize::Zeroizing;
+
+use super::record::{self, Action, Change, Manifest, Operation};
+use super::{SaltedCrc, bytes_at};
+use crate::seal::{MANIFEST_AAD_LEN, NONCE_LEN, Nonce, Sealer, TAG_LEN, Tag};
+
+// The header, as a ladder of offsets.
+const HEADER_CRC_AT: usize = 0;
+const BODY_CRC_AT: usize = 4;
+const LEN_AT: usize = 8;
+const MANIFEST_LEN_AT: usize = 12;
+const SEQ_AT: usize = 16;
+const DURABLE_SEQ_AT: usize = 24;
+const NONCE_AT: usize = 32;
+const KIND_AT: usize = 44;
+const ZERO_AT: usize = 45;
+pub(crate) const FRAME_HEADER_LEN: usize = 48;
+
+/// Frames begin at multiples of it.
+pub(crate) const ALIGNMENT: usize = 8;
+/// A header and the tag of a manifest of no bytes: the length of a close frame.
+pub(crate) const FRAME_LEN_MIN: usize = FRAME_HEADER_LEN + TAG_LEN;
+/// What recovery holds in memory at most for one frame.
+pub(crate) const FRAME_LEN_MAX: usize = 64 << 20;
+/// Random nonces of 96 bits: with 2^31 under one key, two are alike with a probability below 2^-32.
+pub(crate) const SEQ_MAX: u64 = 1 << 31;
+
+const RECORD: u8 = 1;
+const CLOSE: u8 = 2;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum FrameKind {
+    Record,
+    /// Written by a clean close; vouches for all before it.
+    Close,
+}
+
+/// A frame's header, of which the CRC and every field were checked; its body was not.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct FrameHeader {
+    pub(crate) len: u32,
+    pub(crate) manifest_len: u32,
+    pub(crate) seq: u64,
+    pub(crate) durable_seq: u64,
+    pub(crate) nonce: Nonce,
+    pub(crate) kind: FrameKind,
+    body_crc: u32,
+    sealed_part: [u8; SEALED_PART_LEN],
+}
+
+const SEALED_PART_LEN: usize = FRAME_HEADER_LEN - LEN_AT;
+
+/// What 48 bytes are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum FrameSight {
+    /// The CRC is wrong: no header, or a damaged one.
+    None,
+    /// The CRC is right, yet no writer writes such a header; the text says why.
+    Impossible(&'static str),
+    Header(FrameHeader),
+}
+
+/// Looks for a header at the start of `bytes`.
+pub(crate) fn parse_header(bytes: &[u8], crc: &SaltedCrc) -> FrameSight {
+    let Some(bytes) = bytes.first_chunk::<FRAME_HEADER_LEN>() else { return FrameSight::None };
+    match bytes_at(bytes, HEADER_CRC_AT) {
+        Some(stored) if u32::from_le_bytes(stored) == crc.of(&bytes[BODY_CRC_AT..]) => {}
+        _ => return FrameSight::None,
+    }
+    match parse_fields(bytes) {
+        Ok(header) => FrameSight::Header(header),
+        Err(what) => FrameSight::Impossible(what),
+    }
+}
+
+fn parse_fields(bytes: &[u8; FRAME_HEADER_LEN]) -> Result<FrameHeader, &'static str> {
+    // No field reaches over the end of the 48 bytes.
+    const SHORT: &str = "the frame header is cut short";
+    let u32_at = |at| bytes_at(bytes, at).map(u32::from_le_bytes).ok_or(SHORT);
+    let u64_at = |at| bytes_at(bytes, at).map(u64::from_le_bytes).ok_or(SHORT);
+    let header = FrameHeader {
+        len: u32_at(LEN_AT)?,
+        manifest_len: u32_at(MANIFEST_LEN_AT)?,
+        seq: u64_at(SEQ_AT)?,
+        durable_seq: u64_at(DURABLE_SEQ_AT)?,
+        nonce: bytes_at(bytes, NONCE_AT).ok_or(SHORT)?,
+        kind: match bytes[KIND_AT] {
+            RECORD => FrameKind::Record,
+            CLOSE => FrameKind::Close,
+            _ => return Err("the frame is of an unknown kind"),
+        },
+        body_crc: u32_at(BODY_CRC_AT)?,
+        sealed_part: bytes_at(bytes, LEN_AT).ok_or(SHORT)?,
+    };
+    let len = header.len as usize;
+    if !len.is_multiple_of(ALIGNMENT) || !(FRAME_LEN_MIN..=FRAME_LEN_MAX).contains(&len) {
+        return Err("the frame's length is outside its limits");
+    }
+    if header.manifest_len as usize > len - FRAME_LEN_MIN {
+        return Err("the manifest is longer than its frame");
+    }
+    if header.seq == 0 || header.seq > SEQ_MAX {
+        return Err("the frame's seq is outside its limits");
+    }
+    if header.durable_seq >= header.seq {
+        return Err("the frame vouches for itself");
+    }
+    if bytes[ZERO_AT..] != [0; FRAME_HEADER_LEN - ZERO_AT] {
+        return Err("the frame header's last bytes are not zero");
+    }
+    let is_bare = header.manifest_len == 0 && len == FRAME_LEN_MIN && header.durable_seq == header.seq - 1;
+    if header.kind == FrameKind::Close && !is_bare {
+        return Err("the close frame is not as close frames are");
+    }
+    Ok(header)
+}
+
+impl FrameHeader {
+    /// Whether `body`, the frame from offset 48 on, is what the header was written for.
+    pub(crate) fn body_checks(&self, body: &[u8], crc: &SaltedCrc) -> bool {
+        body.len() == self.len as usize - FRAME_HEADER_LEN && crc.of(body) == self.body_crc
+    }
+
+    /// Opens the manifest of `body` into `text`; the new chain is its tag. A close frame gives no manifest.
+    pub(crate) fn open_manifest<'t>(
+        &self,
+        body: &[u8],
+        chain: &Tag,
+        sealer: &Sealer,
+        text: &'t mut Zeroizing<Vec<u8>>,
+    ) -> Result<(Option<Manifest<'t>>, Tag), &'static str> {
+        const SHORT: &str = "the frame's body is cut short";
+        let manifest_len = self.manifest_len as usize;
+        let tag: Tag = bytes_at(body, manifest_len).ok_or(SHORT)?;
+        if text.capacity() < manifest_len {
+            // Growing in place would leave an unwiped copy of the last manifest behind.
+            *text = Zeroizing::new(Vec::with_capacity(manifest_len.next_power_of_two()));
+        }
+        text.clear();
+        text.extend_from_slice(body.get(..manifest_len).ok_or(SHORT)?);
+        sealer
+            .open_manifest(&self.nonce, &self.manifest_aad(chain), text, &tag)
+            .map_err(|_| "the frame's seal does not fit")?;
+        if self.kind == FrameKind::Close {
+            return Ok((None, tag));
+        }
+        let manifest = Manifest::parse(text)?;
+        let values_end = (manifest_len + TAG_LEN) as u64 + manifest.sealed_values_len();
+        let padding = usize::try_from(values_end).ok().and_then(|end| body.get(end..));
+        match padding {
+            None => Err("the values are longer than their frame"),
+            Some(padding) if padding.len() >= ALIGNMENT => Err("the frame is longer than its values"),
+            Some(padding) if padding.iter().any(|&byte| byte != 0) => Err("the frame's padding is not zero"),
+            Some(_) => Ok((Some(manifest), tag)),
+        }
+    }
+
+    fn manifest_aad(&self, chain: &Tag) -> [u8; MANIFEST_AAD_LEN] {
+        manifest_aad(&self.sealed_part, chain)
+    }
+}
+
+fn manifest_aad(sealed_part: &[u8; SEALED_PART_LEN], chain: &Tag) -> [u8; MANIFEST_AAD_LEN] {
+    let mut aad = [0; MANIFEST_AAD_LEN];
+    aad[..SEALED_PART_LEN].copy_from_slice(sealed_part);
+    aad[SEALED_PART_LEN..].copy_from_slice(chain);
+    aad
+}
+
+/// Where a value lies.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Location {
+    pub(crate) frame_offset: u64,
+    /// Fits 32 bits: see [`SEQ_MAX`].
+    seq: u32,
+    /// From the start of the frame.
+    value_at: u32,
+    /// The value's number in its frame, from 0.
+    pub(crate) i: u32,
+    /// Without the tag.
+    pub(crate) len: u32,
+}
+
+impl Location {
+    pub(crate) fn seq(&self) -> u64 {
+        u64::from(self.seq)
+    }
+
+    pub(crate) fn value_offset(&self) -> u64 {
+        self.frame_offset + u64::from(self.value_at)
+    }
+
+    pub(crate) fn nonce_offset(&self) -> u64 {
+        self.frame_offset + NONCE_AT as u64
+    }
+
+    /// Where the value was put in the order of all puts of its generation.
+    pub(crate) fn order(&self) -> (u32, u32) {
+        (self.seq, self.i)
+    }
+}
+
+/// Walks over a frame's operations and tells where the value of each put lies.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct ValueCursor {
+    next: Location,
+}
+
+impl ValueCursor {
+    pub(crate) fn new(frame_offset: u64, header: &FrameHeader) -> Self {
+        #[allow(clippy::cast_possible_truncation, reason = "parse_fields and the writer keep seq within 2^31")]
+        let seq = header.seq as u32;
+        #[allow(clippy::cast_possible_truncation, reason = "a small constant")]
+        let value_at = FRAME_LEN_MIN as u32 + header.manifest_len;
+        ValueCursor { next: Location { frame_offset, seq, value_at, i: 0, len: 0 } }
+    }
+
+    /// The location of the operation's value, if it has one.
+    pub(crate) fn place(&mut self, operation: &Operation<'_>) -> Option<Location> {
+        let Action::Put { value_len } = operation.action else { return None };
+        let place = Location { len: value_len, ..self.next };
+        #[allow(clippy::cast_possible_truncation, reason = "a small constant")]
+        let sealed_len = value_len + TAG_LEN as u32;
+        self.next.value_at += sealed_len;
+        self.next.i += 1;
+        Some(place)
+    }
+}
+
+/// What a frame is sealed with, besides its changes.
+pub(crate) struct FrameSeal<'a> {
+    pub(crate) sealer: &'a Sealer,
+    pub(crate) crc: &'a SaltedCrc,
+    pub(crate) chain: &'a Tag,
+    pub(crate) seq: u64,
+    pub(crate) durable_seq: u64,
+    pub(crate) nonce: Nonce,
+}
+
+/// How long the frame of these changes is; without changes, how long a close frame is.
+pub(crate) fn frame_len(changes: &[Change<'_>]) -> u64 {
+    let manifest_len = if changes.is_empty() { 0 } else { record::manifest_len(changes) };
+    let values_len: u64 = changes.iter().map(sealed_value_len).sum();
+    (FRAME_LEN_MIN as u64 + manifest_len + values_len).next_multiple_of(ALIGNMENT as u64)
+}
+
+fn sealed_value_len(change: &Change<'_>) -> u64 {
+    match change.operation.action {
+        Action::Put { value_len } => u64::from(value_len) + TAG_LEN as u64,
+        Action::Delete | Action::DeleteThrough => 0,
+    }
+}
+
+/// Makes a whole frame in `out`: a record, or without changes a close frame. The caller has held `frame_len`
+/// against [`FRAME_LEN_MAX`]. Returns the header and the new chain.
+#[allow(clippy::indexing_slicing, reason = "fixed offsets in a buffer that this function has just made longer")]
+pub(crate) fn encode(changes: &[Change<'_>], seal: &FrameSeal<'_>, out: &mut Vec<u8>) -> (FrameHeader, Tag) {
+    let kind = if changes.is_empty() { FrameKind::Close } else { FrameKind::Record };
+    out.clear();
+    #[allow(clippy::cast_possible_truncation, reason = "the caller has checked the frame limit")]
+    let len = frame_len(changes) as u32;
+    out.reserve(len as usize);
+    out.resize(FRAME_HEADER_LEN, 0);
+    if kind == FrameKind::Record {
+        record::encode_manifest(changes, out);
+    }
+    let manifest_end = out.len();
+    #[allow(clippy::cast_possible_truncation, reason = "shorter than the frame")]
+    let manifest_len = (manifest_end - FRAME_HEADER_LEN) as u32;
+
+    let header = &mut out[..FRAME_HEADER_LEN];
+    header[LEN_AT..MANIFEST_LEN_AT].copy_from_slice(&len.to_le_bytes());
+    header[MANIFEST_LEN_AT..SEQ_AT].copy_from_slice(&manifest_len.to_le_bytes());
+    header[SEQ_AT..DURABLE_SEQ_AT].copy_from_slice(&seal.seq.to_le_bytes());
+    header[DURABLE_SEQ_AT..NONCE_AT].copy_from_slice(&seal.durable_seq.to_le_bytes());
+    header[NONCE_AT..KIND_AT].copy_from_slice(&seal.nonce);
+    header[KIND_AT] = match kind {
+        FrameKind::Record => RECORD,
+        FrameKind::Close => CLOSE,
+    };
+    let mut sealed_part = [0; SEALED_PART_LEN];
+    sealed_part.copy_from_slice(&header[LEN_AT..]);
+
+    let aad = manifest_aad(&sealed_part, seal.chain);
+    let chain = seal.sealer.seal_manifest(&seal.nonce, &aad, &mut out[FRAME_HEADER_LEN..]);
+    out.extend_from_slice(&chain);
+    for (i, change) in (0..).zip(changes.iter().filter(|change| sealed_value_len(change) != 0)) {
+        let start = out.len();
+        change.value.iter().for_each(|part| out.extend_from_slice(part));
+        let tag = seal.sealer.seal_value(&seal.nonce, seal.seq, i, &mut out[start..]);
+        out.extend_from_slice(&tag);
+    }
+    out.resize(len as usize, 0);
+
+    let body_crc = seal.crc.of(&out[FRAME_HEADER_LEN..]);
+    out[BODY_CRC_AT..LEN_AT].copy_from_slice(&body_crc.to_le_bytes());
+    let header_crc = seal.crc.of(&out[BODY_CRC_AT..FRAME_HEADER_LEN]);
+    out[HEADER_CRC_AT..BODY_CRC_AT].copy_from_slice(&header_crc.to_le_bytes());
+
+    let FrameSeal { seq, durable_seq, nonce, .. } = *seal;
+    (FrameHeader { len, manifest_len, seq, durable_seq, nonce, kind, body_crc, sealed_part }, chain)
+}
+
+const _: () = assert!(NONCE_AT + NONCE_LEN == KIND_AT);

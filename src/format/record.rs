@@ -1,0 +1,171 @@
+//! The manifest: a record's operations without their values. Implements *Records* of FORMAT.md.
+
+use super::bucket::{Bucket, RUN_ID_LEN_MAX, VALUE_PREFIX_LEN};
+use super::bytes_at;
+use crate::seal::TAG_LEN;
+
+/// 16 MiB of what the caller gave: four times the largest payload an agent is known to store.
+pub(crate) const VALUE_LEN_MAX: usize = 16 << 20;
+
+/// One operation of a record.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Operation<'a> {
+    pub(crate) action: Action,
+    pub(crate) bucket: Bucket,
+    pub(crate) key: &'a [u8],
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Action {
+    Put {
+        value_len: u32,
+    },
+    Delete,
+    /// Deletes every key of the bucket up to and including this one.
+    DeleteThrough,
+}
+
+/// An operation on its way into the log, with the value of a put in two parts that are written one after the other.
+#[derive(Clone, Copy)]
+pub(crate) struct Change<'a> {
+    pub(crate) operation: Operation<'a>,
+    pub(crate) value: [&'a [u8]; 2],
+}
+
+impl<'a> Change<'a> {
+    /// The caller has checked that the value is within [`VALUE_LEN_MAX`].
+    pub(crate) fn put(bucket: Bucket, key: &'a [u8], prefix: &'a [u8], body: &'a [u8]) -> Self {
+        debug_assert!(body.len() <= VALUE_LEN_MAX && prefix.len() <= VALUE_PREFIX_LEN);
+        #[allow(clippy::cast_possible_truncation, reason = "checked against 16 MiB by every caller")]
+        let value_len = (prefix.len() + body.len()) as u32;
+        Change { operation: Operation { action: Action::Put { value_len }, bucket, key }, value: [prefix, body] }
+    }
+
+    pub(crate) fn delete(bucket: Bucket, key: &'a [u8]) -> Self {
+        Change { operation: Operation { action: Action::Delete, bucket, key }, value: [&[], &[]] }
+    }
+
+    pub(crate) fn delete_through(bucket: Bucket, key: &'a [u8]) -> Self {
+        Change { operation: Operation { action: Action::DeleteThrough, bucket, key }, value: [&[], &[]] }
+    }
+}
+
+// One operation, as a ladder of offsets; a put has its value length behind the key.
+const ACTION_AT: usize = 0;
+const BUCKET_AT: usize = 1;
+const KEY_LEN_AT: usize = 2;
+const KEY_AT: usize = 4;
+
+const COUNT_LEN: usize = 4;
+const VALUE_LEN_LEN: usize = 4;
+
+const PUT: u8 = 1;
+const DELETE: u8 = 2;
+const DELETE_THROUGH: u8 = 3;
+
+/// How long the manifest of these changes is.
+pub(crate) fn manifest_len(changes: &[Change<'_>]) -> u64 {
+    COUNT_LEN as u64 + changes.iter().map(|change| operation_len(&change.operation)).sum::<u64>()
+}
+
+/// What the operation takes in a manifest.
+pub(crate) fn operation_len(operation: &Operation<'_>) -> u64 {
+    let value_len_len = if matches!(operation.action, Action::Put { .. }) { VALUE_LEN_LEN } else { 0 };
+    (KEY_AT + operation.key.len() + value_len_len) as u64
+}
+
+/// Appends the manifest of `changes` to `out`. The frame limit keeps their count far below 2^32.
+pub(crate) fn encode_manifest(changes: &[Change<'_>], out: &mut Vec<u8>) {
+    #[allow(clippy::cast_possible_truncation, reason = "the frame limit was checked before")]
+    out.extend_from_slice(&(changes.len() as u32).to_le_bytes());
+    for Change { operation, .. } in changes {
+        let action = match operation.action {
+            Action::Put { .. } => PUT,
+            Action::Delete => DELETE,
+            Action::DeleteThrough => DELETE_THROUGH,
+        };
+        debug_assert!(operation.bucket.allows_key(operation.key));
+        #[allow(clippy::cast_possible_truncation, reason = "keys are at most 1024 bytes")]
+        let key_len = operation.key.len() as u16;
+        out.extend_from_slice(&[action, operation.bucket.code()]);
+        out.extend_from_slice(&key_len.to_le_bytes());
+        out.extend_from_slice(operation.key);
+        if let Action::Put { value_len } = operation.action {
+            out.extend_from_slice(&value_len.to_le_bytes());
+        }
+    }
+}
+
+/// A manifest of which every operation was checked.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Manifest<'a> {
+    operations: &'a [u8],
+    count: u32,
+    sealed_values_len: u64,
+}
+
+impl<'a> Manifest<'a> {
+    /// Refuses what no writer of this format writes; the text says what.
+    pub(crate) fn parse(bytes: &'a [u8]) -> Result<Self, &'static str> {
+        let count = u32::from_le_bytes(bytes_at(bytes, 0).ok_or("the manifest is too short")?);
+        if count == 0 {
+            return Err("the manifest has no operation");
+        }
+        let operations = bytes.get(COUNT_LEN..).unwrap_or_default();
+        let mut rest = operations;
+        let mut sealed_values_len = 0;
+        for _ in 0..count {
+            if let Action::Put { value_len } = take_operation(&mut rest)?.action {
+                sealed_values_len += u64::from(value_len) + TAG_LEN as u64;
+            }
+        }
+        if !rest.is_empty() {
+            return Err("the manifest has bytes behind its operations");
+        }
+        Ok(Manifest { operations, count, sealed_values_len })
+    }
+
+    pub(crate) fn count(&self) -> u32 {
+        self.count
+    }
+
+    /// What all values take in the frame, with their tags.
+    pub(crate) fn sealed_values_len(&self) -> u64 {
+        self.sealed_values_len
+    }
+
+    pub(crate) fn operations(&self) -> impl Iterator<Item = Operation<'a>> + use<'a> {
+        let mut rest = self.operations;
+        // `parse` has seen all of them, so the first failure is the end.
+        std::iter::from_fn(move || take_operation(&mut rest).ok())
+    }
+}
+
+fn take_operation<'a>(rest: &mut &'a [u8]) -> Result<Operation<'a>, &'static str> {
+    const SHORT: &str = "an operation is cut short";
+    let bytes = *rest;
+    let [action] = bytes_at(bytes, ACTION_AT).ok_or(SHORT)?;
+    let [bucket] = bytes_at(bytes, BUCKET_AT).ok_or(SHORT)?;
+    let key_len = usize::from(u16::from_le_bytes(bytes_at(bytes, KEY_LEN_AT).ok_or(SHORT)?));
+    let bucket = Bucket::from_code(bucket).ok_or("an operation names an unknown bucket")?;
+    let key = bytes.get(KEY_AT..KEY_AT + key_len).ok_or(SHORT)?;
+    if key_len > RUN_ID_LEN_MAX || !bucket.allows_key(key) {
+        return Err("an operation has a key that its bucket does not allow");
+    }
+    let mut len = KEY_AT + key_len;
+    let action = match action {
+        PUT => {
+            let value_len = u32::from_le_bytes(bytes_at(bytes, len).ok_or(SHORT)?);
+            if value_len as usize > VALUE_PREFIX_LEN + VALUE_LEN_MAX {
+                return Err("a value is over its limit");
+            }
+            len += VALUE_LEN_LEN;
+            Action::Put { value_len }
+        }
+        DELETE => Action::Delete,
+        DELETE_THROUGH => Action::DeleteThrough,
+        _ => return Err("an operation is of an unknown kind"),
+    };
+    *rest = bytes.get(len..).ok_or(SHORT)?;
+    Ok(Operation { action, bucket, key })
+}

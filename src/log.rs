@@ -1,0 +1,263 @@
+//! One generation's log file: appending frames, reading values, growing, cutting.
+//!
+//! Implements *Writing* of FORMAT.md. Who syncs, and the failure latch, are in `commit.rs`; what the values mean is
+//! not known here.
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, PoisonError, RwLock};
+
+use crate::commit::Commit;
+use crate::format::SaltedCrc;
+use crate::format::frame::{self, ALIGNMENT, FRAME_LEN_MAX, FrameHeader, FrameSeal, Location, SEQ_MAX};
+use crate::format::record::{Action, Change};
+use crate::seal::{NONCE_LEN, Sealer, TAG_LEN, Tag};
+use crate::storage::{self, File, Map, Storage};
+use crate::{Error, Result};
+
+/// An open log file with the keys of its generation.
+pub(crate) struct LogFile {
+    pub(crate) path: PathBuf,
+    pub(crate) file: Box<dyn File>,
+    pub(crate) sealer: Sealer,
+    pub(crate) crc: SaltedCrc,
+}
+
+impl LogFile {
+    pub(crate) fn io(&self, operation: &'static str) -> impl Fn(io::Error) -> Error {
+        move |source| Error::io(operation, &self.path, source)
+    }
+}
+
+/// Where the log ends, and what the next frame is chained to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Tip {
+    pub(crate) end: u64,
+    pub(crate) seq: u64,
+    pub(crate) chain: Tag,
+}
+
+/// The writing end. Whoever holds it is the only writer.
+pub(crate) struct Log {
+    log: Arc<LogFile>,
+    storage: Arc<dyn Storage>,
+    tip: Tip,
+    /// The length of the file; from the tip to here, it reads as zeros.
+    allocated: u64,
+    /// Whether the last frame is a close frame, and nothing was written since.
+    closed: bool,
+    frame: Vec<u8>,
+}
+
+/// A frame that was written, so that the index can be told.
+pub(crate) struct Written {
+    pub(crate) offset: u64,
+    pub(crate) header: FrameHeader,
+}
+
+impl Log {
+    pub(crate) fn new(
+        log: Arc<LogFile>,
+        storage: Arc<dyn Storage>,
+        tip: Tip,
+        allocated: u64,
+        closed: bool,
+    ) -> Self {
+        Log { log, storage, tip, allocated, closed, frame: Vec::new() }
+    }
+
+    pub(crate) fn tip(&self) -> Tip {
+        self.tip
+    }
+
+    pub(crate) fn allocated(&self) -> u64 {
+        self.allocated
+    }
+
+    /// Appends one record. On return it stands in the file, but is not durable.
+    ///
+    /// After `Full` and `TooLarge` the file is as it was; after any other error `commit` has failed, unless the
+    /// system's random generator was what failed.
+    pub(crate) fn append(&mut self, changes: &[Change<'_>], commit: &Commit) -> Result<Written> {
+        let len = frame::frame_len(changes);
+        if len > FRAME_LEN_MAX as u64 {
+            return Err(Error::TooLarge { what: "a record", len, max: FRAME_LEN_MAX as u64 });
+        }
+        let gives_back = changes.iter().all(|change| !matches!(change.operation.action, Action::Put { .. }));
+        self.make_room(len, if gives_back { 0 } else { RESERVE_LEN }, commit)?;
+        self.write(changes, commit)
+    }
+
+    /// Ends the log cleanly: close frame, sync, space ahead cut off. Where not even a close frame finds room, the
+    /// log is synced and cut without one. Writes nothing if the log already ends with a close frame.
+    pub(crate) fn close(&mut self, commit: &Commit) -> Result<()> {
+        if self.closed {
+            return Ok(());
+        }
+        // One byte more than it needs: if its sync fails, zeros behind it keep it from looking like a clean end.
+        let len = frame::frame_len(&[]) + ALIGNMENT as u64;
+        match self.make_room(len, 0, commit).and_then(|()| self.write(&[], commit)) {
+            Ok(_) | Err(Error::Full { .. }) => {}
+            Err(error) => return Err(error),
+        }
+        // Guards against a power cut after close has reported success.
+        commit.wait_durable(self.tip.seq, || self.log.file.sync_data()).map_err(self.log.io("sync"))?;
+        self.log.file.set_len(self.tip.end).map_err(self.log.io("cut the space ahead off"))?;
+        self.allocated = self.tip.end;
+        self.closed = true;
+        Ok(())
+    }
+
+    fn write(&mut self, changes: &[Change<'_>], commit: &Commit) -> Result<Written> {
+        let seq = self.tip.seq + 1;
+        if seq > SEQ_MAX {
+            return Err(Error::TooLarge { what: "a generation's count of frames", len: seq, max: SEQ_MAX });
+        }
+        let mut nonce = [0; NONCE_LEN];
+        let random = self.storage.fill_random(&mut nonce);
+        random.map_err(self.log.io("get a nonce from the system's random generator for"))?;
+        let LogFile { sealer, crc, .. } = &*self.log;
+        let durable_seq = commit.durable_seq();
+        let seal = FrameSeal { sealer, crc, chain: &self.tip.chain, seq, durable_seq, nonce };
+        let (header, chain) = frame::encode(changes, &seal, &mut self.frame);
+        let written = storage::write_all_at(&*self.log.file, &self.frame, self.tip.end);
+        self.frame.truncate(FRAME_KEPT_LEN);
+        self.frame.shrink_to(FRAME_KEPT_LEN);
+        if let Err(error) = written {
+            return Err(self.undo_write(error, commit));
+        }
+        let offset = self.tip.end;
+        self.tip = Tip { end: offset + u64::from(header.len), seq, chain };
+        self.closed = false;
+        commit.note_written(seq);
+        Ok(Written { offset, header })
+    }
+
+    /// Cuts off what a failed write left behind the last good end, and says what the call returns.
+    fn undo_write(&mut self, error: io::Error, commit: &Commit) -> Error {
+        let cut = self.log.file.set_len(self.tip.end);
+        if cut.is_ok() && storage::is_full(&error) {
+            self.allocated = self.tip.end;
+            return Error::Full { path: self.log.path.clone() };
+        }
+        commit.fail(&error);
+        Error::io("write", &self.log.path, error)
+    }
+
+    /// Sees to it that `len` bytes of zeros lie ahead, and behind them the reserve, if the disk has them. `reserve`
+    /// is what must stay ahead in any case: a put leaves all of it, what gives space back may use it up.
+    fn make_room(&mut self, len: u64, reserve: u64, commit: &Commit) -> Result<()> {
+        let wanted = self.tip.end + len + RESERVE_LEN;
+        if wanted <= self.allocated {
+            return Ok(());
+        }
+        let step = (self.tip.end / STEP_FRACTION).clamp(STEP_LEN_MIN, STEP_LEN_MAX);
+        for target in [wanted + step, wanted] {
+            match self.grow_to(target.next_multiple_of(SECTOR_LEN)) {
+                Ok(()) => return Ok(()),
+                Err(error) if storage::is_full(&error) => {}
+                Err(error) => {
+                    commit.fail(&error);
+                    return Err(Error::io("allocate space in", &self.log.path, error));
+                }
+            }
+        }
+        if self.tip.end + len + reserve <= self.allocated {
+            return Ok(());
+        }
+        Err(Error::Full { path: self.log.path.clone() })
+    }
+
+    /// Writes zeros up to `target`. They are allocated as they are written, which a later full disk cannot take
+    /// back, and no sync of a frame has to convert or allocate anything.
+    fn grow_to(&mut self, target: u64) -> io::Result<()> {
+        let mut at = self.allocated;
+        while at < target {
+            let len = (target - at).min(ZEROS.len() as u64);
+            #[allow(clippy::cast_possible_truncation, reason = "at most the length of ZEROS")]
+            if let Err(error) = storage::write_all_at(&*self.log.file, &ZEROS[..len as usize], at) {
+                // Zeros do no harm, but a full disk should get them back.
+                self.log.file.set_len(self.allocated)?;
+                return Err(error);
+            }
+            at += len;
+        }
+        self.allocated = target;
+        Ok(())
+    }
+}
+
+/// What is kept for acks, deletes and drains when the disk is full.
+const RESERVE_LEN: u64 = 64 << 10;
+const STEP_LEN_MIN: u64 = 64 << 10;
+const STEP_LEN_MAX: u64 = 4 << 20;
+/// A step is this part of the log, so that the file stays within its bound.
+const STEP_FRACTION: u64 = 8;
+/// File systems allocate in pages: a step that ends inside one wastes the rest.
+const SECTOR_LEN: u64 = 4096;
+/// A frame buffer of this size is kept from one record to the next.
+const FRAME_KEPT_LEN: usize = 64 << 10;
+
+static ZEROS: [u8; 64 << 10] = [0; 64 << 10];
+
+/// The values of one generation, read by location.
+pub(crate) struct Values {
+    log: Arc<LogFile>,
+    /// `None` where values are read by `pread` only.
+    map: Option<RwLock<Option<Map>>>,
+}
+
+impl Values {
+    pub(crate) fn new(log: Arc<LogFile>, mmap: bool) -> Self {
+        Values { log, map: mmap.then(RwLock::default) }
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        &self.log.path
+    }
+
+    /// Reads and opens the value at `place`.
+    ///
+    /// # Errors
+    /// `Unauthentic` when its seal does not fit, without naming what it is; `Io`.
+    pub(crate) fn read(&self, place: Location) -> Result<Vec<u8>> {
+        let mut nonce = [0; NONCE_LEN];
+        self.read_at(&mut nonce, place.nonce_offset())?;
+        let len = place.len as usize;
+        let mut text = vec![0; len + TAG_LEN];
+        self.read_at(&mut text, place.value_offset())?;
+        let mut tag = [0; TAG_LEN];
+        tag.copy_from_slice(&text[len..]);
+        text.truncate(len);
+        match self.log.sealer.open_value(&nonce, place.seq(), place.i, &mut text, &tag) {
+            Ok(()) => Ok(text),
+            Err(_) => Err(Error::unauthentic(self.path(), place.value_offset(), "the value's seal does not fit")),
+        }
+    }
+
+    fn read_at(&self, buf: &mut [u8], offset: u64) -> Result<()> {
+        if self.read_map(buf, offset) {
+            return Ok(());
+        }
+        storage::read_exact_at(&*self.log.file, buf, offset).map_err(self.log.io("read"))
+    }
+
+    fn read_map(&self, buf: &mut [u8], offset: u64) -> bool {
+        let Some(map) = &self.map else { return false };
+        let copy = |map: &Option<Map>| map.as_ref().is_some_and(|map| map.copy_to(buf, offset));
+        let mut copy = copy;
+        if copy(&map.read().unwrap_or_else(PoisonError::into_inner)) {
+            return true;
+        }
+        // The log has outgrown the map: a new one covers the space ahead too, so this happens once a step. Where
+        // mapping fails, there is still pread.
+        let mut map = map.write().unwrap_or_else(PoisonError::into_inner);
+        if !copy(&map) {
+            if let Ok(renewed) = self.log.file.map() {
+                *map = renewed;
+            }
+            return copy(&map);
+        }
+        true
+    }
+}

@@ -1,0 +1,151 @@
+//! How a store is opened.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::storage::{Disk, Storage};
+use crate::{AgentKey, Result, Store};
+
+/// When a writing call returns.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Durability {
+    /// When its effect survives a power cut.
+    #[default]
+    Sync,
+    /// When its effect survives a killed process. The next `Sync` call, [`Store::sync`] or
+    /// [`Store::close`] makes it survive a power cut too.
+    Buffered,
+}
+
+/// In which order jobs are dequeued.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum QueueOrder {
+    /// By the bytes of the run id.
+    #[default]
+    RunId,
+    /// By the latest enqueue: a job that was replaced, or acked and enqueued again, goes to the back. The order
+    /// is kept over reopening, and a store may be opened with either order at any time.
+    Fifo,
+}
+
+/// How to open a store: a builder like [`std::fs::OpenOptions`].
+///
+/// ```
+/// use std::time::Duration;
+/// use backupy_state::{AgentKey, Durability, OpenOptions, QueueOrder};
+///
+/// # let folder = tempfile::tempdir()?;
+/// # let path = folder.path().join("state.db");
+/// let store = OpenOptions::new()
+///     .lock_timeout(Duration::from_secs(1))
+///     .queue_order(QueueOrder::Fifo)
+///     .log_durability(Durability::Buffered)
+///     .open(&path, &AgentKey::new("bkpy_0123456789abcdef0123456789abcdef")?)?;
+/// store.close()?;
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Clone, Debug)]
+pub struct OpenOptions {
+    pub(crate) create: bool,
+    pub(crate) lock_timeout: Duration,
+    pub(crate) durability: Durability,
+    pub(crate) heartbeat_durability: Option<Durability>,
+    pub(crate) log_durability: Option<Durability>,
+    pub(crate) queue_order: QueueOrder,
+    pub(crate) mmap: bool,
+    pub(crate) storage: Arc<dyn Storage>,
+}
+
+impl OpenOptions {
+    /// Creates a missing store, waits 5 s for the lock, syncs every call.
+    #[must_use]
+    pub fn new() -> Self {
+        OpenOptions {
+            create: true,
+            lock_timeout: Duration::from_secs(5),
+            durability: Durability::default(),
+            heartbeat_durability: None,
+            log_durability: None,
+            queue_order: QueueOrder::default(),
+            mmap: true,
+            storage: Arc::new(Disk),
+        }
+    }
+
+    /// Whether a missing store is created (the default) or [`Error::NotFound`](crate::Error::NotFound).
+    pub fn create(&mut self, yes: bool) -> &mut Self {
+        self.create = yes;
+        self
+    }
+
+    /// How long to wait for another holder of the store: 5 s by default; zero tries once.
+    pub fn lock_timeout(&mut self, timeout: Duration) -> &mut Self {
+        self.lock_timeout = timeout;
+        self
+    }
+
+    /// The durability of every call that has no setting of its own.
+    pub fn durability(&mut self, durability: Durability) -> &mut Self {
+        self.durability = durability;
+        self
+    }
+
+    /// The durability of [`Store::record_heartbeat`].
+    pub fn heartbeat_durability(&mut self, durability: Durability) -> &mut Self {
+        self.heartbeat_durability = Some(durability);
+        self
+    }
+
+    /// The durability of [`Store::buffer_log`] and [`Store::drain_logs`].
+    pub fn log_durability(&mut self, durability: Durability) -> &mut Self {
+        self.log_durability = Some(durability);
+        self
+    }
+
+    /// The order of [`Store::dequeue_jobs`].
+    pub fn queue_order(&mut self, order: QueueOrder) -> &mut Self {
+        self.queue_order = order;
+        self
+    }
+
+    /// Whether values are read through a memory map (the default) or by `pread`.
+    ///
+    /// With the map, an I/O error of the device, or a foreign process that shortens the file, ends the process with
+    /// SIGBUS. Without it, a read costs two system calls and such an error is an [`Error::Io`](crate::Error::Io).
+    pub fn mmap(&mut self, yes: bool) -> &mut Self {
+        self.mmap = yes;
+        self
+    }
+
+    /// Another file system than the machine's: for tests. No part of the stable interface.
+    #[doc(hidden)]
+    pub fn storage(&mut self, storage: Arc<dyn Storage>) -> &mut Self {
+        self.storage = storage;
+        self
+    }
+
+    /// Opens the store at `path`, creating and recovering it as needed. A path without extension gets `.db`; a
+    /// symbolic link at its end is followed.
+    ///
+    /// When it returns, everything that [`Store::recovery`] reports as replayed is durable.
+    ///
+    /// # Errors
+    /// - [`Error::Invalid`](crate::Error::Invalid): the path is empty or names no file.
+    /// - [`Error::NotFound`](crate::Error::NotFound): no file, and `create(false)`.
+    /// - [`Error::Locked`](crate::Error::Locked): another handle holds the store.
+    /// - [`Error::NotAStore`](crate::Error::NotAStore), [`Error::UnsupportedFormat`](crate::Error::UnsupportedFormat),
+    ///   [`Error::WrongKey`](crate::Error::WrongKey), [`Error::Corrupt`](crate::Error::Corrupt),
+    ///   [`Error::Unauthentic`](crate::Error::Unauthentic): what stands there; not a byte of it was changed.
+    /// - [`Error::Full`](crate::Error::Full): no space to create the store or to set a torn tail aside.
+    /// - [`Error::Io`](crate::Error::Io): anything the operating system refused, such as a folder that is not there.
+    pub fn open(&self, path: impl AsRef<Path>, key: &AgentKey) -> Result<Store> {
+        Store::open_with(self, path.as_ref(), key)
+    }
+}
+
+impl Default for OpenOptions {
+    fn default() -> Self {
+        OpenOptions::new()
+    }
+}

@@ -1,0 +1,312 @@
+//! The read half of the interface, written once for [`Store`](crate::Store) and [`Snapshot`](crate::Snapshot).
+//!
+//! A reading call finds its locations in the index, lets go of it, and then reads the values: writers never wait
+//! for a reader's decryption.
+
+use std::fmt;
+use std::sync::Arc;
+
+use crate::format::bucket::{
+    Bucket, CONFIG_KEY, HEARTBEAT_KEY, LogKey, RUN_ID_LEN_MAX, SESSION_KEY, VALUE_PREFIX_LEN,
+};
+use crate::format::frame::Location;
+use crate::format::header::HEADER_PAGE_LEN;
+use crate::index::Index;
+use crate::log::{Tip, Values};
+use crate::{Error, Result};
+
+/// The configuration that was saved last.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Config {
+    /// The server's number of it.
+    pub version: u64,
+    /// Its bytes.
+    pub raw: Vec<u8>,
+}
+
+/// A pending job.
+#[derive(Clone, PartialEq, Eq)]
+pub struct QueuedJob {
+    /// Its run id.
+    pub run_id: String,
+    /// Its bytes.
+    pub payload: Vec<u8>,
+}
+
+/// The session with the server.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Session {
+    /// The server's name of it.
+    pub session_id: String,
+    /// The server's clock when it was opened, in ms since 1970.
+    pub server_time_ms: i64,
+}
+
+/// A log event.
+#[derive(Clone, PartialEq, Eq)]
+pub struct LogEvent {
+    /// When it happened, in ms since 1970.
+    pub ts_ms: i64,
+    /// Its bytes.
+    pub payload: Vec<u8>,
+}
+
+/// A length, where `Debug` must not show the bytes.
+struct Hidden(usize);
+
+impl fmt::Debug for Hidden {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "<{} bytes>", self.0)
+    }
+}
+
+impl fmt::Debug for Config {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Config").field("version", &self.version).field("raw", &Hidden(self.raw.len())).finish()
+    }
+}
+
+impl fmt::Debug for QueuedJob {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let payload = Hidden(self.payload.len());
+        f.debug_struct("QueuedJob").field("run_id", &self.run_id).field("payload", &payload).finish()
+    }
+}
+
+impl fmt::Debug for Session {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let session_id = Hidden(self.session_id.len());
+        let mut out = f.debug_struct("Session");
+        out.field("session_id", &session_id).field("server_time_ms", &self.server_time_ms).finish()
+    }
+}
+
+impl fmt::Debug for LogEvent {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let payload = Hidden(self.payload.len());
+        f.debug_struct("LogEvent").field("ts_ms", &self.ts_ms).field("payload", &payload).finish()
+    }
+}
+
+/// How large the store is, and of what.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Stats {
+    /// The number of this log file among those of the store, from 1.
+    pub generation: u64,
+    /// The number of the last frame.
+    pub seq: u64,
+    /// The length of the file in bytes, with the space ahead.
+    pub file_len: u64,
+    /// The length of the log in bytes: header page and frames.
+    pub log_len: u64,
+    /// What the live operations take in the log, in bytes, without frame headers.
+    pub live_bytes: u64,
+    /// The rest of the frames, in bytes: what was replaced or removed, and frame headers.
+    pub dead_bytes: u64,
+    /// Zeros ahead of the log, in bytes.
+    pub free_bytes: u64,
+    /// How many jobs are pending.
+    pub jobs: u64,
+    /// How many log events are buffered.
+    pub log_events: u64,
+}
+
+impl Stats {
+    pub(crate) fn new(index: &Index, generation: u64, tip: Tip, file_len: u64) -> Self {
+        let frames_len = tip.end - HEADER_PAGE_LEN as u64;
+        Stats {
+            generation,
+            seq: tip.seq,
+            file_len,
+            log_len: tip.end,
+            live_bytes: index.live_bytes(),
+            dead_bytes: frames_len.saturating_sub(index.live_bytes()),
+            free_bytes: file_len.saturating_sub(tip.end),
+            jobs: index.count(Bucket::Queue) as u64,
+            log_events: index.count(Bucket::Logs) as u64,
+        }
+    }
+}
+
+/// An index, and the values it points to.
+pub(crate) struct View {
+    pub(crate) index: Index,
+    pub(crate) values: Arc<Values>,
+}
+
+/// Whoever has a view to read from.
+pub(crate) trait Reader {
+    /// Looks something up, and takes hold of the values that belong to the same state.
+    fn look<R>(&self, find: impl FnOnce(&Index) -> R) -> (R, Arc<Values>);
+
+    fn load_config(&self) -> Result<Option<Config>> {
+        let (place, values) = self.look(|index| index.get(Bucket::Config, CONFIG_KEY));
+        let Some(place) = place else { return Ok(None) };
+        let (prefix, raw) = split_prefix(&values, place)?;
+        Ok(Some(Config { version: u64::from_le_bytes(prefix), raw }))
+    }
+
+    fn dequeue_jobs(&self, after: Option<&str>, n: usize) -> Result<Vec<QueuedJob>> {
+        after.map_or(Ok(()), check_run_id)?;
+        let (jobs, values) = self.look(|index| index.jobs(after, n));
+        jobs.into_iter().map(|(key, place)| read_job(&values, key, place)).collect()
+    }
+
+    fn job(&self, run_id: &str) -> Result<Option<QueuedJob>> {
+        check_run_id(run_id)?;
+        let (place, values) = self.look(|index| index.get(Bucket::Queue, run_id.as_bytes()));
+        place.map(|place| read_job(&values, run_id.as_bytes().into(), place)).transpose()
+    }
+
+    fn queue_depth(&self) -> usize {
+        self.look(|index| index.count(Bucket::Queue)).0
+    }
+
+    fn load_session(&self) -> Result<Option<Session>> {
+        let (place, values) = self.look(|index| index.get(Bucket::Registry, SESSION_KEY));
+        let Some(place) = place else { return Ok(None) };
+        let (prefix, id) = split_prefix(&values, place)?;
+        let session_id = String::from_utf8(id).map_err(|_| malformed(&values, place))?;
+        Ok(Some(Session { session_id, server_time_ms: i64::from_le_bytes(prefix) }))
+    }
+
+    fn last_heartbeat(&self) -> Result<Option<i64>> {
+        let (place, values) = self.look(|index| index.get(Bucket::Registry, HEARTBEAT_KEY));
+        let Some(place) = place else { return Ok(None) };
+        let (ts_ms, rest) = split_prefix(&values, place)?;
+        if !rest.is_empty() {
+            return Err(malformed(&values, place));
+        }
+        Ok(Some(i64::from_le_bytes(ts_ms)))
+    }
+
+    fn log_count(&self) -> usize {
+        self.look(|index| index.count(Bucket::Logs)).0
+    }
+}
+
+/// The events at `places`, up to the first that cannot be read.
+///
+/// # Errors
+/// What is wrong with the first one.
+pub(crate) fn read_events(values: &Values, places: &[(Box<[u8]>, Location)]) -> Result<Vec<LogEvent>> {
+    let mut events = Vec::with_capacity(places.len());
+    for (key, place) in places {
+        let LogKey { ts_ms, .. } = LogKey::decode(key).ok_or_else(|| malformed(values, *place))?;
+        match values.read(*place) {
+            Ok(payload) => events.push(LogEvent { ts_ms, payload }),
+            Err(error) if events.is_empty() => return Err(error),
+            Err(_) => break,
+        }
+    }
+    Ok(events)
+}
+
+pub(crate) fn check_run_id(run_id: &str) -> Result<()> {
+    match run_id.len() {
+        0 => Err(Error::Invalid { what: "the run id is empty".to_owned() }),
+        len if len > RUN_ID_LEN_MAX => {
+            Err(Error::TooLarge { what: "a run id", len: len as u64, max: RUN_ID_LEN_MAX as u64 })
+        }
+        _ => Ok(()),
+    }
+}
+
+fn read_job(values: &Values, key: Box<[u8]>, place: Location) -> Result<QueuedJob> {
+    let run_id = String::from_utf8(key.into_vec()).map_err(|_| malformed(values, place))?;
+    match values.read(place) {
+        Ok(payload) => Ok(QueuedJob { run_id, payload }),
+        Err(Error::Unauthentic { path, offset, what, .. }) => {
+            Err(Error::Unauthentic { path, offset, what, run_id: Some(run_id) })
+        }
+        Err(error) => Err(error),
+    }
+}
+
+fn split_prefix(values: &Values, place: Location) -> Result<([u8; VALUE_PREFIX_LEN], Vec<u8>)> {
+    let mut value = values.read(place)?;
+    let prefix = *value.first_chunk().ok_or_else(|| malformed(values, place))?;
+    value.drain(..VALUE_PREFIX_LEN);
+    Ok((prefix, value))
+}
+
+/// Authentic, yet nothing that a writer of this format writes.
+fn malformed(values: &Values, place: Location) -> Error {
+    Error::unauthentic(values.path(), place.value_offset(), "the value is not as its bucket's values are")
+}
+
+/// Gives a type that implements [`Reader`] the public reading calls.
+macro_rules! impl_reading_calls {
+    ($reader:ty) => {
+        /// The reading calls. They see every call that has returned; none of them writes or waits for a sync.
+        ///
+        /// Each fails with [`Error::Unauthentic`](crate::Error::Unauthentic) where a value's seal does not fit, and
+        /// with [`Error::Io`](crate::Error::Io) where the file cannot be read.
+        impl $reader {
+            /// The configuration that was saved last, or `None` if none ever was.
+            ///
+            /// # Errors
+            /// `Unauthentic`, `Io`.
+            pub fn load_config(&self) -> $crate::Result<Option<$crate::Config>> {
+                $crate::reader::Reader::load_config(self)
+            }
+
+            /// The first `n` pending jobs in queue order. Removes nothing: a job stays until it is acked, so each
+            /// is delivered at least once.
+            ///
+            /// # Errors
+            /// `Unauthentic` with the run id of the job whose payload does not fit its seal. The others stay
+            /// reachable by `job` and `dequeue_jobs_after`, and `ack_job` removes the bad one.
+            pub fn dequeue_jobs(&self, n: usize) -> $crate::Result<Vec<$crate::QueuedJob>> {
+                $crate::reader::Reader::dequeue_jobs(self, None, n)
+            }
+
+            /// The next `n` pending jobs behind `run_id`. If that job is not queued, the order by run id goes on
+            /// behind where it would be, and [`Fifo`](crate::QueueOrder::Fifo) starts at the front.
+            ///
+            /// # Errors
+            /// `Invalid` for an empty run id, `TooLarge` for one over 1024 bytes, and as `dequeue_jobs`.
+            pub fn dequeue_jobs_after(&self, run_id: &str, n: usize) -> $crate::Result<Vec<$crate::QueuedJob>> {
+                $crate::reader::Reader::dequeue_jobs(self, Some(run_id), n)
+            }
+
+            /// The pending job of that run id.
+            ///
+            /// # Errors
+            /// `Invalid` for an empty run id, `TooLarge` for one over 1024 bytes, `Unauthentic`, `Io`.
+            pub fn job(&self, run_id: &str) -> $crate::Result<Option<$crate::QueuedJob>> {
+                $crate::reader::Reader::job(self, run_id)
+            }
+
+            /// How many jobs are pending.
+            #[must_use]
+            pub fn queue_depth(&self) -> usize {
+                $crate::reader::Reader::queue_depth(self)
+            }
+
+            /// The session that was saved last, or `None` if none ever was.
+            ///
+            /// # Errors
+            /// `Unauthentic`, `Io`.
+            pub fn load_session(&self) -> $crate::Result<Option<$crate::Session>> {
+                $crate::reader::Reader::load_session(self)
+            }
+
+            /// The heartbeat that was recorded last, in ms since 1970, or `None` if none ever was.
+            ///
+            /// # Errors
+            /// `Unauthentic`, `Io`.
+            pub fn last_heartbeat(&self) -> $crate::Result<Option<i64>> {
+                $crate::reader::Reader::last_heartbeat(self)
+            }
+
+            /// How many log events are buffered.
+            #[must_use]
+            pub fn log_count(&self) -> usize {
+                $crate::reader::Reader::log_count(self)
+            }
+        }
+    };
+}
+pub(crate) use impl_reading_calls;

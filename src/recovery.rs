@@ -1,0 +1,296 @@
+//! From a path to a log that can be written: creation, the header, replay, and what becomes of a torn tail.
+//!
+//! Implements *Opening* of FORMAT.md. Changes nothing before it has seen the whole log, and then only a torn tail.
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use crate::format::SaltedCrc;
+use crate::format::frame::{FrameKind, ValueCursor};
+use crate::format::header::{self, HEADER_PAGE_LEN, Header, HeaderSight};
+use crate::index::Index;
+use crate::log::{LogFile, Tip};
+use crate::options::QueueOrder;
+use crate::path::sibling;
+use crate::seal::{self, GenerationId, Prk};
+use crate::storage::{self, Access, File, Storage};
+use crate::walk::{self, Beside, Found, OpenFrame, Scan};
+use crate::{AgentKey, Error, Result};
+
+/// What opening a store found and did.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct RecoveryReport {
+    /// There was no store, and this call made one.
+    pub created: bool,
+    /// The last session ended with a close, so nothing had to be looked at twice. True for a new store.
+    pub clean: bool,
+    /// How many records were replayed.
+    pub records: u64,
+    /// How many operations these held.
+    pub operations: u64,
+    /// The length of the torn tail that was cut off, in bytes.
+    pub bytes_set_aside: u64,
+    /// Where these bytes are now.
+    pub set_aside: Option<PathBuf>,
+    /// How long opening took, without the wait for the lock.
+    pub took: Duration,
+}
+
+/// A log that is open, replayed and durable.
+pub(crate) struct Recovered {
+    pub(crate) log: Arc<LogFile>,
+    pub(crate) header: Header,
+    pub(crate) replay: Replay,
+    pub(crate) allocated: u64,
+    pub(crate) report: RecoveryReport,
+}
+
+/// Makes a new store: after a crash it is there whole or not at all.
+pub(crate) fn create(storage: &dyn Storage, path: &Path, key: &AgentKey, order: QueueOrder) -> Result<Recovered> {
+    let begun = Instant::now();
+    let mut id = GenerationId { generation: 1, store_id: [0; 16], salt: [0; 32] };
+    for bytes in [&mut id.store_id[..], &mut id.salt[..]] {
+        storage.fill_random(bytes).map_err(|source| Error::io("get a salt for", path, source))?;
+    }
+    let new = sibling(path, ".new");
+    let file = match write_header_page(storage, &new, &id, key) {
+        Ok(file) => file,
+        Err(error) => {
+            // Only now does the name belong to nobody else; the next open would remove it too.
+            let _ = storage.remove_file(&new);
+            return Err(full_or_io("create", path)(error));
+        }
+    };
+    storage.rename(&new, path).map_err(full_or_io("create", path))?;
+    // Guards against a power cut that takes the name back after calls were acknowledged.
+    sync_folder(storage, path)?;
+    let (log, header) = open_log(file, path, key)?;
+    let replay = Replay::new(order, walk::first_tip(&header.authenticator));
+    let report = RecoveryReport { created: true, clean: true, ..report(&replay, begun) };
+    Ok(Recovered { log: Arc::new(log), header, replay, allocated: HEADER_PAGE_LEN as u64, report })
+}
+
+fn write_header_page(
+    storage: &dyn Storage,
+    path: &Path,
+    id: &GenerationId,
+    key: &AgentKey,
+) -> io::Result<Box<dyn File>> {
+    let file = storage.open(path, Access::CreateNew)?;
+    let authenticated = header::encode_authenticated(id);
+    let authenticator = Prk::extract(&id.salt, key).authenticator(&authenticated);
+    storage::write_all_at(&*file, &header::encode_page(&authenticated, &authenticator), 0)?;
+    // Guards against a power cut after the rename: the name must never stand for less than a whole header.
+    file.sync_data()?;
+    Ok(file)
+}
+
+/// Opens an existing store and brings it to a durable state.
+pub(crate) fn open(storage: &dyn Storage, path: &Path, key: &AgentKey, order: QueueOrder) -> Result<Recovered> {
+    let begun = Instant::now();
+    let file = storage.open(path, Access::Write).map_err(|source| Error::io("open", path, source))?;
+    let (log, header) = open_log(file, path, key)?;
+    let first = walk::first_tip(&header.authenticator);
+    let mut replay = Replay::new(order, first);
+    let mut ending = replay.run(&log, Beside::Nobody)?;
+
+    let clean = replay.ends_closed && ending == (Ending { file_len: replay.tip.end, torn_until: None });
+    if !clean {
+        // After a failed sync the page cache can show bytes that the disk never got. This sync writes what is
+        // still dirty, and then the disk is asked for all that no earlier sync is known to have covered.
+        log.file.sync_data().map_err(log.io("sync"))?;
+        // Guards against a power cut that takes back the name of a store whose creation was cut short.
+        sync_folder(storage, path)?;
+        let vouched = replay.vouched_tip();
+        log.file.drop_cache(vouched.end).map_err(log.io("drop the page cache of"))?;
+        let mut again = Replay::new(order, vouched);
+        let ending_again = again.run(&log, Beside::Nobody)?;
+        if again.tip != replay.tip || ending_again != ending {
+            replay = Replay::new(order, first);
+            ending = replay.run(&log, Beside::Nobody)?;
+        }
+    }
+
+    let mut report = RecoveryReport { clean, ..report(&replay, begun) };
+    let mut allocated = ending.file_len;
+    if let Some(until) = ending.torn_until {
+        report.set_aside = Some(set_torn_tail_aside(storage, &log, replay.tip.end, until)?);
+        report.bytes_set_aside = until - replay.tip.end;
+        allocated = replay.tip.end;
+    }
+    report.took = begun.elapsed();
+    Ok(Recovered { log: Arc::new(log), header, replay, allocated, report })
+}
+
+fn report(replay: &Replay, begun: Instant) -> RecoveryReport {
+    RecoveryReport {
+        created: false,
+        clean: false,
+        records: replay.records,
+        operations: replay.operations,
+        bytes_set_aside: 0,
+        set_aside: None,
+        took: begun.elapsed(),
+    }
+}
+
+/// Reads the header page and derives the keys: what stands here, and is the key right?
+pub(crate) fn open_log(file: Box<dyn File>, path: &Path, key: &AgentKey) -> Result<(LogFile, Header)> {
+    let header = read_header(&*file, path)?;
+    let prk = Prk::extract(&header.id.salt, key);
+    let expected = prk.authenticator(&header.authenticated);
+    if !seal::equal_in_constant_time(&expected, &header.authenticator) {
+        return Err(Error::WrongKey { path: path.to_path_buf() });
+    }
+    let sealer = prk.frame_sealer(&header.id);
+    let crc = SaltedCrc::new(&header.id.salt);
+    Ok((LogFile { path: path.to_path_buf(), file, sealer, crc }, header))
+}
+
+/// Reads the header page without a key.
+pub(crate) fn read_header(file: &dyn File, path: &Path) -> Result<Header> {
+    parse_header_page(&read_header_page(file, path)?, path)
+}
+
+pub(crate) fn parse_header_page(page: &[u8], path: &Path) -> Result<Header> {
+    let path = path.to_path_buf();
+    match header::parse_page(page) {
+        HeaderSight::Whole(header) => Ok(header),
+        HeaderSight::Foreign => Err(Error::NotAStore { path, what: header::describe_foreign(page) }),
+        HeaderSight::Damaged => Err(Error::Corrupt { path, offset: 0, what: "neither copy of the header checks" }),
+        HeaderSight::Unsupported { version, flags } => Err(Error::UnsupportedFormat { path, version, flags }),
+    }
+}
+
+pub(crate) fn read_header_page(file: &dyn File, path: &Path) -> Result<Vec<u8>> {
+    let mut page = vec![0; HEADER_PAGE_LEN];
+    let len = storage::read_at_most(file, &mut page, 0)
+        .map_err(|source| Error::io("read the header of", path, source))?;
+    page.truncate(len);
+    Ok(page)
+}
+
+/// Copies the torn tail beside the log, and only then cuts it off.
+fn set_torn_tail_aside(storage: &dyn Storage, log: &LogFile, offset: u64, until: u64) -> Result<PathBuf> {
+    let torn = sibling(&log.path, ".torn");
+    // The zeros behind the tail are no bytes of anybody's; on a full disk the copy needs their room.
+    log.file.set_len(until).map_err(log.io("cut the space ahead off"))?;
+    if storage.kind(&torn).map_err(|source| Error::io("look at", &torn, source))? != storage::PathKind::Missing {
+        storage.remove_file(&torn).map_err(|source| Error::io("replace", &torn, source))?;
+    }
+    copy(storage, log, offset, until, &torn)?;
+    // Guards against a power cut that keeps the cut but loses the name of the copy.
+    sync_folder(storage, &torn)?;
+    log.file.set_len(offset).map_err(log.io("cut the torn tail off"))?;
+    // Guards against a power cut that brings the tail back behind a frame that is written in its place.
+    log.file.sync_data().map_err(log.io("sync"))?;
+    Ok(torn)
+}
+
+fn copy(storage: &dyn Storage, log: &LogFile, from: u64, until: u64, to: &Path) -> Result<()> {
+    let write_error = full_or_io("set the torn tail aside in", to);
+    let file = storage.open(to, Access::CreateNew).map_err(&write_error)?;
+    let mut buf = vec![0; COPY_LEN];
+    let mut at = from;
+    while at < until {
+        let len = usize::try_from(until - at).map_or(COPY_LEN, |left| left.min(COPY_LEN));
+        storage::read_exact_at(&*log.file, &mut buf[..len], at).map_err(log.io("read"))?;
+        storage::write_all_at(&*file, &buf[..len], at - from).map_err(&write_error)?;
+        at += len as u64;
+    }
+    // Guards against a power cut after the original was cut off.
+    file.sync_data().map_err(&write_error)
+}
+
+const COPY_LEN: usize = 64 << 10;
+
+/// Removes what a crash during creation left behind. The caller holds the lock.
+pub(crate) fn remove_leftovers(storage: &dyn Storage, path: &Path) -> Result<()> {
+    let new = sibling(path, ".new");
+    match storage.remove_file(&new) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            Err(Error::io("remove the left-over", &new, error))
+        }
+        _ => Ok(()),
+    }
+}
+
+fn sync_folder(storage: &dyn Storage, path: &Path) -> Result<()> {
+    let folder = path.parent().unwrap_or(Path::new("/"));
+    storage.sync_dir(folder).map_err(|source| Error::io("sync the folder", folder, source))
+}
+
+fn full_or_io<'a>(operation: &'static str, path: &'a Path) -> impl Fn(io::Error) -> Error + 'a {
+    move |error| {
+        if storage::is_full(&error) {
+            Error::Full { path: path.to_path_buf() }
+        } else {
+            Error::io(operation, path, error)
+        }
+    }
+}
+
+/// The state of a log up to its tip, and which of it is vouched for.
+pub(crate) struct Replay {
+    pub(crate) index: Index,
+    pub(crate) tip: Tip,
+    /// Whether the last frame is a close frame.
+    pub(crate) ends_closed: bool,
+    records: u64,
+    operations: u64,
+    /// The tips before the frames that no later frame vouches for, oldest first.
+    unvouched: std::collections::VecDeque<Tip>,
+}
+
+/// How the file goes on behind the last whole frame.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Ending {
+    pub(crate) file_len: u64,
+    pub(crate) torn_until: Option<u64>,
+}
+
+impl Replay {
+    pub(crate) fn new(order: QueueOrder, tip: Tip) -> Self {
+        let index = Index::new(order);
+        Replay { index, tip, ends_closed: false, records: 0, operations: 0, unvouched: Default::default() }
+    }
+
+    /// Goes on from the tip up to the last whole frame.
+    pub(crate) fn run(&mut self, log: &LogFile, beside: Beside) -> Result<Ending> {
+        let mut scan = Scan::new(log, beside, self.tip)?;
+        loop {
+            let torn_until = match scan.next()? {
+                Found::Frame(frame) => {
+                    self.take(&frame);
+                    self.tip = scan.tip();
+                    continue;
+                }
+                Found::End => None,
+                Found::Torn { until } => Some(until),
+            };
+            return Ok(Ending { file_len: scan.file_len(), torn_until });
+        }
+    }
+
+    fn take(&mut self, frame: &OpenFrame<'_>) {
+        let header = &frame.header;
+        self.ends_closed = header.kind == FrameKind::Close;
+        self.unvouched.push_back(self.tip);
+        while self.unvouched.front().is_some_and(|before| before.seq < header.durable_seq) {
+            self.unvouched.pop_front();
+        }
+        if let Some(manifest) = &frame.manifest {
+            self.records += 1;
+            self.operations += u64::from(manifest.count());
+            self.index.apply(manifest.operations(), ValueCursor::new(frame.offset, header));
+        }
+    }
+
+    /// Behind the last frame that a later one vouches for.
+    fn vouched_tip(&self) -> Tip {
+        self.unvouched.front().copied().unwrap_or(self.tip)
+    }
+}

@@ -1,0 +1,141 @@
+//! What another process sees beside a live writer: without the lock, without writing a byte.
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use crate::format::header::Header;
+use crate::index::Index;
+use crate::log::{LogFile, Values};
+use crate::options::QueueOrder;
+use crate::reader::{Reader, Stats, impl_reading_calls};
+use crate::recovery::{self, Replay};
+use crate::storage::{Access, Disk, File, Storage};
+use crate::walk::{self, Beside};
+use crate::{AgentKey, Error, Result, path};
+
+/// A consistent view of a store, for a health check or a look beside the running agent.
+///
+/// It holds every record that stood whole in the log when it was opened or refreshed, also those that the writer has
+/// not synced yet, and keeps this view until [`refresh`](Snapshot::refresh). It takes no lock, writes nothing, and reads
+/// values by `pread`: a writer that cuts its file cannot end this process. Jobs are in order of their run ids.
+///
+/// ```
+/// use backupy_state::{AgentKey, Snapshot, Store};
+///
+/// # let folder = tempfile::tempdir()?;
+/// # let path = folder.path().join("state.db");
+/// let key = AgentKey::new("bkpy_0123456789abcdef0123456789abcdef")?;
+/// let store = Store::open(&path, &key)?;
+/// let mut snapshot = Snapshot::open(&path, &key)?;
+/// store.enqueue_job("run-1", b"dump of orders")?;
+/// assert_eq!(snapshot.queue_depth(), 0);
+/// snapshot.refresh()?;
+/// assert_eq!(snapshot.queue_depth(), 1);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+pub struct Snapshot {
+    path: PathBuf,
+    key: AgentKey,
+    storage: Arc<dyn Storage>,
+    seen: Seen,
+}
+
+/// One log file, as far as it was read.
+struct Seen {
+    log: Arc<LogFile>,
+    values: Arc<Values>,
+    header: Header,
+    replay: Replay,
+    file_len: u64,
+}
+
+impl Snapshot {
+    /// Reads the store at `path`, which means the same file as for [`Store::open`](crate::Store::open).
+    ///
+    /// # Errors
+    /// [`Error::NotFound`], [`Error::NotAStore`], [`Error::UnsupportedFormat`], [`Error::WrongKey`],
+    /// [`Error::Corrupt`], [`Error::Unauthentic`], [`Error::Invalid`] for a path that names no file, [`Error::Io`].
+    /// What looks damaged while a writer may be at work is looked at a few times, over 31 ms, before it is reported.
+    pub fn open(path: impl AsRef<Path>, key: &AgentKey) -> Result<Snapshot> {
+        Snapshot::open_on(Arc::new(Disk), path, key)
+    }
+
+    /// On another file system than the machine's: for tests. No part of the stable interface.
+    ///
+    /// # Errors
+    /// As [`open`](Snapshot::open).
+    #[doc(hidden)]
+    pub fn open_on(storage: Arc<dyn Storage>, path: impl AsRef<Path>, key: &AgentKey) -> Result<Snapshot> {
+        let path = path::resolve(&*storage, path.as_ref())?;
+        let seen = Seen::read(&*storage, &path, key)?;
+        Ok(Snapshot { path, key: key.duplicate(), storage, seen })
+    }
+
+    /// The log file.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Moves on to what the store holds now. After an error, the snapshot still shows a state that the store had.
+    ///
+    /// # Errors
+    /// As [`open`](Snapshot::open).
+    pub fn refresh(&mut self) -> Result<()> {
+        let Seen { log, header, replay, file_len, .. } = &mut self.seen;
+        let same_file = read_current_header(&*self.storage, &self.path)? == *header;
+        // A refusal here may mean that the writer was restarted and cut off what a failed sync had left: what was
+        // read then is no more, and only a look from the start can tell.
+        if same_file && let Ok(ending) = replay.run(log, Beside::Writer) {
+            *file_len = ending.file_len;
+            return Ok(());
+        }
+        self.seen = Seen::read(&*self.storage, &self.path, &self.key)?;
+        Ok(())
+    }
+
+    /// How large the store is, and of what.
+    #[must_use]
+    pub fn stats(&self) -> Stats {
+        let Seen { header, replay, file_len, .. } = &self.seen;
+        Stats::new(&replay.index, header.id.generation, replay.tip, *file_len)
+    }
+}
+
+impl Seen {
+    fn read(storage: &dyn Storage, path: &Path, key: &AgentKey) -> Result<Self> {
+        let (log, header) = recovery::open_log(open_file(storage, path)?, path, key)?;
+        let mut replay = Replay::new(QueueOrder::RunId, walk::first_tip(&header.authenticator));
+        let file_len = replay.run(&log, Beside::Writer)?.file_len;
+        let log = Arc::new(log);
+        // Without a map: the writer may cut the file while this process reads it.
+        let values = Arc::new(Values::new(Arc::clone(&log), false));
+        Ok(Seen { log, values, header, replay, file_len })
+    }
+}
+
+fn read_current_header(storage: &dyn Storage, path: &Path) -> Result<Header> {
+    recovery::read_header(&*open_file(storage, path)?, path)
+}
+
+pub(crate) fn open_file(storage: &dyn Storage, path: &Path) -> Result<Box<dyn File>> {
+    if !path::is_file(storage, path)? {
+        return Err(Error::NotFound { path: path.to_path_buf() });
+    }
+    storage.open(path, Access::Read).map_err(|source| Error::io("open", path, source))
+}
+
+impl Reader for Snapshot {
+    fn look<R>(&self, find: impl FnOnce(&Index) -> R) -> (R, Arc<Values>) {
+        (find(&self.seen.replay.index), Arc::clone(&self.seen.values))
+    }
+}
+
+impl_reading_calls!(Snapshot);
+
+impl fmt::Debug for Snapshot {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Snapshot").field("path", &self.path).finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,354 @@
+//! The store: the exclusive handle and its typed writing calls. Sees every layer.
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+
+use crate::commit::Commit;
+use crate::format::bucket::{Bucket, CONFIG_KEY, HEARTBEAT_KEY, LogKey, SESSION_KEY};
+use crate::format::frame::ValueCursor;
+use crate::format::record::{Change, VALUE_LEN_MAX};
+use crate::index::Index;
+use crate::log::{Log, LogFile, Values};
+use crate::options::{Durability, OpenOptions};
+use crate::reader::{self, LogEvent, Reader, Stats, View, check_run_id, impl_reading_calls};
+use crate::recovery::{self, Recovered, RecoveryReport};
+use crate::storage::LockGuard;
+use crate::{AgentKey, Error, Result, events, path};
+
+/// What [`Store::enqueue_job`] did.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Enqueued {
+    /// The queue did not hold the run id.
+    Added,
+    /// The queue held the run id; its payload is the new one.
+    Replaced,
+}
+
+/// What [`Store::buffer_log`] did with the event.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum LogAdmission {
+    /// It is in the buffer.
+    Buffered,
+}
+
+/// The persistent state of one agent, held exclusively: one process, one handle.
+///
+/// Every method takes `&self`; share the store between threads by reference or in an [`Arc`]. Writing calls of
+/// several threads are synced together. All calls block; from async code, run them where blocking is allowed.
+///
+/// # Durability
+/// A writing call returns when its effect survives a power cut, unless it was opened with
+/// [`Durability::Buffered`](crate::Durability::Buffered) for that kind of call. Each call is one record: after a
+/// crash it is there whole or not at all.
+///
+/// # Errors of every writing call
+/// - [`Error::Full`]: the disk is full. Nothing was written; the store goes on, and acks and drains still work while
+///   the space kept for them lasts.
+/// - [`Error::Io`]: the write or the sync of this call failed. Its effect is unknown until the store is opened anew.
+/// - [`Error::Failed`]: that happened to an earlier call. Reads go on.
+///
+/// ```
+/// use backupy_state::{AgentKey, Enqueued, Store};
+///
+/// # let folder = tempfile::tempdir()?;
+/// # let path = folder.path().join("state.db");
+/// let store = Store::open(&path, &AgentKey::new("bkpy_0123456789abcdef0123456789abcdef")?)?;
+/// assert_eq!(store.enqueue_job("run-1", b"dump of orders")?, Enqueued::Added);
+/// for job in store.dequeue_jobs(10)? {
+///     // Deliver it; only then remove it.
+///     store.ack_job(&job.run_id)?;
+/// }
+/// assert_eq!(store.queue_depth(), 0);
+/// store.close()?;
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+pub struct Store {
+    path: PathBuf,
+    generation: u64,
+    log: Mutex<Log>,
+    file: Arc<LogFile>,
+    view: RwLock<View>,
+    commit: Commit,
+    durability: Durability,
+    heartbeat_durability: Durability,
+    log_durability: Durability,
+    recovery: RecoveryReport,
+    /// Last, so that everything above is gone before the lock is.
+    _lock: LockGuard,
+}
+
+impl Store {
+    /// Opens the store at `path` with the default [`OpenOptions`], creating it if there is none.
+    ///
+    /// # Errors
+    /// As [`OpenOptions::open`].
+    pub fn open(path: impl AsRef<Path>, key: &AgentKey) -> Result<Store> {
+        OpenOptions::new().open(path, key)
+    }
+
+    pub(crate) fn open_with(options: &OpenOptions, path: &Path, key: &AgentKey) -> Result<Store> {
+        let storage = &options.storage;
+        let path = path::resolve(&**storage, path)?;
+        if !path::is_file(&**storage, &path)? && !options.create {
+            return Err(Error::NotFound { path });
+        }
+        let lock = storage.lock(&path::sibling(&path, ".lock"), options.lock_timeout)?;
+        recovery::remove_leftovers(&**storage, &path)?;
+        let order = options.queue_order;
+        let recovered = if path::is_file(&**storage, &path)? {
+            recovery::open(&**storage, &path, key, order)
+        } else if options.create {
+            recovery::create(&**storage, &path, key, order)
+        } else {
+            Err(Error::NotFound { path: path.clone() })
+        };
+        let recovered = recovered.inspect_err(|error| events::open_failed(&path, error))?;
+        events::opened(&path, &recovered.report);
+        Ok(Store::new(options, path, recovered, lock))
+    }
+
+    fn new(options: &OpenOptions, path: PathBuf, recovered: Recovered, lock: LockGuard) -> Store {
+        let Recovered { log: file, header, replay, allocated, report } = recovered;
+        let closed = report.clean && !report.created;
+        let commit = Commit::new(replay.tip.seq);
+        let log = Log::new(Arc::clone(&file), Arc::clone(&options.storage), replay.tip, allocated, closed);
+        let values = Arc::new(Values::new(Arc::clone(&file), options.mmap));
+        Store {
+            path,
+            generation: header.id.generation,
+            log: Mutex::new(log),
+            file,
+            view: RwLock::new(View { index: replay.index, values }),
+            commit,
+            durability: options.durability,
+            heartbeat_durability: options.heartbeat_durability.unwrap_or(options.durability),
+            log_durability: options.log_durability.unwrap_or(options.durability),
+            recovery: report,
+            _lock: lock,
+        }
+    }
+
+    /// The log file: absolute, with a symbolic link at its end followed and `.db` added where it was.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Ends the session: makes everything durable, writes a close frame, cuts the space ahead off and unlocks.
+    /// Dropping the store does the same, but cannot say whether it worked.
+    ///
+    /// # Errors
+    /// [`Error::Failed`] after an earlier failure, [`Error::Io`]. The store is unlocked in any case.
+    pub fn close(self) -> Result<()> {
+        // Dropping the store afterwards finds nothing left to do, or does not try again what has just failed.
+        self.finish()
+    }
+
+    fn finish(&self) -> Result<()> {
+        let mut log = self.lock_log()?;
+        let closed = log.close(&self.commit);
+        if let Err(error) = &closed {
+            events::failed(&self.path, error);
+            self.commit.fail(&std::io::ErrorKind::Other.into());
+        }
+        closed
+    }
+
+    /// Saves the configuration and its version, in place of the last one.
+    ///
+    /// # Errors
+    /// [`Error::TooLarge`] over 16 MiB, and as every writing call.
+    pub fn save_config(&self, version: u64, raw: &[u8]) -> Result<()> {
+        check_value("a configuration", raw)?;
+        let version = version.to_le_bytes();
+        let change = Change::put(Bucket::Config, CONFIG_KEY, &version, raw);
+        self.begin()?.commit(&[change], self.durability)
+    }
+
+    /// Puts a job into the queue, or replaces the payload of the one that has its run id.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] for an empty run id, [`Error::TooLarge`] for one over 1024 bytes or a payload over 16 MiB,
+    /// and as every writing call.
+    pub fn enqueue_job(&self, run_id: &str, payload: &[u8]) -> Result<Enqueued> {
+        check_run_id(run_id)?;
+        check_value("a payload", payload)?;
+        let writing = self.begin()?;
+        let key = run_id.as_bytes();
+        let (replaced, _) = self.look(|index| index.get(Bucket::Queue, key).is_some());
+        writing.commit(&[Change::put(Bucket::Queue, key, &[], payload)], self.durability)?;
+        Ok(if replaced { Enqueued::Replaced } else { Enqueued::Added })
+    }
+
+    /// Removes a job for good. Returns whether the queue held it; if not, nothing is written.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] for an empty run id, [`Error::TooLarge`] for one over 1024 bytes, and as every writing
+    /// call.
+    pub fn ack_job(&self, run_id: &str) -> Result<bool> {
+        check_run_id(run_id)?;
+        let writing = self.begin()?;
+        let key = run_id.as_bytes();
+        let (queued, _) = self.look(|index| index.get(Bucket::Queue, key).is_some());
+        if queued {
+            writing.commit(&[Change::delete(Bucket::Queue, key)], self.durability)?;
+        }
+        Ok(queued)
+    }
+
+    /// Saves the session, in place of the last one. `server_time_ms` is in ms since 1970.
+    ///
+    /// # Errors
+    /// [`Error::TooLarge`] for a session id over 16 MiB, and as every writing call.
+    pub fn save_session(&self, session_id: &str, server_time_ms: i64) -> Result<()> {
+        check_value("a session id", session_id.as_bytes())?;
+        let server_time = server_time_ms.to_le_bytes();
+        let change = Change::put(Bucket::Registry, SESSION_KEY, &server_time, session_id.as_bytes());
+        self.begin()?.commit(&[change], self.durability)
+    }
+
+    /// Records a heartbeat, in ms since 1970, in place of the last one. Takes its durability from
+    /// [`heartbeat_durability`](OpenOptions::heartbeat_durability).
+    ///
+    /// # Errors
+    /// As every writing call.
+    pub fn record_heartbeat(&self, ts_ms: i64) -> Result<()> {
+        let ts_ms = ts_ms.to_le_bytes();
+        let change = Change::put(Bucket::Registry, HEARTBEAT_KEY, &ts_ms, &[]);
+        self.begin()?.commit(&[change], self.heartbeat_durability)
+    }
+
+    /// Puts a log event into the buffer, at its time in ms since 1970; events of the same time keep the order of
+    /// the calls. Takes its durability from [`log_durability`](OpenOptions::log_durability).
+    ///
+    /// # Errors
+    /// [`Error::TooLarge`] over 16 MiB, and as every writing call.
+    pub fn buffer_log(&self, ts_ms: i64, payload: &[u8]) -> Result<LogAdmission> {
+        check_value("a log event", payload)?;
+        let writing = self.begin()?;
+        let (ordinal, _) = self.look(Index::next_ordinal);
+        let used_up = || Error::Invalid { what: "the log buffer has used up its ordinals".to_owned() };
+        let key = LogKey { ts_ms, ordinal: ordinal.ok_or_else(used_up)? }.encode();
+        writing.commit(&[Change::put(Bucket::Logs, &key, &[], payload)], self.log_durability)?;
+        Ok(LogAdmission::Buffered)
+    }
+
+    /// Takes the `n` oldest log events out of the buffer, oldest first. What it returns has been removed: if the
+    /// process ends before they are delivered, they are gone. Takes its durability from
+    /// [`log_durability`](OpenOptions::log_durability).
+    ///
+    /// # Errors
+    /// [`Error::Unauthentic`] when the oldest event does not fit its seal (one further on ends the batch before it),
+    /// and as every writing call. Nothing was removed, unless it is [`Error::Io`].
+    pub fn drain_logs(&self, n: usize) -> Result<Vec<LogEvent>> {
+        let writing = self.begin()?;
+        let (places, values) = self.look(|index| index.first(Bucket::Logs, n));
+        let events = reader::read_events(&values, &places)?;
+        if let Some((last, _)) = events.len().checked_sub(1).and_then(|last| places.get(last)) {
+            writing.commit(&[Change::delete_through(Bucket::Logs, last)], self.log_durability)?;
+        }
+        Ok(events)
+    }
+
+    /// Makes everything durable that `Buffered` calls have written.
+    ///
+    /// # Errors
+    /// [`Error::Io`] when the sync fails, [`Error::Failed`] after an earlier failure.
+    pub fn sync(&self) -> Result<()> {
+        let seq = self.lock_log()?.tip().seq;
+        self.wait_durable(seq)
+    }
+
+    /// What opening this store found and did.
+    #[must_use]
+    pub fn recovery(&self) -> &RecoveryReport {
+        &self.recovery
+    }
+
+    /// How large the store is, and of what.
+    #[must_use]
+    pub fn stats(&self) -> Stats {
+        let (tip, file_len) = {
+            let log = self.log.lock().unwrap_or_else(PoisonError::into_inner);
+            (log.tip(), log.allocated())
+        };
+        self.look(|index| Stats::new(index, self.generation, tip, file_len)).0
+    }
+
+    fn begin(&self) -> Result<Writing<'_>> {
+        Ok(Writing { store: self, log: self.lock_log()? })
+    }
+
+    fn lock_log(&self) -> Result<MutexGuard<'_, Log>> {
+        // Nothing under this mutex panics between writing a frame and noting it, so a poisoned one is as good.
+        let log = self.log.lock().unwrap_or_else(PoisonError::into_inner);
+        if self.commit.has_failed() {
+            return Err(Error::Failed { path: self.path.clone() });
+        }
+        Ok(log)
+    }
+
+    fn wait_durable(&self, seq: u64) -> Result<()> {
+        // Guards against a power cut after the caller was told that its record is durable.
+        let durable = self.commit.wait_durable(seq, || self.file.file.sync_data());
+        durable.map_err(|source| {
+            let error = Error::io("sync", &self.path, source);
+            events::failed(&self.path, &error);
+            error
+        })
+    }
+}
+
+/// One writing call, from its first look at the index to its frame: no other call writes meanwhile.
+struct Writing<'a> {
+    store: &'a Store,
+    log: MutexGuard<'a, Log>,
+}
+
+impl Writing<'_> {
+    /// Writes the changes as one record, shows them to readers, lets the next writer in, and waits as asked.
+    fn commit(self, changes: &[Change<'_>], durability: Durability) -> Result<()> {
+        let Writing { store, mut log } = self;
+        let written =
+            log.append(changes, &store.commit).inspect_err(|error| events::failed(&store.path, error))?;
+        let operations = changes.iter().map(|change| change.operation);
+        let mut view = store.view.write().unwrap_or_else(PoisonError::into_inner);
+        view.index.apply(operations, ValueCursor::new(written.offset, &written.header));
+        drop(view);
+        drop(log);
+        match durability {
+            Durability::Sync => store.wait_durable(written.header.seq),
+            Durability::Buffered => Ok(()),
+        }
+    }
+}
+
+impl Reader for Store {
+    fn look<R>(&self, find: impl FnOnce(&Index) -> R) -> (R, Arc<Values>) {
+        let view = self.view.read().unwrap_or_else(PoisonError::into_inner);
+        (find(&view.index), Arc::clone(&view.values))
+    }
+}
+
+impl_reading_calls!(Store);
+
+impl Drop for Store {
+    fn drop(&mut self) {
+        let _ = self.finish();
+    }
+}
+
+impl fmt::Debug for Store {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Store").field("path", &self.path).finish_non_exhaustive()
+    }
+}
+
+fn check_value(what: &'static str, value: &[u8]) -> Result<()> {
+    if value.len() > VALUE_LEN_MAX {
+        return Err(Error::TooLarge { what, len: value.len() as u64, max: VALUE_LEN_MAX as u64 });
+    }
+    Ok(())
+}

@@ -1,0 +1,295 @@
+//! Walking over a log frame by frame, and telling a torn tail from damage. Reads only.
+//!
+//! Implements the rows of *Opening* in FORMAT.md that look at frames. [`Walk`] needs no key and knows CRCs and
+//! numbers; [`Scan`] adds the seals. Recovery, snapshots and `verify` are all built on these two.
+
+use std::io;
+use std::thread;
+use std::time::Duration;
+
+use zeroize::Zeroizing;
+
+use crate::format::SaltedCrc;
+use crate::format::frame::{self, ALIGNMENT, FRAME_HEADER_LEN, FrameHeader, FrameSight};
+use crate::format::header::HEADER_PAGE_LEN;
+use crate::format::record::Manifest;
+use crate::log::{LogFile, Tip};
+use crate::seal::TAG_LEN;
+use crate::storage::{self, File};
+use crate::{Error, Result};
+
+/// Whether somebody may be writing the file that is walked over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Beside {
+    /// The caller holds the lock: what is there stays there.
+    Nobody,
+    /// What looks damaged may be half written: it is looked at again, a few times.
+    Writer,
+}
+
+/// What lies at one place of the log.
+pub(crate) enum Sight<'a> {
+    /// A whole frame by its CRCs, with the number that was expected.
+    Frame { header: FrameHeader, body: &'a [u8] },
+    /// Nothing but zeros up to the end of the file.
+    End,
+    /// Bytes that no later frame vouches for, up to the last one that is not zero.
+    Torn { until: u64 },
+    /// Bytes that a later frame proves to have been durable.
+    Damage(&'static str),
+    /// Bytes that check, but that no writer put there.
+    Tampered(&'static str),
+}
+
+/// Walks by CRCs and numbers.
+pub(crate) struct Walk<'a> {
+    crc: &'a SaltedCrc,
+    window: Window<'a>,
+    beside: Beside,
+    offset: u64,
+    seq: u64,
+}
+
+impl<'a> Walk<'a> {
+    /// Begins behind the frame `seq`, which ends at `offset`.
+    pub(crate) fn new(
+        file: &'a dyn File,
+        crc: &'a SaltedCrc,
+        beside: Beside,
+        offset: u64,
+        seq: u64,
+    ) -> io::Result<Self> {
+        Ok(Walk { crc, window: Window::new(file)?, beside, offset, seq })
+    }
+
+    /// Where the next sight is.
+    pub(crate) fn offset(&self) -> u64 {
+        self.offset
+    }
+
+    /// How long the file was when it was looked at last.
+    pub(crate) fn file_len(&self) -> u64 {
+        self.window.file_len
+    }
+
+    /// Looks at the next place, and steps over a frame. After any other sight, it says the same again.
+    pub(crate) fn next(&mut self) -> io::Result<Sight<'_>> {
+        let mut pauses = match self.beside {
+            Beside::Nobody => [].iter(),
+            Beside::Writer => PAUSES_MS.iter(),
+        };
+        let place = loop {
+            let place = self.look();
+            let is_doubtful = match &place {
+                Ok(place) => matches!(place, Place::Damage(_) | Place::Tampered(_)),
+                Err(error) => error.kind() == io::ErrorKind::UnexpectedEof,
+            };
+            match pauses.next() {
+                Some(&pause) if is_doubtful => thread::sleep(Duration::from_millis(pause)),
+                _ => break place?,
+            }
+            self.window.renew()?;
+        };
+        Ok(match place {
+            Place::Frame(header) => {
+                let at = self.offset;
+                let len = header.len as usize;
+                self.offset += u64::from(header.len);
+                self.seq = header.seq;
+                Sight::Frame { header, body: &self.window.bytes(at, len)?[FRAME_HEADER_LEN..] }
+            }
+            Place::End => Sight::End,
+            Place::Torn { until } => Sight::Torn { until },
+            Place::Damage(what) => Sight::Damage(what),
+            Place::Tampered(what) => Sight::Tampered(what),
+        })
+    }
+
+    fn look(&mut self) -> io::Result<Place> {
+        if self.offset > self.window.file_len {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        let what = match frame::parse_header(self.window.bytes(self.offset, FRAME_HEADER_LEN)?, self.crc) {
+            FrameSight::Impossible(what) => return Ok(Place::Tampered(what)),
+            FrameSight::Header(header) => {
+                let frame = self.window.bytes(self.offset, header.len as usize)?;
+                if header.body_checks(&frame[FRAME_HEADER_LEN..], self.crc) {
+                    return Ok(if header.seq == self.seq + 1 {
+                        Place::Frame(header)
+                    } else {
+                        Place::Tampered("a frame stands here that belongs elsewhere")
+                    });
+                }
+                "the frame's body does not check"
+            }
+            FrameSight::None => "the frame's header does not check",
+        };
+        let until = self.last_nonzero_end()?;
+        if until == self.offset {
+            return Ok(Place::End);
+        }
+        Ok(if self.is_vouched_for()? { Place::Damage(what) } else { Place::Torn { until } })
+    }
+
+    /// Behind the last byte that is not zero; the current offset, where there is none.
+    fn last_nonzero_end(&mut self) -> io::Result<u64> {
+        let mut end = self.offset;
+        let mut at = self.offset;
+        loop {
+            let bytes = self.window.bytes(at, READ_LEN)?;
+            if bytes.is_empty() {
+                return Ok(end);
+            }
+            if let Some(last) = bytes.iter().rposition(|&byte| byte != 0) {
+                end = at + last as u64 + 1;
+            }
+            at += bytes.len() as u64;
+        }
+    }
+
+    /// Whether a frame behind the current offset says that the frame expected here had been durable.
+    fn is_vouched_for(&mut self) -> io::Result<bool> {
+        let missing = self.seq + 1;
+        let mut at = self.offset + ALIGNMENT as u64;
+        loop {
+            let bytes = self.window.bytes(at, READ_LEN)?;
+            if bytes.len() < FRAME_HEADER_LEN {
+                return Ok(false);
+            }
+            let last = bytes.len() - FRAME_HEADER_LEN;
+            for candidate in (0..=last).step_by(ALIGNMENT) {
+                // An impossible header counts for nothing: in random bytes one CRC in 2^32 is right by chance.
+                if let FrameSight::Header(header) = frame::parse_header(&bytes[candidate..], self.crc)
+                    && header.seq > missing
+                    && header.durable_seq >= missing
+                {
+                    return Ok(true);
+                }
+            }
+            at += (last - last % ALIGNMENT + ALIGNMENT) as u64;
+        }
+    }
+}
+
+/// [`Sight`], without what it borrows.
+enum Place {
+    Frame(FrameHeader),
+    End,
+    Torn { until: u64 },
+    Damage(&'static str),
+    Tampered(&'static str),
+}
+
+/// Together 31 ms: a write of the largest frame is over by then.
+const PAUSES_MS: [u64; 5] = [1, 2, 4, 8, 16];
+/// How much is read at once.
+const READ_LEN: usize = 256 << 10;
+
+/// A stretch of the file in memory, moved on as it is asked for.
+struct Window<'a> {
+    file: &'a dyn File,
+    file_len: u64,
+    start: u64,
+    bytes: Vec<u8>,
+}
+
+impl<'a> Window<'a> {
+    fn new(file: &'a dyn File) -> io::Result<Self> {
+        Ok(Window { file, file_len: file.len()?, start: 0, bytes: Vec::new() })
+    }
+
+    /// Forgets what was read, and asks for the file's length again.
+    fn renew(&mut self) -> io::Result<()> {
+        self.bytes.clear();
+        self.file_len = self.file.len()?;
+        Ok(())
+    }
+
+    /// The `len` bytes at `offset`, or fewer where the file ends.
+    fn bytes(&mut self, offset: u64, len: usize) -> io::Result<&[u8]> {
+        let left = self.file_len.saturating_sub(offset);
+        let within = |len: usize| usize::try_from(left).map_or(len, |left| len.min(left));
+        let len = within(len);
+        let held = offset.checked_sub(self.start).and_then(|at| usize::try_from(at).ok());
+        let at = match held {
+            Some(at) if at + len <= self.bytes.len() => at,
+            _ => {
+                self.bytes.resize(within(len.max(READ_LEN)), 0);
+                self.start = offset;
+                if let Err(error) = storage::read_exact_at(self.file, &mut self.bytes, offset) {
+                    self.bytes.clear();
+                    return Err(error);
+                }
+                0
+            }
+        };
+        Ok(&self.bytes[at..at + len])
+    }
+}
+
+/// Walks with the key: every frame it gives is authentic and in its place.
+pub(crate) struct Scan<'a> {
+    log: &'a LogFile,
+    walk: Walk<'a>,
+    tip: Tip,
+    text: Zeroizing<Vec<u8>>,
+}
+
+/// What a scan found at one place.
+pub(crate) enum Found<'a> {
+    Frame(OpenFrame<'a>),
+    End,
+    Torn { until: u64 },
+}
+
+/// A frame whose manifest was opened.
+pub(crate) struct OpenFrame<'a> {
+    pub(crate) offset: u64,
+    pub(crate) header: FrameHeader,
+    /// `None` in a close frame.
+    pub(crate) manifest: Option<Manifest<'a>>,
+}
+
+impl<'a> Scan<'a> {
+    /// Begins behind `tip`.
+    pub(crate) fn new(log: &'a LogFile, beside: Beside, tip: Tip) -> Result<Self> {
+        let walk = Walk::new(&*log.file, &log.crc, beside, tip.end, tip.seq).map_err(log.io("look at"))?;
+        Ok(Scan { log, walk, tip, text: Zeroizing::default() })
+    }
+
+    /// Behind the last whole frame.
+    pub(crate) fn tip(&self) -> Tip {
+        self.tip
+    }
+
+    /// How long the file was when it was looked at last.
+    pub(crate) fn file_len(&self) -> u64 {
+        self.walk.file_len()
+    }
+
+    /// # Errors
+    /// `Corrupt` for damage, `Unauthentic` for what does not fit, `Io`.
+    pub(crate) fn next(&mut self) -> Result<Found<'_>> {
+        let Scan { log, walk, tip, text } = self;
+        let offset = tip.end;
+        let (header, body) = match walk.next().map_err(log.io("read"))? {
+            Sight::Frame { header, body } => (header, body),
+            Sight::End => return Ok(Found::End),
+            Sight::Torn { until } => return Ok(Found::Torn { until }),
+            Sight::Damage(what) => return Err(Error::corrupt(&log.path, offset, what)),
+            Sight::Tampered(what) => return Err(Error::unauthentic(&log.path, offset, what)),
+        };
+        let (manifest, chain) = header
+            .open_manifest(body, &tip.chain, &log.sealer, text)
+            .map_err(|what| Error::unauthentic(&log.path, offset, what))?;
+        *tip = Tip { end: offset + u64::from(header.len), seq: header.seq, chain };
+        Ok(Found::Frame(OpenFrame { offset, header, manifest }))
+    }
+}
+
+/// Where the first frame goes, chained to the first 16 bytes of the header's authenticator.
+pub(crate) fn first_tip(authenticator: &[u8; 32]) -> Tip {
+    let mut chain = [0; TAG_LEN];
+    chain.copy_from_slice(&authenticator[..TAG_LEN]);
+    Tip { end: HEADER_PAGE_LEN as u64, seq: 0, chain }
+}
