@@ -1,5 +1,6 @@
 //! The persistent state of a backup agent: an embedded, encrypted, crash-safe store in one append-only log file.
 
+mod batch;
 mod commit;
 mod error;
 mod events;
@@ -21,6 +22,7 @@ mod store;
 mod verify;
 mod walk;
 
+pub use batch::Batch;
 pub use error::{Error, Result};
 pub use key::AgentKey;
 pub use options::{Durability, OpenOptions, QueueOrder};

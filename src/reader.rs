@@ -11,6 +11,7 @@ use crate::format::bucket::{
 };
 use crate::format::frame::Location;
 use crate::format::header::HEADER_PAGE_LEN;
+use crate::format::record::VALUE_LEN_MAX;
 use crate::index::Index;
 use crate::log::{Tip, Values};
 use crate::{Error, Result};
@@ -211,6 +212,13 @@ pub(crate) fn check_run_id(run_id: &str) -> Result<()> {
         }
         _ => Ok(()),
     }
+}
+
+pub(crate) fn check_value(what: &'static str, value: &[u8]) -> Result<()> {
+    if value.len() > VALUE_LEN_MAX {
+        return Err(Error::TooLarge { what, len: value.len() as u64, max: VALUE_LEN_MAX as u64 });
+    }
+    Ok(())
 }
 
 fn read_job(values: &Values, key: Box<[u8]>, place: Location) -> Result<QueuedJob> {

@@ -4,14 +4,15 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
+use crate::batch::Batch;
 use crate::commit::Commit;
 use crate::format::bucket::{Bucket, CONFIG_KEY, HEARTBEAT_KEY, LogKey, SESSION_KEY};
 use crate::format::frame::ValueCursor;
-use crate::format::record::{Change, VALUE_LEN_MAX};
+use crate::format::record::Change;
 use crate::index::Index;
 use crate::log::{Log, LogFile, Values};
 use crate::options::{Durability, OpenOptions};
-use crate::reader::{self, LogEvent, Reader, Stats, View, check_run_id, impl_reading_calls};
+use crate::reader::{self, LogEvent, Reader, Stats, View, check_run_id, check_value, impl_reading_calls};
 use crate::recovery::{self, Recovered, RecoveryReport};
 use crate::storage::LockGuard;
 use crate::{AgentKey, Error, Result, events, path};
@@ -229,8 +230,7 @@ impl Store {
         check_value("a log event", payload)?;
         let writing = self.begin()?;
         let (ordinal, _) = self.look(Index::next_ordinal);
-        let used_up = || Error::Invalid { what: "the log buffer has used up its ordinals".to_owned() };
-        let key = LogKey { ts_ms, ordinal: ordinal.ok_or_else(used_up)? }.encode();
+        let key = LogKey { ts_ms, ordinal: ordinal.ok_or_else(ordinals_used_up)? }.encode();
         writing.commit(&[Change::put(Bucket::Logs, &key, &[], payload)], self.log_durability)?;
         Ok(LogAdmission::Buffered)
     }
@@ -250,6 +250,24 @@ impl Store {
             writing.commit(&[Change::delete_through(Bucket::Logs, last)], self.log_durability)?;
         }
         Ok(events)
+    }
+
+    /// Writes all of the batch or nothing of it, as one record, with one sync. An empty batch writes nothing. Takes its
+    /// durability from [`durability`](OpenOptions::durability).
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] or [`Error::TooLarge`] for the first call in it that is wrong, [`Error::TooLarge`] when all of it
+    /// is over 64 MiB, and as every writing call.
+    pub fn write(&self, mut batch: Batch) -> Result<()> {
+        batch.check()?;
+        let writing = self.begin()?;
+        let (ordinal, _) = self.look(Index::next_ordinal);
+        let log_keys = batch.log_keys(ordinal).ok_or_else(ordinals_used_up)?;
+        let changes = batch.changes(&log_keys);
+        if changes.is_empty() {
+            return Ok(());
+        }
+        writing.commit(&changes, self.durability)
     }
 
     /// Makes everything durable that `Buffered` calls have written.
@@ -346,9 +364,7 @@ impl fmt::Debug for Store {
     }
 }
 
-fn check_value(what: &'static str, value: &[u8]) -> Result<()> {
-    if value.len() > VALUE_LEN_MAX {
-        return Err(Error::TooLarge { what, len: value.len() as u64, max: VALUE_LEN_MAX as u64 });
-    }
-    Ok(())
+/// An agent that buffers a million events a second gets here after half a million years.
+fn ordinals_used_up() -> Error {
+    Error::Invalid { what: "the log buffer has used up its ordinals".to_owned() }
 }
