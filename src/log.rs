@@ -88,24 +88,30 @@ impl Log {
         self.write(changes, commit)
     }
 
-    /// Ends the log cleanly: close frame, sync, space ahead cut off. Where not even a close frame finds room, the
+    /// Ends the log cleanly: sync, close frame, sync, space ahead cut off. Where not even a close frame finds room, the
     /// log is synced and cut without one. Writes nothing if the log already ends with a close frame.
     pub(crate) fn close(&mut self, commit: &Commit) -> Result<()> {
         if self.closed {
             return Ok(());
         }
-        // One byte more than it needs: if its sync fails, zeros behind it keep it from looking like a clean end.
+        // The close frame vouches for all before it, so a power cut must not be able to keep it and lose them.
+        self.wait_durable(commit)?;
+        // A little more than it needs: if its own sync fails, zeros behind it keep it from looking like a clean end.
         let len = frame::frame_len(&[]) + ALIGNMENT as u64;
         match self.make_room(len, 0, commit).and_then(|()| self.write(&[], commit)) {
             Ok(_) | Err(Error::Full { .. }) => {}
             Err(error) => return Err(error),
         }
         // Guards against a power cut after close has reported success.
-        commit.wait_durable(self.tip.seq, || self.log.file.sync_data()).map_err(self.log.io("sync"))?;
+        self.wait_durable(commit)?;
         self.log.file.set_len(self.tip.end).map_err(self.log.io("cut the space ahead off"))?;
         self.allocated = self.tip.end;
         self.closed = true;
         Ok(())
+    }
+
+    fn wait_durable(&self, commit: &Commit) -> Result<()> {
+        commit.wait_durable(self.tip.seq, || self.log.file.sync_data()).map_err(self.log.io("sync"))
     }
 
     fn write(&mut self, changes: &[Change<'_>], commit: &Commit) -> Result<Written> {

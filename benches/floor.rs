@@ -1,0 +1,291 @@
+//! The store beside the floor: the same bytes by the plainest code that could do the work.
+//!
+//! Each figure is a ratio within a round, store and floor in turn, median over the rounds: the machine may be slow or
+//! shared, the ratio stays. `cargo bench --bench floor` runs all; a word behind `--` selects by name.
+
+use std::alloc::{GlobalAlloc, Layout, System};
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::hint::black_box;
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use aes_gcm::aead::{AeadInOut, KeyInit};
+use aes_gcm::{Aes256Gcm, Nonce};
+use backupy_state::{AgentKey, Durability, OpenOptions, Store};
+
+fn main() {
+    let benches: [(&str, fn()); 6] = [
+        ("durable enqueue, 512 B", durable_enqueue),
+        ("durable enqueue, 8 threads", eight_threads),
+        ("buffered enqueue, 512 B", buffered_enqueue),
+        ("open, 10,000 live jobs of 512 B", open),
+        ("dequeue 100 jobs of 512 B", dequeue),
+        ("memory of 100,000 live jobs of 512 B", memory),
+    ];
+    let wanted: Vec<String> = std::env::args().skip(1).filter(|arg| !arg.starts_with('-')).collect();
+    for (name, bench) in benches {
+        if wanted.is_empty() || wanted.iter().any(|word| name.contains(word.as_str())) {
+            print!("{name:<40} ");
+            bench();
+        }
+    }
+}
+
+const ROUNDS: usize = 7;
+const PAYLOAD: [u8; 512] = [7; 512];
+
+/// Runs both in turn and prints the median of each and of the ratios.
+fn compare(mut store: impl FnMut() -> Duration, mut floor: impl FnMut() -> Duration) {
+    let rounds: Vec<_> = (0..ROUNDS).map(|_| (store().as_secs_f64(), floor().as_secs_f64())).collect();
+    let median = |mut figures: Vec<f64>| {
+        figures.sort_by(f64::total_cmp);
+        figures[figures.len() / 2]
+    };
+    let of = |figure: fn(&(f64, f64)) -> f64| median(rounds.iter().map(figure).collect());
+    let (store, floor, ratio) = (of(|r| r.0), of(|r| r.1), of(|r| r.0 / r.1));
+    println!("{:>9.2} us, floor {:>9.2} us, ratio {ratio:.3}", store * 1e6, floor * 1e6);
+}
+
+/// One call of many, on average.
+fn time_each(count: usize, mut call: impl FnMut(usize)) -> Duration {
+    let begun = Instant::now();
+    (0..count).for_each(&mut call);
+    begun.elapsed() / u32::try_from(count).unwrap()
+}
+
+fn key() -> AgentKey {
+    AgentKey::new("bkpy_0123456789abcdef0123456789abcdef").unwrap()
+}
+
+fn run_id(i: usize) -> String {
+    format!("9ce0f8d8-f00a-41db-aff5-{i:012}")
+}
+
+fn enqueue(store: &Store, i: usize) {
+    store.enqueue_job(&run_id(i), &PAYLOAD).unwrap();
+}
+
+/// Beside the sources, not in /tmp, which may be memory.
+fn folder() -> tempfile::TempDir {
+    tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap()
+}
+
+/// A file of zeros, written and synced.
+fn zeros(path: &Path, len: usize) -> File {
+    let file = File::options().read(true).write(true).create_new(true).open(path).unwrap();
+    file.write_all_at(&vec![0; len], 0).unwrap();
+    file.sync_all().unwrap();
+    file
+}
+
+/// What one enqueue of `PAYLOAD` takes in the log.
+fn frame_len() -> usize {
+    let folder = folder();
+    let store = Store::open(folder.path().join("state.db"), &key()).unwrap();
+    let before = store.stats().log_len;
+    store.enqueue_job(&run_id(0), &PAYLOAD).unwrap();
+    usize::try_from(store.stats().log_len - before).unwrap()
+}
+
+/// Floor: pwrite and fdatasync of as many bytes, into zeros that were written and synced before.
+fn durable_enqueue() {
+    const COUNT: usize = 2_000;
+    let frame = vec![7; frame_len()];
+    let store = || {
+        let folder = folder();
+        let store = Store::open(folder.path().join("state.db"), &key()).unwrap();
+        time_each(COUNT, |i| enqueue(&store, i))
+    };
+    let floor = || {
+        let folder = folder();
+        let file = zeros(&folder.path().join("floor"), (COUNT + 1) * frame.len());
+        time_each(COUNT, |i| {
+            file.write_all_at(&frame, (i * frame.len()) as u64).unwrap();
+            file.sync_data().unwrap();
+        })
+    };
+    compare(store, floor);
+}
+
+/// Here the floor is one thread of the store: a ratio of 0.33 is three times its throughput.
+fn eight_threads() {
+    const COUNT: usize = 4_000;
+    let with_threads = |threads: usize| {
+        let folder = folder();
+        let store = Store::open(folder.path().join("state.db"), &key()).unwrap();
+        let begun = Instant::now();
+        std::thread::scope(|scope| {
+            for thread in 0..threads {
+                let store = &store;
+                scope.spawn(move || {
+                    for i in (thread..COUNT).step_by(threads) {
+                        enqueue(store, i);
+                    }
+                });
+            }
+        });
+        begun.elapsed() / u32::try_from(COUNT).unwrap()
+    };
+    compare(|| with_threads(8), || with_threads(1));
+}
+
+/// Floor: seal, CRC and pwrite of as many bytes.
+fn buffered_enqueue() {
+    const COUNT: usize = 20_000;
+    let len = frame_len();
+    let store = || {
+        let folder = folder();
+        let options = OpenOptions::new().durability(Durability::Buffered).clone();
+        let store = options.open(folder.path().join("state.db"), &key()).unwrap();
+        time_each(COUNT, |i| enqueue(&store, i))
+    };
+    let floor = || {
+        let folder = folder();
+        let file = zeros(&folder.path().join("floor"), (COUNT + 1) * len);
+        let cipher = Aes256Gcm::new(&[7; 32].into());
+        let mut frame = vec![7; len];
+        time_each(COUNT, |i| {
+            let tag = cipher.encrypt_inout_detached(&nonce(i), &[], (&mut frame[64..576]).into()).unwrap();
+            frame[576..592].copy_from_slice(&tag);
+            let crc = crc32fast::hash(&frame[4..]);
+            frame[..4].copy_from_slice(&crc.to_le_bytes());
+            file.write_all_at(&frame, (i * len) as u64).unwrap();
+        })
+    };
+    compare(store, floor);
+}
+
+/// Floor: read the file, check a CRC for each value, open each, fill a map with the payloads.
+fn open() {
+    const COUNT: usize = 10_000;
+    let folder = folder();
+    let path = folder.path().join("state.db");
+    let options = OpenOptions::new().durability(Durability::Buffered).clone();
+    let store = options.open(&path, &key()).unwrap();
+    (0..COUNT).for_each(|i| enqueue(&store, i));
+    store.close().unwrap();
+
+    let plain = folder.path().join("floor");
+    let sealed = SealedValues::new(COUNT);
+    let records = sealed.0.iter().enumerate().map(|(i, value)| [run_id(i).as_bytes(), value].concat());
+    std::fs::write(&plain, records.collect::<Vec<_>>().concat()).unwrap();
+    let store = || {
+        let begun = Instant::now();
+        let store = Store::open(&path, &key()).unwrap();
+        let took = begun.elapsed();
+        assert_eq!(store.queue_depth(), COUNT);
+        took
+    };
+    let floor = || {
+        let begun = Instant::now();
+        let bytes = std::fs::read(&plain).unwrap();
+        let cipher = SealedValues::cipher();
+        let mut jobs = BTreeMap::new();
+        for (i, record) in bytes.chunks(36 + 4 + PAYLOAD.len() + 16).enumerate() {
+            let (run_id, sealed) = record.split_at(36);
+            let (crc, sealed) = sealed.split_at(4);
+            assert_eq!(crc, crc32fast::hash(sealed).to_le_bytes());
+            jobs.insert(run_id.to_vec(), SealedValues::open(&cipher, i, sealed));
+        }
+        assert_eq!(jobs.len(), COUNT);
+        let took = begun.elapsed();
+        drop(black_box(jobs));
+        took
+    };
+    compare(store, floor);
+}
+
+/// Floor: open 100 values that lie in memory.
+fn dequeue() {
+    const COUNT: usize = 100;
+    let folder = folder();
+    let store = Store::open(folder.path().join("state.db"), &key()).unwrap();
+    (0..COUNT).for_each(|i| enqueue(&store, i));
+    let sealed = SealedValues::new(COUNT);
+    let cipher = SealedValues::cipher();
+    let store = || time_each(1_000, |_| drop(black_box(store.dequeue_jobs(COUNT).unwrap())));
+    let floor = || {
+        time_each(1_000, |_| {
+            let open = |(i, value): (usize, &Vec<u8>)| SealedValues::open(&cipher, i, &value[4..]);
+            drop(black_box(sealed.0.iter().enumerate().map(open).collect::<Vec<_>>()));
+        })
+    };
+    compare(store, floor);
+}
+
+/// What the index holds on the heap, by the allocator's count of live bytes; no ratio.
+fn memory() {
+    const COUNT: usize = 100_000;
+    let folder = folder();
+    let path = folder.path().join("state.db");
+    let options = OpenOptions::new().durability(Durability::Buffered).clone();
+    let store = options.open(&path, &key()).unwrap();
+    (0..COUNT).for_each(|i| enqueue(&store, i * 7919 % COUNT));
+    store.close().unwrap();
+    let before = LIVE_BYTES.load(Ordering::Relaxed);
+    let store = Store::open(&path, &key()).unwrap();
+    let live = LIVE_BYTES.load(Ordering::Relaxed).saturating_sub(before);
+    assert_eq!(store.queue_depth(), COUNT);
+    println!("{:>9.2} MiB on the heap", live as f64 / f64::from(1 << 20));
+}
+
+/// `CRC || ciphertext || tag` of `PAYLOAD`, each under its own nonce.
+struct SealedValues(Vec<Vec<u8>>);
+
+impl SealedValues {
+    fn cipher() -> Aes256Gcm {
+        Aes256Gcm::new(&[7; 32].into())
+    }
+
+    fn new(count: usize) -> Self {
+        let cipher = Self::cipher();
+        let seal = |i| {
+            let mut value = PAYLOAD.to_vec();
+            let tag = cipher.encrypt_inout_detached(&nonce(i), &[], value.as_mut_slice().into()).unwrap();
+            value.extend_from_slice(&tag);
+            [crc32fast::hash(&value).to_le_bytes().as_slice(), &value].concat()
+        };
+        SealedValues((0..count).map(seal).collect())
+    }
+
+    fn open(cipher: &Aes256Gcm, i: usize, sealed: &[u8]) -> Vec<u8> {
+        let (text, tag) = sealed.split_at(PAYLOAD.len());
+        let mut text = text.to_vec();
+        let tag: &aes_gcm::Tag = tag.try_into().unwrap();
+        cipher.decrypt_inout_detached(&nonce(i), &[], text.as_mut_slice().into(), tag).unwrap();
+        text
+    }
+}
+
+fn nonce(i: usize) -> Nonce<aes_gcm::aead::consts::U12> {
+    let mut nonce = [0; 12];
+    nonce[..8].copy_from_slice(&(i as u64).to_le_bytes());
+    nonce.into()
+}
+
+/// Counts what is allocated, as malloc would be asked for it.
+struct Counting;
+
+static LIVE_BYTES: AtomicUsize = AtomicUsize::new(0);
+
+#[global_allocator]
+static ALLOCATOR: Counting = Counting;
+
+#[allow(unsafe_code, reason = "an allocator cannot be written without")]
+// SAFETY: every call goes to the system's allocator as it came; the count beside it touches no memory of the caller.
+unsafe impl GlobalAlloc for Counting {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        LIVE_BYTES.fetch_add(layout.size(), Ordering::Relaxed);
+        // SAFETY: the caller's promises are passed on.
+        unsafe { System.alloc(layout) }
+    }
+
+    unsafe fn dealloc(&self, place: *mut u8, layout: Layout) {
+        LIVE_BYTES.fetch_sub(layout.size(), Ordering::Relaxed);
+        // SAFETY: as above.
+        unsafe { System.dealloc(place, layout) }
+    }
+}
