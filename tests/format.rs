@@ -1,0 +1,50 @@
+//! FORMAT.md against the code: its file, its intermediate values, and a reader that was written from it alone.
+//!
+//! The hex on the page is generated: `BACKUPY_WRITE_VECTORS=1 cargo test --test format the_page` writes it anew.
+
+use std::path::Path;
+
+#[path = "format/memory.rs"]
+mod memory;
+#[path = "format/page_reader.rs"]
+mod page_reader;
+#[path = "format/vectors.rs"]
+mod vectors;
+
+fn page() -> String {
+    std::fs::read_to_string(page_path()).unwrap()
+}
+
+fn page_path() -> std::path::PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("FORMAT.md")
+}
+
+#[test]
+fn the_page_is_as_generated() {
+    let page = page();
+    let range = vectors::generated_part(&page);
+    let generated = vectors::render(&vectors::write_store());
+    if std::env::var_os("BACKUPY_WRITE_VECTORS").is_some() {
+        let (before, after) = (&page[..range.start], &page[range.end..]);
+        std::fs::write(page_path(), [before, &generated, after].concat()).unwrap();
+        return;
+    }
+    for (on_page, generated) in page[range.clone()].lines().zip(generated.lines()) {
+        assert_eq!(on_page, generated);
+    }
+    assert_eq!(page[range].len(), generated.len());
+}
+
+#[test]
+fn the_store_writes_the_file_on_the_page() {
+    assert_eq!(vectors::file_on_page(&page()), vectors::write_store());
+}
+
+#[test]
+fn every_intermediate_value_on_the_page_follows_from_its_file() {
+    let page = page();
+    let log = page_reader::read(&vectors::file_on_page(&page), vectors::AGENT_KEY).unwrap();
+    let (on_page, computed) = (vectors::values_on_page(&page), vectors::values_of(&log));
+    assert!(on_page.len() > 60, "only {} values were found on the page", on_page.len());
+    assert_eq!(on_page, computed);
+}

@@ -1,0 +1,135 @@
+//! A file system in memory whose random generator counts: 00 01 02 ... ff 00 ...
+
+use std::collections::HashMap;
+use std::io::{self, ErrorKind};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use backupy_state::storage::{Access, File, LockGuard, Map, PathKind, Storage};
+
+#[derive(Debug, Default)]
+pub(crate) struct Memory {
+    files: Mutex<HashMap<PathBuf, MemoryFile>>,
+    random: Mutex<Random>,
+}
+
+/// What `fill_random` gives: first these bytes, then a count.
+#[derive(Debug, Default)]
+struct Random {
+    first: Vec<u8>,
+    next: u8,
+}
+
+#[derive(Clone, Debug, Default)]
+struct MemoryFile(Arc<Mutex<Vec<u8>>>);
+
+impl Memory {
+    pub(crate) fn with_file(path: &str, bytes: Vec<u8>) -> Arc<Self> {
+        let memory = Memory::default();
+        memory.put(path, bytes);
+        Arc::new(memory)
+    }
+
+    pub(crate) fn with_random(first: Vec<u8>) -> Arc<Self> {
+        Arc::new(Memory { random: Mutex::new(Random { first, next: 0 }), ..Memory::default() })
+    }
+
+    pub(crate) fn put(&self, path: &str, bytes: Vec<u8>) {
+        self.files.lock().unwrap().insert(path.into(), MemoryFile(Arc::new(Mutex::new(bytes))));
+    }
+
+    pub(crate) fn bytes(&self, path: &str) -> Vec<u8> {
+        self.files.lock().unwrap()[Path::new(path)].0.lock().unwrap().clone()
+    }
+}
+
+impl Storage for Memory {
+    fn resolve(&self, path: &Path) -> io::Result<PathBuf> {
+        Ok(path.to_path_buf())
+    }
+
+    fn kind(&self, path: &Path) -> io::Result<PathKind> {
+        let found = self.files.lock().unwrap().contains_key(path);
+        Ok(if found { PathKind::File } else { PathKind::Missing })
+    }
+
+    fn open(&self, path: &Path, access: Access) -> io::Result<Box<dyn File>> {
+        let mut files = self.files.lock().unwrap();
+        match (files.get(path), access) {
+            (Some(_), Access::CreateNew) => Err(ErrorKind::AlreadyExists.into()),
+            (Some(file), _) => Ok(Box::new(file.clone())),
+            (None, Access::CreateNew) => Ok(Box::new(files.entry(path.to_path_buf()).or_default().clone())),
+            (None, _) => Err(ErrorKind::NotFound.into()),
+        }
+    }
+
+    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
+        let mut files = self.files.lock().unwrap();
+        let file = files.remove(from).ok_or(ErrorKind::NotFound)?;
+        files.insert(to.to_path_buf(), file);
+        Ok(())
+    }
+
+    fn remove_file(&self, path: &Path) -> io::Result<()> {
+        self.files.lock().unwrap().remove(path).map(drop).ok_or(ErrorKind::NotFound.into())
+    }
+
+    fn sync_dir(&self, _: &Path) -> io::Result<()> {
+        Ok(())
+    }
+
+    fn lock(&self, _: &Path, _: Duration) -> backupy_state::Result<LockGuard> {
+        Ok(Box::new(()))
+    }
+
+    fn fill_random(&self, bytes: &mut [u8]) -> io::Result<()> {
+        let mut random = self.random.lock().unwrap();
+        for byte in bytes {
+            *byte = if random.first.is_empty() { random.next } else { random.first.remove(0) };
+            random.next = random.next.wrapping_add(1);
+        }
+        Ok(())
+    }
+}
+
+impl File for MemoryFile {
+    fn len(&self) -> io::Result<u64> {
+        Ok(self.0.lock().unwrap().len() as u64)
+    }
+
+    fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<usize> {
+        let bytes = self.0.lock().unwrap();
+        let from = bytes.get(offset as usize..).unwrap_or_default();
+        let len = from.len().min(buf.len());
+        buf[..len].copy_from_slice(&from[..len]);
+        Ok(len)
+    }
+
+    fn write_at(&self, buf: &[u8], offset: u64) -> io::Result<usize> {
+        let mut bytes = self.0.lock().unwrap();
+        let end = offset as usize + buf.len();
+        if bytes.len() < end {
+            bytes.resize(end, 0);
+        }
+        bytes[offset as usize..end].copy_from_slice(buf);
+        Ok(buf.len())
+    }
+
+    fn set_len(&self, len: u64) -> io::Result<()> {
+        self.0.lock().unwrap().resize(len as usize, 0);
+        Ok(())
+    }
+
+    fn sync_data(&self) -> io::Result<()> {
+        Ok(())
+    }
+
+    fn drop_cache(&self, _: u64) -> io::Result<()> {
+        Ok(())
+    }
+
+    fn map(&self) -> io::Result<Option<Map>> {
+        Ok(None)
+    }
+}

@@ -1,0 +1,216 @@
+//! The section *Test vectors* of FORMAT.md: how its file is made, written down and read back.
+
+use std::fmt::Write;
+use std::sync::Arc;
+
+use backupy_state::{AgentKey, Batch, Durability, OpenOptions};
+
+use crate::memory::Memory;
+use crate::page_reader::{self, Frame, Log, Operation};
+
+pub(crate) const AGENT_KEY: &[u8] = b"agent key of the FORMAT.md file!";
+const BEGIN: &str = "<!-- generated: begin -->\n";
+const END: &str = "<!-- generated: end -->\n";
+
+/// Every operation kind, every bucket, several values in a record, both sides of durable_seq, a close frame.
+pub(crate) fn write_store() -> Vec<u8> {
+    let memory = Arc::new(Memory::default());
+    let store = OpenOptions::new()
+        .log_durability(Durability::Buffered)
+        .storage(memory.clone())
+        .open("/state.db", &AgentKey::new(AGENT_KEY).unwrap())
+        .unwrap();
+    store.save_config(7, b"every=1h").unwrap();
+    let batch = Batch::new().enqueue_job("job-a", b"dump a").enqueue_job("job-b", b"");
+    store.write(batch.save_session("s-1", 1_700_000_000_000)).unwrap();
+    store.buffer_log(-1500, b"long ago").unwrap();
+    store.buffer_log(-1, b"just before 1970").unwrap();
+    store.write(Batch::new().ack_job("job-a").record_heartbeat(1_700_000_030_000)).unwrap();
+    assert_eq!(store.drain_logs(1).unwrap().len(), 1);
+    store.close().unwrap();
+    memory.bytes("/state.db")
+}
+
+/// Where the generated part of the page is.
+pub(crate) fn generated_part(page: &str) -> std::ops::Range<usize> {
+    page.find(BEGIN).unwrap() + BEGIN.len()..page.find(END).unwrap()
+}
+
+/// The file in the page's hex; bytes that no line shows are zero.
+pub(crate) fn file_on_page(page: &str) -> Vec<u8> {
+    let part = &page[generated_part(page)];
+    let len = part.split("file of ").nth(1).unwrap().split(' ').next().unwrap().parse().unwrap();
+    let mut file = vec![0; len];
+    for (offset, rest) in part.lines().filter_map(|line| line.split_once("  ")) {
+        let Ok(offset) = usize::from_str_radix(offset, 16) else { continue };
+        let hex = rest.split(" ;").next().unwrap().replace(' ', "");
+        let bytes = from_hex(&hex);
+        file[offset..offset + bytes.len()].copy_from_slice(&bytes);
+    }
+    file
+}
+
+/// The page's lines `name = hex`, each with the lines that continue it.
+pub(crate) fn values_on_page(page: &str) -> Vec<(String, Vec<u8>)> {
+    let mut values: Vec<(String, Vec<u8>)> = Vec::new();
+    for line in page[generated_part(page)].lines() {
+        if let Some((name, hex)) = line.split_once(" = ") {
+            values.push((name.trim().to_owned(), from_hex(if hex == EMPTY { "" } else { hex })));
+        } else if let (Some(hex), Some((_, value))) = (line.strip_prefix(CONTINUED), values.last_mut()) {
+            value.extend(from_hex(hex));
+        }
+    }
+    values
+}
+
+/// All intermediate values, in the order of the page.
+pub(crate) fn values_of(log: &Log) -> Vec<(String, Vec<u8>)> {
+    let header = &log.header;
+    let mut values = vec![("agent_key".to_owned(), AGENT_KEY.to_vec())];
+    let mut add = |name: &str, value: &[u8]| values.push((name.to_owned(), value.to_vec()));
+    add("store_id", &header.store_id);
+    add("salt", &header.salt);
+    add("prk", &header.prk);
+    add("authenticator", &header.authenticator);
+    add("frame_key", &header.frame_key);
+    add("header_crc", &header.copy[112..]);
+    for frame in &log.frames {
+        let mut add = |name: &str, value: &[u8]| values.push((format!("f{}.{name}", frame.seq), value.to_vec()));
+        add("chain", &frame.chain);
+        add("nonce", &frame.nonce);
+        add("aad", &frame.manifest_aad);
+        add("manifest", &frame.manifest);
+        add("manifest_tag", &frame.manifest_tag);
+        for (i, value) in frame.values.iter().enumerate() {
+            add(&format!("v{i}.nonce"), &value.nonce);
+            add(&format!("v{i}.aad"), &value.aad);
+            add(&format!("v{i}.value"), value.plaintext.as_deref().unwrap());
+            add(&format!("v{i}.tag"), &value.tag);
+        }
+        add("body_crc", &frame.body_crc.to_le_bytes());
+        add("header_crc", &frame.header_crc.to_le_bytes());
+    }
+    values
+}
+
+fn contents_of(log: &Log) -> String {
+    let mut out = String::new();
+    let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).unwrap();
+    if let Some((version, raw)) = log.contents.config() {
+        writeln!(out, "config: version {version}, {:?}", text(&raw)).unwrap();
+    }
+    for (run_id, payload) in log.contents.jobs() {
+        writeln!(out, "queue: {run_id:?} with {:?}", text(&payload.unwrap())).unwrap();
+    }
+    if let Some((server_time_ms, id)) = log.contents.session() {
+        writeln!(out, "session: {id:?}, server time {server_time_ms}").unwrap();
+    }
+    if let Some(ts_ms) = log.contents.heartbeat() {
+        writeln!(out, "heartbeat: {ts_ms}").unwrap();
+    }
+    for (ts_ms, ordinal, payload) in log.contents.logs() {
+        writeln!(out, "logs: at {ts_ms}, ordinal {ordinal}, {:?}", text(&payload.unwrap())).unwrap();
+    }
+    out
+}
+
+/// The generated part of the page.
+pub(crate) fn render(file: &[u8]) -> String {
+    let log = page_reader::read(file, AGENT_KEY).unwrap_or_else(|refusal| panic!("{refusal:?}"));
+    let mut out = format!("\n### The file of {} bytes\n\n```text\n", file.len());
+    for (copy, at) in [("A", 0), ("B", 2048)] {
+        let mut dump = Dump { out: &mut out, file, at };
+        dump.fields(16, &format!("copy {copy}: magic, version, zero"));
+        dump.fields(16, "flags, zero, generation");
+        dump.fields(16, "store id");
+        dump.fields(32, "salt");
+        dump.fields(32, "authenticator");
+        dump.fields(4, "CRC");
+    }
+    for frame in &log.frames {
+        render_frame(&mut Dump { out: &mut out, file, at: frame.offset }, frame);
+    }
+    out += "```\n\n### Its contents\n\n```text\n";
+    out += &contents_of(&log);
+    out += "```\n\n### Keys and header\n\n```text\n";
+    let mut prefix = String::new();
+    for (name, value) in values_of(&log) {
+        if let Some((frame, _)) = name.split_once('.').filter(|(frame, _)| *frame != prefix) {
+            frame.clone_into(&mut prefix);
+            let frame = &log.frames[frame[1..].parse::<usize>().unwrap() - 1];
+            writeln!(out, "```\n\n### Frame {}: {}\n\n```text", frame.seq, describe(frame)).unwrap();
+        }
+        let mut lines = value.chunks(32).map(to_hex);
+        writeln!(out, "{name:<16} = {}", lines.next().unwrap_or(EMPTY.to_owned())).unwrap();
+        lines.for_each(|line| writeln!(out, "{CONTINUED}{line}").unwrap());
+    }
+    out + "```\n\n"
+}
+
+const EMPTY: &str = "(nothing)";
+const CONTINUED: &str = "                   ";
+
+fn render_frame(dump: &mut Dump<'_>, frame: &Frame) {
+    dump.fields(16, &format!("frame {}: header CRC, body CRC, len, manifest length", frame.seq));
+    dump.fields(16, "seq, durable_seq");
+    dump.fields(16, "nonce, kind, zero");
+    if frame.manifest_len > 0 {
+        dump.fields(frame.manifest_len, "manifest");
+    }
+    dump.fields(16, "manifest: tag");
+    for (i, value) in frame.values.iter().enumerate() {
+        if value.len > 0 {
+            dump.fields(value.len, &format!("value {i}"));
+        }
+        dump.fields(16, &format!("value {i}: tag"));
+    }
+    if frame.padding > 0 {
+        dump.fields(frame.padding, "padding");
+    }
+}
+
+fn describe(frame: &Frame) -> String {
+    if frame.kind == 2 {
+        return "close".to_owned();
+    }
+    let describe = |operation: &Operation| {
+        let kind = ["put", "delete", "delete-through"][usize::from(operation.kind) - 1];
+        let bucket = ["config", "queue", "registry", "logs"][usize::from(operation.bucket) - 1];
+        match String::from_utf8(operation.key.clone()) {
+            Ok(key) if bucket != "logs" => format!("{kind} {bucket} `{key}`"),
+            _ => format!("{kind} {bucket}"),
+        }
+    };
+    frame.operations.iter().map(describe).collect::<Vec<_>>().join(", ")
+}
+
+/// Writes lines of hex, a new one at each field.
+struct Dump<'a> {
+    out: &'a mut String,
+    file: &'a [u8],
+    at: usize,
+}
+
+impl Dump<'_> {
+    fn fields(&mut self, len: usize, note: &str) {
+        let end = self.at + len;
+        let mut note = format!(" ; {note}");
+        while self.at < end {
+            let line = &self.file[self.at..end.min(self.at + 16)];
+            let hex: Vec<_> = line.iter().map(|byte| format!("{byte:02x}")).collect();
+            let line_out = format!("{:08x}  {:<47}{note}", self.at, hex.join(" "));
+            writeln!(self.out, "{}", line_out.trim_end()).unwrap();
+            self.at += line.len();
+            note.clear();
+        }
+    }
+}
+
+fn to_hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+fn from_hex(hex: &str) -> Vec<u8> {
+    assert!(hex.len().is_multiple_of(2), "{hex:?} is not hex");
+    (0..hex.len()).step_by(2).map(|at| u8::from_str_radix(&hex[at..at + 2], 16).unwrap()).collect()
+}
