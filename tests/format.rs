@@ -4,12 +4,20 @@
 
 use std::path::Path;
 
+#[path = "format/agree.rs"]
+mod agree;
 #[path = "format/memory.rs"]
 mod memory;
 #[path = "format/page_reader.rs"]
 mod page_reader;
+#[path = "format/page_writer.rs"]
+mod page_writer;
+#[path = "format/tables.rs"]
+mod tables;
 #[path = "format/vectors.rs"]
 mod vectors;
+#[path = "format/workload.rs"]
+mod workload;
 
 fn page() -> String {
     std::fs::read_to_string(page_path()).unwrap()
@@ -47,4 +55,12 @@ fn every_intermediate_value_on_the_page_follows_from_its_file() {
     let (on_page, computed) = (vectors::values_on_page(&page), vectors::values_of(&log));
     assert!(on_page.len() > 60, "only {} values were found on the page", on_page.len());
     assert_eq!(on_page, computed);
+}
+
+#[test]
+fn the_crc_has_the_check_value_of_the_page() {
+    assert!(
+        page().contains(&format!("check value for \"123456789\": {:#010X}", 0xCBF4_3926_u32).replace("0X", "0x"))
+    );
+    assert_eq!(page_reader::crc32(&[b"1234", b"56789"]), 0xCBF4_3926);
 }

@@ -79,6 +79,10 @@ pub(crate) struct Value {
 #[derive(Default)]
 pub(crate) struct Contents(BTreeMap<u8, BTreeMap<Vec<u8>, Live>>);
 
+/// Its seal does not fit, or it is not as its bucket's values are.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct BadValue;
+
 struct Live {
     put: (u64, usize),
     value: Option<Vec<u8>>,
@@ -297,17 +301,19 @@ impl Contents {
         }
     }
 
-    fn value(&self, bucket: u8, key: &[u8]) -> Option<&[u8]> {
-        self.0.get(&bucket)?.get(key)?.value.as_deref()
+    fn value(&self, bucket: u8, key: &[u8]) -> Result<Option<&[u8]>, BadValue> {
+        let Some(live) = self.0.get(&bucket).and_then(|bucket| bucket.get(key)) else { return Ok(None) };
+        live.value.as_deref().map(Some).ok_or(BadValue)
     }
 
     fn all(&self, bucket: u8) -> impl Iterator<Item = (&[u8], &Live)> {
         self.0.get(&bucket).into_iter().flatten().map(|(key, live)| (&key[..], live))
     }
 
-    pub(crate) fn config(&self) -> Option<(u64, Vec<u8>)> {
-        let value = self.value(1, b"current")?;
-        Some((u64_at(value, 0), value[8..].to_vec()))
+    pub(crate) fn config(&self) -> Result<Option<(u64, Vec<u8>)>, BadValue> {
+        let Some(value) = self.value(1, b"current")? else { return Ok(None) };
+        let (version, raw) = value.split_first_chunk().ok_or(BadValue)?;
+        Ok(Some((u64::from_le_bytes(*version), raw.to_vec())))
     }
 
     /// In byte order of the run ids. A payload whose seal does not fit is `None`.
@@ -322,15 +328,16 @@ impl Contents {
         jobs.into_iter().map(|(_, key)| String::from_utf8(key).unwrap()).collect()
     }
 
-    pub(crate) fn session(&self) -> Option<(i64, String)> {
-        let value = self.value(3, b"session")?;
-        Some((i64::from_le_bytes(array(value, 0)), String::from_utf8(value[8..].to_vec()).unwrap()))
+    pub(crate) fn session(&self) -> Result<Option<(i64, String)>, BadValue> {
+        let Some(value) = self.value(3, b"session")? else { return Ok(None) };
+        let (time, id) = value.split_first_chunk().ok_or(BadValue)?;
+        let id = String::from_utf8(id.to_vec()).map_err(|_| BadValue)?;
+        Ok(Some((i64::from_le_bytes(*time), id)))
     }
 
-    pub(crate) fn heartbeat(&self) -> Option<i64> {
-        let value = self.value(3, b"heartbeat")?;
-        assert_eq!(value.len(), 8);
-        Some(i64::from_le_bytes(array(value, 0)))
+    pub(crate) fn heartbeat(&self) -> Result<Option<i64>, BadValue> {
+        let Some(value) = self.value(3, b"heartbeat")? else { return Ok(None) };
+        Ok(Some(i64::from_le_bytes(value.try_into().map_err(|_| BadValue)?)))
     }
 
     /// In drain order. A payload whose seal does not fit is `None`.

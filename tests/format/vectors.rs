@@ -96,16 +96,16 @@ pub(crate) fn values_of(log: &Log) -> Vec<(String, Vec<u8>)> {
 fn contents_of(log: &Log) -> String {
     let mut out = String::new();
     let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).unwrap();
-    if let Some((version, raw)) = log.contents.config() {
+    if let Some((version, raw)) = log.contents.config().unwrap() {
         writeln!(out, "config: version {version}, {:?}", text(&raw)).unwrap();
     }
     for (run_id, payload) in log.contents.jobs() {
         writeln!(out, "queue: {run_id:?} with {:?}", text(&payload.unwrap())).unwrap();
     }
-    if let Some((server_time_ms, id)) = log.contents.session() {
+    if let Some((server_time_ms, id)) = log.contents.session().unwrap() {
         writeln!(out, "session: {id:?}, server time {server_time_ms}").unwrap();
     }
-    if let Some(ts_ms) = log.contents.heartbeat() {
+    if let Some(ts_ms) = log.contents.heartbeat().unwrap() {
         writeln!(out, "heartbeat: {ts_ms}").unwrap();
     }
     for (ts_ms, ordinal, payload) in log.contents.logs() {

@@ -1,0 +1,125 @@
+//! Larger stores of random calls: the reader of the page and the store must see the same in them.
+
+use std::sync::Arc;
+
+use backupy_state::{AgentKey, Batch, Durability, OpenOptions, Store};
+
+use crate::agree::{PATH, agree, agree_on_orders};
+use crate::memory::Memory;
+use crate::page_reader;
+
+const KEY: &[u8] = b"another agent key, of any length that is not zero";
+
+#[test]
+fn a_reader_written_from_the_page_reads_what_the_store_writes() {
+    for seed in 0..12 {
+        let mut random = Random(seed);
+        let memory = Arc::new(Memory::default());
+        let mut files = Vec::new();
+        for session in 0..4 {
+            let store = open(&memory);
+            for call in 0..60 {
+                random_call(&store, &mut random);
+                if call % 20 == 0 {
+                    files.push((format!("seed {seed}, session {session}, call {call}"), memory.bytes(PATH)));
+                }
+            }
+            files.push((format!("seed {seed}, session {session}, unclosed"), memory.bytes(PATH)));
+            if random.below(2) == 0 {
+                store.close().unwrap();
+            } else {
+                // As after a kill in the middle of a write: the session's last frame is torn.
+                let mut killed = memory.bytes(PATH);
+                drop(store);
+                let last = page_reader::read(&killed, KEY).unwrap().frames.pop().unwrap();
+                killed[last.offset + last.len / 2..].fill(0);
+                memory.put(PATH, killed);
+            }
+            files.push((format!("seed {seed}, session {session}, ended"), memory.bytes(PATH)));
+        }
+        for (what, file) in files {
+            let row = agree(&file, KEY, &what);
+            assert!(row.starts_with('E'), "{what}: {row}");
+            agree_on_orders(&file, KEY, &what);
+        }
+    }
+}
+
+#[test]
+fn values_and_frames_of_the_largest_size_are_as_on_the_page() {
+    let memory = Arc::new(Memory::default());
+    let store = open(&memory);
+    let largest = vec![0xA5; 16 << 20];
+    store.save_config(u64::MAX, &largest).unwrap();
+    store.enqueue_job(&"r".repeat(1024), &largest).unwrap();
+    store.close().unwrap();
+    assert_eq!(agree(&memory.bytes(PATH), KEY, "two values of 16 MiB"), "E1");
+}
+
+/// Salts for which the CRC of a header of zeros is zero, as it stands: one in 2^32.
+#[test]
+fn zeros_are_the_end_of_the_log_under_every_salt() {
+    let salt = [&[0; 28][..], &[0x94, 0x01, 0x7A, 0xBE]].concat();
+    assert_eq!(page_reader::crc32(&[&salt, &[0; 44]]), 0);
+    let memory = Memory::with_random([vec![0x1D; 16], salt].concat());
+    let store = open(&memory);
+    store.record_heartbeat(5).unwrap();
+    assert_eq!(agree(&memory.bytes(PATH), KEY, "zeros ahead"), "E2");
+}
+
+fn open(memory: &Arc<Memory>) -> Store {
+    let mut options = OpenOptions::new();
+    options.log_durability(Durability::Buffered).heartbeat_durability(Durability::Buffered);
+    options.storage(memory.clone()).open(PATH, &AgentKey::new(KEY).unwrap()).unwrap()
+}
+
+fn random_call(store: &Store, random: &mut Random) {
+    let run_id = format!("lauf-ü-{}", random.below(12));
+    match random.below(10) {
+        0 => store.save_config(random.next(), &random.bytes()).unwrap(),
+        1..=3 => drop(store.enqueue_job(&run_id, &random.bytes()).unwrap()),
+        4 => drop(store.ack_job(&run_id).unwrap()),
+        5 => store.save_session(&run_id, random.next().cast_signed()).unwrap(),
+        6 => store.record_heartbeat(random.next().cast_signed()).unwrap(),
+        7 => drop(store.buffer_log(random.time(), &random.bytes()).unwrap()),
+        8 => drop(store.drain_logs(random.below(4)).unwrap()),
+        _ => {
+            let mut batch = Batch::new();
+            for _ in 0..random.below(12) {
+                let run_id = format!("lauf-ü-{}", random.below(12));
+                batch = match random.below(4) {
+                    0 => batch.ack_job(&run_id),
+                    1 => batch.buffer_log(random.time(), &random.bytes()),
+                    2 => batch.save_config(random.next(), b""),
+                    _ => batch.enqueue_job(&run_id, &random.bytes()),
+                };
+            }
+            store.write(batch).unwrap();
+        }
+    }
+}
+
+/// SplitMix64: a test prints its seed, and a seed is all it takes to repeat it.
+struct Random(u64);
+
+impl Random {
+    fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
+        let mixed = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+        let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+        mixed ^ (mixed >> 31)
+    }
+
+    fn below(&mut self, limit: usize) -> usize {
+        (self.next() % limit as u64) as usize
+    }
+
+    fn bytes(&mut self) -> Vec<u8> {
+        (0..self.below(200)).map(|_| self.next() as u8).collect()
+    }
+
+    /// Few times, so that ties occur; on both sides of 1970 and at the ends.
+    fn time(&mut self) -> i64 {
+        [i64::MIN, -1_500, -1, 0, 1, 1_700_000_000_000, i64::MAX][self.below(7)]
+    }
+}
