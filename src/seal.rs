@@ -139,3 +139,103 @@ fn value_aad(seq: u64, i: u32) -> [u8; 12] {
     aad[8..].copy_from_slice(&i.to_le_bytes());
     aad
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ID: GenerationId = GenerationId { generation: 1, store_id: [2; 16], salt: [3; 32] };
+    const NONCE: Nonce = [0xF0; NONCE_LEN];
+    const AAD: [u8; MANIFEST_AAD_LEN] = [5; MANIFEST_AAD_LEN];
+
+    fn prk(key: &str, id: &GenerationId) -> Prk {
+        Prk::extract(&id.salt, &AgentKey::new(key).unwrap())
+    }
+
+    fn sealer() -> Sealer {
+        prk("key", &ID).frame_sealer(&ID)
+    }
+
+    #[test]
+    fn a_manifest_opens_under_its_own_nonce_data_tag_and_key_only() {
+        let mut sealed = *b"manifest";
+        let tag = sealer().seal_manifest(&NONCE, &AAD, &mut sealed);
+        let open = |sealer: Sealer, nonce: Nonce, aad: [u8; MANIFEST_AAD_LEN], mut text: [u8; 8], tag: Tag| {
+            sealer.open_manifest(&nonce, &aad, &mut text, &tag).map(|()| text)
+        };
+        assert_eq!(open(sealer(), NONCE, AAD, sealed, tag), Ok(*b"manifest"));
+
+        let flip = |byte: &mut u8| *byte ^= 1;
+        let (mut nonce, mut aad, mut text, mut other) = (NONCE, AAD, sealed, tag);
+        [&mut nonce[11], &mut aad[55], &mut text[7], &mut other[15]].map(flip);
+        assert_eq!(open(sealer(), nonce, AAD, sealed, tag), Err(SealBroken));
+        assert_eq!(open(sealer(), NONCE, aad, sealed, tag), Err(SealBroken));
+        assert_eq!(open(sealer(), NONCE, AAD, text, tag), Err(SealBroken));
+        assert_eq!(open(sealer(), NONCE, AAD, sealed, other), Err(SealBroken));
+        assert_eq!(open(prk("kez", &ID).frame_sealer(&ID), NONCE, AAD, sealed, tag), Err(SealBroken));
+    }
+
+    #[test]
+    fn the_frame_key_depends_on_all_of_the_generations_id() {
+        let mut sealed = *b"manifest";
+        let tag = sealer().seal_manifest(&NONCE, &AAD, &mut sealed);
+        let others = [
+            GenerationId { generation: 2, ..ID },
+            GenerationId { store_id: [0; 16], ..ID },
+            GenerationId { salt: [0; 32], ..ID },
+        ];
+        for id in others {
+            let opened = prk("key", &id).frame_sealer(&id).open_manifest(&NONCE, &AAD, &mut sealed.clone(), &tag);
+            assert_eq!(opened, Err(SealBroken), "{id:?}");
+        }
+    }
+
+    #[test]
+    fn a_value_opens_in_its_own_place_only() {
+        let mut sealed = *b"value";
+        let tag = sealer().seal_value(&NONCE, 7, 1, &mut sealed);
+        let open = |nonce, seq, i| {
+            let mut text = sealed;
+            sealer().open_value(nonce, seq, i, &mut text, &tag).map(|()| text)
+        };
+        assert_eq!(open(&NONCE, 7, 1), Ok(*b"value"));
+        assert_eq!(open(&NONCE, 8, 1), Err(SealBroken));
+        assert_eq!(open(&NONCE, 7, 0), Err(SealBroken));
+        assert_eq!(open(&[0xF1; NONCE_LEN], 7, 1), Err(SealBroken));
+        // The nonces of 0xF1 and 0xF0 frames can meet; then the associated data still tells the places apart.
+        let mut meeting = NONCE;
+        meeting[11] ^= 2 ^ 1;
+        assert_eq!(value_nonce(&meeting, 0), value_nonce(&NONCE, 1));
+        assert_eq!(open(&meeting, 7, 0), Err(SealBroken));
+    }
+
+    #[test]
+    fn no_two_nonces_of_a_frame_are_alike() {
+        let mut nonces: Vec<_> = (0..1000).map(|i| value_nonce(&NONCE, i)).chain([NONCE]).collect();
+        nonces.sort_unstable();
+        nonces.dedup();
+        assert_eq!(nonces.len(), 1001);
+        assert_eq!(value_nonce(&NONCE, 0x0102_0303)[8..], [0xF1, 0xF2, 0xF3, 0xF4]);
+    }
+
+    #[test]
+    fn the_authenticator_depends_on_the_key_the_salt_and_the_header() {
+        let authenticator = prk("key", &ID).authenticator(&[9; 80]);
+        let other_salt = GenerationId { salt: [0; 32], ..ID };
+        let mut other_header = [9; 80];
+        other_header[79] = 8;
+        assert_ne!(prk("kez", &ID).authenticator(&[9; 80]), authenticator);
+        assert_ne!(prk("key", &other_salt).authenticator(&[9; 80]), authenticator);
+        assert_ne!(prk("key", &ID).authenticator(&other_header), authenticator);
+    }
+
+    #[test]
+    fn authenticators_are_equal_only_where_every_bit_is() {
+        assert!(equal_in_constant_time(&[6; 32], &[6; 32]));
+        for bit in 0..256 {
+            let mut other = [6; 32];
+            other[bit / 8] ^= 1 << (bit % 8);
+            assert!(!equal_in_constant_time(&[6; 32], &other), "bit {bit}");
+        }
+    }
+}

@@ -86,3 +86,43 @@ impl LogKey {
 }
 
 const SIGN_BIT: u64 = 1 << 63;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn codes_name_the_four_buckets_and_nothing_else() {
+        let named: Vec<_> = (0..=u8::MAX).filter_map(Bucket::from_code).collect();
+        assert_eq!(named, [Bucket::Config, Bucket::Queue, Bucket::Registry, Bucket::Logs]);
+        assert!(named.iter().all(|&bucket| Bucket::from_code(bucket.code()) == Some(bucket)));
+    }
+
+    #[test]
+    fn a_bucket_allows_the_keys_that_the_store_uses_and_no_others() {
+        let longest = [b'r'; RUN_ID_LEN_MAX];
+        let too_long = [b'r'; RUN_ID_LEN_MAX + 1];
+        let rows: [(Bucket, &[&[u8]], &[&[u8]]); 4] = [
+            (Bucket::Config, &[b"current"], &[b"", b"curren", b"current\0", b"session"]),
+            (Bucket::Queue, &[b"a", b"\0", "ü".as_bytes(), &longest], &[b"", b"\xFF", &too_long]),
+            (Bucket::Registry, &[b"session", b"heartbeat"], &[b"", b"current", b"Session"]),
+            (Bucket::Logs, &[&[0; 16], &[0xFF; 16]], &[b"", &[0; 15], &[0; 17]]),
+        ];
+        for (bucket, allowed, refused) in rows {
+            assert!(allowed.iter().all(|key| bucket.allows_key(key)), "{bucket:?}");
+            assert!(!refused.iter().any(|key| bucket.allows_key(key)), "{bucket:?}");
+        }
+    }
+
+    #[test]
+    fn the_byte_order_of_log_keys_is_the_order_of_times_and_then_of_ordinals() {
+        let times = [i64::MIN, i64::MIN + 1, -256, -1, 0, 1, 255, 256, i64::MAX];
+        let keys =
+            times.into_iter().flat_map(|ts_ms| [0, 1, 256, u64::MAX].map(|ordinal| LogKey { ts_ms, ordinal }));
+        let keys: Vec<_> = keys.collect();
+        assert!(keys.is_sorted());
+        assert!(keys.iter().map(|key| key.encode()).is_sorted());
+        assert!(keys.iter().all(|key| LogKey::decode(&key.encode()) == Some(*key)));
+        assert_eq!(LogKey::decode(&[0; 15]), None);
+    }
+}

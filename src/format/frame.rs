@@ -304,3 +304,224 @@ pub(crate) fn encode(changes: &[Change<'_>], seal: &FrameSeal<'_>, out: &mut Vec
 }
 
 const _: () = assert!(NONCE_AT + NONCE_LEN == KIND_AT);
+
+#[cfg(test)]
+#[allow(clippy::indexing_slicing, clippy::cast_possible_truncation, reason = "frames that the tests make")]
+mod tests {
+    use super::*;
+    use crate::AgentKey;
+    use crate::format::bucket::Bucket;
+    use crate::seal::{GenerationId, Prk};
+
+    const SALT: [u8; 32] = [0x77; 32];
+    const CHAIN: Tag = [0x55; TAG_LEN];
+    const NONCE: Nonce = [0x33; NONCE_LEN];
+
+    fn sealer() -> Sealer {
+        let id = GenerationId { generation: 1, store_id: [1; 16], salt: SALT };
+        Prk::extract(&SALT, &AgentKey::new("key").unwrap()).frame_sealer(&id)
+    }
+
+    fn crc() -> SaltedCrc {
+        SaltedCrc::new(&SALT)
+    }
+
+    fn changes() -> [Change<'static>; 4] {
+        [
+            Change::put(Bucket::Queue, b"a", &[], b"first"),
+            Change::delete(Bucket::Queue, b"b"),
+            Change::put(Bucket::Config, b"current", &[7; 8], b"raw"),
+            Change::put(Bucket::Queue, b"c", &[], b""),
+        ]
+    }
+
+    fn frame(changes: &[Change<'_>], seq: u64, durable_seq: u64) -> (Vec<u8>, FrameHeader, Tag) {
+        let (sealer, crc) = (sealer(), crc());
+        let seal = FrameSeal { sealer: &sealer, crc: &crc, chain: &CHAIN, seq, durable_seq, nonce: NONCE };
+        let mut bytes = Vec::new();
+        let (header, chain) = encode(changes, &seal, &mut bytes);
+        (bytes, header, chain)
+    }
+
+    fn fix_header_crc(bytes: &mut [u8]) {
+        let header_crc = crc().of(&bytes[BODY_CRC_AT..FRAME_HEADER_LEN]);
+        bytes[..BODY_CRC_AT].copy_from_slice(&header_crc.to_le_bytes());
+    }
+
+    fn open(bytes: &[u8], chain: &Tag) -> Result<Tag, &'static str> {
+        let FrameSight::Header(header) = parse_header(bytes, &crc()) else { panic!("no header") };
+        let mut text = Zeroizing::default();
+        header.open_manifest(&bytes[FRAME_HEADER_LEN..], chain, &sealer(), &mut text).map(|(_, tag)| tag)
+    }
+
+    /// A record frame with that manifest, and behind it these bytes.
+    fn sealed(manifest: &[u8], behind: &[u8]) -> Vec<u8> {
+        let (mut bytes, ..) = frame(&changes(), 9, 4);
+        let len = (FRAME_LEN_MIN + manifest.len() + behind.len()) as u32;
+        bytes[LEN_AT..MANIFEST_LEN_AT].copy_from_slice(&len.to_le_bytes());
+        bytes[MANIFEST_LEN_AT..SEQ_AT].copy_from_slice(&(manifest.len() as u32).to_le_bytes());
+        fix_header_crc(&mut bytes);
+        let FrameSight::Header(header) = parse_header(&bytes, &crc()) else { panic!("no header") };
+        bytes.truncate(FRAME_HEADER_LEN);
+        bytes.extend_from_slice(manifest);
+        let tag = sealer().seal_manifest(&NONCE, &header.manifest_aad(&CHAIN), &mut bytes[FRAME_HEADER_LEN..]);
+        [&bytes, &tag[..], behind].concat()
+    }
+
+    #[test]
+    fn a_record_reads_back_as_it_was_written() {
+        let changes = changes();
+        let (bytes, written, chain) = frame(&changes, 9, 4);
+        assert_eq!(bytes.len() as u64, frame_len(&changes));
+        let FrameSight::Header(header) = parse_header(&bytes, &crc()) else { panic!("no header") };
+        assert_eq!(header, written);
+        assert_eq!((header.seq, header.durable_seq, header.kind), (9, 4, FrameKind::Record));
+        assert!(header.body_checks(&bytes[FRAME_HEADER_LEN..], &crc()));
+
+        let mut text = Zeroizing::default();
+        let (sealer, body) = (sealer(), &bytes[FRAME_HEADER_LEN..]);
+        let (manifest, tag) = header.open_manifest(body, &CHAIN, &sealer, &mut text).unwrap();
+        assert_eq!(tag, chain);
+        let mut places = ValueCursor::new(4096, &header);
+        let places: Vec<_> = manifest.unwrap().operations().map(|operation| places.place(&operation)).collect();
+        let expected: [Option<&[u8]>; 4] =
+            [Some(b"first"), None, Some(b"\x07\x07\x07\x07\x07\x07\x07\x07raw"), Some(b"")];
+        for (place, expected) in places.into_iter().zip(expected) {
+            let value = place.map(|place| {
+                let at = (place.value_offset() - 4096) as usize;
+                let (text, rest) = bytes[at..].split_at(place.len as usize);
+                let (mut text, tag) = (text.to_vec(), rest.first_chunk().unwrap());
+                sealer.open_value(&NONCE, place.seq(), place.i, &mut text, tag).unwrap();
+                text
+            });
+            assert_eq!(value.as_deref(), expected);
+        }
+    }
+
+    #[test]
+    fn a_close_frame_is_its_header_and_a_tag() {
+        let (bytes, written, chain) = frame(&[], 9, 8);
+        assert_eq!(bytes.len(), FRAME_LEN_MIN);
+        assert_eq!(parse_header(&bytes, &crc()), FrameSight::Header(written));
+        assert_eq!(written.kind, FrameKind::Close);
+        assert_eq!(open(&bytes, &CHAIN), Ok(chain));
+    }
+
+    #[test]
+    fn a_header_with_any_bit_changed_or_cut_short_or_under_another_salt_is_none() {
+        let (bytes, ..) = frame(&changes(), 9, 4);
+        for bit in 0..FRAME_HEADER_LEN * 8 {
+            let mut changed = bytes.clone();
+            changed[bit / 8] ^= 1 << (bit % 8);
+            assert_eq!(parse_header(&changed, &crc()), FrameSight::None, "bit {bit}");
+        }
+        assert_eq!(parse_header(&bytes[..FRAME_HEADER_LEN - 1], &crc()), FrameSight::None);
+        assert_eq!(parse_header(&bytes, &SaltedCrc::new(&[0x78; 32])), FrameSight::None);
+    }
+
+    #[test]
+    fn each_impossible_header_is_refused_for_its_own_reason() {
+        const LEN: &str = "the frame's length is outside its limits";
+        const SEQ: &str = "the frame's seq is outside its limits";
+        const SELF: &str = "the frame vouches for itself";
+        const CLOSE_FRAME: &str = "the close frame is not as close frames are";
+        let (record, header, _) = frame(&changes(), 9, 4);
+        let (close, ..) = frame(&[], 9, 8);
+        let too_long = (FRAME_LEN_MAX + ALIGNMENT) as u32;
+        let rows: [(&[u8], usize, &[u8], &str); 16] = [
+            (&record, KIND_AT, &[0], "the frame is of an unknown kind"),
+            (&record, KIND_AT, &[3], "the frame is of an unknown kind"),
+            (&record, LEN_AT, &(header.len + 4).to_le_bytes(), LEN),
+            (&record, LEN_AT, &56_u32.to_le_bytes(), LEN),
+            (&record, LEN_AT, &too_long.to_le_bytes(), LEN),
+            (&record, MANIFEST_LEN_AT, &(header.len - 63).to_le_bytes(), "the manifest is longer than its frame"),
+            (&record, SEQ_AT, &0_u64.to_le_bytes(), SEQ),
+            (&record, SEQ_AT, &(SEQ_MAX + 1).to_le_bytes(), SEQ),
+            (&record, DURABLE_SEQ_AT, &9_u64.to_le_bytes(), SELF),
+            (&record, DURABLE_SEQ_AT, &u64::MAX.to_le_bytes(), SELF),
+            (&record, ZERO_AT, &[1], "the frame header's last bytes are not zero"),
+            (&record, ZERO_AT + 2, &[1], "the frame header's last bytes are not zero"),
+            (&record, KIND_AT, &[CLOSE], CLOSE_FRAME),
+            (&close, LEN_AT, &72_u32.to_le_bytes(), CLOSE_FRAME),
+            (&close, LEN_AT, &[72, 0, 0, 0, 8, 0, 0, 0], CLOSE_FRAME),
+            (&close, DURABLE_SEQ_AT, &7_u64.to_le_bytes(), CLOSE_FRAME),
+        ];
+        for (bytes, at, field, reason) in rows {
+            let mut bytes = bytes.to_vec();
+            bytes[at..at + field.len()].copy_from_slice(field);
+            fix_header_crc(&mut bytes);
+            assert_eq!(parse_header(&bytes, &crc()), FrameSight::Impossible(reason), "{at}: {field:?}");
+        }
+    }
+
+    #[test]
+    fn the_limits_themselves_are_possible() {
+        let (record, header, _) = frame(&changes(), 9, 4);
+        let rows: [(usize, &[u8]); 4] = [
+            (LEN_AT, &(FRAME_LEN_MAX as u32).to_le_bytes()),
+            (MANIFEST_LEN_AT, &(header.len - 64).to_le_bytes()),
+            (SEQ_AT, &SEQ_MAX.to_le_bytes()),
+            (DURABLE_SEQ_AT, &8_u64.to_le_bytes()),
+        ];
+        for (at, field) in rows {
+            let mut bytes = record.clone();
+            bytes[at..at + field.len()].copy_from_slice(field);
+            fix_header_crc(&mut bytes);
+            assert!(matches!(parse_header(&bytes, &crc()), FrameSight::Header(_)), "{at}: {field:?}");
+        }
+    }
+
+    #[test]
+    fn a_body_checks_only_whole_and_unchanged() {
+        let (bytes, header, _) = frame(&changes(), 9, 4);
+        let body = &bytes[FRAME_HEADER_LEN..];
+        assert!(!header.body_checks(&body[..body.len() - 1], &crc()));
+        assert!(!header.body_checks(&[body, &[0]].concat(), &crc()));
+        for bit in 0..body.len() * 8 {
+            let mut changed = body.to_vec();
+            changed[bit / 8] ^= 1 << (bit % 8);
+            assert!(!header.body_checks(&changed, &crc()), "bit {bit}");
+        }
+    }
+
+    #[test]
+    fn a_seal_covers_the_header_the_chain_the_manifest_and_its_tag() {
+        const BROKEN: Result<Tag, &str> = Err("the frame's seal does not fit");
+        let (bytes, header, _) = frame(&changes(), 9, 4);
+        assert_eq!(open(&bytes, &[0x56; TAG_LEN]), BROKEN);
+        let manifest_end = FRAME_LEN_MIN + header.manifest_len as usize;
+        for at in
+            [MANIFEST_LEN_AT, SEQ_AT, DURABLE_SEQ_AT, NONCE_AT].into_iter().chain(FRAME_HEADER_LEN..manifest_end)
+        {
+            let mut changed = bytes.clone();
+            changed[at] ^= 1;
+            fix_header_crc(&mut changed);
+            assert_eq!(open(&changed, &CHAIN), BROKEN, "byte {at}");
+        }
+    }
+
+    #[test]
+    fn each_frame_that_does_not_fit_its_manifest_is_refused_for_its_own_reason() {
+        let put = |value_len: u8| [1, 0, 0, 0, 1, 2, 3, 0, b'j', b'o', b'b', value_len, 0, 0, 0];
+        let delete = [1, 0, 0, 0, 2, 2, 1, 0, b'j'];
+        let rows: [(&[u8], &[u8], Result<(), &str>); 9] = [
+            (&delete, &[0; 7], Ok(())),
+            (&delete, &[0, 0, 0, 0, 0, 0, 1], Err("the frame's padding is not zero")),
+            (&delete, &[0; 15], Err("the frame is longer than its values")),
+            (&put(1), &[0; 17], Ok(())),
+            (&put(2), &[0; 17], Err("the values are longer than their frame")),
+            (&put(255), &[0; 17], Err("the values are longer than their frame")),
+            (&[], &[], Err("the manifest is too short")),
+            (&[0; 4], &[0; 4], Err("the manifest has no operation")),
+            (&[0; 3], &[0; 5], Err("the manifest is too short")),
+        ];
+        for (manifest, behind, expected) in rows {
+            assert_eq!(
+                open(&sealed(manifest, behind), &CHAIN).map(drop),
+                expected,
+                "{manifest:?} {}",
+                behind.len()
+            );
+        }
+    }
+}

@@ -137,3 +137,108 @@ pub(crate) fn describe_foreign(page: &[u8]) -> &'static str {
         _ => "a file of another kind",
     }
 }
+
+#[cfg(test)]
+#[allow(clippy::indexing_slicing, reason = "fixed offsets in a page that the tests make")]
+mod tests {
+    use super::*;
+
+    const ID: GenerationId = GenerationId { generation: 3, store_id: [0x51; 16], salt: [0xA7; 32] };
+    const AUTHENTICATOR: [u8; 32] = [0x3C; 32];
+
+    fn page() -> Vec<u8> {
+        encode_page(&encode_authenticated(&ID), &AUTHENTICATOR)
+    }
+
+    /// Changes one byte of a copy and puts its CRC right.
+    fn forge(page: &mut [u8], copy: usize, at: usize, byte: u8) {
+        page[copy + at] = byte;
+        let crc = crc32fast::hash(&page[copy..copy + CRC_AT]);
+        page[copy + CRC_AT..copy + COPY_LEN].copy_from_slice(&crc.to_le_bytes());
+    }
+
+    #[test]
+    fn a_page_reads_back_as_it_was_written() {
+        let page = page();
+        assert_eq!(page.len(), HEADER_PAGE_LEN);
+        assert_eq!(blemishes(&page), []);
+        let authenticated = encode_authenticated(&ID);
+        let header = Header { id: ID, authenticated, authenticator: AUTHENTICATOR };
+        assert_eq!(parse_page(&page), HeaderSight::Whole(header));
+    }
+
+    #[test]
+    fn one_good_copy_is_enough_and_the_other_is_a_blemish() {
+        let whole = parse_page(&page());
+        for copy in COPY_OFFSETS {
+            for at in 0..COPY_LEN {
+                let mut page = page();
+                page[copy + at] ^= 0x10;
+                assert_eq!(parse_page(&page), whole, "byte {at} of the copy at {copy}");
+                assert_eq!(blemishes(&page), [(copy as u64, "a header copy does not check")]);
+            }
+        }
+    }
+
+    #[test]
+    fn copies_that_differ_and_bytes_outside_them_are_blemishes() {
+        let mut page = page();
+        forge(&mut page, 2048, STORE_ID_AT, 0);
+        page[COPY_LEN] = 1;
+        let differ = (2048, "the header copies differ");
+        let rest = (COPY_LEN as u64, "the rest of the header page is not zero");
+        assert_eq!(blemishes(&page), [differ, rest]);
+    }
+
+    #[test]
+    fn without_the_magic_in_a_copy_it_is_no_store() {
+        let mut page = page();
+        page[0] = 0;
+        page[2048] = 0;
+        for page in [&[][..], &[0; 11], &[0; HEADER_PAGE_LEN], &page] {
+            assert_eq!(parse_page(page), HeaderSight::Foreign);
+        }
+    }
+
+    #[test]
+    fn magic_without_a_whole_page_or_a_right_crc_is_damage() {
+        let page = page();
+        for len in MAGIC.len()..HEADER_PAGE_LEN {
+            assert_eq!(parse_page(&page[..len]), HeaderSight::Damaged, "{len} bytes");
+        }
+        let mut both = page;
+        both[CRC_AT] ^= 1;
+        both[2048 + SALT_AT] ^= 1;
+        assert_eq!(parse_page(&both), HeaderSight::Damaged);
+        both[0] = 0;
+        assert_eq!(parse_page(&both), HeaderSight::Damaged);
+    }
+
+    #[test]
+    fn the_first_copy_that_checks_decides_what_is_unsupported() {
+        let reserved = [ZERO_16_AT, ZERO_16_AT + 1, ZERO_32_AT, ZERO_32_AT + 3];
+        let rows = [(VERSION_AT, 2, 2, 0), (VERSION_AT, 0, 0, 0), (FLAGS_AT, 1, 1, 1), (GENERATION_AT, 0, 1, 0)];
+        let rows = rows.into_iter().chain(reserved.map(|at| (at, 1, 1, 0)));
+        for (at, byte, version, flags) in rows {
+            let mut page = page();
+            forge(&mut page, 0, at, byte);
+            assert_eq!(parse_page(&page), HeaderSight::Unsupported { version, flags }, "byte {at}");
+            page[CRC_AT] ^= 1;
+            assert!(matches!(parse_page(&page), HeaderSight::Whole(_)), "byte {at}");
+        }
+        let mut page = page();
+        forge(&mut page, 2048, VERSION_AT, 2);
+        assert!(matches!(parse_page(&page), HeaderSight::Whole(_)));
+    }
+
+    #[test]
+    fn a_foreign_file_is_named() {
+        let mut bolt = [0; 64];
+        bolt[16..20].copy_from_slice(&0xED0C_DAED_u32.to_le_bytes());
+        assert_eq!(describe_foreign(&bolt), "a bbolt file");
+        bolt[16..20].reverse();
+        assert_eq!(describe_foreign(&bolt), "a bbolt file");
+        assert_eq!(describe_foreign(&[]), "an empty file");
+        assert_eq!(describe_foreign(b"text"), "a file of another kind");
+    }
+}

@@ -169,3 +169,67 @@ fn take_operation<'a>(rest: &mut &'a [u8]) -> Result<Operation<'a>, &'static str
     *rest = bytes.get(len..).ok_or(SHORT)?;
     Ok(Operation { action, bucket, key })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::format::bucket::{CONFIG_KEY, HEARTBEAT_KEY, LOG_KEY_LEN};
+
+    #[test]
+    fn a_manifest_of_every_operation_reads_back_as_it_was_written() {
+        let run_id = [b'r'; RUN_ID_LEN_MAX];
+        let changes = [
+            Change::put(Bucket::Config, CONFIG_KEY, &[7; 8], b"raw"),
+            Change::put(Bucket::Queue, &run_id, &[], &[]),
+            Change::put(Bucket::Registry, HEARTBEAT_KEY, &[1; 8], &[]),
+            Change::delete(Bucket::Queue, b"job"),
+            Change::delete_through(Bucket::Logs, &[9; LOG_KEY_LEN]),
+        ];
+        let mut bytes = Vec::new();
+        encode_manifest(&changes, &mut bytes);
+        assert_eq!(bytes.len() as u64, manifest_len(&changes));
+
+        let manifest = Manifest::parse(&bytes).unwrap();
+        assert_eq!(manifest.count(), 5);
+        assert_eq!(manifest.sealed_values_len(), (11 + 16) + 16 + (8 + 16));
+        assert!(manifest.operations().eq(changes.iter().map(|change| change.operation)));
+    }
+
+    #[test]
+    fn a_value_may_be_as_long_as_its_limit() {
+        let len = (VALUE_PREFIX_LEN + VALUE_LEN_MAX) as u32;
+        let bytes = [&[1, 0, 0, 0, PUT, 2, 1, 0, b'j'], &len.to_le_bytes()[..]].concat();
+        assert_eq!(Manifest::parse(&bytes).unwrap().sealed_values_len(), u64::from(len) + 16);
+    }
+
+    /// One row for each reason, and for each place where an operation can end early.
+    #[test]
+    fn each_malformed_manifest_is_refused_for_its_own_reason() {
+        let too_long = (VALUE_PREFIX_LEN + VALUE_LEN_MAX + 1) as u32;
+        let too_long = [&[1, 0, 0, 0, PUT, 2, 1, 0, b'j'], &too_long.to_le_bytes()[..]].concat();
+        let long_key = [&[1, 0, 0, 0, DELETE, 2, 1, 4], &[b'r'; RUN_ID_LEN_MAX + 1][..]].concat();
+        let rows: [(&[u8], &str); 18] = [
+            (&[], "the manifest is too short"),
+            (&[1, 0, 0], "the manifest is too short"),
+            (&[0, 0, 0, 0], "the manifest has no operation"),
+            (&[1, 0, 0, 0], "an operation is cut short"),
+            (&[1, 0, 0, 0, DELETE], "an operation is cut short"),
+            (&[1, 0, 0, 0, DELETE, 2, 1], "an operation is cut short"),
+            (&[1, 0, 0, 0, DELETE, 2, 2, 0, b'j'], "an operation is cut short"),
+            (&[1, 0, 0, 0, PUT, 2, 1, 0, b'j', 0, 0, 0], "an operation is cut short"),
+            (&[2, 0, 0, 0, DELETE, 2, 1, 0, b'j'], "an operation is cut short"),
+            (&[255, 255, 255, 255, DELETE, 2, 1, 0, b'j'], "an operation is cut short"),
+            (&[1, 0, 0, 0, DELETE, 2, 1, 0, b'j', 0], "the manifest has bytes behind its operations"),
+            (&[1, 0, 0, 0, 0, 2, 1, 0, b'j'], "an operation is of an unknown kind"),
+            (&[1, 0, 0, 0, 4, 2, 1, 0, b'j'], "an operation is of an unknown kind"),
+            (&[1, 0, 0, 0, DELETE, 0, 1, 0, b'j'], "an operation names an unknown bucket"),
+            (&[1, 0, 0, 0, DELETE, 5, 1, 0, b'j'], "an operation names an unknown bucket"),
+            (&[1, 0, 0, 0, DELETE_THROUGH, 2, 0, 0], "an operation has a key that its bucket does not allow"),
+            (&long_key, "an operation has a key that its bucket does not allow"),
+            (&too_long, "a value is over its limit"),
+        ];
+        for (bytes, reason) in rows {
+            assert_eq!(Manifest::parse(bytes).unwrap_err(), reason, "{bytes:?}");
+        }
+    }
+}

@@ -159,6 +159,50 @@ fn reseal(file: &[u8]) -> Rows {
     rows
 }
 
+/// Behind bytes that are no frame, headers that are witnesses and headers that are not.
+#[test]
+fn a_witness_is_a_plausible_header_at_a_multiple_of_8_that_vouches_for_the_missing_frame() {
+    let file = vectors::write_store();
+    let log = page_reader::read(&file, AGENT_KEY).unwrap();
+    let good = good_draft(&log);
+    let missing = good.seq;
+    let later = Draft { seq: missing + 1, durable_seq: missing, ..good.clone() };
+    let check = |draft: &Draft, gap: usize, cut: usize, row: &str, what: &str| {
+        let header = &draft.seal(&[0; 16], &log.header)[..48 - cut];
+        let changed = [&file, &vec![1; gap], header].concat();
+        assert_eq!(agree(&changed, AGENT_KEY, what), row, "{what}");
+    };
+    for gap in 1..200 {
+        let row = if gap % 8 == 0 { "F6" } else { "E3" };
+        check(&later, gap, 0, row, &format!("a header {gap} bytes behind"));
+    }
+    check(&later, 64, 1, "E3", "a header cut short by the end of the file");
+    check(&Draft { durable_seq: missing - 1, ..later.clone() }, 64, 0, "E3", "a header that vouches for less");
+    check(&Draft { seq: 1 << 31, ..later.clone() }, 64, 0, "F6", "a header with the last seq");
+    check(&Draft { kind: 2, ..later.clone() }, 64, 0, "E3", "a close header that is too long");
+    let close = Draft { kind: 2, manifest: Vec::new(), values: Vec::new(), ..later.clone() };
+    check(&close, 64, 0, "F6", "a close header");
+    let implausible: [(&str, &dyn Fn(&mut Draft)); 8] = [
+        ("an unknown kind", &|draft| draft.kind = 3),
+        ("bytes that are not zero", &|draft| draft.zero = [1, 0, 0]),
+        ("a seq over its limit", &|draft| draft.seq = (1 << 31) + 1),
+        ("a durable_seq that is the seq", &|draft| draft.durable_seq = draft.seq),
+        ("a length below the shortest frame", &|draft| draft.len = Some(56)),
+        ("a length over the longest frame", &|draft| draft.len = Some((1 << 26) + 8)),
+        ("a length that is no multiple of 8", &|draft| draft.len = Some(100)),
+        ("a manifest longer than its frame", &|draft| draft.manifest_len = Some(4096)),
+    ];
+    for (what, change) in implausible {
+        let mut draft = later.clone();
+        change(&mut draft);
+        check(&draft, 64, 0, "E3", what);
+    }
+    // A window of the walk ends at 256 KiB: the look-ahead must not stop or stumble there.
+    for gap in ((256 << 10) - 128..(256 << 10) + 128).step_by(8) {
+        check(&later, gap, 0, "F6", &format!("a header {gap} bytes behind"));
+    }
+}
+
 /// A put and a delete-through; 2 bytes of padding.
 fn good_draft(log: &Log) -> Draft {
     let last = log.frames.last().unwrap().seq;
