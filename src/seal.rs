@@ -165,9 +165,10 @@ mod tests {
         };
         assert_eq!(open(sealer(), NONCE, AAD, sealed, tag), Ok(*b"manifest"));
 
-        let flip = |byte: &mut u8| *byte ^= 1;
         let (mut nonce, mut aad, mut text, mut other) = (NONCE, AAD, sealed, tag);
-        [&mut nonce[11], &mut aad[55], &mut text[7], &mut other[15]].map(flip);
+        for byte in [&mut nonce[11], &mut aad[55], &mut text[7], &mut other[15]] {
+            *byte ^= 1;
+        }
         assert_eq!(open(sealer(), nonce, AAD, sealed, tag), Err(SealBroken));
         assert_eq!(open(sealer(), NONCE, aad, sealed, tag), Err(SealBroken));
         assert_eq!(open(sealer(), NONCE, AAD, text, tag), Err(SealBroken));

@@ -1,6 +1,12 @@
 //! FORMAT.md against the code: its file, its intermediate values, and a reader that was written from it alone.
 //!
-//! The hex on the page is generated: `BACKUPY_WRITE_VECTORS=1 cargo test --test format the_page` writes it anew.
+//! The hex on the page is generated: `BACKUPY_WRITE_VECTORS=1 cargo test --test format the_page_is` writes it anew.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::cast_possible_truncation,
+    reason = "a test may panic, and its numbers are small"
+)]
 
 use std::path::Path;
 

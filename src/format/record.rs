@@ -171,6 +171,7 @@ fn take_operation<'a>(rest: &mut &'a [u8]) -> Result<Operation<'a>, &'static str
 }
 
 #[cfg(test)]
+#[allow(clippy::cast_possible_truncation, reason = "limits far below 2^32")]
 mod tests {
     use super::*;
     use crate::format::bucket::{CONFIG_KEY, HEARTBEAT_KEY, LOG_KEY_LEN};

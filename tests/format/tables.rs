@@ -149,7 +149,9 @@ fn reseal(file: &[u8]) -> Rows {
     check(with(&|draft| draft.padding = Some(vec![0; 10])), "F4", "padding of 10 bytes");
     check(with(&|draft| draft.values = Vec::new()), "F4", "a frame that ends before its values");
     check(with(&|draft| draft.manifest = Vec::new()), "F4", "a manifest of no bytes");
-    check(with(&|draft| draft.manifest = vec![0; 4]), "F4", "a record without operations");
+    let bare = Draft { values: Vec::new(), ..good.clone() };
+    check(Draft { manifest: vec![0; 4], ..bare.clone() }, "F4", "a record without operations");
+    check(Draft { manifest: b"\x01\0\0\0\x02\x02\x01\0z".into(), ..bare }, "E2", "a record with one");
     check(with(&|draft| draft.manifest.push(0)), "F4", "a byte behind the operations");
     for (at, byte) in (0..good.manifest.len()).flat_map(|at| (0..=255).map(move |byte| (at, byte))) {
         let draft = with(&|draft| draft.manifest[at] = byte);
