@@ -11,7 +11,7 @@ use crate::commit::Commit;
 use crate::format::SaltedCrc;
 use crate::format::frame::{self, ALIGNMENT, FRAME_LEN_MAX, FrameHeader, FrameSeal, Location, SEQ_MAX};
 use crate::format::record::{Action, Change};
-use crate::seal::{NONCE_LEN, Sealer, TAG_LEN, Tag};
+use crate::seal::{NONCE_LEN, Nonce, Sealer, TAG_LEN, Tag};
 use crate::storage::{self, File, Map, Storage};
 use crate::{Error, Result};
 
@@ -227,43 +227,56 @@ impl Values {
     /// # Errors
     /// `Unauthentic` when its seal does not fit, without naming what it is; `Io`.
     pub(crate) fn read(&self, place: Location) -> Result<Vec<u8>> {
-        let mut nonce = [0; NONCE_LEN];
-        self.read_at(&mut nonce, place.nonce_offset())?;
-        let len = place.len as usize;
-        let mut text = vec![0; len + TAG_LEN];
-        self.read_at(&mut text, place.value_offset())?;
-        let mut tag = [0; TAG_LEN];
-        tag.copy_from_slice(&text[len..]);
-        text.truncate(len);
-        match self.log.sealer.open_value(&nonce, place.seq(), place.i, &mut text, &tag) {
-            Ok(()) => Ok(text),
-            Err(_) => Err(Error::unauthentic(self.path(), place.value_offset(), "the value's seal does not fit")),
+        let Sealed { nonce, mut text } = match self.read_map(place) {
+            Some(sealed) => sealed,
+            None => self.read_file(place).map_err(self.log.io("read"))?,
+        };
+        let opened = text.split_last_chunk_mut().is_some_and(|(text, tag)| {
+            self.log.sealer.open_value(&nonce, place.seq(), place.i, text, tag).is_ok()
+        });
+        if !opened {
+            let what = "the value's seal does not fit";
+            return Err(Error::unauthentic(self.path(), place.value_offset(), what));
         }
+        text.truncate(place.len as usize);
+        Ok(text)
     }
 
-    fn read_at(&self, buf: &mut [u8], offset: u64) -> Result<()> {
-        if self.read_map(buf, offset) {
-            return Ok(());
-        }
-        storage::read_exact_at(&*self.log.file, buf, offset).map_err(self.log.io("read"))
+    fn read_file(&self, place: Location) -> io::Result<Sealed> {
+        let mut sealed = Sealed { nonce: [0; NONCE_LEN], text: vec![0; place.len as usize + TAG_LEN] };
+        storage::read_exact_at(&*self.log.file, &mut sealed.nonce, place.nonce_offset())?;
+        storage::read_exact_at(&*self.log.file, &mut sealed.text, place.value_offset())?;
+        Ok(sealed)
     }
 
-    fn read_map(&self, buf: &mut [u8], offset: u64) -> bool {
-        let Some(map) = &self.map else { return false };
-        let copy = |map: &Option<Map>| map.as_ref().is_some_and(|map| map.copy_to(buf, offset));
-        let mut copy = copy;
-        if copy(&map.read().unwrap_or_else(PoisonError::into_inner)) {
-            return true;
+    fn read_map(&self, place: Location) -> Option<Sealed> {
+        let map = self.map.as_ref()?;
+        let held = map.read().unwrap_or_else(PoisonError::into_inner);
+        if let Some(sealed) = held.as_ref().and_then(|map| Sealed::copy(map, place)) {
+            return Some(sealed);
         }
+        drop(held);
         // The log has outgrown the map: a new one covers the space ahead too, so this happens once a step. Where
         // mapping fails, there is still pread.
-        let mut map = map.write().unwrap_or_else(PoisonError::into_inner);
-        if !copy(&map) {
-            if let Ok(renewed) = self.log.file.map() {
-                *map = renewed;
-            }
-            return copy(&map);
-        }
-        true
+        let renewed = self.log.file.map().ok()??;
+        let sealed = Sealed::copy(&renewed, place);
+        *map.write().unwrap_or_else(PoisonError::into_inner) = Some(renewed);
+        sealed
+    }
+}
+
+/// A value as it lies in the log, and what opens it.
+struct Sealed {
+    nonce: Nonce,
+    /// Ciphertext and tag.
+    text: Vec<u8>,
+}
+
+impl Sealed {
+    fn copy(map: &Map, place: Location) -> Option<Self> {
+        let nonce = map.copy(place.nonce_offset())?;
+        let len = place.len as usize + TAG_LEN;
+        let mut text = Vec::with_capacity(len);
+        map.append_to(&mut text, place.value_offset(), len).then_some(Sealed { nonce, text })
     }
 }

@@ -258,8 +258,14 @@ impl Replay {
         Replay { index, tip, ends_closed: false, records: 0, operations: 0, unvouched: Default::default() }
     }
 
-    /// Goes on from the tip up to the last whole frame.
+    /// Goes on from the tip up to the last whole frame. After an error, what came before it is taken.
     pub(crate) fn run(&mut self, log: &LogFile, beside: Beside) -> Result<Ending> {
+        let ending = self.scan(log, beside);
+        self.index.settle();
+        ending
+    }
+
+    fn scan(&mut self, log: &LogFile, beside: Beside) -> Result<Ending> {
         let mut scan = Scan::new(log, beside, self.tip)?;
         loop {
             let torn_until = match scan.next()? {
@@ -285,7 +291,7 @@ impl Replay {
         if let Some(manifest) = &frame.manifest {
             self.records += 1;
             self.operations += u64::from(manifest.count());
-            self.index.apply(manifest.operations(), ValueCursor::new(frame.offset, header));
+            self.index.stage(manifest.operations(), ValueCursor::new(frame.offset, header));
         }
     }
 
