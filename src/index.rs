@@ -1,5 +1,6 @@
 //! Bucket -> key -> where the value lies. In memory only: no I/O, no keys, no values.
 
+use std::cmp::Ordering;
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
 use std::ops::Bound;
@@ -27,9 +28,25 @@ pub(crate) struct Index {
 
 struct Staged {
     bucket: Bucket,
+    /// The key's first bytes: most comparisons end here, without a look at the key itself.
+    head: u64,
     key: Box<[u8]>,
     /// `None` for a delete.
     place: Option<Location>,
+}
+
+impl Staged {
+    fn new(bucket: Bucket, key: &[u8], place: Option<Location>) -> Self {
+        let mut head = [0; 8];
+        let len = key.len().min(head.len());
+        head[..len].copy_from_slice(&key[..len]);
+        Staged { bucket, head: u64::from_be_bytes(head), key: key.into(), place }
+    }
+
+    fn by_key(&self, other: &Self) -> Ordering {
+        let heads = (self.bucket as u8, self.head).cmp(&(other.bucket as u8, other.head));
+        heads.then_with(|| self.key.cmp(&other.key))
+    }
 }
 
 /// Bounds what a replay holds of operations that later ones make void.
@@ -73,7 +90,7 @@ impl Index {
             if place.is_some() {
                 self.note_ordinal(bucket, key);
             }
-            self.staged.push(Staged { bucket, key: key.into(), place });
+            self.staged.push(Staged::new(bucket, key, place));
             if self.staged.len() == STAGED_COUNT_MAX {
                 self.settle();
             }
@@ -84,9 +101,9 @@ impl Index {
     pub(crate) fn settle(&mut self) {
         let mut staged = std::mem::take(&mut self.staged);
         // Stable: of the operations on one key, the last one counts and stays last.
-        staged.sort_by(|a, b| (a.bucket as u8, &a.key).cmp(&(b.bucket as u8, &b.key)));
+        staged.sort_by(Staged::by_key);
         staged.dedup_by(|later, earlier| {
-            let same_key = later.bucket == earlier.bucket && later.key == earlier.key;
+            let same_key = later.by_key(earlier).is_eq();
             if same_key {
                 std::mem::swap(later, earlier);
             }

@@ -150,8 +150,12 @@ pub(crate) trait Reader {
 
     fn dequeue_jobs(&self, after: Option<&str>, n: usize) -> Result<Vec<QueuedJob>> {
         after.map_or(Ok(()), check_run_id)?;
-        let (jobs, values) = self.look(|index| index.jobs(after, n));
-        jobs.into_iter().map(|(key, place)| read_job(&values, key, place)).collect()
+        let (places, values) = self.look(|index| index.jobs(after, n));
+        let mut jobs = Vec::with_capacity(places.len());
+        for (key, place) in places {
+            jobs.push(read_job(&values, key, place)?);
+        }
+        Ok(jobs)
     }
 
     fn job(&self, run_id: &str) -> Result<Option<QueuedJob>> {
@@ -225,10 +229,7 @@ fn read_job(values: &Values, key: Box<[u8]>, place: Location) -> Result<QueuedJo
     let run_id = String::from_utf8(key.into_vec()).map_err(|_| malformed(values, place))?;
     match values.read(place) {
         Ok(payload) => Ok(QueuedJob { run_id, payload }),
-        Err(Error::Unauthentic { path, offset, what, .. }) => {
-            Err(Error::Unauthentic { path, offset, what, run_id: Some(run_id) })
-        }
-        Err(error) => Err(error),
+        Err(error) => Err(error.about_job(run_id)),
     }
 }
 
