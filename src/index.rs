@@ -174,6 +174,12 @@ impl Index {
         (self.next_ordinal < u64::MAX).then_some(self.next_ordinal)
     }
 
+    /// Whether as many keys are live in each bucket, with as many bytes.
+    pub(crate) fn holds_as_much_as(&self, other: &Self) -> bool {
+        let counts = |index: &Self| index.buckets.each_ref().map(Keys::len);
+        self.live_bytes == other.live_bytes && counts(self) == counts(other)
+    }
+
     /// What the live operations would take in a log that holds nothing else, without frame headers.
     pub(crate) fn live_bytes(&self) -> u64 {
         self.live_bytes

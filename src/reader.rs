@@ -10,7 +10,7 @@ use crate::format::bucket::{
     Bucket, CONFIG_KEY, HEARTBEAT_KEY, LogKey, RUN_ID_LEN_MAX, SESSION_KEY, VALUE_PREFIX_LEN,
 };
 use crate::format::frame::Location;
-use crate::format::header::HEADER_PAGE_LEN;
+use crate::format::header::{HEADER_PAGE_LEN, Header};
 use crate::format::record::VALUE_LEN_MAX;
 use crate::index::Index;
 use crate::log::{Tip, Values};
@@ -111,6 +111,20 @@ pub struct Stats {
     pub jobs: u64,
     /// How many log events are buffered.
     pub log_events: u64,
+    /// What compaction did since the store was opened; nothing in a snapshot.
+    pub compaction: CompactionStats,
+}
+
+/// What compaction did since the store was opened.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct CompactionStats {
+    /// How many compactions were completed, with those for a new key.
+    pub completed: u64,
+    /// How many failed and left the old log in place.
+    pub failed: u64,
+    /// What the last one said, if it failed.
+    pub last_error: Option<String>,
 }
 
 impl Stats {
@@ -126,12 +140,14 @@ impl Stats {
             free_bytes: file_len.saturating_sub(tip.end),
             jobs: index.count(Bucket::Queue) as u64,
             log_events: index.count(Bucket::Logs) as u64,
+            compaction: CompactionStats::default(),
         }
     }
 }
 
 /// An index, and the values it points to.
 pub(crate) struct View {
+    pub(crate) header: Header,
     pub(crate) index: Index,
     pub(crate) values: Arc<Values>,
 }

@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::io::{self, ErrorKind};
-use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -59,6 +59,20 @@ impl Storage for Disk {
 
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
         fs::rename(from, to)
+    }
+
+    fn rename_new(&self, from: &Path, to: &Path) -> io::Result<()> {
+        // Unlike a rename, a link never replaces what is there.
+        fs::hard_link(from, to)?;
+        fs::remove_file(from)
+    }
+
+    fn copy_owner_and_mode(&self, from: &Path, to: &Path) -> io::Result<()> {
+        let (like, new) = (fs::metadata(from)?, fs::metadata(to)?);
+        if (like.uid(), like.gid()) != (new.uid(), new.gid()) {
+            std::os::unix::fs::chown(to, Some(like.uid()), Some(like.gid()))?;
+        }
+        fs::set_permissions(to, like.permissions())
     }
 
     fn remove_file(&self, path: &Path) -> io::Result<()> {
