@@ -56,6 +56,12 @@ impl Commit {
         self.turned.notify_all();
     }
 
+    /// Says that everything is durable, however it came to be: the next generation holds all of it.
+    pub(crate) fn settle(&self) {
+        self.state().durable_seq = u64::MAX;
+        self.turned.notify_all();
+    }
+
     /// Returns when the frame `seq` is durable, after at most one `sync` by this thread.
     pub(crate) fn wait_durable(&self, seq: u64, mut sync: impl FnMut() -> io::Result<()>) -> io::Result<()> {
         let mut state = self.state();
@@ -78,7 +84,7 @@ impl Commit {
             state = self.state();
             state.syncing = false;
             match synced {
-                Ok(()) if state.failed.is_none() => state.durable_seq = covered,
+                Ok(()) if state.failed.is_none() => state.durable_seq = state.durable_seq.max(covered),
                 Ok(()) => {}
                 // The kernel may have dropped the dirty pages: another sync would succeed without them.
                 Err(error) => {

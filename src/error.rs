@@ -129,6 +129,16 @@ impl Error {
     pub(crate) fn unauthentic(path: &Path, offset: u64, what: &'static str) -> Self {
         Error::Unauthentic { path: path.to_path_buf(), offset, what, run_id: None }
     }
+
+    /// Says which job's payload failed its seal.
+    pub(crate) fn about_job(self, id: String) -> Self {
+        match self {
+            Error::Unauthentic { path, offset, what, .. } => {
+                Error::Unauthentic { path, offset, what, run_id: Some(id) }
+            }
+            error => error,
+        }
+    }
 }
 
 impl fmt::Display for Error {

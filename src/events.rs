@@ -11,7 +11,7 @@ mod traced {
 
     use tracing::{error, info, warn};
 
-    use crate::{Error, RecoveryReport};
+    use crate::{CompactionReport, Error, RecoveryReport};
 
     pub(crate) fn opened(path: &Path, report: &RecoveryReport) {
         let RecoveryReport { created, clean, records, operations, bytes_set_aside, .. } = *report;
@@ -32,6 +32,16 @@ mod traced {
         error!(path = %path.display(), %error, "could not open the store");
     }
 
+    pub(crate) fn compacted(path: &Path, report: &CompactionReport) {
+        let CompactionReport { generation, bytes_before, bytes_after, took } = *report;
+        let took_us = took.as_micros();
+        info!(path = %path.display(), generation, bytes_before, bytes_after, took_us, "compacted the log");
+    }
+
+    pub(crate) fn compaction_failed(path: &Path, error: &Error) {
+        warn!(path = %path.display(), %error, "could not compact the log; the old one stays");
+    }
+
     pub(crate) fn failed(path: &Path, error: &Error) {
         match error {
             Error::Full { .. } => warn!(path = %path.display(), "the disk is full"),
@@ -47,9 +57,11 @@ mod traced {
 mod silent {
     use std::path::Path;
 
-    use crate::{Error, RecoveryReport};
+    use crate::{CompactionReport, Error, RecoveryReport};
 
     pub(crate) fn opened(_: &Path, _: &RecoveryReport) {}
     pub(crate) fn open_failed(_: &Path, _: &Error) {}
+    pub(crate) fn compacted(_: &Path, _: &CompactionReport) {}
+    pub(crate) fn compaction_failed(_: &Path, _: &Error) {}
     pub(crate) fn failed(_: &Path, _: &Error) {}
 }

@@ -1,35 +1,88 @@
 //! The persistent state of a backup agent: an embedded, encrypted, crash-safe store in one append-only log file.
+//!
+//! [`Store`] is the agent's exclusive handle, [`Snapshot`] what any other process sees meanwhile, [`verify`] a check of
+//! the file. One store holds four buckets:
+//!
+//! | bucket | holds | calls |
+//! |---|---|---|
+//! | config | the last configuration and its version | [`save_config`](Store::save_config), [`load_config`](Store::load_config) |
+//! | queue | pending jobs by run id, delivered at least once | [`enqueue_job`](Store::enqueue_job), [`dequeue_jobs`](Store::dequeue_jobs), [`ack_job`](Store::ack_job) |
+//! | registry | the session and the heartbeat | [`save_session`](Store::save_session), [`record_heartbeat`](Store::record_heartbeat) |
+//! | logs | log events in time order | [`buffer_log`](Store::buffer_log), [`drain_logs`](Store::drain_logs) |
+//!
+//! ```
+//! use backupy_state::{AgentKey, Store};
+//!
+//! # let folder = tempfile::tempdir()?;
+//! # let path = folder.path().join("state.db");
+//! let key = AgentKey::new("bkpy_0123456789abcdef0123456789abcdef")?;
+//! let store = Store::open(&path, &key)?;
+//! store.enqueue_job("run-1", b"dump of orders")?;
+//! drop(store);
+//!
+//! let store = Store::open(&path, &key)?;
+//! assert_eq!(store.dequeue_jobs(10)?[0].payload, b"dump of orders");
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+//!
+//! # Promises
+//! 1. **Durable.** When a [`Durability::Sync`] call returns `Ok`, its effect survives a power cut.
+//!    [`Buffered`](Durability::Buffered) survives a killed process, and becomes durable with the next sync.
+//! 2. **Atomic.** One call, or one [`Batch`], is there whole after a crash or not at all.
+//! 3. **Never silently absent.** Damaged, foreign, tampered-with or wrongly keyed data is a typed [`Error`]. A missing
+//!    file is the only empty store.
+//! 4. **Never destroyed.** No failed call changes a byte that it cannot prove to be an unfinished write, and those
+//!    are set aside in `state.db.torn` before they are cut off.
+//! 5. **No panic, no unbounded memory** on any file: at most one frame (64 MiB) is held at a time, besides the index.
+//! 6. **Confidential and authentic.** Everything but sizes, counts and sequence numbers is encrypted; any change in the
+//!    middle is noticed. Putting back an older file as a whole, or cutting off its end, is not.
+//! 7. **Readable beside the writer**, without the lock.
+//!
+//! The file format is described in FORMAT.md, well enough to write a reader from it.
+//!
+//! # Features
+//! - `tracing`: events for open, recovery and failure. They hold paths and counts, never payloads or keys.
+//! - `cli`: the command line `backupy-state`.
 
+// In reading order: a file uses only what stands below it.
+mod store;
 mod batch;
-mod commit;
+mod snapshot;
+mod verify;
+mod reader;
+mod options;
 mod error;
 mod events;
+mod key;
+mod compaction;
+mod live;
+mod recovery;
+mod walk;
+mod index;
+mod log;
+mod commit;
 #[warn(clippy::indexing_slicing)]
 mod format;
-mod index;
-mod key;
-mod lock;
-mod log;
-mod options;
-mod path;
-mod reader;
-mod recovery;
 mod seal;
-mod snapshot;
+mod path;
 #[doc(hidden)]
 pub mod storage;
-mod store;
-mod verify;
-mod walk;
+mod lock;
 
 pub use batch::Batch;
+pub use compaction::CompactionReport;
 pub use error::{Error, Result};
 pub use key::AgentKey;
-pub use options::{Durability, OpenOptions, QueueOrder};
-pub use reader::{Config, LogEvent, QueuedJob, Session, Stats};
+pub use options::{CompactionPolicy, Durability, OpenOptions, QueueOrder};
+pub use reader::{CompactionStats, Config, LogEvent, QueuedJob, Session, Stats};
 pub use recovery::RecoveryReport;
 pub use snapshot::Snapshot;
 pub use store::{Enqueued, LogAdmission, Store};
 #[doc(hidden)]
 pub use verify::verify_on;
 pub use verify::{Fault, FaultKind, FrameInfo, OperationInfo, VerifyReport, verify, verify_each};
+
+/// The examples of the README compile and run.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct ReadmeExamples;

@@ -7,12 +7,15 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError, RwLock};
 
+use zeroize::Zeroizing;
+
 use crate::commit::Commit;
 use crate::format::SaltedCrc;
-use crate::format::frame::{self, ALIGNMENT, FRAME_LEN_MAX, FrameHeader, FrameSeal, Location, SEQ_MAX};
+use crate::format::frame::{self, ALIGNMENT, FRAME_LEN_MAX, FrameSeal, Location, SEQ_MAX, ValueCursor};
 use crate::format::record::{Action, Change};
-use crate::seal::{NONCE_LEN, Sealer, TAG_LEN, Tag};
+use crate::seal::{NONCE_LEN, Nonce, Sealer, TAG_LEN, Tag};
 use crate::storage::{self, File, Map, Storage};
+use crate::walk::OpenFrame;
 use crate::{Error, Result};
 
 /// An open log file with the keys of its generation.
@@ -46,16 +49,33 @@ pub(crate) struct Log {
     allocated: u64,
     /// Whether the last frame is a close frame, and nothing was written since.
     closed: bool,
+    commit: Arc<Commit>,
     frame: Vec<u8>,
 }
 
-/// A frame that was written, so that the index can be told.
+/// A frame that was written: for the index, and to wait for its sync without holding the log.
 pub(crate) struct Written {
-    pub(crate) offset: u64,
-    pub(crate) header: FrameHeader,
+    pub(crate) places: ValueCursor,
+    pub(crate) pending: Pending,
+}
+
+/// What was written up to some frame, durable or not yet.
+pub(crate) struct Pending {
+    log: Arc<LogFile>,
+    commit: Arc<Commit>,
+    seq: u64,
+}
+
+impl Pending {
+    /// Returns when it is durable.
+    pub(crate) fn wait(&self) -> Result<()> {
+        // Guards against a power cut after the caller was told that its record is durable.
+        self.commit.wait_durable(self.seq, || self.log.file.sync_data()).map_err(self.log.io("sync"))
+    }
 }
 
 impl Log {
+    /// Everything up to `tip` is durable.
     pub(crate) fn new(
         log: Arc<LogFile>,
         storage: Arc<dyn Storage>,
@@ -63,7 +83,17 @@ impl Log {
         allocated: u64,
         closed: bool,
     ) -> Self {
-        Log { log, storage, tip, allocated, closed, frame: Vec::new() }
+        let commit = Arc::new(Commit::new(tip.seq));
+        Log { log, storage, tip, allocated, closed, commit, frame: Vec::new() }
+    }
+
+    pub(crate) fn commit(&self) -> &Commit {
+        &self.commit
+    }
+
+    /// Everything written so far.
+    pub(crate) fn pending(&self) -> Pending {
+        Pending { log: Arc::clone(&self.log), commit: Arc::clone(&self.commit), seq: self.tip.seq }
     }
 
     pub(crate) fn tip(&self) -> Tip {
@@ -76,45 +106,63 @@ impl Log {
 
     /// Appends one record. On return it stands in the file, but is not durable.
     ///
-    /// After `Full` and `TooLarge` the file is as it was; after any other error `commit` has failed, unless the
+    /// After `Full` and `TooLarge` the file is as it was; after any other error the log has failed, unless the
     /// system's random generator was what failed.
-    pub(crate) fn append(&mut self, changes: &[Change<'_>], commit: &Commit) -> Result<Written> {
+    pub(crate) fn append(&mut self, changes: &[Change<'_>]) -> Result<Written> {
         let len = frame::frame_len(changes);
         if len > FRAME_LEN_MAX as u64 {
             return Err(Error::TooLarge { what: "a record", len, max: FRAME_LEN_MAX as u64 });
         }
         let gives_back = changes.iter().all(|change| !matches!(change.operation.action, Action::Put { .. }));
-        self.make_room(len, if gives_back { 0 } else { RESERVE_LEN }, commit)?;
-        self.write(changes, commit)
+        self.make_room(len, if gives_back { 0 } else { RESERVE_LEN })?;
+        self.write(changes)
     }
 
     /// Ends the log cleanly: sync, close frame, sync, space ahead cut off. Where not even a close frame finds room, the
     /// log is synced and cut without one. Writes nothing if the log already ends with a close frame.
-    pub(crate) fn close(&mut self, commit: &Commit) -> Result<()> {
+    pub(crate) fn close(&mut self) -> Result<()> {
         if self.closed {
             return Ok(());
         }
         // The close frame vouches for all before it, so a power cut must not be able to keep it and lose them.
-        self.wait_durable(commit)?;
+        self.pending().wait()?;
         // A little more than it needs: if its own sync fails, zeros behind it keep it from looking like a clean end.
         let len = frame::frame_len(&[]) + ALIGNMENT as u64;
-        match self.make_room(len, 0, commit).and_then(|()| self.write(&[], commit)) {
+        match self.make_room(len, 0).and_then(|()| self.write(&[])) {
             Ok(_) | Err(Error::Full { .. }) => {}
             Err(error) => return Err(error),
         }
         // Guards against a power cut after close has reported success.
-        self.wait_durable(commit)?;
-        self.log.file.set_len(self.tip.end).map_err(self.log.io("cut the space ahead off"))?;
-        self.allocated = self.tip.end;
+        self.pending().wait()?;
+        self.cut_space_ahead()?;
         self.closed = true;
         Ok(())
     }
 
-    fn wait_durable(&self, commit: &Commit) -> Result<()> {
-        commit.wait_durable(self.tip.seq, || self.log.file.sync_data()).map_err(self.log.io("sync"))
+    /// Appends one record behind the end of a file that nobody else sees yet, without space ahead.
+    pub(crate) fn append_unseen(&mut self, changes: &[Change<'_>]) -> Result<Written> {
+        self.write(changes)
     }
 
-    fn write(&mut self, changes: &[Change<'_>], commit: &Commit) -> Result<Written> {
+    /// Gives the space ahead back to the file system, with the reserve.
+    pub(crate) fn cut_space_ahead(&mut self) -> Result<()> {
+        self.log.file.set_len(self.tip.end).map_err(|source| {
+            self.commit.fail(&source);
+            Error::io("cut the space ahead off", &self.log.path, source)
+        })?;
+        self.allocated = self.tip.end;
+        Ok(())
+    }
+
+    /// Takes the reserve again, where the disk has it.
+    pub(crate) fn keep_reserve(&mut self) -> Result<()> {
+        match self.make_room(0, 0) {
+            Err(Error::Full { .. }) => Ok(()),
+            made => made,
+        }
+    }
+
+    fn write(&mut self, changes: &[Change<'_>]) -> Result<Written> {
         let seq = self.tip.seq + 1;
         if seq > SEQ_MAX {
             return Err(Error::TooLarge { what: "a generation's count of frames", len: seq, max: SEQ_MAX });
@@ -123,36 +171,36 @@ impl Log {
         let random = self.storage.fill_random(&mut nonce);
         random.map_err(self.log.io("get a nonce from the system's random generator for"))?;
         let LogFile { sealer, crc, .. } = &*self.log;
-        let durable_seq = commit.durable_seq();
+        let durable_seq = self.commit.durable_seq();
         let seal = FrameSeal { sealer, crc, chain: &self.tip.chain, seq, durable_seq, nonce };
         let (header, chain) = frame::encode(changes, &seal, &mut self.frame);
         let written = storage::write_all_at(&*self.log.file, &self.frame, self.tip.end);
         self.frame.truncate(FRAME_KEPT_LEN);
         self.frame.shrink_to(FRAME_KEPT_LEN);
         if let Err(error) = written {
-            return Err(self.undo_write(error, commit));
+            return Err(self.undo_write(error));
         }
-        let offset = self.tip.end;
-        self.tip = Tip { end: offset + u64::from(header.len), seq, chain };
+        let places = ValueCursor::new(self.tip.end, &header);
+        self.tip = Tip { end: self.tip.end + u64::from(header.len), seq, chain };
         self.closed = false;
-        commit.note_written(seq);
-        Ok(Written { offset, header })
+        self.commit.note_written(seq);
+        Ok(Written { places, pending: self.pending() })
     }
 
     /// Cuts off what a failed write left behind the last good end, and says what the call returns.
-    fn undo_write(&mut self, error: io::Error, commit: &Commit) -> Error {
+    fn undo_write(&mut self, error: io::Error) -> Error {
         let cut = self.log.file.set_len(self.tip.end);
         if cut.is_ok() && storage::is_full(&error) {
             self.allocated = self.tip.end;
             return Error::Full { path: self.log.path.clone() };
         }
-        commit.fail(&error);
+        self.commit.fail(&error);
         Error::io("write", &self.log.path, error)
     }
 
     /// Sees to it that `len` bytes of zeros lie ahead, and behind them the reserve, if the disk has them. `reserve`
     /// is what must stay ahead in any case: a put leaves all of it, what gives space back may use it up.
-    fn make_room(&mut self, len: u64, reserve: u64, commit: &Commit) -> Result<()> {
+    fn make_room(&mut self, len: u64, reserve: u64) -> Result<()> {
         let wanted = self.tip.end + len + RESERVE_LEN;
         if wanted <= self.allocated {
             return Ok(());
@@ -163,7 +211,7 @@ impl Log {
                 Ok(()) => return Ok(()),
                 Err(error) if storage::is_full(&error) => {}
                 Err(error) => {
-                    commit.fail(&error);
+                    self.commit.fail(&error);
                     return Err(Error::io("allocate space in", &self.log.path, error));
                 }
             }
@@ -222,48 +270,79 @@ impl Values {
         &self.log.path
     }
 
+    pub(crate) fn log(&self) -> &LogFile {
+        &self.log
+    }
+
     /// Reads and opens the value at `place`.
     ///
     /// # Errors
     /// `Unauthentic` when its seal does not fit, without naming what it is; `Io`.
     pub(crate) fn read(&self, place: Location) -> Result<Vec<u8>> {
-        let mut nonce = [0; NONCE_LEN];
-        self.read_at(&mut nonce, place.nonce_offset())?;
-        let len = place.len as usize;
-        let mut text = vec![0; len + TAG_LEN];
-        self.read_at(&mut text, place.value_offset())?;
-        let mut tag = [0; TAG_LEN];
-        tag.copy_from_slice(&text[len..]);
-        text.truncate(len);
-        match self.log.sealer.open_value(&nonce, place.seq(), place.i, &mut text, &tag) {
-            Ok(()) => Ok(text),
-            Err(_) => Err(Error::unauthentic(self.path(), place.value_offset(), "the value's seal does not fit")),
-        }
+        let sealed = match self.read_map(place) {
+            Some(sealed) => sealed,
+            None => self.read_file(place).map_err(self.log.io("read"))?,
+        };
+        self.open_sealed(sealed, place)
     }
 
-    fn read_at(&self, buf: &mut [u8], offset: u64) -> Result<()> {
-        if self.read_map(buf, offset) {
-            return Ok(());
-        }
-        storage::read_exact_at(&*self.log.file, buf, offset).map_err(self.log.io("read"))
+    /// Opens the value at `place`, which lies in `frame`.
+    pub(crate) fn open(&self, frame: &OpenFrame<'_>, place: Location) -> Result<Zeroizing<Vec<u8>>> {
+        let start = place.offset_in_body();
+        let sealed = frame.body.get(start..start + place.len as usize + TAG_LEN);
+        // The manifest was held against the frame's length, so the value is there.
+        let text = sealed.unwrap_or_default().to_vec();
+        self.open_sealed(Sealed { nonce: frame.header.nonce, text }, place).map(Zeroizing::new)
     }
 
-    fn read_map(&self, buf: &mut [u8], offset: u64) -> bool {
-        let Some(map) = &self.map else { return false };
-        let copy = |map: &Option<Map>| map.as_ref().is_some_and(|map| map.copy_to(buf, offset));
-        let mut copy = copy;
-        if copy(&map.read().unwrap_or_else(PoisonError::into_inner)) {
-            return true;
+    fn open_sealed(&self, sealed: Sealed, place: Location) -> Result<Vec<u8>> {
+        let Sealed { nonce, mut text } = sealed;
+        let opened = text.split_last_chunk_mut().is_some_and(|(text, tag)| {
+            self.log.sealer.open_value(&nonce, place.seq(), place.i, text, tag).is_ok()
+        });
+        if !opened {
+            let what = "the value's seal does not fit";
+            return Err(Error::unauthentic(self.path(), place.value_offset(), what));
         }
+        text.truncate(place.len as usize);
+        Ok(text)
+    }
+
+    fn read_file(&self, place: Location) -> io::Result<Sealed> {
+        let mut sealed = Sealed { nonce: [0; NONCE_LEN], text: vec![0; place.len as usize + TAG_LEN] };
+        storage::read_exact_at(&*self.log.file, &mut sealed.nonce, place.nonce_offset())?;
+        storage::read_exact_at(&*self.log.file, &mut sealed.text, place.value_offset())?;
+        Ok(sealed)
+    }
+
+    fn read_map(&self, place: Location) -> Option<Sealed> {
+        let map = self.map.as_ref()?;
+        let held = map.read().unwrap_or_else(PoisonError::into_inner);
+        if let Some(sealed) = held.as_ref().and_then(|map| Sealed::copy(map, place)) {
+            return Some(sealed);
+        }
+        drop(held);
         // The log has outgrown the map: a new one covers the space ahead too, so this happens once a step. Where
         // mapping fails, there is still pread.
-        let mut map = map.write().unwrap_or_else(PoisonError::into_inner);
-        if !copy(&map) {
-            if let Ok(renewed) = self.log.file.map() {
-                *map = renewed;
-            }
-            return copy(&map);
-        }
-        true
+        let renewed = self.log.file.map().ok()??;
+        let sealed = Sealed::copy(&renewed, place);
+        *map.write().unwrap_or_else(PoisonError::into_inner) = Some(renewed);
+        sealed
+    }
+}
+
+/// A value as it lies in the log, and what opens it.
+struct Sealed {
+    nonce: Nonce,
+    /// Ciphertext and tag.
+    text: Vec<u8>,
+}
+
+impl Sealed {
+    fn copy(map: &Map, place: Location) -> Option<Self> {
+        let nonce = map.copy(place.nonce_offset())?;
+        let len = place.len as usize + TAG_LEN;
+        let mut text = Vec::with_capacity(len);
+        map.append_to(&mut text, place.value_offset(), len).then_some(Sealed { nonce, text })
     }
 }

@@ -4,6 +4,10 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::format::frame::SEQ_MAX;
+use crate::format::header::HEADER_PAGE_LEN;
+use crate::index::Index;
+use crate::log::Tip;
 use crate::storage::{Disk, Storage};
 use crate::{AgentKey, Result, Store};
 
@@ -27,6 +31,38 @@ pub enum QueueOrder {
     /// By the latest enqueue: a job that was replaced, or acked and enqueued again, goes to the back. The order
     /// is kept over reopening, and a store may be opened with either order at any time.
     Fifo,
+}
+
+/// When a store compacts itself.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct CompactionPolicy {
+    /// Whether it does at all. One that renews the key of a generation with 2^31 frames always runs.
+    pub automatic: bool,
+    /// Only when the file is at least this long, in bytes, with the space ahead: 1 MiB by default.
+    pub min_len: u64,
+    /// Only when more than this part of the frames is dead: 0.5 by default, and never less than 0.1.
+    pub dead_ratio: f64,
+}
+
+impl CompactionPolicy {
+    pub(crate) fn is_due(&self, tip: Tip, file_len: u64, index: &Index) -> bool {
+        let frames_len = tip.end - HEADER_PAGE_LEN as u64;
+        let dead = frames_len.saturating_sub(index.live_bytes());
+        let is_wasteful =
+            file_len >= self.min_len && dead as f64 > self.dead_ratio.max(DEAD_RATIO_MIN) * frames_len as f64;
+        self.automatic && is_wasteful || tip.seq >= RENEW_AT_SEQ
+    }
+}
+
+/// The headers of a compacted log count as dead: below this, a compaction could call for the next one.
+const DEAD_RATIO_MIN: f64 = 0.1;
+/// Early enough that a compaction ends before the last number: 16 million frames take a fast writer a minute.
+const RENEW_AT_SEQ: u64 = SEQ_MAX - (1 << 24);
+
+impl Default for CompactionPolicy {
+    fn default() -> Self {
+        CompactionPolicy { automatic: true, min_len: 1 << 20, dead_ratio: 0.5 }
+    }
 }
 
 /// How to open a store: a builder like [`std::fs::OpenOptions`].
@@ -53,6 +89,7 @@ pub struct OpenOptions {
     pub(crate) heartbeat_durability: Option<Durability>,
     pub(crate) log_durability: Option<Durability>,
     pub(crate) queue_order: QueueOrder,
+    pub(crate) compaction: CompactionPolicy,
     pub(crate) mmap: bool,
     pub(crate) storage: Arc<dyn Storage>,
 }
@@ -68,6 +105,7 @@ impl OpenOptions {
             heartbeat_durability: None,
             log_durability: None,
             queue_order: QueueOrder::default(),
+            compaction: CompactionPolicy::default(),
             mmap: true,
             storage: Arc::new(Disk),
         }
@@ -106,6 +144,12 @@ impl OpenOptions {
     /// The order of [`Store::dequeue_jobs`].
     pub fn queue_order(&mut self, order: QueueOrder) -> &mut Self {
         self.queue_order = order;
+        self
+    }
+
+    /// When the store compacts itself.
+    pub fn compaction(&mut self, policy: CompactionPolicy) -> &mut Self {
+        self.compaction = policy;
         self
     }
 

@@ -10,7 +10,7 @@ use crate::format::bucket::{
     Bucket, CONFIG_KEY, HEARTBEAT_KEY, LogKey, RUN_ID_LEN_MAX, SESSION_KEY, VALUE_PREFIX_LEN,
 };
 use crate::format::frame::Location;
-use crate::format::header::HEADER_PAGE_LEN;
+use crate::format::header::{HEADER_PAGE_LEN, Header};
 use crate::format::record::VALUE_LEN_MAX;
 use crate::index::Index;
 use crate::log::{Tip, Values};
@@ -111,6 +111,20 @@ pub struct Stats {
     pub jobs: u64,
     /// How many log events are buffered.
     pub log_events: u64,
+    /// What compaction did since the store was opened; nothing in a snapshot.
+    pub compaction: CompactionStats,
+}
+
+/// What compaction did since the store was opened.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct CompactionStats {
+    /// How many compactions were completed, with those for a new key.
+    pub completed: u64,
+    /// How many failed and left the old log in place.
+    pub failed: u64,
+    /// What the last one said, if it failed.
+    pub last_error: Option<String>,
 }
 
 impl Stats {
@@ -126,12 +140,14 @@ impl Stats {
             free_bytes: file_len.saturating_sub(tip.end),
             jobs: index.count(Bucket::Queue) as u64,
             log_events: index.count(Bucket::Logs) as u64,
+            compaction: CompactionStats::default(),
         }
     }
 }
 
 /// An index, and the values it points to.
 pub(crate) struct View {
+    pub(crate) header: Header,
     pub(crate) index: Index,
     pub(crate) values: Arc<Values>,
 }
@@ -150,8 +166,12 @@ pub(crate) trait Reader {
 
     fn dequeue_jobs(&self, after: Option<&str>, n: usize) -> Result<Vec<QueuedJob>> {
         after.map_or(Ok(()), check_run_id)?;
-        let (jobs, values) = self.look(|index| index.jobs(after, n));
-        jobs.into_iter().map(|(key, place)| read_job(&values, key, place)).collect()
+        let (places, values) = self.look(|index| index.jobs(after, n));
+        let mut jobs = Vec::with_capacity(places.len());
+        for (key, place) in places {
+            jobs.push(read_job(&values, key, place)?);
+        }
+        Ok(jobs)
     }
 
     fn job(&self, run_id: &str) -> Result<Option<QueuedJob>> {
@@ -225,10 +245,7 @@ fn read_job(values: &Values, key: Box<[u8]>, place: Location) -> Result<QueuedJo
     let run_id = String::from_utf8(key.into_vec()).map_err(|_| malformed(values, place))?;
     match values.read(place) {
         Ok(payload) => Ok(QueuedJob { run_id, payload }),
-        Err(Error::Unauthentic { path, offset, what, .. }) => {
-            Err(Error::Unauthentic { path, offset, what, run_id: Some(run_id) })
-        }
-        Err(error) => Err(error),
+        Err(error) => Err(error.about_job(run_id)),
     }
 }
 

@@ -51,41 +51,45 @@ pub(crate) struct Recovered {
 /// Makes a new store: after a crash it is there whole or not at all.
 pub(crate) fn create(storage: &dyn Storage, path: &Path, key: &AgentKey, order: QueueOrder) -> Result<Recovered> {
     let begun = Instant::now();
-    let mut id = GenerationId { generation: 1, store_id: [0; 16], salt: [0; 32] };
-    for bytes in [&mut id.store_id[..], &mut id.salt[..]] {
-        storage.fill_random(bytes).map_err(|source| Error::io("get a salt for", path, source))?;
-    }
+    let mut store_id = [0; 16];
+    fill_random(storage, path, &mut store_id)?;
     let new = sibling(path, ".new");
-    let file = match write_header_page(storage, &new, &id, key) {
-        Ok(file) => file,
-        Err(error) => {
-            // Only now does the name belong to nobody else; the next open would remove it too.
-            let _ = storage.remove_file(&new);
-            return Err(full_or_io("create", path)(error));
-        }
-    };
+    let (log, header) = create_log(storage, &new, path, 1, store_id, key)?;
     storage.rename(&new, path).map_err(full_or_io("create", path))?;
     // Guards against a power cut that takes the name back after calls were acknowledged.
     sync_folder(storage, path)?;
-    let (log, header) = open_log(file, path, key)?;
     let replay = Replay::new(order, walk::first_tip(&header.authenticator));
     let report = RecoveryReport { created: true, clean: true, ..report(&replay, begun) };
     Ok(Recovered { log: Arc::new(log), header, replay, allocated: HEADER_PAGE_LEN as u64, report })
 }
 
-fn write_header_page(
+/// Makes a log file without frames at `temporary`, which the caller will rename to `path`. If it fails, nothing stays.
+pub(crate) fn create_log(
     storage: &dyn Storage,
+    temporary: &Path,
     path: &Path,
-    id: &GenerationId,
+    generation: u64,
+    store_id: [u8; 16],
     key: &AgentKey,
-) -> io::Result<Box<dyn File>> {
-    let file = storage.open(path, Access::CreateNew)?;
-    let authenticated = header::encode_authenticated(id);
-    let authenticator = Prk::extract(&id.salt, key).authenticator(&authenticated);
-    storage::write_all_at(&*file, &header::encode_page(&authenticated, &authenticator), 0)?;
-    // Guards against a power cut after the rename: the name must never stand for less than a whole header.
-    file.sync_data()?;
-    Ok(file)
+) -> Result<(LogFile, Header)> {
+    let mut salt = [0; 32];
+    fill_random(storage, path, &mut salt)?;
+    let authenticated = header::encode_authenticated(&GenerationId { generation, store_id, salt });
+    let authenticator = Prk::extract(&salt, key).authenticator(&authenticated);
+    let file = storage.open(temporary, Access::CreateNew).map_err(full_or_io("create", temporary))?;
+    let written = storage::write_all_at(&*file, &header::encode_page(&authenticated, &authenticator), 0)
+        // Guards against a power cut after the rename: the name must never stand for less than a whole header.
+        .and_then(|()| file.sync_data());
+    if let Err(error) = written {
+        // If this fails too, the next open removes it.
+        let _ = storage.remove_file(temporary);
+        return Err(full_or_io("create", path)(error));
+    }
+    open_log(file, path, key)
+}
+
+fn fill_random(storage: &dyn Storage, path: &Path, bytes: &mut [u8]) -> Result<()> {
+    storage.fill_random(bytes).map_err(|source| Error::io("get random bytes from the system for", path, source))
 }
 
 /// Opens an existing store and brings it to a durable state.
@@ -218,7 +222,7 @@ pub(crate) fn remove_leftovers(storage: &dyn Storage, path: &Path) -> Result<()>
     }
 }
 
-fn sync_folder(storage: &dyn Storage, path: &Path) -> Result<()> {
+pub(crate) fn sync_folder(storage: &dyn Storage, path: &Path) -> Result<()> {
     let folder = path.parent().unwrap_or(Path::new("/"));
     storage.sync_dir(folder).map_err(|source| Error::io("sync the folder", folder, source))
 }
@@ -258,8 +262,14 @@ impl Replay {
         Replay { index, tip, ends_closed: false, records: 0, operations: 0, unvouched: Default::default() }
     }
 
-    /// Goes on from the tip up to the last whole frame.
+    /// Goes on from the tip up to the last whole frame. After an error, what came before it is taken.
     pub(crate) fn run(&mut self, log: &LogFile, beside: Beside) -> Result<Ending> {
+        let ending = self.scan(log, beside);
+        self.index.settle();
+        ending
+    }
+
+    fn scan(&mut self, log: &LogFile, beside: Beside) -> Result<Ending> {
         let mut scan = Scan::new(log, beside, self.tip)?;
         loop {
             let torn_until = match scan.next()? {
@@ -285,7 +295,7 @@ impl Replay {
         if let Some(manifest) = &frame.manifest {
             self.records += 1;
             self.operations += u64::from(manifest.count());
-            self.index.apply(manifest.operations(), ValueCursor::new(frame.offset, header));
+            self.index.stage(manifest.operations(), ValueCursor::new(frame.offset, header));
         }
     }
 

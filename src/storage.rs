@@ -52,6 +52,17 @@ pub trait Storage: Debug + Send + Sync {
     fn open(&self, path: &Path, access: Access) -> io::Result<Box<dyn File>>;
     /// Puts `from` in the place of `to`.
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()>;
+    /// Gives `from` the name `to`; an existing `to` is an error and stays as it is.
+    fn rename_new(&self, from: &Path, to: &Path) -> io::Result<()> {
+        match self.kind(to)? {
+            PathKind::Missing => self.rename(from, to),
+            _ => Err(ErrorKind::AlreadyExists.into()),
+        }
+    }
+    /// Gives the file `to` the owner, group and permissions of `from`, where a file system has such things.
+    fn copy_owner_and_mode(&self, _from: &Path, _to: &Path) -> io::Result<()> {
+        Ok(())
+    }
     /// Removes a file.
     fn remove_file(&self, path: &Path) -> io::Result<()>;
     /// Makes the names in a folder durable.

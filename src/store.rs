@@ -2,15 +2,15 @@
 
 use std::fmt;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+use std::sync::Arc;
 
 use crate::batch::Batch;
-use crate::commit::Commit;
+use crate::compaction::{CompactionReport, Compactor};
 use crate::format::bucket::{Bucket, CONFIG_KEY, HEARTBEAT_KEY, LogKey, SESSION_KEY};
-use crate::format::frame::ValueCursor;
 use crate::format::record::Change;
 use crate::index::Index;
-use crate::log::{Log, LogFile, Values};
+use crate::live::{Live, Writing};
+use crate::log::{Log, Pending, Values};
 use crate::options::{Durability, OpenOptions};
 use crate::reader::{self, LogEvent, Reader, Stats, View, check_run_id, check_value, impl_reading_calls};
 use crate::recovery::{self, Recovered, RecoveryReport};
@@ -66,12 +66,8 @@ pub enum LogAdmission {
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 pub struct Store {
-    path: PathBuf,
-    generation: u64,
-    log: Mutex<Log>,
-    file: Arc<LogFile>,
-    view: RwLock<View>,
-    commit: Commit,
+    live: Arc<Live>,
+    compactor: Compactor,
     durability: Durability,
     heartbeat_durability: Durability,
     log_durability: Durability,
@@ -97,32 +93,22 @@ impl Store {
         }
         let lock = storage.lock(&path::sibling(&path, ".lock"), options.lock_timeout)?;
         recovery::remove_leftovers(&**storage, &path)?;
-        let order = options.queue_order;
-        let recovered = if path::is_file(&**storage, &path)? {
-            recovery::open(&**storage, &path, key, order)
-        } else if options.create {
-            recovery::create(&**storage, &path, key, order)
-        } else {
-            Err(Error::NotFound { path: path.clone() })
-        };
-        let recovered = recovered.inspect_err(|error| events::open_failed(&path, error))?;
+        let recovered =
+            open_or_create(options, &path, key).inspect_err(|error| events::open_failed(&path, error))?;
         events::opened(&path, &recovered.report);
-        Ok(Store::new(options, path, recovered, lock))
+        Ok(Store::new(options, path, key, recovered, lock))
     }
 
-    fn new(options: &OpenOptions, path: PathBuf, recovered: Recovered, lock: LockGuard) -> Store {
+    fn new(options: &OpenOptions, path: PathBuf, key: &AgentKey, recovered: Recovered, lock: LockGuard) -> Store {
         let Recovered { log: file, header, replay, allocated, report } = recovered;
         let closed = report.clean && !report.created;
-        let commit = Commit::new(replay.tip.seq);
-        let log = Log::new(Arc::clone(&file), Arc::clone(&options.storage), replay.tip, allocated, closed);
         let values = Arc::new(Values::new(Arc::clone(&file), options.mmap));
+        let view = View { header, index: replay.index, values };
+        let log = Log::new(file, Arc::clone(&options.storage), replay.tip, allocated, closed);
+        let live = Arc::new(Live::new(options, path, log, view));
         Store {
-            path,
-            generation: header.id.generation,
-            log: Mutex::new(log),
-            file,
-            view: RwLock::new(View { index: replay.index, values }),
-            commit,
+            compactor: Compactor::new(Arc::clone(&live), key.duplicate()),
+            live,
             durability: options.durability,
             heartbeat_durability: options.heartbeat_durability.unwrap_or(options.durability),
             log_durability: options.log_durability.unwrap_or(options.durability),
@@ -134,7 +120,7 @@ impl Store {
     /// The log file: absolute, with a symbolic link at its end followed and `.db` added where it was.
     #[must_use]
     pub fn path(&self) -> &Path {
-        &self.path
+        &self.live.path
     }
 
     /// Ends the session: makes everything durable, writes a close frame, cuts the space ahead off and unlocks.
@@ -148,13 +134,12 @@ impl Store {
     }
 
     fn finish(&self) -> Result<()> {
-        let mut log = self.lock_log()?;
-        let closed = log.close(&self.commit);
-        if let Err(error) = &closed {
-            events::failed(&self.path, error);
-            self.commit.fail(&std::io::ErrorKind::Other.into());
-        }
-        closed
+        self.compactor.stop();
+        let mut writing = self.live.write()?;
+        writing.log.close().inspect_err(|error| {
+            events::failed(&self.live.path, error);
+            writing.log.commit().fail(&std::io::ErrorKind::Other.into());
+        })
     }
 
     /// Saves the configuration and its version, in place of the last one.
@@ -165,7 +150,7 @@ impl Store {
         check_value("a configuration", raw)?;
         let version = version.to_le_bytes();
         let change = Change::put(Bucket::Config, CONFIG_KEY, &version, raw);
-        self.begin()?.commit(&[change], self.durability)
+        self.commit(self.live.write()?, &[change], self.durability)
     }
 
     /// Puts a job into the queue, or replaces the payload of the one that has its run id.
@@ -176,10 +161,10 @@ impl Store {
     pub fn enqueue_job(&self, run_id: &str, payload: &[u8]) -> Result<Enqueued> {
         check_run_id(run_id)?;
         check_value("a payload", payload)?;
-        let writing = self.begin()?;
+        let writing = self.live.write()?;
         let key = run_id.as_bytes();
         let (replaced, _) = self.look(|index| index.get(Bucket::Queue, key).is_some());
-        writing.commit(&[Change::put(Bucket::Queue, key, &[], payload)], self.durability)?;
+        self.commit(writing, &[Change::put(Bucket::Queue, key, &[], payload)], self.durability)?;
         Ok(if replaced { Enqueued::Replaced } else { Enqueued::Added })
     }
 
@@ -190,11 +175,11 @@ impl Store {
     /// call.
     pub fn ack_job(&self, run_id: &str) -> Result<bool> {
         check_run_id(run_id)?;
-        let writing = self.begin()?;
+        let writing = self.live.write()?;
         let key = run_id.as_bytes();
         let (queued, _) = self.look(|index| index.get(Bucket::Queue, key).is_some());
         if queued {
-            writing.commit(&[Change::delete(Bucket::Queue, key)], self.durability)?;
+            self.commit(writing, &[Change::delete(Bucket::Queue, key)], self.durability)?;
         }
         Ok(queued)
     }
@@ -207,7 +192,7 @@ impl Store {
         check_value("a session id", session_id.as_bytes())?;
         let server_time = server_time_ms.to_le_bytes();
         let change = Change::put(Bucket::Registry, SESSION_KEY, &server_time, session_id.as_bytes());
-        self.begin()?.commit(&[change], self.durability)
+        self.commit(self.live.write()?, &[change], self.durability)
     }
 
     /// Records a heartbeat, in ms since 1970, in place of the last one. Takes its durability from
@@ -218,7 +203,7 @@ impl Store {
     pub fn record_heartbeat(&self, ts_ms: i64) -> Result<()> {
         let ts_ms = ts_ms.to_le_bytes();
         let change = Change::put(Bucket::Registry, HEARTBEAT_KEY, &ts_ms, &[]);
-        self.begin()?.commit(&[change], self.heartbeat_durability)
+        self.commit(self.live.write()?, &[change], self.heartbeat_durability)
     }
 
     /// Puts a log event into the buffer, at its time in ms since 1970; events of the same time keep the order of
@@ -228,10 +213,10 @@ impl Store {
     /// [`Error::TooLarge`] over 16 MiB, and as every writing call.
     pub fn buffer_log(&self, ts_ms: i64, payload: &[u8]) -> Result<LogAdmission> {
         check_value("a log event", payload)?;
-        let writing = self.begin()?;
+        let writing = self.live.write()?;
         let (ordinal, _) = self.look(Index::next_ordinal);
         let key = LogKey { ts_ms, ordinal: ordinal.ok_or_else(ordinals_used_up)? }.encode();
-        writing.commit(&[Change::put(Bucket::Logs, &key, &[], payload)], self.log_durability)?;
+        self.commit(writing, &[Change::put(Bucket::Logs, &key, &[], payload)], self.log_durability)?;
         Ok(LogAdmission::Buffered)
     }
 
@@ -243,11 +228,11 @@ impl Store {
     /// [`Error::Unauthentic`] when the oldest event does not fit its seal (one further on ends the batch before it),
     /// and as every writing call. Nothing was removed, unless it is [`Error::Io`].
     pub fn drain_logs(&self, n: usize) -> Result<Vec<LogEvent>> {
-        let writing = self.begin()?;
+        let writing = self.live.write()?;
         let (places, values) = self.look(|index| index.first(Bucket::Logs, n));
         let events = reader::read_events(&values, &places)?;
         if let Some((last, _)) = events.len().checked_sub(1).and_then(|last| places.get(last)) {
-            writing.commit(&[Change::delete_through(Bucket::Logs, last)], self.log_durability)?;
+            self.commit(writing, &[Change::delete_through(Bucket::Logs, last)], self.log_durability)?;
         }
         Ok(events)
     }
@@ -260,14 +245,14 @@ impl Store {
     /// is over 64 MiB, and as every writing call.
     pub fn write(&self, mut batch: Batch) -> Result<()> {
         batch.check()?;
-        let writing = self.begin()?;
+        let writing = self.live.write()?;
         let (ordinal, _) = self.look(Index::next_ordinal);
         let log_keys = batch.log_keys(ordinal).ok_or_else(ordinals_used_up)?;
         let changes = batch.changes(&log_keys);
         if changes.is_empty() {
             return Ok(());
         }
-        writing.commit(&changes, self.durability)
+        self.commit(writing, &changes, self.durability)
     }
 
     /// Makes everything durable that `Buffered` calls have written.
@@ -275,8 +260,40 @@ impl Store {
     /// # Errors
     /// [`Error::Io`] when the sync fails, [`Error::Failed`] after an earlier failure.
     pub fn sync(&self) -> Result<()> {
-        let seq = self.lock_log()?.tip().seq;
-        self.wait_durable(seq)
+        let pending = self.live.write()?.log.pending();
+        self.wait_durable(&pending)
+    }
+
+    /// Copies what is live into a new log file and puts that in the place of the old one; readers and writers go on
+    /// meanwhile. Waits for a compaction that is running already. On return the new file is durable.
+    ///
+    /// # Errors
+    /// [`Error::Full`] when there is no room for the new file, [`Error::Unauthentic`] when a live value does not fit its seal,
+    /// [`Error::Io`], [`Error::Failed`]. The old log stays and the store goes on, unless it says `Failed` from then on.
+    pub fn compact(&self) -> Result<CompactionReport> {
+        self.compactor.compact()
+    }
+
+    /// Puts the store under another agent key: a compaction whose new file only the new key opens. A crash at any point
+    /// leaves a store that one of the two keys opens, whole.
+    ///
+    /// # Errors
+    /// As [`compact`](Store::compact). The old key stays valid.
+    pub fn rekey(&self, key: &AgentKey) -> Result<()> {
+        self.compactor.rekey(key)
+    }
+
+    /// Writes a compact, consistent copy of the store to a new file, under the same key, while writers go on. On return it is
+    /// durable. The path means what it says: no extension is added.
+    ///
+    /// The copy is of the same generation as the store. Put in the store's place, it is an older state like any other
+    /// backup.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] when something stands at the path already; nothing of it is changed. And as
+    /// [`compact`](Store::compact).
+    pub fn backup(&self, path: impl AsRef<Path>) -> Result<()> {
+        self.compactor.backup(path.as_ref())
     }
 
     /// What opening this store found and did.
@@ -288,65 +305,37 @@ impl Store {
     /// How large the store is, and of what.
     #[must_use]
     pub fn stats(&self) -> Stats {
-        let (tip, file_len) = {
-            let log = self.log.lock().unwrap_or_else(PoisonError::into_inner);
-            (log.tip(), log.allocated())
-        };
-        self.look(|index| Stats::new(index, self.generation, tip, file_len)).0
+        Stats { compaction: self.compactor.stats(), ..self.live.stats() }
     }
 
-    fn begin(&self) -> Result<Writing<'_>> {
-        Ok(Writing { store: self, log: self.lock_log()? })
-    }
-
-    fn lock_log(&self) -> Result<MutexGuard<'_, Log>> {
-        // Nothing under this mutex panics between writing a frame and noting it, so a poisoned one is as good.
-        let log = self.log.lock().unwrap_or_else(PoisonError::into_inner);
-        if self.commit.has_failed() {
-            return Err(Error::Failed { path: self.path.clone() });
-        }
-        Ok(log)
-    }
-
-    fn wait_durable(&self, seq: u64) -> Result<()> {
-        // Guards against a power cut after the caller was told that its record is durable.
-        let durable = self.commit.wait_durable(seq, || self.file.file.sync_data());
-        durable.map_err(|source| {
-            let error = Error::io("sync", &self.path, source);
-            events::failed(&self.path, &error);
-            error
-        })
-    }
-}
-
-/// One writing call, from its first look at the index to its frame: no other call writes meanwhile.
-struct Writing<'a> {
-    store: &'a Store,
-    log: MutexGuard<'a, Log>,
-}
-
-impl Writing<'_> {
-    /// Writes the changes as one record, shows them to readers, lets the next writer in, and waits as asked.
-    fn commit(self, changes: &[Change<'_>], durability: Durability) -> Result<()> {
-        let Writing { store, mut log } = self;
-        let written =
-            log.append(changes, &store.commit).inspect_err(|error| events::failed(&store.path, error))?;
-        let operations = changes.iter().map(|change| change.operation);
-        let mut view = store.view.write().unwrap_or_else(PoisonError::into_inner);
-        view.index.apply(operations, ValueCursor::new(written.offset, &written.header));
-        drop(view);
-        drop(log);
+    fn commit(&self, writing: Writing<'_>, changes: &[Change<'_>], durability: Durability) -> Result<()> {
+        let pending = writing.append(changes)?;
+        self.compactor.start_if_due();
         match durability {
-            Durability::Sync => store.wait_durable(written.header.seq),
+            Durability::Sync => self.wait_durable(&pending),
             Durability::Buffered => Ok(()),
         }
+    }
+
+    fn wait_durable(&self, pending: &Pending) -> Result<()> {
+        pending.wait().inspect_err(|error| events::failed(&self.live.path, error))
+    }
+}
+
+fn open_or_create(options: &OpenOptions, path: &Path, key: &AgentKey) -> Result<Recovered> {
+    let (storage, order) = (&*options.storage, options.queue_order);
+    if path::is_file(storage, path)? {
+        recovery::open(storage, path, key, order)
+    } else if options.create {
+        recovery::create(storage, path, key, order)
+    } else {
+        Err(Error::NotFound { path: path.to_path_buf() })
     }
 }
 
 impl Reader for Store {
     fn look<R>(&self, find: impl FnOnce(&Index) -> R) -> (R, Arc<Values>) {
-        let view = self.view.read().unwrap_or_else(PoisonError::into_inner);
-        (find(&view.index), Arc::clone(&view.values))
+        self.live.look(find)
     }
 }
 
@@ -360,7 +349,7 @@ impl Drop for Store {
 
 impl fmt::Debug for Store {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Store").field("path", &self.path).finish_non_exhaustive()
+        f.debug_struct("Store").field("path", &self.live.path).finish_non_exhaustive()
     }
 }
 

@@ -246,6 +246,8 @@ pub(crate) enum Found<'a> {
 pub(crate) struct OpenFrame<'a> {
     pub(crate) offset: u64,
     pub(crate) header: FrameHeader,
+    /// The frame from the end of its header on; its values are still sealed.
+    pub(crate) body: &'a [u8],
     /// `None` in a close frame.
     pub(crate) manifest: Option<Manifest<'a>>,
 }
@@ -283,7 +285,7 @@ impl<'a> Scan<'a> {
             .open_manifest(body, &tip.chain, &log.sealer, text)
             .map_err(|what| Error::unauthentic(&log.path, offset, what))?;
         *tip = Tip { end: offset + u64::from(header.len), seq: header.seq, chain };
-        Ok(Found::Frame(OpenFrame { offset, header, manifest }))
+        Ok(Found::Frame(OpenFrame { offset, header, body, manifest }))
     }
 }
 

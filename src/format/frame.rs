@@ -192,6 +192,11 @@ impl Location {
         self.frame_offset + u64::from(self.value_at)
     }
 
+    /// From the end of the frame's header.
+    pub(crate) fn offset_in_body(&self) -> usize {
+        self.value_at as usize - FRAME_HEADER_LEN
+    }
+
     pub(crate) fn nonce_offset(&self) -> u64 {
         self.frame_offset + NONCE_AT as u64
     }

@@ -1,11 +1,14 @@
 //! The manifest: a record's operations without their values. Implements *Records* of FORMAT.md.
 
-use super::bucket::{Bucket, RUN_ID_LEN_MAX, VALUE_PREFIX_LEN};
+use super::bucket::{Bucket, VALUE_PREFIX_LEN};
 use super::bytes_at;
 use crate::seal::TAG_LEN;
 
 /// 16 MiB of what the caller gave: four times the largest payload an agent is known to store.
 pub(crate) const VALUE_LEN_MAX: usize = 16 << 20;
+/// With the number that some buckets put before it.
+const STORED_LEN_MAX: u32 = (16 << 20) + 8;
+const _: () = assert!(STORED_LEN_MAX as usize == VALUE_LEN_MAX + VALUE_PREFIX_LEN);
 
 /// One operation of a record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -50,9 +53,8 @@ impl<'a> Change<'a> {
     }
 }
 
-// One operation, as a ladder of offsets; a put has its value length behind the key.
+// One operation, as a ladder of offsets: action and bucket, key length, key; a put has its value length behind it.
 const ACTION_AT: usize = 0;
-const BUCKET_AT: usize = 1;
 const KEY_LEN_AT: usize = 2;
 const KEY_AT: usize = 4;
 
@@ -137,36 +139,40 @@ impl<'a> Manifest<'a> {
     pub(crate) fn operations(&self) -> impl Iterator<Item = Operation<'a>> + use<'a> {
         let mut rest = self.operations;
         // `parse` has seen all of them, so the first failure is the end.
-        std::iter::from_fn(move || take_operation(&mut rest).ok())
+        std::iter::from_fn(move || split_operation(&mut rest).ok())
     }
 }
 
 fn take_operation<'a>(rest: &mut &'a [u8]) -> Result<Operation<'a>, &'static str> {
-    const SHORT: &str = "an operation is cut short";
-    let bytes = *rest;
-    let [action] = bytes_at(bytes, ACTION_AT).ok_or(SHORT)?;
-    let [bucket] = bytes_at(bytes, BUCKET_AT).ok_or(SHORT)?;
-    let key_len = usize::from(u16::from_le_bytes(bytes_at(bytes, KEY_LEN_AT).ok_or(SHORT)?));
-    let bucket = Bucket::from_code(bucket).ok_or("an operation names an unknown bucket")?;
-    let key = bytes.get(KEY_AT..KEY_AT + key_len).ok_or(SHORT)?;
-    if key_len > RUN_ID_LEN_MAX || !bucket.allows_key(key) {
+    let operation = split_operation(rest)?;
+    if !operation.bucket.allows_key(operation.key) {
         return Err("an operation has a key that its bucket does not allow");
     }
-    let mut len = KEY_AT + key_len;
-    let action = match action {
+    if matches!(operation.action, Action::Put { value_len } if value_len > STORED_LEN_MAX) {
+        return Err("a value is over its limit");
+    }
+    Ok(operation)
+}
+
+/// Takes the next operation apart, without asking whether its key and its length are allowed.
+fn split_operation<'a>(rest: &mut &'a [u8]) -> Result<Operation<'a>, &'static str> {
+    const SHORT: &str = "an operation is cut short";
+    let bytes = *rest;
+    let [action, bucket] = bytes_at(bytes, ACTION_AT).ok_or(SHORT)?;
+    let key_len = usize::from(u16::from_le_bytes(bytes_at(bytes, KEY_LEN_AT).ok_or(SHORT)?));
+    let key_end = KEY_AT + key_len;
+    let key = bytes.get(KEY_AT..key_end).ok_or(SHORT)?;
+    let (action, end) = match action {
         PUT => {
-            let value_len = u32::from_le_bytes(bytes_at(bytes, len).ok_or(SHORT)?);
-            if value_len as usize > VALUE_PREFIX_LEN + VALUE_LEN_MAX {
-                return Err("a value is over its limit");
-            }
-            len += VALUE_LEN_LEN;
-            Action::Put { value_len }
+            let value_len = u32::from_le_bytes(bytes_at(bytes, key_end).ok_or(SHORT)?);
+            (Action::Put { value_len }, key_end + VALUE_LEN_LEN)
         }
-        DELETE => Action::Delete,
-        DELETE_THROUGH => Action::DeleteThrough,
+        DELETE => (Action::Delete, key_end),
+        DELETE_THROUGH => (Action::DeleteThrough, key_end),
         _ => return Err("an operation is of an unknown kind"),
     };
-    *rest = bytes.get(len..).ok_or(SHORT)?;
+    let bucket = Bucket::from_code(bucket).ok_or("an operation names an unknown bucket")?;
+    *rest = bytes.get(end..).ok_or(SHORT)?;
     Ok(Operation { action, bucket, key })
 }
 

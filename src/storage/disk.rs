@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::io::{self, ErrorKind};
-use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -59,6 +59,20 @@ impl Storage for Disk {
 
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
         fs::rename(from, to)
+    }
+
+    fn rename_new(&self, from: &Path, to: &Path) -> io::Result<()> {
+        // Unlike a rename, a link never replaces what is there.
+        fs::hard_link(from, to)?;
+        fs::remove_file(from)
+    }
+
+    fn copy_owner_and_mode(&self, from: &Path, to: &Path) -> io::Result<()> {
+        let (like, new) = (fs::metadata(from)?, fs::metadata(to)?);
+        if (like.uid(), like.gid()) != (new.uid(), new.gid()) {
+            std::os::unix::fs::chown(to, Some(like.uid()), Some(like.gid()))?;
+        }
+        fs::set_permissions(to, like.permissions())
     }
 
     fn remove_file(&self, path: &Path) -> io::Result<()> {
@@ -125,8 +139,8 @@ impl File for DiskFile {
     fn map(&self) -> io::Result<Option<Map>> {
         // SAFETY: a map is sound while nobody shortens the file or changes the bytes that are being looked at.
         // - The store holds the exclusive lock and only appends; it cuts the file back only behind the last whole
-        //   frame, and `Map::copy_to` is asked only for values of whole frames.
-        // - No reference into the map leaves `Map::copy_to`, which does nothing but copy the bytes out; they are
+        //   frame, and a `Map` is asked only for values of whole frames.
+        // - No reference into the map leaves `Map`, which does nothing but copy bytes out; they are
         //   authenticated as a copy, so even a foreign process that writes into the file can cause no more than a
         //   failed seal.
         // - A foreign process that shortens the file, or a device that cannot deliver a page, raises SIGBUS, which
@@ -145,14 +159,22 @@ const FOLIO_LEN_MAX: u64 = 2 << 20;
 pub struct Map(memmap2::Mmap);
 
 impl Map {
-    /// Copies the bytes at `offset` to `buf`, if the map holds all of them.
+    /// Appends the `len` bytes at `offset` to `out`, if the map holds all of them.
     #[must_use]
-    pub fn copy_to(&self, buf: &mut [u8], offset: u64) -> bool {
-        let mapped =
-            usize::try_from(offset).ok().and_then(|start| self.0.get(start..start.checked_add(buf.len())?));
-        if let Some(bytes) = mapped {
-            buf.copy_from_slice(bytes);
-        }
-        mapped.is_some()
+    pub fn append_to(&self, out: &mut Vec<u8>, offset: u64, len: usize) -> bool {
+        let bytes = self.bytes(offset, len);
+        out.extend_from_slice(bytes.unwrap_or_default());
+        bytes.is_some()
+    }
+
+    /// Copies the `N` bytes at `offset`, if the map holds all of them.
+    #[must_use]
+    pub fn copy<const N: usize>(&self, offset: u64) -> Option<[u8; N]> {
+        self.bytes(offset, N)?.try_into().ok()
+    }
+
+    fn bytes(&self, offset: u64, len: usize) -> Option<&[u8]> {
+        let start = usize::try_from(offset).ok()?;
+        self.0.get(start..start.checked_add(len)?)
     }
 }

@@ -1,0 +1,121 @@
+//! What the threads of an open store share: the writing end, the view, and the switch from one generation to the next.
+//!
+//! Two locks, always taken in this order: the log (one writer at a time), then the view (readers, briefly).
+
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+
+use crate::format::header::Header;
+use crate::format::record::Change;
+use crate::index::Index;
+use crate::log::{Log, Pending, Values};
+use crate::options::{CompactionPolicy, OpenOptions, QueueOrder};
+use crate::reader::{Reader, Stats, View};
+use crate::storage::Storage;
+use crate::{Error, Result, events};
+
+pub(crate) struct Live {
+    pub(crate) path: PathBuf,
+    pub(crate) storage: Arc<dyn Storage>,
+    pub(crate) order: QueueOrder,
+    pub(crate) mmap: bool,
+    policy: CompactionPolicy,
+    compaction_due: AtomicBool,
+    log: Mutex<Log>,
+    view: RwLock<View>,
+}
+
+impl Live {
+    pub(crate) fn new(options: &OpenOptions, path: PathBuf, log: Log, view: View) -> Self {
+        let due = options.compaction.is_due(log.tip(), log.allocated(), &view.index);
+        Live {
+            path,
+            storage: Arc::clone(&options.storage),
+            order: options.queue_order,
+            mmap: options.mmap,
+            policy: options.compaction,
+            compaction_due: AtomicBool::new(due),
+            log: Mutex::new(log),
+            view: RwLock::new(view),
+        }
+    }
+
+    pub(crate) fn compaction_is_due(&self) -> bool {
+        self.compaction_due.load(Ordering::Relaxed)
+    }
+
+    /// Takes the writing end, if writing has not failed.
+    pub(crate) fn write(&self) -> Result<Writing<'_>> {
+        let log = self.lock_log();
+        if log.commit().has_failed() {
+            return Err(Error::Failed { path: self.path.clone() });
+        }
+        Ok(Writing { live: self, log })
+    }
+
+    pub(crate) fn header(&self) -> Header {
+        self.view.read().unwrap_or_else(PoisonError::into_inner).header
+    }
+
+    pub(crate) fn stats(&self) -> Stats {
+        // Both under the log's lock: between the two, a compaction could switch the generation.
+        let log = self.lock_log();
+        let view = self.view.read().unwrap_or_else(PoisonError::into_inner);
+        Stats::new(&view.index, view.header.id.generation, log.tip(), log.allocated())
+    }
+
+    /// Gives the space ahead back to a full disk. Returns whether there was any.
+    pub(crate) fn give_space_ahead_back(&self) -> Result<bool> {
+        let mut writing = self.write()?;
+        let had_any = writing.log.allocated() > writing.log.tip().end;
+        writing.log.cut_space_ahead()?;
+        Ok(had_any)
+    }
+
+    fn note_due(&self, log: &Log, index: &Index) {
+        let due = self.policy.is_due(log.tip(), log.allocated(), index);
+        self.compaction_due.store(due, Ordering::Relaxed);
+    }
+
+    fn lock_log(&self) -> MutexGuard<'_, Log> {
+        // Nothing under this mutex panics between writing a frame and noting it, so a poisoned one is as good.
+        self.log.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Reader for Live {
+    fn look<R>(&self, find: impl FnOnce(&Index) -> R) -> (R, Arc<Values>) {
+        let view = self.view.read().unwrap_or_else(PoisonError::into_inner);
+        (find(&view.index), Arc::clone(&view.values))
+    }
+}
+
+/// The writing end, held: from a call's first look at the index to its frame, no other call writes.
+pub(crate) struct Writing<'a> {
+    live: &'a Live,
+    pub(crate) log: MutexGuard<'a, Log>,
+}
+
+impl Writing<'_> {
+    /// Writes the changes as one record, shows them to readers, and lets the next writer in.
+    pub(crate) fn append(mut self, changes: &[Change<'_>]) -> Result<Pending> {
+        let written = self.log.append(changes).inspect_err(|error| events::failed(&self.live.path, error))?;
+        let operations = changes.iter().map(|change| change.operation);
+        let mut view = self.live.view.write().unwrap_or_else(PoisonError::into_inner);
+        view.index.apply(operations, written.places);
+        self.live.note_due(&self.log, &view.index);
+        Ok(written.pending)
+    }
+
+    /// Goes on in the next generation, which holds all that this one does, durably. Returns what is to be dropped
+    /// when the lock is gone: closing a long file that has lost its name takes a while.
+    pub(crate) fn switch(mut self, log: Log, view: View) -> (Log, View) {
+        let mut shown = self.live.view.write().unwrap_or_else(PoisonError::into_inner);
+        let old_log = std::mem::replace(&mut *self.log, log);
+        let old_view = std::mem::replace(&mut *shown, view);
+        self.live.note_due(&self.log, &shown.index);
+        old_log.commit().settle();
+        (old_log, old_view)
+    }
+}

@@ -1,0 +1,104 @@
+//! Compaction, new keys, backups: on the real disk.
+
+use backupy_state::{AgentKey, CompactionPolicy, Durability, Error, OpenOptions, Snapshot, Store, verify};
+
+fn key() -> AgentKey {
+    AgentKey::new("bkpy_0123456789abcdef0123456789abcdef").unwrap()
+}
+
+fn fill(store: &Store, pairs: usize, live: usize) {
+    for i in 0..live {
+        store.enqueue_job(&format!("live-{i:04}"), &[1; 200]).unwrap();
+    }
+    for i in 0..pairs {
+        store.enqueue_job(&format!("dead-{i}"), &[2; 200]).unwrap();
+        store.ack_job(&format!("dead-{i}")).unwrap();
+    }
+}
+
+#[test]
+fn compaction_keeps_what_is_live_and_nothing_else() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("state.db");
+    let store = OpenOptions::new().durability(Durability::Buffered).open(&path, &key()).unwrap();
+    store.save_config(3, b"cfg").unwrap();
+    store.save_session("sess", 9).unwrap();
+    store.record_heartbeat(11).unwrap();
+    for i in 0..10 {
+        store.buffer_log(i, b"event").unwrap();
+    }
+    store.drain_logs(4).unwrap();
+    fill(&store, 500, 100);
+    let mut before = Snapshot::open(&path, &key()).unwrap();
+    let report = store.compact().unwrap();
+    assert_eq!(report.generation, 2);
+    assert!(report.bytes_after < report.bytes_before / 4, "{report:?}");
+    println!("{report:?} {:?}", store.stats());
+    let check = |jobs: Vec<backupy_state::QueuedJob>| {
+        assert_eq!(jobs.len(), 100);
+        assert!(jobs.iter().all(|job| job.payload == [1; 200]));
+    };
+    check(store.dequeue_jobs(1000).unwrap());
+    check(before.dequeue_jobs(1000).unwrap());
+    before.refresh().unwrap();
+    assert_eq!(before.stats().generation, 2);
+    check(before.dequeue_jobs(1000).unwrap());
+    store.enqueue_job("more", b"x").unwrap();
+    store.close().unwrap();
+    assert!(verify(&path, Some(&key())).unwrap().is_intact());
+    let store = Store::open(&path, &key()).unwrap();
+    assert_eq!(store.queue_depth(), 101);
+    assert_eq!(store.load_config().unwrap().unwrap().raw, b"cfg");
+    assert_eq!(store.load_session().unwrap().unwrap().session_id, "sess");
+    assert_eq!(store.last_heartbeat().unwrap(), Some(11));
+    assert_eq!(
+        store.drain_logs(100).unwrap().iter().map(|event| event.ts_ms).collect::<Vec<_>>(),
+        [4, 5, 6, 7, 8, 9]
+    );
+}
+
+#[test]
+fn a_store_that_churns_compacts_itself_and_stays_small() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("state.db");
+    let store = OpenOptions::new().durability(Durability::Buffered).open(&path, &key()).unwrap();
+    fill(&store, 20_000, 100);
+    println!("{:?}", store.stats());
+    assert!(store.stats().compaction.completed > 0);
+    assert_eq!(store.stats().compaction.failed, 0);
+    store.close().unwrap();
+    let store = Store::open(&path, &key()).unwrap();
+    assert_eq!(store.queue_depth(), 100);
+}
+
+#[test]
+fn rekey_leaves_a_store_that_only_the_new_key_opens() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("state.db");
+    let store = Store::open(&path, &key()).unwrap();
+    store.enqueue_job("a", b"b").unwrap();
+    let new = AgentKey::new("another").unwrap();
+    store.rekey(&new).unwrap();
+    store.enqueue_job("c", b"d").unwrap();
+    store.compact().unwrap();
+    store.close().unwrap();
+    assert!(matches!(Store::open(&path, &key()), Err(Error::WrongKey { .. })));
+    assert_eq!(Store::open(&path, &new).unwrap().queue_depth(), 2);
+}
+
+#[test]
+fn a_backup_is_a_store_of_its_own_and_never_replaces_a_file() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("state.db");
+    let store = Store::open(&path, &key()).unwrap();
+    store.enqueue_job("a", b"b").unwrap();
+    let backup = folder.path().join("backup");
+    store.backup(&backup).unwrap();
+    assert!(matches!(store.backup(&backup), Err(Error::Invalid { .. })));
+    store.enqueue_job("c", b"d").unwrap();
+    std::fs::rename(&backup, folder.path().join("backup.db")).unwrap();
+    let copy = Store::open(folder.path().join("backup.db"), &key()).unwrap();
+    assert_eq!(copy.queue_depth(), 1);
+    assert!(copy.recovery().clean);
+    let _ = CompactionPolicy::default();
+}
