@@ -102,7 +102,8 @@ mod tests {
     fn a_bucket_allows_the_keys_that_the_store_uses_and_no_others() {
         let longest = [b'r'; RUN_ID_LEN_MAX];
         let too_long = [b'r'; RUN_ID_LEN_MAX + 1];
-        let rows: [(Bucket, &[&[u8]], &[&[u8]]); 4] = [
+        type Keys<'a> = &'a [&'a [u8]];
+        let rows: [(Bucket, Keys<'_>, Keys<'_>); 4] = [
             (Bucket::Config, &[b"current"], &[b"", b"curren", b"current\0", b"session"]),
             (Bucket::Queue, &[b"a", b"\0", "ü".as_bytes(), &longest], &[b"", b"\xFF", &too_long]),
             (Bucket::Registry, &[b"session", b"heartbeat"], &[b"", b"current", b"Session"]),

@@ -509,7 +509,8 @@ mod tests {
     fn each_frame_that_does_not_fit_its_manifest_is_refused_for_its_own_reason() {
         let put = |value_len: u8| [1, 0, 0, 0, 1, 2, 3, 0, b'j', b'o', b'b', value_len, 0, 0, 0];
         let delete = [1, 0, 0, 0, 2, 2, 1, 0, b'j'];
-        let rows: [(&[u8], &[u8], Result<(), &str>); 9] = [
+        type Row<'a> = (&'a [u8], &'a [u8], Result<(), &'a str>);
+        let rows: [Row<'_>; 9] = [
             (&delete, &[0; 7], Ok(())),
             (&delete, &[0, 0, 0, 0, 0, 0, 1], Err("the frame's padding is not zero")),
             (&delete, &[0; 15], Err("the frame is longer than its values")),

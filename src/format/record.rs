@@ -180,7 +180,7 @@ fn split_operation<'a>(rest: &mut &'a [u8]) -> Result<Operation<'a>, &'static st
 #[allow(clippy::cast_possible_truncation, reason = "limits far below 2^32")]
 mod tests {
     use super::*;
-    use crate::format::bucket::{CONFIG_KEY, HEARTBEAT_KEY, LOG_KEY_LEN};
+    use crate::format::bucket::{CONFIG_KEY, HEARTBEAT_KEY, LOG_KEY_LEN, RUN_ID_LEN_MAX};
 
     #[test]
     fn a_manifest_of_every_operation_reads_back_as_it_was_written() {

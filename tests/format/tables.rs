@@ -184,7 +184,8 @@ fn a_witness_is_a_plausible_header_at_a_multiple_of_8_that_vouches_for_the_missi
     check(&Draft { kind: 2, ..later.clone() }, 64, 0, "E3", "a close header that is too long");
     let close = Draft { kind: 2, manifest: Vec::new(), values: Vec::new(), ..later.clone() };
     check(&close, 64, 0, "F6", "a close header");
-    let implausible: [(&str, &dyn Fn(&mut Draft)); 8] = [
+    type Row = (&'static str, &'static dyn Fn(&mut Draft));
+    let implausible: [Row; 8] = [
         ("an unknown kind", &|draft| draft.kind = 3),
         ("bytes that are not zero", &|draft| draft.zero = [1, 0, 0]),
         ("a seq over its limit", &|draft| draft.seq = (1 << 31) + 1),

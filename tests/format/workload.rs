@@ -18,6 +18,9 @@ fn a_reader_written_from_the_page_reads_what_the_store_writes() {
         let mut files = Vec::new();
         for session in 0..4 {
             let store = open(&memory);
+            if random.below(3) == 0 {
+                store.compact().unwrap();
+            }
             for call in 0..60 {
                 random_call(&store, &mut random);
                 if call % 20 == 0 {
@@ -43,6 +46,34 @@ fn a_reader_written_from_the_page_reads_what_the_store_writes() {
             agree_on_orders(&file, KEY, &what);
         }
     }
+}
+
+#[test]
+fn a_compacted_log_one_under_a_new_key_and_a_backup_are_ordinary_logs() {
+    let new_key = b"the key after a rekey";
+    let memory = Arc::new(Memory::default());
+    let store = open(&memory);
+    let mut random = Random(99);
+    (0..100).for_each(|_| random_call(&store, &mut random));
+    let id = |file: &[u8], key| {
+        assert_eq!(agree(file, key, "a copy"), "E1");
+        let header = page_reader::read(file, key).unwrap().header;
+        (header.store_id, header.generation, header.salt)
+    };
+    let before = page_reader::read(&memory.bytes(PATH), KEY).unwrap().header;
+    store.compact().unwrap();
+    let compacted = id(&memory.bytes(PATH), KEY);
+    store.rekey(&AgentKey::new(new_key).unwrap()).unwrap();
+    let rekeyed = id(&memory.bytes(PATH), new_key);
+    store.backup("/copy.db").unwrap();
+    let copied = id(&memory.bytes("/copy.db"), new_key);
+
+    let ids = [(before.store_id, before.generation, before.salt), compacted, rekeyed, copied];
+    assert!(ids.iter().all(|id| id.0 == before.store_id));
+    assert_eq!(ids.map(|id| id.1), [1, 2, 3, 3]);
+    let salts: std::collections::BTreeSet<_> = ids.iter().map(|id| id.2).collect();
+    assert_eq!(salts.len(), 4);
+    assert_eq!(agree(&memory.bytes(PATH), KEY, "the key before"), "H7");
 }
 
 #[test]
