@@ -14,7 +14,7 @@ use crate::{Error, Result};
 /// Writing calls that become one record: after a crash all of them are there, or none.
 ///
 /// They take effect in the order in which they were added; of two on the same key, the later wins. Acks of jobs that
-/// are not queued do nothing. What is wrong with a call is reported by [`Store::write`](crate::Store::write), which
+/// are not queued do nothing. Log events count against the buffer's limits of count and bytes, not of rate. What is wrong with a call is reported by [`Store::write`](crate::Store::write), which
 /// then writes nothing. All of it together may be 64 MiB. Payloads are wiped when the batch is dropped.
 ///
 /// ```
@@ -110,15 +110,28 @@ impl Batch {
         (0..).zip(times).map(number).collect()
     }
 
-    /// The calls as changes; `log_keys` are those of [`log_keys`](Self::log_keys).
-    pub(crate) fn changes<'a>(&'a self, log_keys: &'a [[u8; LOG_KEY_LEN]]) -> Vec<Change<'a>> {
-        let mut log_keys = log_keys.iter();
+    /// How long the payloads of the log events are, in order.
+    pub(crate) fn log_lens(&self) -> Vec<u64> {
+        let lens = self.calls.iter().filter_map(|call| match call {
+            Call::Log { payload, .. } => Some(payload.len() as u64),
+            Call::Put { .. } | Call::Ack { .. } => None,
+        });
+        lens.collect()
+    }
+
+    /// The calls as changes; `log_keys` are those of [`log_keys`](Self::log_keys), and `admitted` says which of the events
+    /// come in.
+    pub(crate) fn changes<'a>(&'a self, log_keys: &'a [[u8; LOG_KEY_LEN]], admitted: &[bool]) -> Vec<Change<'a>> {
+        let mut log_keys = log_keys.iter().zip(admitted);
         let change = |call: &'a Call| match call {
             Call::Put { bucket, key, prefix, value } => {
                 Some(Change::put(*bucket, key, prefix.as_ref().map_or(&[], |prefix| prefix), value))
             }
             Call::Ack { run_id } => Some(Change::delete(Bucket::Queue, run_id)),
-            Call::Log { payload, .. } => Some(Change::put(Bucket::Logs, log_keys.next()?, &[], payload)),
+            Call::Log { payload, .. } => {
+                let (key, admitted) = log_keys.next()?;
+                admitted.then(|| Change::put(Bucket::Logs, key, &[], payload))
+            }
         };
         self.calls.iter().filter_map(change).collect()
     }

@@ -6,6 +6,15 @@
 use std::io;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 
+use crate::seal::Tag;
+
+/// A frame: its number, and the tag that the next one is chained to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Mark {
+    pub(crate) seq: u64,
+    pub(crate) tag: Tag,
+}
+
 /// Which frames are durable, and whether writing has failed for good.
 #[derive(Debug)]
 pub(crate) struct Commit {
@@ -15,8 +24,10 @@ pub(crate) struct Commit {
 
 #[derive(Debug)]
 struct State {
-    written_seq: u64,
-    durable_seq: u64,
+    written: Mark,
+    durable: Mark,
+    /// Whether the next generation holds all of this one, durably.
+    settled: bool,
     syncing: bool,
     failed: Option<Failure>,
 }
@@ -29,15 +40,15 @@ struct Failure {
 }
 
 impl Commit {
-    /// Everything up to `seq` is written and durable.
-    pub(crate) fn new(seq: u64) -> Self {
-        let state = State { written_seq: seq, durable_seq: seq, syncing: false, failed: None };
+    /// Everything up to `mark` is written and durable.
+    pub(crate) fn new(mark: Mark) -> Self {
+        let state = State { written: mark, durable: mark, settled: false, syncing: false, failed: None };
         Commit { state: Mutex::new(state), turned: Condvar::new() }
     }
 
-    /// The highest seq known to be on stable storage.
-    pub(crate) fn durable_seq(&self) -> u64 {
-        self.state().durable_seq
+    /// The last frame known to be on stable storage.
+    pub(crate) fn durable(&self) -> Mark {
+        self.state().durable
     }
 
     /// Whether an earlier write or sync failed.
@@ -45,9 +56,9 @@ impl Commit {
         self.state().failed.is_some()
     }
 
-    /// Notes that the frame `seq` stands in the file.
-    pub(crate) fn note_written(&self, seq: u64) {
-        self.state().written_seq = seq;
+    /// Notes that a frame stands in the file.
+    pub(crate) fn note_written(&self, mark: Mark) {
+        self.state().written = mark;
     }
 
     /// Ends writing for good: what the file holds is known no more.
@@ -58,7 +69,7 @@ impl Commit {
 
     /// Says that everything is durable, however it came to be: the next generation holds all of it.
     pub(crate) fn settle(&self) {
-        self.state().durable_seq = u64::MAX;
+        self.state().settled = true;
         self.turned.notify_all();
     }
 
@@ -66,7 +77,7 @@ impl Commit {
     pub(crate) fn wait_durable(&self, seq: u64, mut sync: impl FnMut() -> io::Result<()>) -> io::Result<()> {
         let mut state = self.state();
         loop {
-            if state.durable_seq >= seq {
+            if state.durable.seq >= seq || state.settled {
                 return Ok(());
             }
             if let Some(Failure { kind, os_code }) = state.failed {
@@ -78,13 +89,13 @@ impl Commit {
             }
             state.syncing = true;
             // Frames written after this point may miss the sync, so only these become durable by it.
-            let covered = state.written_seq;
+            let covered = state.written;
             drop(state);
             let synced = sync();
             state = self.state();
             state.syncing = false;
             match synced {
-                Ok(()) if state.failed.is_none() => state.durable_seq = state.durable_seq.max(covered),
+                Ok(()) if state.failed.is_none() => state.durable = covered,
                 Ok(()) => {}
                 // The kernel may have dropped the dirty pages: another sync would succeed without them.
                 Err(error) => {

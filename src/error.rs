@@ -95,6 +95,14 @@ pub enum Error {
         /// reachable by `job` and `dequeue_jobs_after`.
         run_id: Option<String>,
     },
+    /// The store is not the one, or not as new, as [`expect_at_least`](crate::OpenOptions::expect_at_least) demands:
+    /// somebody put an older file back, or cut off its end. It was not changed.
+    Stale {
+        /// The log.
+        path: PathBuf,
+        /// In what it falls short.
+        what: &'static str,
+    },
     /// The disk, or the quota, is full. Nothing was written and the store goes on: free some space and call again.
     Full {
         /// The log.
@@ -179,6 +187,9 @@ impl fmt::Display for Error {
                     Some(id) => write!(f, "; it is the payload of job {id:?}, which ack_job removes"),
                     None => f.write_str("; it was not changed, restore it or move it away"),
                 }
+            }
+            Error::Stale { path, what } => {
+                write!(f, "{} is not as new as expected: {what}; it was not changed", path.display())
             }
             Error::Full { path } => write!(
                 f,

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
 use std::ops::Bound;
 
-use crate::format::bucket::{BUCKET_COUNT, Bucket, LogKey};
+use crate::format::bucket::{BUCKET_COUNT, Bucket, LOG_KEY_LEN, LogKey};
 use crate::format::frame::{Location, ValueCursor};
 use crate::format::record::{self, Action, Operation};
 use crate::options::QueueOrder;
@@ -22,7 +22,8 @@ pub(crate) struct Index {
     fifo: Option<Fifo>,
     /// Puts and deletes that a replay has seen and not yet sorted in, in the order of the log.
     staged: Vec<Staged>,
-    live_bytes: u64,
+    /// Of each bucket: what its live operations take in a log, without frame headers.
+    live_bytes: [u64; BUCKET_COUNT],
     next_ordinal: u64,
 }
 
@@ -58,7 +59,13 @@ impl Index {
             QueueOrder::RunId => None,
             QueueOrder::Fifo => Some(Fifo::new()),
         };
-        Index { buckets: Default::default(), fifo, staged: Vec::new(), live_bytes: 0, next_ordinal: 0 }
+        Index {
+            buckets: Default::default(),
+            fifo,
+            staged: Vec::new(),
+            live_bytes: [0; BUCKET_COUNT],
+            next_ordinal: 0,
+        }
     }
 
     /// Applies a record's operations in their order; `places` begins at its first value.
@@ -130,7 +137,8 @@ impl Index {
         // Collecting sorted pairs fills the map from the left, without looking for places.
         self.buckets[bucket as usize] = live.collect();
         let keys = &self.buckets[bucket as usize];
-        self.live_bytes += keys.iter().map(|(key, place)| live_len(bucket, key, place)).sum::<u64>();
+        self.live_bytes[bucket as usize] +=
+            keys.iter().map(|(key, place)| live_len(bucket, key, place)).sum::<u64>();
         if let (Bucket::Queue, Some(fifo)) = (bucket, &mut self.fifo) {
             *fifo = keys.iter().map(|(key, place)| (place.order(), key.clone())).collect();
         }
@@ -146,7 +154,19 @@ impl Index {
 
     /// The first `n` of a bucket in key order.
     pub(crate) fn first(&self, bucket: Bucket, n: usize) -> Vec<(Box<[u8]>, Location)> {
-        self.bucket(bucket).iter().take(n).map(|(key, place)| (key.clone(), *place)).collect()
+        self.iter(bucket).take(n).map(|(key, place)| (key.into(), place)).collect()
+    }
+
+    /// All of a bucket in key order.
+    pub(crate) fn iter(&self, bucket: Bucket) -> impl Iterator<Item = (&[u8], Location)> {
+        self.bucket(bucket).iter().map(|(key, place)| (&**key, *place))
+    }
+
+    /// The bytes of payload in the log buffer.
+    pub(crate) fn log_bytes(&self) -> u64 {
+        let empty = Location::default();
+        let overhead = live_len(Bucket::Logs, &[0; LOG_KEY_LEN], &empty);
+        self.live_bytes[Bucket::Logs as usize] - overhead * self.count(Bucket::Logs) as u64
     }
 
     /// The next `n` jobs in queue order, from the start or behind `after`.
@@ -182,7 +202,7 @@ impl Index {
 
     /// What the live operations would take in a log that holds nothing else, without frame headers.
     pub(crate) fn live_bytes(&self) -> u64 {
-        self.live_bytes
+        self.live_bytes.iter().sum()
     }
 
     fn bucket(&self, bucket: Bucket) -> &Keys {
@@ -196,7 +216,7 @@ impl Index {
     }
 
     fn put(&mut self, bucket: Bucket, key: Box<[u8]>, place: Location) {
-        self.live_bytes += live_len(bucket, &key, &place);
+        self.live_bytes[bucket as usize] += live_len(bucket, &key, &place);
         let in_order = (bucket == Bucket::Queue && self.fifo.is_some()).then(|| key.clone());
         let replaced = match self.buckets[bucket as usize].entry(key) {
             Entry::Vacant(free) => {
@@ -234,7 +254,7 @@ impl Index {
 
     /// Undoes what a put noted beside the bucket itself.
     fn forget(&mut self, bucket: Bucket, old_len: u64, old: &Location) {
-        self.live_bytes -= old_len;
+        self.live_bytes[bucket as usize] -= old_len;
         if let (Bucket::Queue, Some(fifo)) = (bucket, &mut self.fifo) {
             fifo.remove(&old.order());
         }

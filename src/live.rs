@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
 use crate::format::header::Header;
 use crate::format::record::Change;
+use crate::head::Head;
 use crate::index::Index;
 use crate::log::{Log, Pending, Values};
 use crate::options::{CompactionPolicy, OpenOptions, QueueOrder};
@@ -56,6 +57,11 @@ impl Live {
 
     pub(crate) fn header(&self) -> Header {
         self.view.read().unwrap_or_else(PoisonError::into_inner).header
+    }
+
+    pub(crate) fn head(&self) -> Head {
+        let log = self.lock_log();
+        Head::new(&self.header(), log.commit().durable())
     }
 
     pub(crate) fn stats(&self) -> Stats {

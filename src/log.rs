@@ -9,7 +9,7 @@ use std::sync::{Arc, PoisonError, RwLock};
 
 use zeroize::Zeroizing;
 
-use crate::commit::Commit;
+use crate::commit::{Commit, Mark};
 use crate::format::SaltedCrc;
 use crate::format::frame::{self, ALIGNMENT, FRAME_LEN_MAX, FrameSeal, Location, SEQ_MAX, ValueCursor};
 use crate::format::record::{Action, Change};
@@ -38,6 +38,12 @@ pub(crate) struct Tip {
     pub(crate) end: u64,
     pub(crate) seq: u64,
     pub(crate) chain: Tag,
+}
+
+impl Tip {
+    pub(crate) fn mark(&self) -> Mark {
+        Mark { seq: self.seq, tag: self.chain }
+    }
 }
 
 /// The writing end. Whoever holds it is the only writer.
@@ -83,7 +89,7 @@ impl Log {
         allocated: u64,
         closed: bool,
     ) -> Self {
-        let commit = Arc::new(Commit::new(tip.seq));
+        let commit = Arc::new(Commit::new(tip.mark()));
         Log { log, storage, tip, allocated, closed, commit, frame: Vec::new() }
     }
 
@@ -171,7 +177,7 @@ impl Log {
         let random = self.storage.fill_random(&mut nonce);
         random.map_err(self.log.io("get a nonce from the system's random generator for"))?;
         let LogFile { sealer, crc, .. } = &*self.log;
-        let durable_seq = self.commit.durable_seq();
+        let durable_seq = self.commit.durable().seq;
         let seal = FrameSeal { sealer, crc, chain: &self.tip.chain, seq, durable_seq, nonce };
         let (header, chain) = frame::encode(changes, &seal, &mut self.frame);
         let written = storage::write_all_at(&*self.log.file, &self.frame, self.tip.end);
@@ -183,7 +189,7 @@ impl Log {
         let places = ValueCursor::new(self.tip.end, &header);
         self.tip = Tip { end: self.tip.end + u64::from(header.len), seq, chain };
         self.closed = false;
-        self.commit.note_written(seq);
+        self.commit.note_written(self.tip.mark());
         Ok(Written { places, pending: self.pending() })
     }
 

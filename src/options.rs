@@ -9,7 +9,7 @@ use crate::format::header::HEADER_PAGE_LEN;
 use crate::index::Index;
 use crate::log::Tip;
 use crate::storage::{Disk, Storage};
-use crate::{AgentKey, Result, Store};
+use crate::{AgentKey, Head, LogLimits, Result, Store};
 
 /// When a writing call returns.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -89,7 +89,10 @@ pub struct OpenOptions {
     pub(crate) heartbeat_durability: Option<Durability>,
     pub(crate) log_durability: Option<Durability>,
     pub(crate) queue_order: QueueOrder,
+    pub(crate) log_limits: LogLimits,
     pub(crate) compaction: CompactionPolicy,
+    pub(crate) previous_key: Option<Arc<AgentKey>>,
+    pub(crate) expected: Option<Head>,
     pub(crate) mmap: bool,
     pub(crate) storage: Arc<dyn Storage>,
 }
@@ -105,7 +108,10 @@ impl OpenOptions {
             heartbeat_durability: None,
             log_durability: None,
             queue_order: QueueOrder::default(),
+            log_limits: LogLimits::default(),
             compaction: CompactionPolicy::default(),
+            previous_key: None,
+            expected: None,
             mmap: true,
             storage: Arc::new(Disk),
         }
@@ -147,6 +153,37 @@ impl OpenOptions {
         self
     }
 
+    /// The limits of the log buffer.
+    pub fn log_limits(&mut self, limits: LogLimits) -> &mut Self {
+        self.log_limits = limits;
+        self
+    }
+
+    /// The key that the store may still be under: then it is opened with that and put under the new one before
+    /// [`open`](Self::open) returns, as by [`Store::rekey`]. A crash in between leaves a store that one of the two keys opens.
+    ///
+    /// ```
+    /// # use backupy_state::{AgentKey, OpenOptions, Store};
+    /// # let folder = tempfile::tempdir()?;
+    /// # let path = folder.path().join("state.db");
+    /// # let (old, new) = (|| AgentKey::new("old").unwrap(), AgentKey::new("new")?);
+    /// Store::open(&path, &old())?.close()?;
+    /// let store = OpenOptions::new().previous_key(old()).open(&path, &new)?;
+    /// assert!(store.recovery().rekeyed);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn previous_key(&mut self, key: AgentKey) -> &mut Self {
+        self.previous_key = Some(Arc::new(key));
+        self
+    }
+
+    /// Opens only this store, and only if its log reaches at least this far; else [`Error::Stale`](crate::Error::Stale).
+    /// A newer generation is fine; no file at all is not.
+    pub fn expect_at_least(&mut self, head: Head) -> &mut Self {
+        self.expected = Some(head);
+        self
+    }
+
     /// When the store compacts itself.
     pub fn compaction(&mut self, policy: CompactionPolicy) -> &mut Self {
         self.compaction = policy;
@@ -180,7 +217,7 @@ impl OpenOptions {
     /// - [`Error::Locked`](crate::Error::Locked): another handle holds the store.
     /// - [`Error::NotAStore`](crate::Error::NotAStore), [`Error::UnsupportedFormat`](crate::Error::UnsupportedFormat),
     ///   [`Error::WrongKey`](crate::Error::WrongKey), [`Error::Corrupt`](crate::Error::Corrupt),
-    ///   [`Error::Unauthentic`](crate::Error::Unauthentic): what stands there; not a byte of it was changed.
+    ///   [`Error::Unauthentic`](crate::Error::Unauthentic), [`Error::Stale`](crate::Error::Stale): what stands there; not a byte of it was changed.
     /// - [`Error::Full`](crate::Error::Full): no space to create the store or to set a torn tail aside.
     /// - [`Error::Io`](crate::Error::Io): anything the operating system refused, such as a folder that is not there.
     pub fn open(&self, path: impl AsRef<Path>, key: &AgentKey) -> Result<Store> {

@@ -7,7 +7,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use crate::format::bucket::{
-    Bucket, CONFIG_KEY, HEARTBEAT_KEY, LogKey, RUN_ID_LEN_MAX, SESSION_KEY, VALUE_PREFIX_LEN,
+    Bucket, CONFIG_KEY, DROPPED_KEY, HEARTBEAT_KEY, LogKey, RUN_ID_LEN_MAX, SESSION_KEY, VALUE_PREFIX_LEN,
 };
 use crate::format::frame::Location;
 use crate::format::header::{HEADER_PAGE_LEN, Header};
@@ -50,6 +50,35 @@ pub struct LogEvent {
     pub ts_ms: i64,
     /// Its bytes.
     pub payload: Vec<u8>,
+}
+
+/// The oldest log events, looked at but not removed: deliver them, then hand the batch to
+/// [`Store::ack_logs`](crate::Store::ack_logs).
+#[derive(Clone, PartialEq, Eq)]
+pub struct LogBatch {
+    events: Vec<LogEvent>,
+    pub(crate) keys: Vec<Box<[u8]>>,
+    dropped: u64,
+}
+
+impl LogBatch {
+    /// The events, oldest first.
+    #[must_use]
+    pub fn events(&self) -> &[LogEvent] {
+        &self.events
+    }
+
+    /// How many events were dropped, by the limits of the buffer, since the last ack or drain.
+    #[must_use]
+    pub fn dropped(&self) -> u64 {
+        self.dropped
+    }
+}
+
+impl fmt::Debug for LogBatch {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("LogBatch").field("events", &self.events).field("dropped", &self.dropped).finish()
+    }
 }
 
 /// A length, where `Debug` must not show the bytes.
@@ -111,6 +140,8 @@ pub struct Stats {
     pub jobs: u64,
     /// How many log events are buffered.
     pub log_events: u64,
+    /// How many log events were dropped since the last ack or drain.
+    pub logs_dropped: u64,
     /// What compaction did since the store was opened; nothing in a snapshot.
     pub compaction: CompactionStats,
 }
@@ -140,6 +171,7 @@ impl Stats {
             free_bytes: file_len.saturating_sub(tip.end),
             jobs: index.count(Bucket::Queue) as u64,
             log_events: index.count(Bucket::Logs) as u64,
+            logs_dropped: 0,
             compaction: CompactionStats::default(),
         }
     }
@@ -204,6 +236,25 @@ pub(crate) trait Reader {
 
     fn log_count(&self) -> usize {
         self.look(|index| index.count(Bucket::Logs)).0
+    }
+
+    /// `dropped` is the count of the same moment.
+    fn peek_logs(&self, n: usize, dropped: u64) -> Result<LogBatch> {
+        let (places, values) = self.look(|index| index.first(Bucket::Logs, n));
+        let events = read_events(&values, &places)?;
+        let keys = places.into_iter().map(|(key, _)| key).take(events.len()).collect();
+        Ok(LogBatch { events, keys, dropped })
+    }
+
+    /// How many log events had been dropped when the log was written last.
+    fn recorded_drops(&self) -> Result<u64> {
+        let (place, values) = self.look(|index| index.get(Bucket::Registry, DROPPED_KEY));
+        let Some(place) = place else { return Ok(0) };
+        let (count, rest) = split_prefix(&values, place)?;
+        if !rest.is_empty() {
+            return Err(malformed(&values, place));
+        }
+        Ok(u64::from_le_bytes(count))
     }
 }
 

@@ -2,6 +2,7 @@
 //!
 //! Implements *Opening* of FORMAT.md. Changes nothing before it has seen the whole log, and then only a torn tail.
 
+use std::collections::VecDeque;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -14,10 +15,10 @@ use crate::index::Index;
 use crate::log::{LogFile, Tip};
 use crate::options::QueueOrder;
 use crate::path::sibling;
-use crate::seal::{self, GenerationId, Prk};
+use crate::seal::{self, GenerationId, Prk, Tag};
 use crate::storage::{self, Access, File, Storage};
 use crate::walk::{self, Beside, Found, OpenFrame, Scan};
-use crate::{AgentKey, Error, Result};
+use crate::{AgentKey, Error, Head, Result};
 
 /// What opening a store found and did.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -27,6 +28,8 @@ pub struct RecoveryReport {
     pub created: bool,
     /// The last session ended with a close, so nothing had to be looked at twice. True for a new store.
     pub clean: bool,
+    /// The store was under [`previous_key`](crate::OpenOptions::previous_key), and is under the new key now.
+    pub rekeyed: bool,
     /// How many records were replayed.
     pub records: u64,
     /// How many operations these held.
@@ -93,12 +96,21 @@ fn fill_random(storage: &dyn Storage, path: &Path, bytes: &mut [u8]) -> Result<(
 }
 
 /// Opens an existing store and brings it to a durable state.
-pub(crate) fn open(storage: &dyn Storage, path: &Path, key: &AgentKey, order: QueueOrder) -> Result<Recovered> {
+///
+/// `expected` is held against the log before anything is changed.
+pub(crate) fn open(
+    storage: &dyn Storage,
+    path: &Path,
+    key: &AgentKey,
+    order: QueueOrder,
+    expected: Option<&Head>,
+) -> Result<Recovered> {
     let begun = Instant::now();
     let file = storage.open(path, Access::Write).map_err(|source| Error::io("open", path, source))?;
     let (log, header) = open_log(file, path, key)?;
     let first = walk::first_tip(&header.authenticator);
-    let mut replay = Replay::new(order, first);
+    let from_start = || Replay::watching(order, first, expected.map(Head::seq));
+    let mut replay = from_start();
     let mut ending = replay.run(&log, Beside::Nobody)?;
 
     let clean = replay.ends_closed && ending == (Ending { file_len: replay.tip.end, torn_until: None });
@@ -113,11 +125,14 @@ pub(crate) fn open(storage: &dyn Storage, path: &Path, key: &AgentKey, order: Qu
         let mut again = Replay::new(order, vouched);
         let ending_again = again.run(&log, Beside::Nobody)?;
         if again.tip != replay.tip || ending_again != ending {
-            replay = Replay::new(order, first);
+            replay = from_start();
             ending = replay.run(&log, Beside::Nobody)?;
         }
     }
 
+    if let Some(what) = expected.and_then(|head| head.shortfall(&header, |_| replay.watched_tag)) {
+        return Err(Error::Stale { path: path.to_path_buf(), what });
+    }
     let mut report = RecoveryReport { clean, ..report(&replay, begun) };
     let mut allocated = ending.file_len;
     if let Some(until) = ending.torn_until {
@@ -133,6 +148,7 @@ fn report(replay: &Replay, begun: Instant) -> RecoveryReport {
     RecoveryReport {
         created: false,
         clean: false,
+        rekeyed: false,
         records: replay.records,
         operations: replay.operations,
         bytes_set_aside: 0,
@@ -245,8 +261,11 @@ pub(crate) struct Replay {
     pub(crate) ends_closed: bool,
     records: u64,
     operations: u64,
+    /// The frame whose tag somebody wants to know, and that tag.
+    watched_seq: Option<u64>,
+    watched_tag: Option<Tag>,
     /// The tips before the frames that no later frame vouches for, oldest first.
-    unvouched: std::collections::VecDeque<Tip>,
+    unvouched: VecDeque<Tip>,
 }
 
 /// How the file goes on behind the last whole frame.
@@ -259,7 +278,22 @@ pub(crate) struct Ending {
 impl Replay {
     pub(crate) fn new(order: QueueOrder, tip: Tip) -> Self {
         let index = Index::new(order);
-        Replay { index, tip, ends_closed: false, records: 0, operations: 0, unvouched: Default::default() }
+        Replay {
+            index,
+            tip,
+            ends_closed: false,
+            records: 0,
+            operations: 0,
+            watched_seq: None,
+            watched_tag: None,
+            unvouched: VecDeque::new(),
+        }
+    }
+
+    /// Keeps the tag of the frame `seq`.
+    fn watching(order: QueueOrder, tip: Tip, seq: Option<u64>) -> Self {
+        let watched_tag = (seq == Some(tip.seq)).then_some(tip.chain);
+        Replay { watched_seq: seq, watched_tag, ..Replay::new(order, tip) }
     }
 
     /// Goes on from the tip up to the last whole frame. After an error, what came before it is taken.
@@ -276,6 +310,9 @@ impl Replay {
                 Found::Frame(frame) => {
                     self.take(&frame);
                     self.tip = scan.tip();
+                    if self.watched_seq == Some(self.tip.seq) {
+                        self.watched_tag = Some(self.tip.chain);
+                    }
                     continue;
                 }
                 Found::End => None,

@@ -8,11 +8,11 @@ use crate::format::header::Header;
 use crate::index::Index;
 use crate::log::{LogFile, Values};
 use crate::options::QueueOrder;
-use crate::reader::{Reader, Stats, impl_reading_calls};
+use crate::reader::{LogBatch, Reader, Stats, impl_reading_calls};
 use crate::recovery::{self, Replay};
 use crate::storage::{Access, Disk, File, Storage};
 use crate::walk::{self, Beside};
-use crate::{AgentKey, Error, Result, path};
+use crate::{AgentKey, Error, Head, Result, path};
 
 /// A consistent view of a store, for a health check or a look beside the running agent.
 ///
@@ -48,6 +48,7 @@ struct Seen {
     header: Header,
     replay: Replay,
     file_len: u64,
+    logs_dropped: u64,
 }
 
 impl Snapshot {
@@ -89,6 +90,7 @@ impl Snapshot {
         // read then is no more, and only a look from the start can tell.
         if same_file && let Ok(ending) = replay.run(log, Beside::Writer) {
             *file_len = ending.file_len;
+            self.seen.logs_dropped = self.seen.recorded_drops()?;
             return Ok(());
         }
         self.seen = Seen::read(&*self.storage, &self.path, &self.key)?;
@@ -98,8 +100,24 @@ impl Snapshot {
     /// How large the store is, and of what.
     #[must_use]
     pub fn stats(&self) -> Stats {
-        let Seen { header, replay, file_len, .. } = &self.seen;
-        Stats::new(&replay.index, header.id.generation, replay.tip, *file_len)
+        let Seen { header, replay, file_len, logs_dropped, .. } = &self.seen;
+        let stats = Stats::new(&replay.index, header.id.generation, replay.tip, *file_len);
+        Stats { logs_dropped: *logs_dropped, ..stats }
+    }
+
+    /// The `n` oldest log events, oldest first, and how many were dropped, as far as the log knows.
+    ///
+    /// # Errors
+    /// [`Error::Unauthentic`] when the oldest event does not fit its seal (one further on ends the batch before it),
+    /// [`Error::Io`].
+    pub fn peek_logs(&self, n: usize) -> Result<LogBatch> {
+        Reader::peek_logs(self, n, self.seen.logs_dropped)
+    }
+
+    /// Where the log ends, as far as this snapshot has read it. The writer may not have made all of it durable.
+    #[must_use]
+    pub fn head(&self) -> Head {
+        Head::new(&self.seen.header, self.seen.replay.tip.mark())
     }
 }
 
@@ -111,7 +129,15 @@ impl Seen {
         let log = Arc::new(log);
         // Without a map: the writer may cut the file while this process reads it.
         let values = Arc::new(Values::new(Arc::clone(&log), false));
-        Ok(Seen { log, values, header, replay, file_len })
+        let mut seen = Seen { log, values, header, replay, file_len, logs_dropped: 0 };
+        seen.logs_dropped = seen.recorded_drops()?;
+        Ok(seen)
+    }
+}
+
+impl Reader for Seen {
+    fn look<R>(&self, find: impl FnOnce(&Index) -> R) -> (R, Arc<Values>) {
+        (find(&self.replay.index), Arc::clone(&self.values))
     }
 }
 
@@ -128,7 +154,7 @@ pub(crate) fn open_file(storage: &dyn Storage, path: &Path) -> Result<Box<dyn Fi
 
 impl Reader for Snapshot {
     fn look<R>(&self, find: impl FnOnce(&Index) -> R) -> (R, Arc<Values>) {
-        (find(&self.seen.replay.index), Arc::clone(&self.seen.values))
+        self.seen.look(find)
     }
 }
 

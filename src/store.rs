@@ -2,20 +2,25 @@
 
 use std::fmt;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use crate::batch::Batch;
 use crate::compaction::{CompactionReport, Compactor};
-use crate::format::bucket::{Bucket, CONFIG_KEY, HEARTBEAT_KEY, LogKey, SESSION_KEY};
+use crate::format::bucket::{Bucket, CONFIG_KEY, HEARTBEAT_KEY, SESSION_KEY};
 use crate::format::record::Change;
+use crate::head::Head;
 use crate::index::Index;
 use crate::live::{Live, Writing};
 use crate::log::{Log, Pending, Values};
+use crate::log_limits::LogGate;
 use crate::options::{Durability, OpenOptions};
-use crate::reader::{self, LogEvent, Reader, Stats, View, check_run_id, check_value, impl_reading_calls};
+use crate::reader::{Reader, Stats, View, check_run_id, check_value, impl_reading_calls};
 use crate::recovery::{self, Recovered, RecoveryReport};
 use crate::storage::LockGuard;
 use crate::{AgentKey, Error, Result, events, path};
+
+mod log_buffer;
+
+pub use log_buffer::LogAdmission;
 
 /// What [`Store::enqueue_job`] did.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -24,14 +29,6 @@ pub enum Enqueued {
     Added,
     /// The queue held the run id; its payload is the new one.
     Replaced,
-}
-
-/// What [`Store::buffer_log`] did with the event.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum LogAdmission {
-    /// It is in the buffer.
-    Buffered,
 }
 
 /// The persistent state of one agent, held exclusively: one process, one handle.
@@ -71,6 +68,8 @@ pub struct Store {
     durability: Durability,
     heartbeat_durability: Durability,
     log_durability: Durability,
+    /// Taken while the writing end is held.
+    log_gate: Mutex<LogGate>,
     recovery: RecoveryReport,
     /// Last, so that everything above is gone before the lock is.
     _lock: LockGuard,
@@ -88,33 +87,49 @@ impl Store {
     pub(crate) fn open_with(options: &OpenOptions, path: &Path, key: &AgentKey) -> Result<Store> {
         let storage = &options.storage;
         let path = path::resolve(&**storage, path)?;
-        if !path::is_file(&**storage, &path)? && !options.create {
+        if !options.create && options.expected.is_none() && !path::is_file(&**storage, &path)? {
+            // Before the lock: its file would be left behind.
             return Err(Error::NotFound { path });
         }
         let lock = storage.lock(&path::sibling(&path, ".lock"), options.lock_timeout)?;
         recovery::remove_leftovers(&**storage, &path)?;
-        let recovered =
-            open_or_create(options, &path, key).inspect_err(|error| events::open_failed(&path, error))?;
-        events::opened(&path, &recovered.report);
-        Ok(Store::new(options, path, key, recovered, lock))
+        let opened = open_or_create(options, &path, key).and_then(|(recovered, current_key)| {
+            let mut store = Store::new(options, path.clone(), current_key, recovered, lock)?;
+            if !std::ptr::eq(current_key, key) {
+                store.rekey(key)?;
+                store.recovery.rekeyed = true;
+            }
+            Ok(store)
+        });
+        let store = opened.inspect_err(|error| events::open_failed(&path, error))?;
+        events::opened(&path, &store.recovery);
+        Ok(store)
     }
 
-    fn new(options: &OpenOptions, path: PathBuf, key: &AgentKey, recovered: Recovered, lock: LockGuard) -> Store {
+    fn new(
+        options: &OpenOptions,
+        path: PathBuf,
+        key: &AgentKey,
+        recovered: Recovered,
+        lock: LockGuard,
+    ) -> Result<Store> {
         let Recovered { log: file, header, replay, allocated, report } = recovered;
         let closed = report.clean && !report.created;
         let values = Arc::new(Values::new(Arc::clone(&file), options.mmap));
         let view = View { header, index: replay.index, values };
         let log = Log::new(file, Arc::clone(&options.storage), replay.tip, allocated, closed);
         let live = Arc::new(Live::new(options, path, log, view));
-        Store {
+        let drops = Reader::recorded_drops(&*live)?;
+        Ok(Store {
             compactor: Compactor::new(Arc::clone(&live), key.duplicate()),
             live,
+            log_gate: Mutex::new(LogGate::new(options.log_limits, drops)),
             durability: options.durability,
             heartbeat_durability: options.heartbeat_durability.unwrap_or(options.durability),
             log_durability: options.log_durability.unwrap_or(options.durability),
             recovery: report,
             _lock: lock,
-        }
+        })
     }
 
     /// The log file: absolute, with a symbolic link at its end followed and `.db` added where it was.
@@ -135,6 +150,7 @@ impl Store {
 
     fn finish(&self) -> Result<()> {
         self.compactor.stop();
+        self.record_drops()?;
         let mut writing = self.live.write()?;
         writing.log.close().inspect_err(|error| {
             events::failed(&self.live.path, error);
@@ -206,55 +222,6 @@ impl Store {
         self.commit(self.live.write()?, &[change], self.heartbeat_durability)
     }
 
-    /// Puts a log event into the buffer, at its time in ms since 1970; events of the same time keep the order of
-    /// the calls. Takes its durability from [`log_durability`](OpenOptions::log_durability).
-    ///
-    /// # Errors
-    /// [`Error::TooLarge`] over 16 MiB, and as every writing call.
-    pub fn buffer_log(&self, ts_ms: i64, payload: &[u8]) -> Result<LogAdmission> {
-        check_value("a log event", payload)?;
-        let writing = self.live.write()?;
-        let (ordinal, _) = self.look(Index::next_ordinal);
-        let key = LogKey { ts_ms, ordinal: ordinal.ok_or_else(ordinals_used_up)? }.encode();
-        self.commit(writing, &[Change::put(Bucket::Logs, &key, &[], payload)], self.log_durability)?;
-        Ok(LogAdmission::Buffered)
-    }
-
-    /// Takes the `n` oldest log events out of the buffer, oldest first. What it returns has been removed: if the
-    /// process ends before they are delivered, they are gone. Takes its durability from
-    /// [`log_durability`](OpenOptions::log_durability).
-    ///
-    /// # Errors
-    /// [`Error::Unauthentic`] when the oldest event does not fit its seal (one further on ends the batch before it),
-    /// and as every writing call. Nothing was removed, unless it is [`Error::Io`].
-    pub fn drain_logs(&self, n: usize) -> Result<Vec<LogEvent>> {
-        let writing = self.live.write()?;
-        let (places, values) = self.look(|index| index.first(Bucket::Logs, n));
-        let events = reader::read_events(&values, &places)?;
-        if let Some((last, _)) = events.len().checked_sub(1).and_then(|last| places.get(last)) {
-            self.commit(writing, &[Change::delete_through(Bucket::Logs, last)], self.log_durability)?;
-        }
-        Ok(events)
-    }
-
-    /// Writes all of the batch or nothing of it, as one record, with one sync. An empty batch writes nothing. Takes its
-    /// durability from [`durability`](OpenOptions::durability).
-    ///
-    /// # Errors
-    /// [`Error::Invalid`] or [`Error::TooLarge`] for the first call in it that is wrong, [`Error::TooLarge`] when all of it
-    /// is over 64 MiB, and as every writing call.
-    pub fn write(&self, mut batch: Batch) -> Result<()> {
-        batch.check()?;
-        let writing = self.live.write()?;
-        let (ordinal, _) = self.look(Index::next_ordinal);
-        let log_keys = batch.log_keys(ordinal).ok_or_else(ordinals_used_up)?;
-        let changes = batch.changes(&log_keys);
-        if changes.is_empty() {
-            return Ok(());
-        }
-        self.commit(writing, &changes, self.durability)
-    }
-
     /// Makes everything durable that `Buffered` calls have written.
     ///
     /// # Errors
@@ -302,17 +269,29 @@ impl Store {
         &self.recovery
     }
 
+    /// Where the log ends, as far as it is durable: the anchor for [`OpenOptions::expect_at_least`].
+    #[must_use]
+    pub fn head(&self) -> Head {
+        self.live.head()
+    }
+
     /// How large the store is, and of what.
     #[must_use]
     pub fn stats(&self) -> Stats {
-        Stats { compaction: self.compactor.stats(), ..self.live.stats() }
+        let logs_dropped = lock(&self.log_gate).dropped;
+        Stats { logs_dropped, compaction: self.compactor.stats(), ..self.live.stats() }
     }
 
     fn commit(&self, writing: Writing<'_>, changes: &[Change<'_>], durability: Durability) -> Result<()> {
         let pending = writing.append(changes)?;
+        self.committed(&pending, durability)
+    }
+
+    /// The record stands in the log and the writing end is free again: waits as asked.
+    fn committed(&self, pending: &Pending, durability: Durability) -> Result<()> {
         self.compactor.start_if_due();
         match durability {
-            Durability::Sync => self.wait_durable(&pending),
+            Durability::Sync => self.wait_durable(pending),
             Durability::Buffered => Ok(()),
         }
     }
@@ -322,15 +301,30 @@ impl Store {
     }
 }
 
-fn open_or_create(options: &OpenOptions, path: &Path, key: &AgentKey) -> Result<Recovered> {
-    let (storage, order) = (&*options.storage, options.queue_order);
-    if path::is_file(storage, path)? {
-        recovery::open(storage, path, key, order)
-    } else if options.create {
-        recovery::create(storage, path, key, order)
-    } else {
-        Err(Error::NotFound { path: path.to_path_buf() })
+/// Opens what stands at the path, or creates it. Also returns the key that it is under.
+fn open_or_create<'a>(
+    options: &'a OpenOptions,
+    path: &Path,
+    key: &'a AgentKey,
+) -> Result<(Recovered, &'a AgentKey)> {
+    let (storage, order, expected) = (&*options.storage, options.queue_order, options.expected.as_ref());
+    if !path::is_file(storage, path)? {
+        return match expected {
+            Some(_) => Err(Error::Stale { path: path.to_path_buf(), what: "there is no file at all" }),
+            None if options.create => Ok((recovery::create(storage, path, key, order)?, key)),
+            None => Err(Error::NotFound { path: path.to_path_buf() }),
+        };
     }
+    let open = |key| Ok((recovery::open(storage, path, key, order, expected)?, key));
+    match (open(key), &options.previous_key) {
+        (Err(Error::WrongKey { .. }), Some(previous)) => open(previous),
+        (opened, _) => opened,
+    }
+}
+
+/// No code under these mutexes panics halfway through a change.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Reader for Store {
@@ -351,9 +345,4 @@ impl fmt::Debug for Store {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Store").field("path", &self.live.path).finish_non_exhaustive()
     }
-}
-
-/// An agent that buffers a million events a second gets here after half a million years.
-fn ordinals_used_up() -> Error {
-    Error::Invalid { what: "the log buffer has used up its ordinals".to_owned() }
 }

@@ -16,6 +16,8 @@ pub(crate) const BUCKET_COUNT: usize = 4;
 pub(crate) const CONFIG_KEY: &[u8] = b"current";
 pub(crate) const SESSION_KEY: &[u8] = b"session";
 pub(crate) const HEARTBEAT_KEY: &[u8] = b"heartbeat";
+/// How many log events were dropped since the last ack or drain: a u64.
+pub(crate) const DROPPED_KEY: &[u8] = b"dropped";
 pub(crate) const RUN_ID_LEN_MAX: usize = 1024;
 pub(crate) const LOG_KEY_LEN: usize = 16;
 /// The number before a configuration (its version) or a session id (the server's time).
@@ -56,7 +58,7 @@ impl Bucket {
         match self {
             Bucket::Config => key == CONFIG_KEY,
             Bucket::Queue => (1..=RUN_ID_LEN_MAX).contains(&key.len()) && std::str::from_utf8(key).is_ok(),
-            Bucket::Registry => key == SESSION_KEY || key == HEARTBEAT_KEY,
+            Bucket::Registry => [SESSION_KEY, HEARTBEAT_KEY, DROPPED_KEY].contains(&key),
             Bucket::Logs => key.len() == LOG_KEY_LEN,
         }
     }

@@ -1,0 +1,147 @@
+//! The limits of the log buffer: what an event must fit, what makes room for it, and the count of those that were
+//! dropped. Decides; writes nothing.
+
+use std::collections::VecDeque;
+use std::time::Instant;
+
+use crate::format::bucket::Bucket;
+use crate::index::Index;
+
+/// The limits of the log buffer.
+///
+/// ```
+/// use backupy_state::{LogLimits, LogRate, WhenFull};
+///
+/// let mut limits = LogLimits::default();
+/// limits.max_count = Some(10_000);
+/// limits.rate = Some(LogRate { per_second: 100, burst: 1_000 });
+/// limits.when_full = WhenFull::DropNewest;
+/// ```
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct LogLimits {
+    /// How many events it holds: 100,000 by default.
+    pub max_count: Option<u64>,
+    /// How many bytes of payload it holds: 64 MiB by default. A larger event is dropped.
+    pub max_bytes: Option<u64>,
+    /// How fast events may come: 1,000 a second by default, in bursts of 10,000. Those beyond are dropped.
+    pub rate: Option<LogRate>,
+    /// What is dropped when the buffer is full: the oldest events by default.
+    pub when_full: WhenFull,
+}
+
+impl Default for LogLimits {
+    fn default() -> Self {
+        LogLimits {
+            max_count: Some(100_000),
+            max_bytes: Some(64 << 20),
+            rate: Some(LogRate { per_second: 1_000, burst: 10_000 }),
+            when_full: WhenFull::DropOldest,
+        }
+    }
+}
+
+/// A token bucket, by the monotonic clock: it starts full, and setting the time of day does not touch it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LogRate {
+    /// How many events a second it lets in for long.
+    pub per_second: u32,
+    /// How many it lets in at once after a pause.
+    pub burst: u32,
+}
+
+/// What is dropped when the log buffer is full.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum WhenFull {
+    /// The first events in drain order make room for the new one.
+    #[default]
+    DropOldest,
+    /// The new event.
+    DropNewest,
+}
+
+/// Lets events in, and counts those that were dropped since the last ack or drain.
+pub(crate) struct LogGate {
+    limits: LogLimits,
+    tokens: f64,
+    filled: Instant,
+    pub(crate) dropped: u64,
+    /// The count as the log has it.
+    pub(crate) recorded: u64,
+}
+
+/// What becomes of some new events.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(crate) struct Plan {
+    /// For each of them, whether it comes in.
+    pub(crate) admitted: Vec<bool>,
+    /// The last of the buffered events that make room, in drain order.
+    pub(crate) drop_through: Option<Box<[u8]>>,
+    /// How many buffered events make room.
+    pub(crate) made_room: u64,
+}
+
+impl Plan {
+    /// How many events are lost by it, new ones included.
+    pub(crate) fn dropped(&self) -> u64 {
+        self.made_room + self.admitted.iter().filter(|admitted| !**admitted).count() as u64
+    }
+}
+
+impl LogGate {
+    /// `dropped` is the count that the log has.
+    pub(crate) fn new(limits: LogLimits, dropped: u64) -> Self {
+        let tokens = limits.rate.map_or(0.0, |rate| f64::from(rate.burst));
+        LogGate { limits, tokens, filled: Instant::now(), dropped, recorded: dropped }
+    }
+
+    /// Whether the rate lets one more event in at this moment.
+    pub(crate) fn take_token(&mut self, now: Instant) -> bool {
+        let Some(LogRate { per_second, burst }) = self.limits.rate else { return true };
+        let refill = now.saturating_duration_since(self.filled).as_secs_f64() * f64::from(per_second);
+        self.filled = now;
+        self.tokens = (self.tokens + refill).min(f64::from(burst));
+        let admitted = self.tokens >= 1.0;
+        if admitted {
+            self.tokens -= 1.0;
+        }
+        admitted
+    }
+
+    /// What becomes of events with payloads as long as `lens`, by count and bytes, in the order of the calls.
+    pub(crate) fn plan(&self, index: &Index, lens: &[u64]) -> Plan {
+        let LogLimits { max_count, max_bytes, when_full, .. } = self.limits;
+        let (max_count, max_bytes) = (max_count.unwrap_or(u64::MAX), max_bytes.unwrap_or(u64::MAX));
+        let (mut count, mut bytes) = (index.count(Bucket::Logs) as u64, index.log_bytes());
+        let mut buffered = index.iter(Bucket::Logs);
+        let mut own = VecDeque::new();
+        let mut plan = Plan { admitted: vec![false; lens.len()], drop_through: None, made_room: 0 };
+        for (i, &len) in lens.iter().enumerate() {
+            if len > max_bytes || max_count == 0 {
+                continue;
+            }
+            while count >= max_count || bytes > max_bytes - len {
+                if when_full == WhenFull::DropNewest {
+                    break;
+                }
+                // Of this call's own events, the first ones make room only when all buffered ones have.
+                if let Some((key, place)) = buffered.next() {
+                    plan.drop_through = Some(key.into());
+                    plan.made_room += 1;
+                    bytes -= u64::from(place.len);
+                } else if let Some((first, len)) = own.pop_front() {
+                    plan.admitted[first] = false;
+                    bytes -= len;
+                }
+                count -= 1;
+            }
+            if count < max_count && bytes <= max_bytes - len {
+                plan.admitted[i] = true;
+                own.push_back((i, len));
+                count += 1;
+                bytes += len;
+            }
+        }
+        plan
+    }
+}
