@@ -108,7 +108,7 @@ mod tests {
         let rows: [(Bucket, Keys<'_>, Keys<'_>); 4] = [
             (Bucket::Config, &[b"current"], &[b"", b"curren", b"current\0", b"session"]),
             (Bucket::Queue, &[b"a", b"\0", "ü".as_bytes(), &longest], &[b"", b"\xFF", &too_long]),
-            (Bucket::Registry, &[b"session", b"heartbeat"], &[b"", b"current", b"Session"]),
+            (Bucket::Registry, &[b"session", b"heartbeat", b"dropped"], &[b"", b"current", b"Session"]),
             (Bucket::Logs, &[&[0; 16], &[0xFF; 16]], &[b"", &[0; 15], &[0; 17]]),
         ];
         for (bucket, allowed, refused) in rows {

@@ -89,6 +89,9 @@ fn agree_on_contents(contents: &Contents, store: &Store, what: &str) {
     let session = store.load_session().map(|found| found.map(|it| (it.server_time_ms, it.session_id)));
     assert_eq!(session.map_err(bad_value), contents.session(), "{what}");
     assert_eq!(store.last_heartbeat().map_err(bad_value), contents.heartbeat(), "{what}");
+    if let Ok(dropped) = contents.dropped() {
+        assert_eq!(store.stats().logs_dropped, dropped, "{what}");
+    }
     let jobs = contents.jobs();
     assert_eq!(store.queue_depth(), jobs.len(), "{what}");
     for (run_id, payload) in &jobs {

@@ -263,7 +263,7 @@ fn parse_manifest(manifest: &[u8]) -> Option<Vec<Operation>> {
         let allowed = match bucket {
             1 => key == b"current",
             2 => (1..=1024).contains(&key.len()) && std::str::from_utf8(key).is_ok(),
-            3 => key == b"session" || key == b"heartbeat",
+            3 => [&b"session"[..], b"heartbeat", b"dropped"].contains(&key),
             4 => key.len() == 16,
             _ => false,
         };
@@ -338,6 +338,11 @@ impl Contents {
     pub(crate) fn heartbeat(&self) -> Result<Option<i64>, BadValue> {
         let Some(value) = self.value(3, b"heartbeat")? else { return Ok(None) };
         Ok(Some(i64::from_le_bytes(value.try_into().map_err(|_| BadValue)?)))
+    }
+
+    pub(crate) fn dropped(&self) -> Result<u64, BadValue> {
+        let Some(value) = self.value(3, b"dropped")? else { return Ok(0) };
+        Ok(u64::from_le_bytes(value.try_into().map_err(|_| BadValue)?))
     }
 
     /// In drain order. A payload whose seal does not fit is `None`.

@@ -2,11 +2,12 @@
 
 use std::sync::Arc;
 
-use backupy_state::{AgentKey, Batch, Durability, OpenOptions, Store};
+use backupy_state::{AgentKey, Batch, Durability, LogLimits, OpenOptions, Store};
 
 use crate::agree::{PATH, agree, agree_on_orders};
 use crate::memory::Memory;
 use crate::page_reader;
+use crate::page_writer::fix_crcs;
 
 const KEY: &[u8] = b"another agent key, of any length that is not zero";
 
@@ -87,6 +88,27 @@ fn values_and_frames_of_the_largest_size_are_as_on_the_page() {
     assert_eq!(agree(&memory.bytes(PATH), KEY, "two values of 16 MiB"), "E1");
 }
 
+/// The count of dropped events is read when the store is opened: all the same, it is only one value.
+#[test]
+fn a_count_of_dropped_events_that_fails_its_seal_blocks_nothing_else() {
+    let memory = Arc::new(Memory::default());
+    let store = open(&memory);
+    store.enqueue_job("job", b"payload").unwrap();
+    for ts_ms in 0..7 {
+        store.buffer_log(ts_ms, b"event").unwrap();
+    }
+    store.close().unwrap();
+    let mut file = memory.bytes(PATH);
+    let log = page_reader::read(&file, KEY).unwrap();
+    assert_eq!(log.contents.dropped(), Ok(1));
+    let frame = &log.frames[log.frames.len() - 2];
+    let count = frame.values.last().unwrap();
+    assert_eq!(count.plaintext.as_deref(), Some(&[1, 0, 0, 0, 0, 0, 0, 0][..]));
+    file[count.offset] ^= 1;
+    fix_crcs(&mut file[frame.offset..frame.offset + frame.len], &log.header.salt);
+    assert_eq!(agree(&file, KEY, "a count that fails its seal"), "E1");
+}
+
 /// Salts for which the CRC of a header of zeros is zero, as it stands: one in 2^32.
 #[test]
 fn zeros_are_the_end_of_the_log_under_every_salt() {
@@ -101,6 +123,10 @@ fn zeros_are_the_end_of_the_log_under_every_salt() {
 fn open(memory: &Arc<Memory>) -> Store {
     let mut options = OpenOptions::new();
     options.log_durability(Durability::Buffered).heartbeat_durability(Durability::Buffered);
+    // Few enough that events are dropped.
+    let mut limits = LogLimits::default();
+    limits.max_count = Some(6);
+    options.log_limits(limits);
     options.storage(memory.clone()).open(PATH, &AgentKey::new(KEY).unwrap()).unwrap()
 }
 
