@@ -13,7 +13,11 @@ use std::time::{Duration, Instant};
 
 use aes_gcm::aead::{AeadInOut, KeyInit};
 use aes_gcm::{Aes256Gcm, Nonce};
-use backupy_state::{AgentKey, Durability, OpenOptions, Store};
+use backupy_state::{Durability, OpenOptions, Store};
+
+mod measure;
+
+use measure::{compare, folder, key, run, run_id, time_each};
 
 fn main() {
     if let Some(path) = std::env::var_os(MEMORY_CHILD) {
@@ -27,54 +31,13 @@ fn main() {
         ("dequeue 100 jobs of 512 B", dequeue),
         ("memory of 100,000 live jobs of 512 B", memory),
     ];
-    let wanted: Vec<String> = std::env::args().skip(1).filter(|arg| !arg.starts_with('-')).collect();
-    for (name, bench) in benches {
-        if wanted.is_empty() || wanted.iter().any(|word| name.contains(word.as_str())) {
-            print!("{name:<40} ");
-            bench();
-        }
-    }
+    run(&benches);
 }
 
-const ROUNDS: usize = 7;
 const PAYLOAD: [u8; 512] = [7; 512];
-
-/// Runs both in turn and prints the median of each and of the ratios.
-fn compare(mut store: impl FnMut() -> Duration, mut floor: impl FnMut() -> Duration) {
-    let rounds: Vec<_> = (0..ROUNDS).map(|_| (store().as_secs_f64(), floor().as_secs_f64())).collect();
-    let median = |mut figures: Vec<f64>| {
-        figures.sort_by(f64::total_cmp);
-        figures[figures.len() / 2]
-    };
-    let of = |figure: fn(&(f64, f64)) -> f64| median(rounds.iter().map(figure).collect());
-    let (store, floor, ratio) = (of(|r| r.0), of(|r| r.1), of(|r| r.0 / r.1));
-    println!("{:>9.2} us, floor {:>9.2} us, ratio {ratio:.3}", store * 1e6, floor * 1e6);
-}
-
-/// One call of many, on average.
-fn time_each(count: usize, mut call: impl FnMut(usize)) -> Duration {
-    let begun = Instant::now();
-    (0..count).for_each(&mut call);
-    begun.elapsed() / u32::try_from(count).unwrap()
-}
-
-fn key() -> AgentKey {
-    AgentKey::new("bkpy_0123456789abcdef0123456789abcdef").unwrap()
-}
-
-/// As random as a UUID, and as long.
-fn run_id(i: usize) -> String {
-    let random = (i as u64 + 1).wrapping_mul(0x9E37_79B9_7F4A_7C15);
-    format!("{:08x}-f00a-41db-aff5-{:012x}", random >> 32, i)
-}
 
 fn enqueue(store: &Store, i: usize) {
     store.enqueue_job(&run_id(i), &PAYLOAD).unwrap();
-}
-
-/// Beside the sources, not in /tmp, which may be memory.
-fn folder() -> tempfile::TempDir {
-    tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap()
 }
 
 /// A file of zeros, written and synced.

@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use zeroize::Zeroizing;
 
 use crate::format::bucket::Bucket;
-use crate::format::frame::ValueCursor;
+use crate::format::frame::{Location, ValueCursor};
 use crate::format::header::Header;
 use crate::format::record::{Action, Change, Operation};
 use crate::index::Index;
@@ -342,15 +342,11 @@ impl<'a> Copy<'a> {
         let mut places = ValueCursor::new(frame.offset, &frame.header);
         for operation in manifest.operations() {
             let value = match places.place(&operation) {
-                Some(place) => {
-                    // What is not live any more was replaced or deleted by a later frame, which comes over too.
-                    let current = self.shared.live.look(|index| index.get(operation.bucket, operation.key)).0;
-                    if current != Some(place) {
-                        continue;
-                    }
-                    old.open(frame, place)?
-                }
-                None => Zeroizing::default(),
+                // What is not live any more was replaced or deleted by a later frame, which comes over too.
+                Some(place) if self.is_current(&operation, place) => old.open(frame, place)?,
+                // Of what came over in an earlier round. In this round, nothing that a frame of it deletes is current.
+                None if self.index.loses_by(&operation) => Zeroizing::default(),
+                Some(_) | None => continue,
             };
             self.pack.add(&operation, value);
             if self.pack.len >= PACK_LEN {
@@ -358,6 +354,11 @@ impl<'a> Copy<'a> {
             }
         }
         Ok(())
+    }
+
+    fn is_current(&self, operation: &Operation<'_>, place: Location) -> bool {
+        let find = |index: &Index| index.get(operation.bucket, operation.key) == Some(place);
+        self.shared.live.look(find).0
     }
 
     /// Writes what was packed as one frame.

@@ -32,6 +32,10 @@ mod traced {
         error!(path = %path.display(), %error, "could not open the store");
     }
 
+    pub(crate) fn drops_unreadable(path: &Path, error: &Error) {
+        warn!(path = %path.display(), %error, "the count of dropped log events starts again");
+    }
+
     pub(crate) fn compacted(path: &Path, report: &CompactionReport) {
         let CompactionReport { generation, bytes_before, bytes_after, took } = *report;
         let took_us = took.as_micros();
@@ -61,6 +65,7 @@ mod silent {
 
     pub(crate) fn opened(_: &Path, _: &RecoveryReport) {}
     pub(crate) fn open_failed(_: &Path, _: &Error) {}
+    pub(crate) fn drops_unreadable(_: &Path, _: &Error) {}
     pub(crate) fn compacted(_: &Path, _: &CompactionReport) {}
     pub(crate) fn compaction_failed(_: &Path, _: &Error) {}
     pub(crate) fn failed(_: &Path, _: &Error) {}

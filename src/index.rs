@@ -169,6 +169,16 @@ impl Index {
         self.live_bytes[Bucket::Logs as usize] - overhead * self.count(Bucket::Logs) as u64
     }
 
+    /// Whether the operation takes something away.
+    pub(crate) fn loses_by(&self, operation: &Operation<'_>) -> bool {
+        let keys = self.bucket(operation.bucket);
+        match operation.action {
+            Action::Put { .. } => false,
+            Action::Delete => keys.contains_key(operation.key),
+            Action::DeleteThrough => keys.first_key_value().is_some_and(|(first, _)| **first <= *operation.key),
+        }
+    }
+
     /// The next `n` jobs in queue order, from the start or behind `after`.
     pub(crate) fn jobs(&self, after: Option<&str>, n: usize) -> Vec<(Box<[u8]>, Location)> {
         let queue = self.bucket(Bucket::Queue);

@@ -66,8 +66,8 @@ pub(crate) struct LogGate {
     tokens: f64,
     filled: Instant,
     pub(crate) dropped: u64,
-    /// The count as the log has it.
-    pub(crate) recorded: u64,
+    /// The count as the log has it; `None` where that cannot be read.
+    pub(crate) recorded: Option<u64>,
 }
 
 /// What becomes of some new events.
@@ -89,10 +89,10 @@ impl Plan {
 }
 
 impl LogGate {
-    /// `dropped` is the count that the log has.
-    pub(crate) fn new(limits: LogLimits, dropped: u64) -> Self {
+    /// `recorded` is the count that the log has. One that cannot be read starts again, and is written anew.
+    pub(crate) fn new(limits: LogLimits, recorded: Option<u64>) -> Self {
         let tokens = limits.rate.map_or(0.0, |rate| f64::from(rate.burst));
-        LogGate { limits, tokens, filled: Instant::now(), dropped, recorded: dropped }
+        LogGate { limits, tokens, filled: Instant::now(), dropped: recorded.unwrap_or(0), recorded }
     }
 
     /// Whether the rate lets one more event in at this moment.

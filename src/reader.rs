@@ -140,7 +140,8 @@ pub struct Stats {
     pub jobs: u64,
     /// How many log events are buffered.
     pub log_events: u64,
-    /// How many log events were dropped since the last ack or drain.
+    /// How many log events were dropped since the last ack or drain. A snapshot knows what the log has, and says 0 where that
+    /// cannot be read.
     pub logs_dropped: u64,
     /// What compaction did since the store was opened; nothing in a snapshot.
     pub compaction: CompactionStats,

@@ -48,7 +48,6 @@ struct Seen {
     header: Header,
     replay: Replay,
     file_len: u64,
-    logs_dropped: u64,
 }
 
 impl Snapshot {
@@ -90,7 +89,6 @@ impl Snapshot {
         // read then is no more, and only a look from the start can tell.
         if same_file && let Ok(ending) = replay.run(log, Beside::Writer) {
             *file_len = ending.file_len;
-            self.seen.logs_dropped = self.seen.recorded_drops()?;
             return Ok(());
         }
         self.seen = Seen::read(&*self.storage, &self.path, &self.key)?;
@@ -100,9 +98,9 @@ impl Snapshot {
     /// How large the store is, and of what.
     #[must_use]
     pub fn stats(&self) -> Stats {
-        let Seen { header, replay, file_len, logs_dropped, .. } = &self.seen;
+        let Seen { header, replay, file_len, .. } = &self.seen;
         let stats = Stats::new(&replay.index, header.id.generation, replay.tip, *file_len);
-        Stats { logs_dropped: *logs_dropped, ..stats }
+        Stats { logs_dropped: self.recorded_drops().unwrap_or(0), ..stats }
     }
 
     /// The `n` oldest log events, oldest first, and how many were dropped, as far as the log knows.
@@ -111,7 +109,7 @@ impl Snapshot {
     /// [`Error::Unauthentic`] when the oldest event does not fit its seal (one further on ends the batch before it),
     /// [`Error::Io`].
     pub fn peek_logs(&self, n: usize) -> Result<LogBatch> {
-        Reader::peek_logs(self, n, self.seen.logs_dropped)
+        Reader::peek_logs(self, n, self.recorded_drops()?)
     }
 
     /// Where the log ends, as far as this snapshot has read it. The writer may not have made all of it durable.
@@ -129,9 +127,7 @@ impl Seen {
         let log = Arc::new(log);
         // Without a map: the writer may cut the file while this process reads it.
         let values = Arc::new(Values::new(Arc::clone(&log), false));
-        let mut seen = Seen { log, values, header, replay, file_len, logs_dropped: 0 };
-        seen.logs_dropped = seen.recorded_drops()?;
-        Ok(seen)
+        Ok(Seen { log, values, header, replay, file_len })
     }
 }
 

@@ -119,7 +119,14 @@ impl Store {
         let view = View { header, index: replay.index, values };
         let log = Log::new(file, Arc::clone(&options.storage), replay.tip, allocated, closed);
         let live = Arc::new(Live::new(options, path, log, view));
-        let drops = Reader::recorded_drops(&*live)?;
+        // One bad count must not keep the agent from its queue.
+        let drops = match Reader::recorded_drops(&*live) {
+            Err(error @ Error::Unauthentic { .. }) => {
+                events::drops_unreadable(&live.path, &error);
+                None
+            }
+            read => Some(read?),
+        };
         Ok(Store {
             compactor: Compactor::new(Arc::clone(&live), key.duplicate()),
             live,

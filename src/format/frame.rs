@@ -65,6 +65,10 @@ pub(crate) enum FrameSight {
 /// Looks for a header at the start of `bytes`.
 pub(crate) fn parse_header(bytes: &[u8], crc: &SaltedCrc) -> FrameSight {
     let Some(bytes) = bytes.first_chunk::<FRAME_HEADER_LEN>() else { return FrameSight::None };
+    if *bytes == [0; FRAME_HEADER_LEN] {
+        // Space ahead, also under the one salt in 2^32 with which the CRC of zeros is zero.
+        return FrameSight::None;
+    }
     match bytes_at(bytes, HEADER_CRC_AT) {
         Some(stored) if u32::from_le_bytes(stored) == crc.of(&bytes[BODY_CRC_AT..]) => {}
         _ => return FrameSight::None,

@@ -70,11 +70,11 @@ impl Store {
         if let Some((last, _)) = events.len().checked_sub(1).and_then(|last| places.get(last)) {
             let mut gate = lock(&self.log_gate);
             let mut changes = vec![Change::delete_through(Bucket::Logs, last)];
-            if gate.recorded > 0 {
+            if gate.recorded != Some(0) {
                 changes.push(Change::delete(Bucket::Registry, DROPPED_KEY));
             }
             let pending = writing.append(&changes)?;
-            (gate.dropped, gate.recorded) = (0, 0);
+            (gate.dropped, gate.recorded) = (0, Some(0));
             drop(gate);
             self.committed(&pending, self.log_durability)?;
         }
@@ -131,7 +131,7 @@ impl Store {
         let Removed { mut changes, count } = removed;
         let dropped = gate.dropped.saturating_sub(batch.dropped());
         let counter = dropped.to_le_bytes();
-        if dropped != gate.recorded {
+        if gate.recorded != Some(dropped) {
             changes.push(match dropped {
                 0 => Change::delete(Bucket::Registry, DROPPED_KEY),
                 _ => Change::put(Bucket::Registry, DROPPED_KEY, &counter, &[]),
@@ -139,7 +139,7 @@ impl Store {
         }
         if !changes.is_empty() {
             let pending = writing.append(&changes)?;
-            (gate.dropped, gate.recorded) = (dropped, dropped);
+            (gate.dropped, gate.recorded) = (dropped, Some(dropped));
             drop(gate);
             self.committed(&pending, self.log_durability)?;
         }
@@ -173,7 +173,7 @@ impl Store {
     pub(super) fn record_drops(&self) -> Result<()> {
         let writing = self.live.write()?;
         let gate = lock(&self.log_gate);
-        if gate.dropped == gate.recorded {
+        if gate.recorded == Some(gate.dropped) {
             return Ok(());
         }
         match append_with_drops(writing, gate, &Plan::default(), &[]) {
@@ -199,10 +199,11 @@ fn append_with_drops(
     let dropped = gate.dropped + plan.dropped();
     let counter = dropped.to_le_bytes();
     let room = plan.drop_through.as_ref().map(|last| Change::delete_through(Bucket::Logs, last));
-    let count = (dropped != gate.recorded).then(|| Change::put(Bucket::Registry, DROPPED_KEY, &counter, &[]));
+    let count =
+        (gate.recorded != Some(dropped)).then(|| Change::put(Bucket::Registry, DROPPED_KEY, &counter, &[]));
     let all: Vec<_> = room.into_iter().chain(changes.iter().copied()).chain(count).collect();
     let pending = writing.append(&all)?;
-    (gate.dropped, gate.recorded) = (dropped, dropped);
+    (gate.dropped, gate.recorded) = (dropped, Some(dropped));
     Ok(pending)
 }
 
