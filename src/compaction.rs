@@ -341,15 +341,16 @@ impl<'a> Copy<'a> {
         let Some(manifest) = frame.manifest else { return Ok(()) };
         let mut places = ValueCursor::new(frame.offset, &frame.header);
         for operation in manifest.operations() {
-            let value = match places.place(&operation) {
+            match places.place(&operation) {
                 // What is not live any more was replaced or deleted by a later frame, which comes over too.
-                Some(place) if self.is_current(&operation, place) => old.open(frame, place)?,
+                Some(place) if self.is_current(&operation, place) => {
+                    self.pack.add(&operation, |bytes| old.open_into(bytes, frame, place))?;
+                }
                 // Of what came over in an earlier round. In this round, nothing that a frame of it deletes is current.
-                None if self.index.loses_by(&operation) => Zeroizing::default(),
-                Some(_) | None => continue,
-            };
-            self.pack.add(&operation, value);
-            if self.pack.len >= PACK_LEN {
+                None if self.index.loses_by(&operation) => self.pack.add(&operation, |_| Ok(()))?,
+                Some(_) | None => {}
+            }
+            if self.pack.bytes.len() >= PACK_LEN {
                 self.flush()?;
             }
         }
@@ -363,12 +364,13 @@ impl<'a> Copy<'a> {
 
     /// Writes what was packed as one frame.
     fn flush(&mut self) -> Result<()> {
-        let pack = std::mem::take(&mut self.pack);
+        let Copy { pack, new, index, .. } = self;
         let changes = pack.changes();
         if !changes.is_empty() {
-            let written = self.new.append_unseen(&changes)?;
-            self.index.apply(changes.iter().map(|change| change.operation), written.places);
+            let written = new.append_unseen(&changes)?;
+            index.apply(changes.iter().map(|change| change.operation), written.places);
         }
+        pack.clear();
         Ok(())
     }
 
@@ -378,12 +380,14 @@ impl<'a> Copy<'a> {
         self.new.pending().wait()?;
         self.file.file.drop_cache(self.checked.end).map_err(self.file.io("drop the page cache of"))?;
         let values = Values::new(Arc::clone(&self.file), false);
+        let mut value = Zeroizing::default();
         let mut scan = Scan::new(&self.file, Beside::Nobody, self.checked)?;
         while let Found::Frame(frame) = scan.next()? {
             let mut places = ValueCursor::new(frame.offset, &frame.header);
             let operations = frame.manifest.into_iter().flat_map(|manifest| manifest.operations());
             for place in operations.filter_map(|operation| places.place(&operation)) {
-                values.open(&frame, place)?;
+                Vec::clear(&mut value);
+                values.open_into(&mut value, &frame, place)?;
             }
         }
         self.checked = scan.tip();
@@ -407,35 +411,51 @@ impl Drop for Copy<'_> {
 const ROUNDS_MAX: usize = 8;
 /// What the writing end may be held for: less than a millisecond's work.
 const LAST_ROUND_LEN: u64 = 64 << 10;
-/// Long enough that a frame's own bytes do not count, short enough to be held in memory twice.
-const PACK_LEN: usize = 256 << 10;
+/// Long enough that a frame's own bytes do not count, short enough to stay in the processor's cache.
+const PACK_LEN: usize = 60 << 10;
 
 /// Operations that will be one frame.
 #[derive(Default)]
 struct Pack {
     operations: Vec<Packed>,
-    len: usize,
+    /// Their keys and values.
+    bytes: Zeroizing<Vec<u8>>,
 }
 
 struct Packed {
     action: Action,
     bucket: Bucket,
-    key: Box<[u8]>,
-    value: Zeroizing<Vec<u8>>,
+    key_at: usize,
+    value_at: usize,
+    end: usize,
 }
 
 impl Pack {
-    fn add(&mut self, operation: &Operation<'_>, value: Zeroizing<Vec<u8>>) {
+    /// `append_value` appends the value of a put.
+    fn add(
+        &mut self,
+        operation: &Operation<'_>,
+        append_value: impl FnOnce(&mut Vec<u8>) -> Result<()>,
+    ) -> Result<()> {
         let Operation { action, bucket, key } = *operation;
-        self.len += key.len() + value.len();
-        self.operations.push(Packed { action, bucket, key: key.into(), value });
+        let key_at = self.bytes.len();
+        self.bytes.extend_from_slice(key);
+        let value_at = self.bytes.len();
+        append_value(&mut self.bytes)?;
+        self.operations.push(Packed { action, bucket, key_at, value_at, end: self.bytes.len() });
+        Ok(())
     }
 
     fn changes(&self) -> Vec<Change<'_>> {
-        let changes = self.operations.iter().map(|Packed { action, bucket, key, value }| Change {
-            operation: Operation { action: *action, bucket: *bucket, key },
-            value: [value, &[]],
+        let changes = self.operations.iter().map(|&Packed { action, bucket, key_at, value_at, end }| Change {
+            operation: Operation { action, bucket, key: &self.bytes[key_at..value_at] },
+            value: [&self.bytes[value_at..end], &[]],
         });
         changes.collect()
+    }
+
+    fn clear(&mut self) {
+        self.operations.clear();
+        self.bytes.clear();
     }
 }

@@ -7,8 +7,6 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError, RwLock};
 
-use zeroize::Zeroizing;
-
 use crate::commit::{Commit, Mark};
 use crate::format::SaltedCrc;
 use crate::format::frame::{self, ALIGNMENT, FRAME_LEN_MAX, FrameSeal, Location, SEQ_MAX, ValueCursor};
@@ -285,33 +283,36 @@ impl Values {
     /// # Errors
     /// `Unauthentic` when its seal does not fit, without naming what it is; `Io`.
     pub(crate) fn read(&self, place: Location) -> Result<Vec<u8>> {
-        let sealed = match self.read_map(place) {
+        let Sealed { nonce, mut text } = match self.read_map(place) {
             Some(sealed) => sealed,
             None => self.read_file(place).map_err(self.log.io("read"))?,
         };
-        self.open_sealed(sealed, place)
-    }
-
-    /// Opens the value at `place`, which lies in `frame`.
-    pub(crate) fn open(&self, frame: &OpenFrame<'_>, place: Location) -> Result<Zeroizing<Vec<u8>>> {
-        let start = place.offset_in_body();
-        let sealed = frame.body.get(start..start + place.len as usize + TAG_LEN);
-        // The manifest was held against the frame's length, so the value is there.
-        let text = sealed.unwrap_or_default().to_vec();
-        self.open_sealed(Sealed { nonce: frame.header.nonce, text }, place).map(Zeroizing::new)
-    }
-
-    fn open_sealed(&self, sealed: Sealed, place: Location) -> Result<Vec<u8>> {
-        let Sealed { nonce, mut text } = sealed;
-        let opened = text.split_last_chunk_mut().is_some_and(|(text, tag)| {
-            self.log.sealer.open_value(&nonce, place.seq(), place.i, text, tag).is_ok()
-        });
-        if !opened {
-            let what = "the value's seal does not fit";
-            return Err(Error::unauthentic(self.path(), place.value_offset(), what));
-        }
+        self.unseal(&mut text, &nonce, place)?;
         text.truncate(place.len as usize);
         Ok(text)
+    }
+
+    /// Opens the value at `place`, which lies in `frame`, and appends it to `out`.
+    pub(crate) fn open_into(&self, out: &mut Vec<u8>, frame: &OpenFrame<'_>, place: Location) -> Result<()> {
+        let (start, len) = (place.offset_in_body(), place.len as usize);
+        // The manifest was held against the frame's length, so the value is there.
+        let sealed = frame.body.get(start..start + len + TAG_LEN).unwrap_or_default();
+        let at = out.len();
+        out.extend_from_slice(sealed);
+        let opened = self.unseal(&mut out[at..], &frame.header.nonce, place);
+        out.truncate(if opened.is_ok() { at + len } else { at });
+        opened
+    }
+
+    /// Opens ciphertext and tag in place.
+    fn unseal(&self, sealed: &mut [u8], nonce: &Nonce, place: Location) -> Result<()> {
+        let opened = sealed
+            .split_last_chunk_mut()
+            .is_some_and(|(text, tag)| self.log.sealer.open_value(nonce, place.seq(), place.i, text, tag).is_ok());
+        if opened {
+            return Ok(());
+        }
+        Err(Error::unauthentic(self.path(), place.value_offset(), "the value's seal does not fit"))
     }
 
     fn read_file(&self, place: Location) -> io::Result<Sealed> {

@@ -211,19 +211,21 @@ impl<'a> Window<'a> {
         let within = |len: usize| usize::try_from(left).map_or(len, |left| len.min(left));
         let len = within(len);
         let held = offset.checked_sub(self.start).and_then(|at| usize::try_from(at).ok());
-        let at = match held {
-            Some(at) if at + len <= self.bytes.len() => at,
-            _ => {
-                self.bytes.resize(within(len.max(READ_LEN)), 0);
-                self.start = offset;
-                if let Err(error) = storage::read_exact_at(self.file, &mut self.bytes, offset) {
-                    self.bytes.clear();
-                    return Err(error);
-                }
-                0
-            }
-        };
-        Ok(&self.bytes[at..at + len])
+        let at = held.filter(|&at| at < self.bytes.len()).unwrap_or(self.bytes.len());
+        if self.bytes.len() - at >= len {
+            return Ok(&self.bytes[at..at + len]);
+        }
+        // What is held of it stays: a frame longer than one read is not read twice.
+        self.bytes.drain(..at);
+        self.start = offset;
+        let kept = self.bytes.len();
+        self.bytes.resize(within(len.max(READ_LEN)), 0);
+        let rest = &mut self.bytes[kept..];
+        if let Err(error) = storage::read_exact_at(self.file, rest, offset + kept as u64) {
+            self.bytes.clear();
+            return Err(error);
+        }
+        Ok(&self.bytes[..len])
     }
 }
 
