@@ -77,21 +77,22 @@ pub(crate) fn run(place: &Place, args: &Args, out: &mut Out) -> Result<(), Failu
         out.flush();
     }
 
+    match play(&path, args, seed, out) {
+        Ok(()) => folder.remove(),
+        Err(failure) => Err(failure.and(&format!("the store is kept in {}", folder.path.display()))),
+    }
+}
+
+fn play(path: &Path, args: &Args, seed: u64, out: &mut Out) -> Result<(), Failure> {
     let mut day =
-        Day { path: &path, seed, random: Random::new(seed), ledger: Ledger::default(), report: Report::new(seed) };
-    let watch = Watch::start(&path)?;
+        Day { path, seed, random: Random::new(seed), ledger: Ledger::default(), report: Report::new(seed) };
+    let watch = Watch::start(path)?;
     let lived = day.live(Duration::from_secs(args.seconds), out);
     let seen = watch.stop();
     lived?;
-    day.reckon(seen)?;
-
-    let Day { ledger, report, .. } = day;
-    report.show(&ledger, out);
-    let wrong = report.wrong(&ledger);
-    match wrong {
-        None => folder.remove(),
-        Some(what) => Err(Failure::failed(format!("{what}; the store is kept in {}", folder.keep().display()))),
-    }
+    day.reckon(&seen)?;
+    day.report.show(&day.ledger, out);
+    day.report.wrong(&day.ledger).map_or(Ok(()), |what| Err(Failure::failed(what)))
 }
 
 /// The demo begins with no store, and touches none that it did not make.
@@ -200,9 +201,9 @@ impl Day<'_> {
     }
 
     /// Opens the store after the last agent, takes everything out, and compares.
-    fn reckon(&mut self, seen: watch::Seen) -> Result<(), Failure> {
+    fn reckon(&mut self, seen: &watch::Seen) -> Result<(), Failure> {
         let verified = backupy_state::verify(self.path, Some(&agent::demo_key()?))?;
-        self.report.note_end(&verified, &seen);
+        self.report.note_end(&verified, seen);
         let store = OpenOptions::new().create(false).open(self.path, &agent::demo_key()?)?;
         let held = held::held_by_store(&store)?;
         let events = store.drain_logs(usize::MAX)?;
@@ -236,10 +237,6 @@ impl Folder {
         let made = fs::DirBuilder::new().recursive(!is_temporary).mode(0o700).create(&path);
         made.map_err(|error| could_not(&format!("make the folder {}", path.display()), &error))?;
         Ok(Folder { path, is_temporary })
-    }
-
-    fn keep(&self) -> &Path {
-        &self.path
     }
 
     fn remove(&self) -> Result<(), Failure> {

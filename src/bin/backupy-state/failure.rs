@@ -45,6 +45,11 @@ impl Failure {
         Failure::new(Exit::Usage, message)
     }
 
+    /// The same, with something more to say.
+    pub(crate) fn and(self, more: &str) -> Self {
+        Failure { message: format!("{}; {more}", self.message), ..self }
+    }
+
     /// Tells it on stderr; if nobody listens there, the exit code has to do.
     pub(crate) fn tell(&self) {
         let _ = writeln!(std::io::stderr(), "backupy-state: {self}");

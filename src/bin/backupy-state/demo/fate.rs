@@ -48,7 +48,9 @@ impl Fate<'_> {
         if !self.random.one_in(8) {
             *self.orders += 1;
             say(stdin, &format!("{LARGE_JOB}{}", self.orders));
-            thread::sleep(self.random.micros_below(STRIKE_WITHIN_US));
+            // From an eighth of a millisecond to 16 ms, in doubling steps: machines differ in how long the job takes.
+            let step = Duration::from_micros(125 << self.random.below(7));
+            thread::sleep(self.random.around(step));
         }
         child.kill()
     }
@@ -72,9 +74,6 @@ impl Fate<'_> {
         }
     }
 }
-
-/// About what an agent needs for a large job, from the order to the end of the sync.
-const STRIKE_WITHIN_US: u64 = 12_000;
 
 /// An agent that no longer listens has told why on its own pipe.
 fn say(stdin: Option<&ChildStdin>, what: &str) {

@@ -77,6 +77,7 @@ impl Report {
             _ => "a new store".to_owned(),
         };
         let ended = match self.kills.last() {
+            Some(Kill { at, calls_in_flight: 0 }) => format!("killed at {:.2} s between calls", at.as_secs_f64()),
             Some(Kill { at, calls_in_flight }) => {
                 format!("killed at {:.2} s in {}", at.as_secs_f64(), counted(*calls_in_flight, "call"))
             }
