@@ -106,13 +106,22 @@ fn refuse(error: &clap::Error) -> ExitCode {
         ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => {
             let _ = error.print();
         }
-        _ => {
-            let message = error.to_string();
-            Failure::usage(message.trim_start_matches("error: ").trim_end()).tell();
-        }
+        _ => Failure::usage(in_one_sentence(&error.to_string())).tell(),
     }
     // Docker reserves exit code 2 of a health check.
     if means_health_check() { Exit::Failed.into() } else { Exit::Usage.into() }
+}
+
+/// What clap says in paragraphs: what is wrong, perhaps a tip, the usage, and where help is.
+fn in_one_sentence(message: &str) -> String {
+    let paragraphs = message.trim_start_matches("error: ").split("\n\n");
+    let telling = paragraphs.take_while(|text| !text.starts_with("Usage:") && !text.starts_with("For more"));
+    let mut sentence = String::new();
+    for word in telling.flat_map(|text| text.split_whitespace().chain([";"])) {
+        let joint = if sentence.is_empty() || word == ";" { "" } else { " " };
+        sentence.extend([joint, word]);
+    }
+    sentence + " see --help"
 }
 
 fn means_health_check() -> bool {

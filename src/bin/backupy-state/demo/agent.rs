@@ -148,29 +148,31 @@ impl Agent {
     /// Takes what the server says, and does what it orders.
     fn listen(&self) {
         let mut random = self.random(0);
+        let mut result = Payload::large(&mut random);
         for line in io::stdin().lock().lines() {
             let Ok(line) = line else { break };
-            match line.as_str() {
-                SERVER_IS_AWAY => self.server_is_here.store(false, Relaxed),
-                SERVER_IS_BACK => self.server_is_here.store(true, Relaxed),
-                STOP => return self.stopped.store(true, Relaxed),
-                order => self.obey(order, &mut random),
+            if line == SERVER_IS_AWAY {
+                self.server_is_here.store(false, Relaxed);
+            } else if line == SERVER_IS_BACK {
+                self.server_is_here.store(true, Relaxed);
+            } else if line == STOP {
+                return self.stopped.store(true, Relaxed);
+            } else if let Some(version) = line.strip_prefix(NEW_CONFIG).and_then(|version| version.parse().ok()) {
+                self.save_config(version, &mut random);
+            } else if let Some(number) = line.strip_prefix(LARGE_JOB) {
+                self.queue_job(&format!("ordered-{number}"), &result);
+                result = Payload::large(&mut random);
             }
         }
         // The demo is gone: an agent without it would run for ever.
         process::exit(1);
     }
 
-    fn obey(&self, order: &str, random: &mut Random) {
-        if let Some(version) = order.strip_prefix(NEW_CONFIG).and_then(|version| version.parse().ok()) {
-            let len = 200 + random.below(8000);
-            let raw = random.bytes(len);
-            let mark = held::config_mark(version, &raw);
-            self.call(Kind::SaveConfig, CONFIG, Some(mark), |store| store.save_config(version, &raw));
-        } else if let Some(number) = order.strip_prefix(LARGE_JOB) {
-            let len = (512 << 10) + random.below(1 << 20);
-            self.queue_job(&format!("ordered-{number}"), &random.bytes(len));
-        }
+    fn save_config(&self, version: u64, random: &mut Random) {
+        let len = 200 + random.below(8000);
+        let raw = random.bytes(len);
+        let mark = held::config_mark(version, &raw);
+        self.call(Kind::SaveConfig, CONFIG, Some(mark), |store| store.save_config(version, &raw));
     }
 
     fn queue_jobs(&self) {
@@ -182,16 +184,15 @@ impl Agent {
             // Now and then a job is reported again with another payload.
             let attempts = if random.one_in(8) { 2 } else { 1 };
             for _ in 0..attempts {
-                let len = 100 + random.below(2000);
-                self.queue_job(&run_id, &random.bytes(len));
+                self.queue_job(&run_id, &Payload::small(&mut random));
             }
             thread::sleep(random.micros_below(6_000));
         }
     }
 
-    fn queue_job(&self, run_id: &str, payload: &[u8]) {
-        let (cell, mark) = (held::job_cell(run_id), held::job_mark(payload));
-        self.call(Kind::EnqueueJob, &cell, Some(mark), |store| store.enqueue_job(run_id, payload));
+    fn queue_job(&self, run_id: &str, payload: &Payload) {
+        let cell = held::job_cell(run_id);
+        self.call(Kind::EnqueueJob, &cell, Some(payload.mark), |store| store.enqueue_job(run_id, &payload.bytes));
     }
 
     /// Bursts with pauses. Some events come late, and many share their millisecond.
@@ -251,6 +252,29 @@ impl Agent {
         tell(&Message::DrainBegun { call, n: DRAINED_AT_ONCE as u64 });
         let events = self.store.drain_logs(DRAINED_AT_ONCE).unwrap_or_else(|error| fail(&error));
         tell(&Message::Drained { call, events: events.iter().map(as_drained).collect() });
+    }
+}
+
+/// Made ahead of its call, so that a large one keeps the agent busy with nothing but the store.
+struct Payload {
+    bytes: Vec<u8>,
+    mark: u64,
+}
+
+impl Payload {
+    fn small(random: &mut Random) -> Self {
+        let len = 100 + random.below(2000);
+        Payload::new(random.bytes(len))
+    }
+
+    fn large(random: &mut Random) -> Self {
+        let len = (1 << 20) + random.below(2 << 20);
+        Payload::new(random.bytes(len))
+    }
+
+    fn new(bytes: Vec<u8>) -> Self {
+        let mark = held::job_mark(&bytes);
+        Payload { bytes, mark }
     }
 }
 
