@@ -67,7 +67,7 @@ fn code_2_is_a_wrong_use() {
         assert!(said.failed(2).contains("BACKUPY_AGENT_KEY"), "{said:?}");
     }
     let said = place.said(place.command("stats --state").arg("").output().unwrap());
-    assert!(said.failed(2).contains("is empty"), "{said:?}");
+    assert!(said.failed(2).contains("--state <PATH>"), "{said:?}");
 }
 
 #[test]

@@ -138,7 +138,8 @@ fn stats_adds_up() {
 fn frames_lists_every_frame_with_its_operations() {
     let place = Place::filled();
     let out = place.run("frames").well();
-    let operations: Vec<_> = out.lines().map(|line| line.splitn(2, "rd  ").nth(1).unwrap_or("")).collect();
+    let operations: Vec<_> =
+        out.lines().map(|line| line.split_once("rd  ").map_or("", |(_, rest)| rest)).collect();
     let expected = [
         "",
         "put config key of 7 B, value of 44 B",

@@ -237,6 +237,8 @@ impl Agent {
                 for job in jobs {
                     let cell = held::job_cell(&job.run_id);
                     tell(&Message::Delivered { cell: cell.clone(), mark: held::job_mark(&job.payload) });
+                    // The server's answer is on its way.
+                    thread::sleep(random.micros_below(600));
                     self.call(Kind::AckJob, &cell, None, |store| store.ack_job(&job.run_id));
                 }
                 if self.store.log_count() > 0 {

@@ -48,8 +48,8 @@ impl Fate<'_> {
         if !self.random.one_in(8) {
             *self.orders += 1;
             say(stdin, &format!("{LARGE_JOB}{}", self.orders));
-            // From an eighth of a millisecond to 8 ms, in doubling steps: machines differ in how long the job takes.
-            let step = Duration::from_micros(125 << self.random.below(7));
+            // From an eighth of a millisecond to 16 ms, in doubling steps: machines differ in how long the job takes.
+            let step = Duration::from_micros(125 << self.random.below(8));
             thread::sleep(self.random.around(step));
         }
         child.kill()
