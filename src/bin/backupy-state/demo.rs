@@ -9,6 +9,7 @@ use std::io::{BufRead, BufReader};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::process::{self, ChildStdout, Command, Stdio};
+use std::sync::mpsc::{self, Sender};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -30,7 +31,7 @@ use ledger::Ledger;
 use random::Random;
 use report::Report;
 use watch::Watch;
-use wire::{Message, Opened};
+use wire::Message;
 
 use crate::failure::Failure;
 use crate::place::Place;
@@ -48,8 +49,8 @@ pub(crate) struct Args {
     #[arg(long, value_name = "DIR")]
     dir: Option<PathBuf>,
 
-    /// How long the day is
-    #[arg(long, value_name = "N", default_value_t = 5, value_parser = clap::value_parser!(u64).range(1..=3600))]
+    /// How long the day is, up to 300 s
+    #[arg(long, value_name = "N", default_value_t = 5, value_parser = clap::value_parser!(u64).range(1..=300))]
     seconds: u64,
 
     /// Repeat a schedule; what the threads make of it differs from run to run [default: any]
@@ -161,16 +162,10 @@ impl Day<'_> {
             .map_err(|error| could_not("start the agent", &error))?;
         let stdout = child.stdout.take().ok_or_else(|| Failure::failed("the agent has no stdout"))?;
         let ending = fate.ending;
-        let (opened, is_open) = std::sync::mpsc::channel();
+        let (opened, is_open) = mpsc::channel();
         let (told, status) = thread::scope(|scope| {
             let fate = scope.spawn(move || fate.befall(child, &is_open));
-            let told = self.listen(stdout, |report| {
-                // The agent may be dead already, and nobody waits for this.
-                let _ = opened.send(());
-                report
-            });
-            drop(opened);
-            (told, fate.join())
+            (self.listen(stdout, opened), fate.join())
         });
         let status = status.map_err(|_| Failure::failed("the supervisor failed"))?;
         let status = status.map_err(|error| could_not("wait for the agent", &error))?;
@@ -178,8 +173,8 @@ impl Day<'_> {
         fate::check(ending, status)
     }
 
-    /// Takes down what the agent says, until it is dead.
-    fn listen(&mut self, stdout: ChildStdout, opened: impl Fn(Opened) -> Opened) -> Result<(), Failure> {
+    /// Takes down what the agent says until it is dead, and passes on that its store is open.
+    fn listen(&mut self, stdout: ChildStdout, opened: Sender<()>) -> Result<(), Failure> {
         for line in BufReader::new(stdout).split(b'\n') {
             let line = line.map_err(|error| could_not("read from the agent", &error))?;
             let message = std::str::from_utf8(&line).ok().and_then(Message::parse);
@@ -187,7 +182,9 @@ impl Day<'_> {
                 Some(Message::Failed { why }) => return Err(Failure::failed(format!("the agent failed: {why}"))),
                 Some(message) => {
                     if let Message::Opened(report) = message {
-                        self.report.note_open(opened(report));
+                        self.report.note_open(report);
+                        // If nobody waits for this any more, its fate has failed, and says so.
+                        let _ = opened.send(());
                     }
                     self.ledger.note(message);
                 }

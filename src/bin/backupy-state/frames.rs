@@ -34,6 +34,7 @@ pub(crate) fn run(place: &Place, args: &Args, out: &mut Out) -> Result<(), Failu
             out.line(line(frame));
         }
     })?;
+    heading.into_iter().for_each(|heading| out.line(heading));
     verify::check(&report)
 }
 

@@ -8,8 +8,8 @@ use crate::text::{Out, Utc, ago, counted, now_ms};
 
 /// Say whether the store is well, in one line: exit code 0 or 1
 ///
-/// Reads everything that the store lists, without its lock and without writing, so it may run as often as you like
-/// beside the agent.
+/// Checks every record, and reads the configuration, the session and the heartbeat; payloads are for `verify`. Takes no
+/// lock and writes nothing, so it may run as often as you like beside the agent. What is wrong goes to stderr.
 #[derive(clap::Args)]
 #[command(after_help = "Example:\n  backupy-state health-check --max-heartbeat-age 120")]
 pub(crate) struct Args {

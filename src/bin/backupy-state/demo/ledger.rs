@@ -13,7 +13,9 @@ use super::wire::{Event, Kind, Message, Opened};
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Loss {
     pub(crate) cell: String,
-    pub(crate) what: String,
+    pub(crate) what: &'static str,
+    /// Of how many things, where no name tells them apart.
+    pub(crate) count: u64,
 }
 
 /// How many calls of a kind there were.
@@ -33,6 +35,8 @@ pub(crate) struct Ledger {
     counts: HashMap<&'static str, Count>,
     /// At most this many log events were taken by drains that were killed before they could say which.
     drained_unseen_max: u64,
+    /// How many log events a restart has shown to be gone.
+    lost_events: u64,
     /// What `found` messages have named since the last kill.
     found: BTreeMap<String, u64>,
     pub(crate) deliveries: u64,
@@ -68,6 +72,7 @@ impl Ledger {
                 let found = std::mem::take(&mut self.found);
                 self.check_held(&found);
                 self.check_log_count(log_events);
+                self.narrow_unseen(log_events);
             }
             Message::Begun { call, kind, cell, mark } => {
                 let writes = self.cells.entry(cell.clone()).or_default();
@@ -116,7 +121,7 @@ impl Ledger {
     pub(crate) fn settle(&mut self, held: &BTreeMap<String, u64>, events: &[Event]) {
         self.now += 1;
         self.check_held(held);
-        self.check_log_count(events.len() as u64);
+        self.narrow_unseen(events.len() as u64);
         self.note_drained(events);
         self.check_missing_events();
     }
@@ -128,13 +133,18 @@ impl Ledger {
         }
     }
 
+    /// How many things were lost.
+    pub(crate) fn lost(&self) -> u64 {
+        self.losses.iter().map(|loss| loss.count).sum()
+    }
+
     /// All calls of a kind.
     pub(crate) fn counted(&self, kind: Kind) -> Count {
         self.counts.get(kind.name()).copied().unwrap_or_default()
     }
 
-    /// How many jobs may still be queued, and how many log events buffered: those that no call has certainly removed.
-    pub(crate) fn live(&self, prefix: &str) -> u64 {
+    /// How many cells with this prefix may hold something: those that no call has certainly emptied.
+    fn live(&self, prefix: &str) -> u64 {
         self.cells_of(prefix).filter(|(_, writes)| possible(writes).any(|mark| mark.is_some())).count() as u64
     }
 
@@ -211,7 +221,7 @@ impl Ledger {
                 continue;
             }
             if !possible(writes).any(|known| known == mark) {
-                losses.push(Loss { cell: cell.clone(), what: describe(writes, mark).to_owned() });
+                losses.push(Loss { cell: cell.clone(), what: describe(writes, mark), count: 1 });
             }
             let now = self.now;
             writes.push(Write { begun: now, ended: Some(now), acknowledged: true, mark, deliveries: 0 });
@@ -219,28 +229,30 @@ impl Ledger {
         self.losses.extend(losses);
     }
 
-    /// Whether so many log events can be there; and narrows down what killed drains can have taken.
+    /// Whether so many log events can be there.
     fn check_log_count(&mut self, count: u64) {
-        let certain = self.certain_events().count() as u64;
-        let possible = self.live(LOG);
-        if count > possible {
-            self.lose(LOG, &format!("holds {} events more than were ever buffered", count - possible));
-        }
-        let missing = certain.saturating_sub(count);
-        if missing > self.drained_unseen_max {
-            let what = format!("holds {} acknowledged events too few", missing - self.drained_unseen_max);
-            self.lose(LOG, &what);
-        }
-        self.drained_unseen_max = self.drained_unseen_max.min(possible.saturating_sub(count));
+        let too_many = count.saturating_sub(self.live(LOG));
+        self.lose_some(LOG, "holds more events than were ever buffered", too_many);
+        let missing = (self.certain_events().count() as u64).saturating_sub(count);
+        let gone = missing.saturating_sub(self.drained_unseen_max + self.lost_events);
+        self.lose_some(LOG, "holds too few of the acknowledged events", gone);
+        self.lost_events += gone;
+    }
+
+    /// Where so many log events are left, killed drains can have taken no more than the rest.
+    fn narrow_unseen(&mut self, count: u64) {
+        let rest = self.live(LOG).saturating_sub(count + self.lost_events);
+        self.drained_unseen_max = self.drained_unseen_max.min(rest);
     }
 
     /// After the last drain: what was acknowledged and did not come out must have been taken by a killed drain. Those
     /// which were buffered last are named as lost.
     fn check_missing_events(&mut self) {
         let mut missing: Vec<_> = self.certain_events().map(|(cell, begun)| (begun, cell.to_owned())).collect();
-        self.drained_unseen = self.drained_unseen_max.min(missing.len() as u64);
+        let known = self.lost_events.min(missing.len() as u64);
+        self.drained_unseen = self.drained_unseen_max.min(missing.len() as u64 - known);
         missing.sort_by_key(|(begun, _)| Reverse(*begun));
-        let lost = missing.len() as u64 - self.drained_unseen;
+        let lost = missing.len() as u64 - known - self.drained_unseen;
         for (_, cell) in missing.into_iter().take(usize::try_from(lost).unwrap_or(usize::MAX)) {
             self.lose(&cell, "was acknowledged and is gone");
         }
@@ -264,8 +276,14 @@ impl Ledger {
         self.counts.entry(kind.name()).or_default()
     }
 
-    fn lose(&mut self, cell: &str, what: &str) {
-        self.losses.push(Loss { cell: cell.to_owned(), what: what.to_owned() });
+    fn lose(&mut self, cell: &str, what: &'static str) {
+        self.lose_some(cell, what, 1);
+    }
+
+    fn lose_some(&mut self, cell: &str, what: &'static str, count: u64) {
+        if count > 0 {
+            self.losses.push(Loss { cell: cell.to_owned(), what, count });
+        }
     }
 }
 

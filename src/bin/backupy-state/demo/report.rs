@@ -90,7 +90,7 @@ impl Report {
     pub(crate) fn wrong(&self, ledger: &Ledger) -> Option<String> {
         let end = self.end.as_ref();
         if !ledger.losses.is_empty() {
-            return Some(format!("the store did not hold its word: lost {}", ledger.losses.len()));
+            return Some(format!("the store did not hold its word: lost {}", ledger.lost()));
         }
         if let Some(fault) = end.and_then(|end| end.fault.as_ref()) {
             return Some(format!("the store is not intact: {fault}"));
@@ -157,9 +157,9 @@ impl Report {
         }
         let rate = self.calls_a_second(all);
         say("time", format!("{:.1} s, {} calls/s", self.took.as_secs_f64(), grouped(rate)));
-        say("lost", ledger.losses.len().to_string());
+        say("lost", grouped(ledger.lost()));
         for loss in ledger.losses.iter().take(LOSSES_SHOWN) {
-            out.line(format_args!("    {} {}", loss.cell, loss.what));
+            out.line(format_args!("    {}: {} {}", grouped(loss.count), loss.cell, loss.what));
         }
     }
 
@@ -176,7 +176,8 @@ impl Report {
                 "took_us": opened.took_us,
             })
         };
-        let loss = |loss: &super::ledger::Loss| json!({ "cell": loss.cell, "what": loss.what });
+        let loss =
+            |loss: &super::ledger::Loss| json!({ "cell": loss.cell, "what": loss.what, "count": loss.count });
         let end = self.end.as_ref();
         json!({
             "seed": self.seed,
@@ -196,7 +197,7 @@ impl Report {
             "frames": end.map(|end| end.frames),
             "seconds": self.took.as_secs_f64(),
             "calls_a_second": self.calls_a_second(all),
-            "lost": ledger.losses.len(),
+            "lost": ledger.lost(),
             "losses": ledger.losses.iter().map(loss).collect::<Vec<_>>(),
         })
     }
