@@ -1,9 +1,11 @@
 //! The demo, for a second. That it finds losses is tested beside its ledger.
 
 use std::fs;
-use std::process::Command;
+use std::io::{BufRead, BufReader};
+use std::process::{Command, Stdio};
+use std::time::Duration;
 
-use backupy_state::{AgentKey, Store};
+use backupy_state::{AgentKey, OpenOptions, Store};
 
 use crate::place::{KEY, Place};
 
@@ -50,4 +52,19 @@ fn the_demo_does_not_touch_the_store_of_somebody_else() {
     let before = place.bytes();
     place.run(&format!("demo --dir {}", place.folder.path().display())).failed(4);
     assert!(place.bytes() == before);
+}
+
+#[test]
+fn an_agent_whose_demo_is_gone_ends_too() {
+    let place = Place::empty();
+    let mut command = place.command(&format!("demo --seconds 60 --dir {}", place.folder.path().display()));
+    let mut demo = command.stdout(Stdio::piped()).spawn().unwrap();
+    let mut lines = BufReader::new(demo.stdout.take().unwrap()).lines().map(Result::unwrap);
+    assert!(lines.any(|line| line.starts_with("  agent  1: ")));
+    demo.kill().unwrap();
+    demo.wait().unwrap();
+
+    let key = AgentKey::new("bkpy_demo_key_that_everybody_knows_0").unwrap();
+    let opened = OpenOptions::new().lock_timeout(Duration::from_secs(10)).open(place.state(), &key);
+    assert!(opened.is_ok(), "{opened:?}");
 }

@@ -28,7 +28,7 @@ pub(crate) const DEMO_KEY: &str = "bkpy_demo_key_that_everybody_knows_0";
 pub(crate) struct AgentArgs {
     path: PathBuf,
     seed: u64,
-    /// The how manieth agent of the day it is
+    /// The number of this agent in its day, from 0
     life: u64,
 }
 

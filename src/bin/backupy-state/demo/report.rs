@@ -26,6 +26,7 @@ struct Kill {
 }
 
 struct End {
+    generation: u64,
     frames: u64,
     log_len: u64,
     fault: Option<String>,
@@ -53,6 +54,7 @@ impl Report {
     pub(crate) fn note_end(&mut self, verified: &VerifyReport, seen: &Seen) {
         let fault = verified.faults.first();
         self.end = Some(End {
+            generation: verified.generation,
             frames: verified.frames,
             log_len: verified.log_len,
             fault: fault.map(|fault| format!("{} at offset {}", fault.what, fault.offset)),
@@ -153,7 +155,8 @@ impl Report {
         if let Some(end) = &self.end {
             let failed = end.failed_snapshots.len() as u64;
             say("snapshots", format!("{} beside the agents, {failed} failed", grouped(end.snapshots)));
-            say("log", format!("{} in {}", bytes(end.log_len), counted(end.frames, "frame")));
+            let (len, frames) = (bytes(end.log_len), counted(end.frames, "frame"));
+            say("log", format!("{len} in {frames}, generation {}", grouped(end.generation)));
         }
         let rate = self.calls_a_second(all);
         say("time", format!("{:.1} s, {} calls/s", self.took.as_secs_f64(), grouped(rate)));
@@ -193,6 +196,7 @@ impl Report {
             "log_events_taken_by_killed_drains": ledger.drained_unseen,
             "snapshots": end.map(|end| end.snapshots),
             "failed_snapshots": end.map(|end| end.failed_snapshots.clone()),
+            "generation": end.map(|end| end.generation),
             "log_len": end.map(|end| end.log_len),
             "frames": end.map(|end| end.frames),
             "seconds": self.took.as_secs_f64(),
