@@ -1,6 +1,6 @@
 //! `verify`: is every byte of the store as it was written?
 
-use backupy_state::{FaultKind, VerifyReport};
+use backupy_state::{Fault, FaultKind, VerifyReport};
 use serde_json::{Value, json};
 
 use crate::failure::{Exit, Failure};
@@ -69,7 +69,7 @@ fn show(report: &VerifyReport, out: &mut Out) {
 }
 
 fn as_json(report: &VerifyReport) -> Value {
-    let fault = |fault: &backupy_state::Fault| json!({ "offset": fault.offset, "kind": kind_name(fault.kind), "what": fault.what });
+    let fault = |Fault { offset, kind, what, .. }: &Fault| json!({ "offset": offset, "kind": kind_name(*kind), "what": what });
     json!({
         "state": report.path.display().to_string(),
         "intact": report.is_intact(),

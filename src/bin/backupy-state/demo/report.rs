@@ -85,7 +85,7 @@ impl Report {
             }
             None => "not killed".to_owned(),
         };
-        format!("  agent {:>2}: {began:<58} {ended}", self.kills.len())
+        format!("  agent {:>2}: {began:<62} {ended}", self.kills.len())
     }
 
     /// What is wrong, if anything is.
@@ -108,7 +108,7 @@ impl Report {
     fn show_table(&self, ledger: &Ledger, out: &mut Out) {
         if let Some(last) = self.opens.last() {
             let n = self.kills.len() + 1;
-            out.line(format_args!("  agent {n:>2}: {:<58} stopped, closed the store", began(last)));
+            out.line(format_args!("  agent {n:>2}: {:<62} stopped, closed the store", began(last)));
         }
         out.line("");
         out.line(format_args!("  {:<20}{:>14}{:>20}", "call", "acknowledged", "in flight at a kill"));
