@@ -1,0 +1,244 @@
+//! What the demo says: a line a kill, a table at the end, or all of it as JSON.
+
+use std::time::Duration;
+
+use backupy_state::VerifyReport;
+use serde_json::{Value, json};
+
+use super::ledger::{Count, Ledger};
+use super::watch::Seen;
+use super::wire::{Kind, Opened};
+use crate::text::{Out, bytes, counted, grouped};
+
+pub(crate) struct Report {
+    seed: u64,
+    opens: Vec<Opened>,
+    kills: Vec<Kill>,
+    pub(crate) took: Duration,
+    end: Option<End>,
+    jobs_left: u64,
+    events_left: u64,
+}
+
+struct Kill {
+    at: Duration,
+    calls_in_flight: u64,
+}
+
+struct End {
+    generation: u64,
+    frames: u64,
+    log_len: u64,
+    fault: Option<String>,
+    snapshots: u64,
+    failed_snapshots: Vec<String>,
+}
+
+/// More of them would hide the first ones.
+const LOSSES_SHOWN: usize = 20;
+
+impl Report {
+    pub(crate) fn new(seed: u64) -> Self {
+        let (opens, kills, took) = (Vec::new(), Vec::new(), Duration::ZERO);
+        Report { seed, opens, kills, took, end: None, jobs_left: 0, events_left: 0 }
+    }
+
+    pub(crate) fn note_open(&mut self, opened: Opened) {
+        self.opens.push(opened);
+    }
+
+    pub(crate) fn note_kill(&mut self, at: Duration, calls_in_flight: u64) {
+        self.kills.push(Kill { at, calls_in_flight });
+    }
+
+    pub(crate) fn note_end(&mut self, verified: &VerifyReport, seen: &Seen) {
+        let fault = verified.faults.first();
+        self.end = Some(End {
+            generation: verified.generation,
+            frames: verified.frames,
+            log_len: verified.log_len,
+            fault: fault.map(|fault| format!("{} at offset {}", fault.what, fault.offset)),
+            snapshots: seen.snapshots,
+            failed_snapshots: seen.failures.clone(),
+        });
+    }
+
+    pub(crate) fn left(&mut self, jobs: u64, events: u64) {
+        (self.jobs_left, self.events_left) = (jobs, events);
+    }
+
+    /// How many kills met a call on its way.
+    pub(crate) fn kills_in_flight(&self) -> u64 {
+        self.kills.iter().filter(|kill| kill.calls_in_flight > 0).count() as u64
+    }
+
+    /// A line about the agent that was killed last: how it began, and how it ended.
+    pub(crate) fn last_kill(&self) -> String {
+        let began = match self.opens.last() {
+            Some(opened) if self.opens.len() > 1 => began(opened),
+            _ => "a new store".to_owned(),
+        };
+        let ended = match self.kills.last() {
+            Some(Kill { at, calls_in_flight: 0 }) => format!("killed at {:.2} s between calls", at.as_secs_f64()),
+            Some(Kill { at, calls_in_flight }) => {
+                format!("killed at {:.2} s in {}", at.as_secs_f64(), counted(*calls_in_flight, "call"))
+            }
+            None => "not killed".to_owned(),
+        };
+        format!("  agent {:>2}: {began:<62} {ended}", self.kills.len())
+    }
+
+    /// What is wrong, if anything is.
+    pub(crate) fn wrong(&self, ledger: &Ledger) -> Option<String> {
+        let end = self.end.as_ref();
+        if !ledger.losses.is_empty() {
+            return Some(format!("the store did not hold its word: lost {}", ledger.lost()));
+        }
+        if let Some(fault) = end.and_then(|end| end.fault.as_ref()) {
+            return Some(format!("the store is not intact: {fault}"));
+        }
+        let failed = end.and_then(|end| end.failed_snapshots.first());
+        failed.map(|why| format!("a snapshot failed: {why}"))
+    }
+
+    pub(crate) fn show(&self, ledger: &Ledger, out: &mut Out) {
+        if out.json { out.json(&self.as_json(ledger)) } else { self.show_table(ledger, out) }
+    }
+
+    fn show_table(&self, ledger: &Ledger, out: &mut Out) {
+        if let Some(last) = self.opens.last() {
+            let n = self.kills.len() + 1;
+            out.line(format_args!("  agent {n:>2}: {:<62} stopped, closed the store", began(last)));
+        }
+        out.line("");
+        out.line(format_args!("  {:<20}{:>14}{:>20}", "call", "acknowledged", "in flight at a kill"));
+        let row = |name: &str, count: Count| {
+            format!("  {name:<20}{:>14}{:>20}", grouped(count.acknowledged), grouped(count.in_flight))
+        };
+        for kind in Kind::ALL {
+            out.line(row(kind.name(), ledger.counted(kind)));
+        }
+        let all = all_calls(ledger);
+        out.line(row("all", all));
+        out.line("");
+        let mut say = |name: &str, what: String| out.line(format_args!("  {name:<20}{what}"));
+        let replayed = self.reopened().map(|opened| opened.records).sum();
+        let (tails, set_aside) = self.torn();
+        say("kills", format!("{}, {} of them in the middle of a call", self.kills.len(), self.kills_in_flight()));
+        say(
+            "recoveries",
+            format!(
+                "{} replayed, {} set aside in {}",
+                counted(replayed, "record"),
+                bytes(set_aside),
+                counted(tails, "torn tail")
+            ),
+        );
+        say(
+            "jobs",
+            format!(
+                "{} delivered, {} of them again after a kill; {} still queued",
+                grouped(ledger.deliveries),
+                grouped(ledger.repeated_deliveries),
+                grouped(self.jobs_left)
+            ),
+        );
+        say(
+            "log events",
+            format!(
+                "{} drained in order, {} of them at the end; {} taken by a drain that was killed",
+                grouped(ledger.drained),
+                grouped(self.events_left),
+                grouped(ledger.drained_unseen)
+            ),
+        );
+        if let Some(end) = &self.end {
+            let failed = end.failed_snapshots.len() as u64;
+            say("snapshots", format!("{} beside the agents, {failed} failed", grouped(end.snapshots)));
+            let (len, frames) = (bytes(end.log_len), counted(end.frames, "frame"));
+            say("log", format!("{len} in {frames}, generation {}", grouped(end.generation)));
+        }
+        let rate = self.calls_a_second(all);
+        say("time", format!("{:.1} s, {} calls/s", self.took.as_secs_f64(), grouped(rate)));
+        say("lost", grouped(ledger.lost()));
+        for loss in ledger.losses.iter().take(LOSSES_SHOWN) {
+            out.line(format_args!("    {}: {} {}", grouped(loss.count), loss.cell, loss.what));
+        }
+    }
+
+    fn as_json(&self, ledger: &Ledger) -> Value {
+        let mut calls = json!({});
+        for kind in Kind::ALL {
+            calls[kind.name()] = count_json(ledger.counted(kind));
+        }
+        let all = all_calls(ledger);
+        let recovery = |opened: &Opened| {
+            json!({
+                "records": opened.records,
+                "bytes_set_aside": opened.bytes_set_aside,
+                "took_us": opened.took_us,
+            })
+        };
+        let loss =
+            |loss: &super::ledger::Loss| json!({ "cell": loss.cell, "what": loss.what, "count": loss.count });
+        let end = self.end.as_ref();
+        json!({
+            "seed": self.seed,
+            "calls": calls,
+            "all_calls": count_json(all),
+            "kills": self.kills.len(),
+            "kills_in_a_call": self.kills_in_flight(),
+            "recoveries": self.reopened().map(recovery).collect::<Vec<_>>(),
+            "jobs_delivered": ledger.deliveries,
+            "jobs_delivered_again": ledger.repeated_deliveries,
+            "jobs_left": self.jobs_left,
+            "log_events_drained": ledger.drained,
+            "log_events_taken_by_killed_drains": ledger.drained_unseen,
+            "snapshots": end.map(|end| end.snapshots),
+            "failed_snapshots": end.map(|end| end.failed_snapshots.clone()),
+            "generation": end.map(|end| end.generation),
+            "log_len": end.map(|end| end.log_len),
+            "frames": end.map(|end| end.frames),
+            "seconds": self.took.as_secs_f64(),
+            "calls_a_second": self.calls_a_second(all),
+            "lost": ledger.lost(),
+            "losses": ledger.losses.iter().map(loss).collect::<Vec<_>>(),
+        })
+    }
+
+    /// Every open but the one that made the store.
+    fn reopened(&self) -> impl Iterator<Item = &Opened> {
+        self.opens.iter().skip(1)
+    }
+
+    fn torn(&self) -> (u64, u64) {
+        let tails = self.reopened().filter(|opened| opened.bytes_set_aside > 0).count() as u64;
+        (tails, self.reopened().map(|opened| opened.bytes_set_aside).sum())
+    }
+
+    fn calls_a_second(&self, all: Count) -> u64 {
+        let ms = self.took.as_millis().max(1);
+        u64::try_from(u128::from(all.acknowledged) * 1000 / ms).unwrap_or(u64::MAX)
+    }
+}
+
+fn began(opened: &Opened) -> String {
+    let Opened { records, bytes_set_aside, took_us, .. } = opened;
+    let (whole_ms, tenths) = (took_us / 1000, took_us % 1000 / 100);
+    format!(
+        "{} replayed in {whole_ms}.{tenths} ms, {} set aside",
+        counted(*records, "record"),
+        bytes(*bytes_set_aside)
+    )
+}
+
+fn all_calls(ledger: &Ledger) -> Count {
+    Kind::ALL.iter().fold(Count::default(), |all, kind| {
+        let count = ledger.counted(*kind);
+        Count { acknowledged: all.acknowledged + count.acknowledged, in_flight: all.in_flight + count.in_flight }
+    })
+}
+
+fn count_json(count: Count) -> Value {
+    json!({ "acknowledged": count.acknowledged, "in_flight": count.in_flight })
+}

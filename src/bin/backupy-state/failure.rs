@@ -1,0 +1,85 @@
+//! Why a command ended otherwise than well, and with which exit code.
+
+use std::fmt;
+use std::io::Write;
+use std::process::ExitCode;
+
+use backupy_state::Error;
+
+/// The exit codes; the help lists them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Exit {
+    Well = 0,
+    Failed = 1,
+    Usage = 2,
+    Damage = 3,
+    WrongKey = 4,
+    Locked = 5,
+    NotFound = 6,
+    NotAStore = 7,
+}
+
+impl From<Exit> for ExitCode {
+    fn from(exit: Exit) -> Self {
+        ExitCode::from(exit as u8)
+    }
+}
+
+/// One sentence for stderr, and the exit code.
+#[derive(Debug)]
+pub(crate) struct Failure {
+    pub(crate) exit: Exit,
+    message: String,
+}
+
+impl Failure {
+    pub(crate) fn new(exit: Exit, message: impl Into<String>) -> Self {
+        Failure { exit, message: message.into() }
+    }
+
+    pub(crate) fn failed(message: impl Into<String>) -> Self {
+        Failure::new(Exit::Failed, message)
+    }
+
+    pub(crate) fn usage(message: impl Into<String>) -> Self {
+        Failure::new(Exit::Usage, message)
+    }
+
+    /// The same, with something more to say.
+    pub(crate) fn and(self, more: &str) -> Self {
+        Failure { message: format!("{}; {more}", self.message), ..self }
+    }
+
+    /// Tells it on stderr; if nobody listens there, the exit code has to do.
+    pub(crate) fn tell(&self) {
+        let _ = writeln!(std::io::stderr(), "backupy-state: {self}");
+    }
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.message)
+    }
+}
+
+impl From<Error> for Failure {
+    fn from(error: Error) -> Self {
+        Failure::new(Exit::of(&error), error.to_string())
+    }
+}
+
+impl Exit {
+    pub(crate) fn of(error: &Error) -> Self {
+        match error {
+            Error::Invalid { .. } => Exit::Usage,
+            Error::Corrupt { .. } | Error::Unauthentic { .. } => Exit::Damage,
+            Error::WrongKey { .. } => Exit::WrongKey,
+            Error::Locked { .. } => Exit::Locked,
+            Error::NotFound { .. } => Exit::NotFound,
+            Error::NotAStore { .. } | Error::UnsupportedFormat { .. } => Exit::NotAStore,
+            // Where the folder is not there, neither is the store.
+            Error::Io { source, .. } if source.kind() == std::io::ErrorKind::NotFound => Exit::NotFound,
+            _ => Exit::Failed,
+        }
+    }
+}

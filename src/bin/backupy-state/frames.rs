@@ -1,0 +1,85 @@
+//! `frames`: the log frame by frame, for reviewers.
+
+use backupy_state::{FrameInfo, OperationInfo};
+use serde_json::{Value, json};
+
+use crate::failure::Failure;
+use crate::place::Place;
+use crate::text::{Out, tame};
+use crate::verify;
+
+/// List the log frame by frame
+///
+/// Offsets and lengths are in bytes. Checks as `verify` does on the way, with the same exit codes. With --json, each
+/// frame is one object on its own line.
+#[derive(clap::Args)]
+#[command(after_help = "Example:\n  backupy-state frames | less")]
+pub(crate) struct Args {
+    /// Show the frames without what is in them
+    #[arg(long)]
+    no_key: bool,
+}
+
+pub(crate) fn run(place: &Place, args: &Args, out: &mut Out) -> Result<(), Failure> {
+    let key = if args.no_key { None } else { Some(place.key()?) };
+    let json = out.json;
+    let mut heading = (!json).then(|| columns("offset", "len", "seq", "durable_seq", "kind", "operations"));
+    let report = backupy_state::verify_each(place.state(), key.as_ref(), |frame| {
+        if let Some(heading) = heading.take() {
+            out.line(heading);
+        }
+        if json {
+            out.json(&as_json(frame));
+        } else {
+            out.line(line(frame));
+        }
+    })?;
+    heading.into_iter().for_each(|heading| out.line(heading));
+    verify::check(&report)
+}
+
+fn line(frame: &FrameInfo) -> String {
+    let FrameInfo { offset, len, seq, durable_seq, .. } = frame;
+    let operations: Vec<_> = frame.operations.iter().map(operation).collect();
+    let [offset, len, seq, durable_seq] = [offset, len, seq, durable_seq].map(u64::to_string);
+    columns(&offset, &len, &seq, &durable_seq, kind(frame), &operations.join(", "))
+}
+
+fn columns(offset: &str, len: &str, seq: &str, durable_seq: &str, kind: &str, operations: &str) -> String {
+    let line = format!("{offset:>10} {len:>8} {seq:>8} {durable_seq:>11}  {kind:<6}  {operations}");
+    line.trim_end().to_owned()
+}
+
+fn operation(operation: &OperationInfo) -> String {
+    let OperationInfo { action, bucket, key_len, run_id, value_len, .. } = operation;
+    let key = match run_id {
+        Some(run_id) => format!("\"{}\"", tame(run_id)),
+        None => format!("key of {key_len} B"),
+    };
+    let value = value_len.map_or_else(String::new, |len| format!(", value of {len} B"));
+    format!("{action} {bucket} {key}{value}")
+}
+
+fn kind(frame: &FrameInfo) -> &'static str {
+    if frame.is_close { "close" } else { "record" }
+}
+
+fn as_json(frame: &FrameInfo) -> Value {
+    let operation = |operation: &OperationInfo| {
+        json!({
+            "action": operation.action,
+            "bucket": operation.bucket,
+            "key_len": operation.key_len,
+            "run_id": operation.run_id,
+            "value_len": operation.value_len,
+        })
+    };
+    json!({
+        "offset": frame.offset,
+        "len": frame.len,
+        "seq": frame.seq,
+        "durable_seq": frame.durable_seq,
+        "kind": kind(frame),
+        "operations": frame.operations.iter().map(operation).collect::<Vec<_>>(),
+    })
+}

@@ -1,0 +1,82 @@
+//! `health-check`: one line and an exit code, for a container's health check.
+
+use serde_json::json;
+
+use crate::failure::Failure;
+use crate::place::Place;
+use crate::text::{Out, Utc, ago, counted, now_ms};
+
+/// Say whether the store is well, in one line: exit code 0 or 1
+///
+/// Checks every record, and reads the configuration, the session and the heartbeat; payloads are for `verify`. Takes no
+/// lock and writes nothing, so it may run as often as you like beside the agent. What is wrong goes to stderr.
+#[derive(clap::Args)]
+#[command(after_help = "Example:\n  backupy-state health-check --max-heartbeat-age 120")]
+pub(crate) struct Args {
+    /// Also fail when the last heartbeat is older, or this far ahead of the clock
+    #[arg(long, value_name = "SECONDS")]
+    max_heartbeat_age: Option<u32>,
+}
+
+pub(crate) fn run(place: &Place, args: &Args, out: &mut Out) -> Result<(), Failure> {
+    let health = Health::of(place, args);
+    if out.json {
+        out.json(&match &health {
+            Ok(Health { jobs, log_events, heartbeat_ms, now_ms }) => json!({
+                "healthy": true,
+                "jobs": jobs,
+                "log_events": log_events,
+                "last_heartbeat_ms": heartbeat_ms,
+                "heartbeat_age_ms": heartbeat_ms.map(|ts| now_ms.saturating_sub(ts)),
+            }),
+            Err(failure) => json!({ "healthy": false, "reason": failure.to_string() }),
+        });
+    } else if let Ok(health) = &health {
+        out.line(health.line());
+    }
+    health.map(drop)
+}
+
+struct Health {
+    jobs: u64,
+    log_events: u64,
+    heartbeat_ms: Option<i64>,
+    now_ms: i64,
+}
+
+impl Health {
+    fn of(place: &Place, args: &Args) -> Result<Self, Failure> {
+        let snapshot = place.snapshot()?;
+        snapshot.load_config()?;
+        snapshot.load_session()?;
+        let stats = snapshot.stats();
+        let (heartbeat_ms, now_ms) = (snapshot.last_heartbeat()?, now_ms());
+        let health = Health { jobs: stats.jobs, log_events: stats.log_events, heartbeat_ms, now_ms };
+        if let Some(max) = args.max_heartbeat_age {
+            health.check_heartbeat(max)?;
+        }
+        Ok(health)
+    }
+
+    fn check_heartbeat(&self, max_age_s: u32) -> Result<(), Failure> {
+        let Some(ts) = self.heartbeat_ms else {
+            return Err(Failure::failed("no heartbeat was ever recorded"));
+        };
+        if self.now_ms.abs_diff(ts) > u64::from(max_age_s) * 1000 {
+            let (when, age) = (Utc(ts), ago(ts, self.now_ms));
+            return Err(Failure::failed(format!(
+                "the last heartbeat was {age}, at {when}; {max_age_s} s are allowed"
+            )));
+        }
+        Ok(())
+    }
+
+    fn line(&self) -> String {
+        let heartbeat = match self.heartbeat_ms {
+            Some(ts) => format!("last heartbeat {} ({})", Utc(ts), ago(ts, self.now_ms)),
+            None => "no heartbeat yet".to_owned(),
+        };
+        let Health { jobs, log_events, .. } = self;
+        format!("ok: {}, {}, {heartbeat}", counted(*jobs, "job"), counted(*log_events, "log event"))
+    }
+}

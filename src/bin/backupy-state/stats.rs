@@ -1,0 +1,69 @@
+//! `stats`: how large the store is, and of what.
+
+use backupy_state::Stats;
+use serde_json::json;
+
+use crate::failure::Failure;
+use crate::place::Place;
+use crate::text::{Out, bytes, grouped};
+
+/// Show how large the store is, and of what
+///
+/// Live bytes are what the store holds; dead ones were replaced or removed, or are frame headers; free ones are space
+/// ahead of the log.
+#[derive(clap::Args)]
+#[command(after_help = "Example:\n  backupy-state stats")]
+pub(crate) struct Args {}
+
+pub(crate) fn run(place: &Place, _args: &Args, out: &mut Out) -> Result<(), Failure> {
+    let snapshot = place.snapshot()?;
+    let stats = snapshot.stats();
+    if out.json {
+        out.json(&json!({
+            "state": snapshot.path().display().to_string(),
+            "generation": stats.generation,
+            "seq": stats.seq,
+            "file_len": stats.file_len,
+            "log_len": stats.log_len,
+            "live_bytes": stats.live_bytes,
+            "dead_bytes": stats.dead_bytes,
+            "free_bytes": stats.free_bytes,
+            "jobs": stats.jobs,
+            "log_events": stats.log_events,
+        }));
+        return Ok(());
+    }
+    out.row("state", snapshot.path().display());
+    out.row("generation", stats.generation);
+    out.row("frames", grouped(stats.seq));
+    out.row("jobs", grouped(stats.jobs));
+    out.row("log events", grouped(stats.log_events));
+    out.row("file", bytes(stats.file_len));
+    out.row("log", bytes(stats.log_len));
+    for (name, mark, len) in parts(&stats) {
+        out.row(&format!("  {name}"), format_args!("{:<24} {mark}", bytes(len)));
+    }
+    out.row("", format_args!("[{}]", bar(&stats)));
+    Ok(())
+}
+
+fn parts(stats: &Stats) -> [(&'static str, char, u64); 3] {
+    [("live", '#', stats.live_bytes), ("dead", 'x', stats.dead_bytes), ("free", '.', stats.free_bytes)]
+}
+
+/// The three parts side by side. Rounds at the ends, so that the bar always has its full width.
+fn bar(stats: &Stats) -> String {
+    let parts = parts(stats);
+    let whole: u128 = parts.iter().map(|(_, _, len)| u128::from(*len)).sum();
+    let (mut bar, mut seen) = (String::new(), 0);
+    for (_, mark, len) in parts {
+        seen += u128::from(len);
+        let until = (seen * BAR_WIDTH + whole / 2).checked_div(whole).unwrap_or(0);
+        while (bar.len() as u128) < until {
+            bar.push(mark);
+        }
+    }
+    bar
+}
+
+const BAR_WIDTH: u128 = 50;

@@ -1,0 +1,239 @@
+//! What goes to stdout, and how numbers, times and foreign bytes look there.
+
+use std::fmt::{self, Display, Write as _};
+use std::io::{self, BufWriter, ErrorKind, Stdout, Write as _};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use serde_json::Value;
+
+use crate::failure::Failure;
+
+/// Stdout. A reader that goes away is no failure: the rest is not written, and the exit code is that of the command.
+pub(crate) struct Out {
+    pub(crate) json: bool,
+    stdout: BufWriter<Stdout>,
+    failed: Option<io::Error>,
+}
+
+impl Out {
+    pub(crate) fn new(json: bool) -> Self {
+        Out { json, stdout: BufWriter::new(io::stdout()), failed: None }
+    }
+
+    pub(crate) fn line(&mut self, line: impl Display) {
+        if self.failed.is_none() {
+            self.failed = writeln!(self.stdout, "{line}").err();
+        }
+    }
+
+    /// One line of a table: a name, and what there is to say.
+    pub(crate) fn row(&mut self, name: &str, what: impl Display) {
+        self.line(format_args!("{name:<12}{what}"));
+    }
+
+    pub(crate) fn json(&mut self, value: &Value) {
+        self.line(value);
+    }
+
+    /// Shows what was written so far.
+    pub(crate) fn flush(&mut self) {
+        if self.failed.is_none() {
+            self.failed = self.stdout.flush().err();
+        }
+    }
+
+    pub(crate) fn finish(mut self) -> Result<(), Failure> {
+        self.flush();
+        match self.failed {
+            Some(error) if error.kind() != ErrorKind::BrokenPipe => {
+                Err(Failure::failed(format!("could not write the output: {error}")))
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+/// A number with a comma before each three digits.
+pub(crate) fn grouped(number: u64) -> String {
+    let digits = number.to_string();
+    let mut grouped = String::new();
+    for (i, digit) in digits.chars().enumerate() {
+        if i > 0 && (digits.len() - i).is_multiple_of(3) {
+            grouped.push(',');
+        }
+        grouped.push(digit);
+    }
+    grouped
+}
+
+/// A count and its noun, in the singular where there is one.
+pub(crate) fn counted(count: u64, noun: &str) -> String {
+    format!("{} {noun}{}", grouped(count), if count == 1 { "" } else { "s" })
+}
+
+/// A length with its unit.
+pub(crate) fn bytes(len: u64) -> String {
+    counted(len, "byte")
+}
+
+/// The same for what is in memory.
+pub(crate) fn len_of(bytes: &[u8]) -> u64 {
+    bytes.len() as u64
+}
+
+/// The clock, in ms since 1970; a clock before that counts as 1970.
+pub(crate) fn now_ms() -> i64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    i64::try_from(since.as_millis()).unwrap_or(i64::MAX)
+}
+
+/// A time in ms since 1970 as a date in UTC, for any `i64`.
+pub(crate) struct Utc(pub(crate) i64);
+
+impl Display for Utc {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (days, ms) = (self.0.div_euclid(DAY_MS), self.0.rem_euclid(DAY_MS));
+        let (year, month, day) = civil_from_days(days);
+        let (hour, minute, second) = (ms / 3_600_000, ms / 60_000 % 60, ms / 1000 % 60);
+        write!(f, "{year:04}-{month:02}-{day:02} {hour:02}:{minute:02}:{second:02}.{:03} UTC", ms % 1000)
+    }
+}
+
+const DAY_MS: i64 = 86_400_000;
+
+/// Days since 1970 to a Gregorian year, month and day. Counts in eras of 400 years from 1 March of year 0, so that the
+/// leap day is the last of its year.
+fn civil_from_days(days: i64) -> (i64, i64, i64) {
+    const ERA_DAYS: i64 = 146_097;
+    const MARCH_0_TO_1970_DAYS: i64 = 719_468;
+    let days = days + MARCH_0_TO_1970_DAYS;
+    let (era, day_of_era) = (days.div_euclid(ERA_DAYS), days.rem_euclid(ERA_DAYS));
+    let leap_days = day_of_era / 1460 - day_of_era / 36_524 + day_of_era / (ERA_DAYS - 1);
+    let year_of_era = (day_of_era - leap_days) / 365;
+    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
+    let months_since_march = (5 * day_of_year + 2) / 153;
+    let day = day_of_year - (153 * months_since_march + 2) / 5 + 1;
+    let month = (months_since_march + 2) % 12 + 1;
+    let year = era * 400 + year_of_era + i64::from(month <= 2);
+    (year, month, day)
+}
+
+/// How long ago a time was, or how far ahead of this clock it is.
+pub(crate) fn ago(ts_ms: i64, now_ms: i64) -> String {
+    let age = i128::from(now_ms) - i128::from(ts_ms);
+    let seconds = age.unsigned_abs() / 1000;
+    let span = match seconds {
+        0..=119 => format!("{seconds} s"),
+        120..=7199 => format!("{} min", seconds / 60),
+        7200..=172_799 => format!("{} h", seconds / 3600),
+        _ => format!("{} days", seconds / 86_400),
+    };
+    if age < 0 { format!("{span} ahead of this clock") } else { format!("{span} ago") }
+}
+
+/// Somebody else's text, on one line and harmless to a terminal.
+pub(crate) fn tame(text: &str) -> String {
+    text.escape_debug().to_string()
+}
+
+/// Somebody else's bytes: text where they are printable, hexadecimal digits where not.
+pub(crate) enum Shown {
+    Text(String),
+    Hex(String),
+}
+
+impl Shown {
+    pub(crate) fn new(bytes: &[u8]) -> Self {
+        match std::str::from_utf8(bytes) {
+            Ok(text) if !text.contains(char::is_control) => Shown::Text(text.to_owned()),
+            _ => Shown::Hex(hex(bytes)),
+        }
+    }
+
+    /// Adds it to a JSON object under `name`, or under `name_hex`.
+    pub(crate) fn put_into(self, object: &mut Value, name: &str) {
+        match self {
+            Shown::Text(text) => object[name] = text.into(),
+            Shown::Hex(digits) => object[format!("{name}_hex")] = digits.into(),
+        }
+    }
+}
+
+impl Display for Shown {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Shown::Text(text) => write!(f, "{text:?}"),
+            Shown::Hex(digits) => write!(f, "0x{digits}"),
+        }
+    }
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().fold(String::with_capacity(2 * bytes.len()), |mut digits, byte| {
+        // Writing to a string does not fail.
+        let _ = write!(digits, "{byte:02x}");
+        digits
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_are_shown_as_dates() {
+        let cases = [
+            (0, "1970-01-01 00:00:00.000 UTC"),
+            (-1, "1969-12-31 23:59:59.999 UTC"),
+            (951_782_399_999, "2000-02-28 23:59:59.999 UTC"),
+            (951_782_400_000, "2000-02-29 00:00:00.000 UTC"),
+            (951_868_800_000, "2000-03-01 00:00:00.000 UTC"),
+            (1_700_000_000_123, "2023-11-14 22:13:20.123 UTC"),
+            (4_107_542_400_000, "2100-03-01 00:00:00.000 UTC"),
+            (-62_135_596_800_000, "0001-01-01 00:00:00.000 UTC"),
+            (253_402_300_799_999, "9999-12-31 23:59:59.999 UTC"),
+        ];
+        for (ms, date) in cases {
+            assert_eq!(Utc(ms).to_string(), date);
+        }
+        for extreme in [i64::MIN, i64::MAX] {
+            assert!(Utc(extreme).to_string().ends_with(" UTC"));
+            assert!(!ago(extreme, 0).is_empty());
+        }
+    }
+
+    #[test]
+    fn every_day_of_800_years_follows_the_one_before() {
+        let mut before = civil_from_days(-146_097);
+        for days in -146_096..146_097 {
+            let (year, month, day) = civil_from_days(days);
+            let first = day == 1 && before.2 >= 28;
+            assert!(first || (year, month, day) == (before.0, before.1, before.2 + 1), "{year}-{month}-{day}");
+            before = (year, month, day);
+        }
+        assert_eq!(before, (2369, 12, 31));
+    }
+
+    #[test]
+    fn numbers_are_grouped_by_three() {
+        for (number, text) in [
+            (0, "0"),
+            (999, "999"),
+            (1000, "1,000"),
+            (123_456, "123,456"),
+            (u64::MAX, "18,446,744,073,709,551,615"),
+        ] {
+            assert_eq!(grouped(number), text);
+        }
+        assert_eq!(counted(1, "byte"), "1 byte");
+        assert_eq!(bytes(4096), "4,096 bytes");
+    }
+
+    #[test]
+    fn bytes_that_could_command_a_terminal_are_shown_as_digits() {
+        assert_eq!(Shown::new("ärger \"x\"".as_bytes()).to_string(), "\"ärger \\\"x\\\"\"");
+        assert_eq!(Shown::new(b"\x1b[2J").to_string(), "0x1b5b324a");
+        assert_eq!(Shown::new(b"\xff").to_string(), "0xff");
+        assert_eq!(tame("a\x1b[2J\n"), "a\\u{1b}[2J\\n");
+    }
+}

@@ -1,0 +1,96 @@
+//! `verify`: is every byte of the store as it was written?
+
+use backupy_state::{Fault, FaultKind, VerifyReport};
+use serde_json::{Value, json};
+
+use crate::failure::{Exit, Failure};
+use crate::place::Place;
+use crate::text::{Out, bytes, counted, grouped};
+
+/// Check every byte of the store without changing it: exit code 3 if something is wrong
+///
+/// With the key, every record and every value is opened; without it, the header and the checksums are checked, which
+/// finds damage but no tampering.
+#[derive(clap::Args)]
+#[command(after_help = "Example:\n  backupy-state verify --no-key --state /backup/state.db")]
+pub(crate) struct Args {
+    /// Check the header and the checksums only
+    #[arg(long)]
+    no_key: bool,
+}
+
+pub(crate) fn run(place: &Place, args: &Args, out: &mut Out) -> Result<(), Failure> {
+    let key = if args.no_key { None } else { Some(place.key()?) };
+    let report = backupy_state::verify(place.state(), key.as_ref())?;
+    if out.json {
+        out.json(&as_json(&report));
+    } else {
+        show(&report, out);
+    }
+    check(&report)
+}
+
+/// A report with a fault is a failure, whatever command found it.
+pub(crate) fn check(report: &VerifyReport) -> Result<(), Failure> {
+    let Some(first) = report.faults.first() else { return Ok(()) };
+    let (path, kind) = (report.path.display(), kind_name(first.kind));
+    let others = match report.faults.len() {
+        1 => String::new(),
+        len => format!(", and {} more", len - 1),
+    };
+    let message = format!("{path} is not intact: {kind} at offset {}: {}{others}", first.offset, first.what);
+    Err(Failure::new(Exit::Damage, message))
+}
+
+fn show(report: &VerifyReport, out: &mut Out) {
+    out.row("state", report.path.display());
+    out.row(
+        "intact",
+        match (report.is_intact(), report.with_key) {
+            (false, _) => "no",
+            (true, true) => "yes: every record and every value opens",
+            (true, false) => "yes by its checksums; without the key, tampering does not show",
+        },
+    );
+    out.row("generation", report.generation);
+    let ending = if report.ends_closed { "ends closed" } else { "in use, or not closed" };
+    out.row("frames", format_args!("{}, {ending}", grouped(report.frames)));
+    if report.with_key {
+        out.row("operations", format_args!("{}, {}", grouped(report.operations), counted(report.values, "value")));
+    }
+    out.row("log", format_args!("{} in a file of {}", bytes(report.log_len), bytes(report.file_len)));
+    if report.torn_len > 0 {
+        let len = bytes(report.torn_len);
+        out.row("torn tail", format_args!("{len} behind the last frame; the next open sets them aside"));
+    }
+    for fault in &report.faults {
+        out.row(kind_name(fault.kind), format_args!("at offset {}: {}", fault.offset, fault.what));
+    }
+}
+
+fn as_json(report: &VerifyReport) -> Value {
+    let fault = |Fault { offset, kind, what, .. }: &Fault| json!({ "offset": offset, "kind": kind_name(*kind), "what": what });
+    json!({
+        "state": report.path.display().to_string(),
+        "intact": report.is_intact(),
+        "with_key": report.with_key,
+        "generation": report.generation,
+        "frames": report.frames,
+        "operations": report.with_key.then_some(report.operations),
+        "values": report.with_key.then_some(report.values),
+        "ends_closed": report.ends_closed,
+        "file_len": report.file_len,
+        "log_len": report.log_len,
+        "torn_len": report.torn_len,
+        "faults": report.faults.iter().map(fault).collect::<Vec<_>>(),
+    })
+}
+
+fn kind_name(kind: FaultKind) -> &'static str {
+    match kind {
+        FaultKind::Header => "header",
+        FaultKind::Damage => "damage",
+        FaultKind::Tampering => "tampering",
+        _ => "fault",
+    }
+}
