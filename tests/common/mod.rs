@@ -1,0 +1,104 @@
+//! What the tests share: a place on the disk, a model of a store, damage to a file, child processes.
+#![allow(dead_code, unused_imports, reason = "each test file uses a part of it")]
+
+mod child;
+mod counted;
+mod damage;
+mod model;
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::sync::mpsc;
+use std::thread;
+use std::time::Duration;
+
+use backupy_state::{AgentKey, OpenOptions, Result, Store};
+use tempfile::TempDir;
+
+pub(crate) use child::{Child, child_path, is_root, say, spawn, test_binary};
+pub(crate) use counted::CountedDisk;
+pub(crate) use damage::Image;
+pub(crate) use model::{Action, Random, State};
+
+pub(crate) const KEY: &str = "bkpy_0123456789abcdef0123456789abcdef";
+
+pub(crate) fn key() -> AgentKey {
+    AgentKey::new(KEY).unwrap()
+}
+
+/// A folder of its own, removed at the end of the test.
+pub(crate) struct Place {
+    folder: TempDir,
+}
+
+impl Place {
+    pub(crate) fn new() -> Self {
+        Place { folder: tempfile::tempdir().unwrap() }
+    }
+
+    pub(crate) fn folder(&self) -> &Path {
+        self.folder.path()
+    }
+
+    /// The usual name of a store.
+    pub(crate) fn path(&self) -> PathBuf {
+        self.at("state.db")
+    }
+
+    pub(crate) fn at(&self, name: &str) -> PathBuf {
+        self.folder().join(name)
+    }
+
+    pub(crate) fn open(&self) -> Store {
+        Store::open(self.path(), &key()).unwrap()
+    }
+
+    /// Tries to open without waiting, and never creates.
+    pub(crate) fn try_open(&self) -> Result<Store> {
+        existing().open(self.path(), &key())
+    }
+}
+
+pub(crate) fn existing() -> OpenOptions {
+    let mut options = OpenOptions::new();
+    options.create(false).lock_timeout(Duration::ZERO);
+    options
+}
+
+/// What stands in a folder, but for the lock file: names, modes, times of the last change and bytes.
+pub(crate) type Listing = BTreeMap<String, (u32, i64, i64, Vec<u8>)>;
+
+pub(crate) fn listing(folder: &Path) -> Listing {
+    let files = fs::read_dir(folder).unwrap().map(|found| found.unwrap());
+    let named = files.map(|file| (file.file_name().into_string().unwrap(), file.path()));
+    let without_lock = named.filter(|(name, _)| !name.ends_with(".lock"));
+    without_lock
+        .map(|(name, path)| {
+            let found = fs::symlink_metadata(&path).unwrap();
+            let bytes = if found.is_file() { fs::read(&path).unwrap() } else { Vec::new() };
+            (name, (found.mode(), found.mtime(), found.mtime_nsec(), bytes))
+        })
+        .collect()
+}
+
+/// The names in a folder, the lock file among them.
+pub(crate) fn names(folder: &Path) -> Vec<String> {
+    let files = fs::read_dir(folder).unwrap().map(|found| found.unwrap().file_name().into_string().unwrap());
+    let mut names: Vec<String> = files.collect();
+    names.sort();
+    names
+}
+
+/// Runs `call` on a thread of its own: a call that hangs fails the test instead of hanging it.
+pub(crate) fn without_hanging<R: Send + 'static>(call: impl FnOnce() -> R + Send + 'static) -> R {
+    let (send, receive) = mpsc::channel();
+    thread::spawn(move || send.send(call()));
+    receive.recv_timeout(Duration::from_secs(60)).expect("the call hangs")
+}
+
+/// Whether `bytes` has `part` somewhere.
+pub(crate) fn contains(bytes: &[u8], part: &[u8]) -> bool {
+    bytes.windows(part.len()).any(|window| window == part)
+}
