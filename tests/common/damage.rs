@@ -72,6 +72,11 @@ impl Image {
         let end = at + self.u32_at(at + 8) as usize;
         let body_crc = self.salted_crc(at + FRAME_HEADER_LEN..end);
         self.bytes[at + 4..at + 8].copy_from_slice(&body_crc.to_le_bytes());
+        self.fix_header_crc(at)
+    }
+
+    /// Makes only the CRC of the frame's header right.
+    pub(crate) fn fix_header_crc(&mut self, at: usize) -> &mut Self {
         let header_crc = self.salted_crc(at + 4..at + FRAME_HEADER_LEN);
         self.bytes[at..at + 4].copy_from_slice(&header_crc.to_le_bytes());
         self

@@ -7,6 +7,7 @@ mod damage;
 mod model;
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -19,6 +20,7 @@ use tempfile::TempDir;
 
 pub(crate) use child::{Child, child_path, is_root, say, spawn, test_binary};
 pub(crate) use counted::CountedDisk;
+pub(crate) use damage::HEADER_PAGE_LEN;
 pub(crate) use damage::Image;
 pub(crate) use model::{Action, Random, State};
 
@@ -67,18 +69,31 @@ pub(crate) fn existing() -> OpenOptions {
     options
 }
 
-/// What stands in a folder, but for the lock file: names, modes, times of the last change and bytes.
-pub(crate) type Listing = BTreeMap<String, (u32, i64, i64, Vec<u8>)>;
+/// What stands in a folder, but for the lock file.
+pub(crate) type Listing = BTreeMap<String, Found>;
+
+#[derive(PartialEq, Eq)]
+pub(crate) struct Found {
+    pub(crate) mode: u32,
+    pub(crate) changed: (i64, i64),
+    pub(crate) bytes: Vec<u8>,
+}
+
+impl fmt::Debug for Found {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "mode {:o}, {} bytes, changed at {:?}", self.mode, self.bytes.len(), self.changed)
+    }
+}
 
 pub(crate) fn listing(folder: &Path) -> Listing {
-    let files = fs::read_dir(folder).unwrap().map(|found| found.unwrap());
-    let named = files.map(|file| (file.file_name().into_string().unwrap(), file.path()));
-    let without_lock = named.filter(|(name, _)| !name.ends_with(".lock"));
-    without_lock
-        .map(|(name, path)| {
+    names(folder)
+        .into_iter()
+        .filter(|name| !name.ends_with(".lock"))
+        .map(|name| {
+            let path = folder.join(&name);
             let found = fs::symlink_metadata(&path).unwrap();
             let bytes = if found.is_file() { fs::read(&path).unwrap() } else { Vec::new() };
-            (name, (found.mode(), found.mtime(), found.mtime_nsec(), bytes))
+            (name, Found { mode: found.mode(), changed: (found.mtime(), found.mtime_nsec()), bytes })
         })
         .collect()
 }
