@@ -81,21 +81,32 @@ fn a_path_with_any_other_extension_is_kept() {
 #[test]
 fn a_folder_is_not_a_store() {
     let place = Place::new();
-    fs::create_dir(place.at("folder.db")).unwrap();
-    fs::create_dir(place.at("folder")).unwrap();
-    assert_refused!(place, place.at("folder.db"), Error::NotAStore { .. });
-    assert_refused!(place, place.at("folder"), Error::NotAStore { .. });
-    assert_eq!(names(place.folder()), ["folder", "folder.db"]);
+    for name in ["folder.db", "plain"] {
+        fs::create_dir(place.at(name)).unwrap();
+        assert_refused!(place, place.at(name), Error::NotAStore { .. });
+    }
+    assert_eq!(names(place.folder()), ["folder.db", "plain"]);
+}
+
+fn make_fifo(path: &Path) {
+    assert!(Command::new("mkfifo").arg(path).status().unwrap().success());
 }
 
 #[test]
 fn a_fifo_is_not_a_store() {
     let place = Place::new();
-    for name in ["fifo.db", "fifo"] {
-        assert!(Command::new("mkfifo").arg(place.at(name)).status().unwrap().success());
-        assert_refused!(place, place.at(name), Error::NotAStore { .. });
-    }
-    assert_eq!(names(place.folder()), ["fifo", "fifo.db"]);
+    make_fifo(&place.at("fifo.db"));
+    assert_refused!(place, place.at("fifo.db"), Error::NotAStore { .. });
+    assert_eq!(names(place.folder()), ["fifo.db"]);
+}
+
+/// As for a folder: no store is made beside it, say at `/dev/null.db`.
+#[test]
+fn a_fifo_without_extension_is_not_a_store() {
+    let place = Place::new();
+    make_fifo(&place.at("fifo"));
+    assert_refused!(place, place.at("fifo"), Error::NotAStore { .. });
+    assert_eq!(names(place.folder()), ["fifo"]);
 }
 
 #[test]

@@ -11,7 +11,7 @@ use std::fmt;
 use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::sync::mpsc;
+use std::sync::mpsc::{self, RecvTimeoutError};
 use std::thread;
 use std::time::Duration;
 
@@ -110,7 +110,11 @@ pub(crate) fn names(folder: &Path) -> Vec<String> {
 pub(crate) fn without_hanging<R: Send + 'static>(call: impl FnOnce() -> R + Send + 'static) -> R {
     let (send, receive) = mpsc::channel();
     thread::spawn(move || send.send(call()));
-    receive.recv_timeout(Duration::from_secs(60)).expect("the call hangs")
+    match receive.recv_timeout(Duration::from_secs(60)) {
+        Ok(returned) => returned,
+        Err(RecvTimeoutError::Timeout) => panic!("the call hangs"),
+        Err(RecvTimeoutError::Disconnected) => panic!("the call panicked"),
+    }
 }
 
 /// Whether `bytes` has `part` somewhere.
