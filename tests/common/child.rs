@@ -7,6 +7,8 @@ use std::ffi::OsStr;
 use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
 use std::process::{ChildStdout, Command, Stdio};
+use std::thread;
+use std::time::Duration;
 
 const PATH_VAR: &str = "BACKUPY_TEST_CHILD_PATH";
 /// Tells a child's lines from what the test harness prints.
@@ -62,15 +64,7 @@ impl Child {
 
     /// The next line that the child says; nothing when it has ended.
     pub(crate) fn hear(&mut self) -> Option<String> {
-        loop {
-            let mut line = String::new();
-            self.lines.read_line(&mut line).unwrap();
-            // A last line without its end was cut off by the kill.
-            let line = line.strip_suffix('\n')?;
-            if let Some(said) = line.strip_prefix(MARK) {
-                return Some(said.to_owned());
-            }
-        }
+        next_line(&mut self.lines)
     }
 
     /// Waits for a line.
@@ -84,10 +78,34 @@ impl Child {
         self.process.wait().unwrap();
     }
 
+    /// Listens for a while, so that the pipe does not fill up, then kills. Returns all that was said.
+    pub(crate) fn hear_and_kill_after(&mut self, delay: Duration) -> Vec<String> {
+        let Child { process, lines } = self;
+        thread::scope(|threads| {
+            let listener = threads.spawn(|| std::iter::from_fn(|| next_line(lines)).collect());
+            thread::sleep(delay);
+            process.kill().unwrap();
+            process.wait().unwrap();
+            listener.join().unwrap()
+        })
+    }
+
     /// Waits for the end of a child that must end well.
     pub(crate) fn finish(mut self) {
         while self.hear().is_some() {}
         assert!(self.process.wait().unwrap().success());
+    }
+}
+
+fn next_line(lines: &mut impl BufRead) -> Option<String> {
+    loop {
+        let mut line = String::new();
+        lines.read_line(&mut line).unwrap();
+        // A last line without its end was cut off by the kill.
+        let line = line.strip_suffix('\n')?;
+        if let Some(said) = line.strip_prefix(MARK) {
+            return Some(said.to_owned());
+        }
     }
 }
 
