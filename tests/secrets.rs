@@ -1,4 +1,5 @@
 //! Nothing of what a store keeps shows in its file, and nothing of what is secret in `Debug`, errors or names.
+#![allow(clippy::unwrap_used, reason = "a test ends where something is not as it should be")]
 
 mod common;
 

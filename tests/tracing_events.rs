@@ -1,5 +1,6 @@
 //! The events that the `tracing` feature gives: for open, recovery and failure, and never a secret.
 #![cfg(feature = "tracing")]
+#![allow(clippy::unwrap_used, reason = "a test ends where something is not as it should be")]
 
 mod common;
 
@@ -7,7 +8,7 @@ use std::fmt::{Debug, Write};
 use std::sync::{Arc, Mutex};
 
 use backupy_state::{AgentKey, Error, Store};
-use common::{Image, KEY, Place, key};
+use common::{Image, KEY, Place};
 use tracing::field::{Field, Visit};
 use tracing::span::{Attributes, Id, Record};
 use tracing::{Event, Level, Metadata, Subscriber};

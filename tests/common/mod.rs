@@ -1,10 +1,11 @@
 //! What the tests share: a place on the disk, a model of a store, damage to a file, child processes.
-#![allow(dead_code, unused_imports, reason = "each test file uses a part of it")]
+#![allow(dead_code, unused_imports, unused_macros, reason = "each test file uses a part of it")]
 
 mod child;
 mod counted;
 mod damage;
 mod model;
+mod written;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -15,7 +16,7 @@ use std::sync::mpsc::{self, RecvTimeoutError};
 use std::thread;
 use std::time::Duration;
 
-use backupy_state::{AgentKey, OpenOptions, Result, Store};
+use backupy_state::{AgentKey, Error, OpenOptions, Result, Snapshot, Store, verify};
 use tempfile::TempDir;
 
 pub(crate) use child::{Child, child_path, is_root, say, spawn, test_binary};
@@ -23,6 +24,9 @@ pub(crate) use counted::CountedDisk;
 pub(crate) use damage::HEADER_PAGE_LEN;
 pub(crate) use damage::Image;
 pub(crate) use model::{Action, Random, State};
+pub(crate) use written::{
+    Written, assert_corrupt, assert_torn, assert_unauthentic, bare, closed, open_image, refuse, unclean, write,
+};
 
 pub(crate) const KEY: &str = "bkpy_0123456789abcdef0123456789abcdef";
 
@@ -116,6 +120,33 @@ pub(crate) fn without_hanging<R: Send + 'static>(call: impl FnOnce() -> R + Send
         Err(RecvTimeoutError::Disconnected) => panic!("the call panicked"),
     }
 }
+
+/// Opens what stands at the path in each way there is, sees that nothing changes, and returns why each was refused.
+pub(crate) fn refuse_everywhere(folder: &Path, path: &Path) -> Vec<Error> {
+    let before = listing(folder);
+    let path = path.to_path_buf();
+    let errors = without_hanging(move || {
+        vec![
+            OpenOptions::new().lock_timeout(Duration::ZERO).open(&path, &key()).unwrap_err(),
+            existing().open(&path, &key()).unwrap_err(),
+            Snapshot::open(&path, &key()).unwrap_err(),
+            verify(&path, Some(&key())).unwrap_err(),
+            verify(&path, None).unwrap_err(),
+        ]
+    });
+    assert_eq!(listing(folder), before);
+    errors
+}
+
+/// Sees that what stands at the path is refused in each way there is, and nothing changes.
+macro_rules! assert_refused {
+    ($place:expr, $path:expr, $expected:pat) => {
+        for error in $crate::common::refuse_everywhere($place.folder(), std::convert::AsRef::as_ref(&$path)) {
+            assert!(matches!(error, $expected), "{error:?}");
+        }
+    };
+}
+pub(crate) use assert_refused;
 
 /// Whether `bytes` has `part` somewhere.
 pub(crate) fn contains(bytes: &[u8], part: &[u8]) -> bool {
