@@ -9,8 +9,7 @@ use std::os::unix::fs::MetadataExt;
 
 use backupy_state::{Durability, Error, FaultKind, verify};
 use common::{
-    HEADER_PAGE_LEN, Image, Place, State, Written, assert_corrupt, assert_torn, bare, closed, existing, key,
-    names, open_image, unclean, write,
+    HEADER_PAGE_LEN, Image, Place, State, Written, bare, closed, existing, key, names, open_image, unclean, write,
 };
 
 #[test]
@@ -114,7 +113,7 @@ fn one_good_header_copy_is_enough_and_verify_reports_the_other() {
 fn two_bad_header_copies_are_a_damaged_header() {
     let mut written = closed();
     written.image.flip(100).flip(2048 + 30);
-    assert_corrupt(&written.image, 0);
+    Place::new().assert_corrupt(&written.image, 0);
 }
 
 #[test]
@@ -153,7 +152,7 @@ fn a_large_torn_tail_is_set_aside_whole() {
     let tail: Vec<u8> = (0..1_000_000_u32).map(|i| i.to_le_bytes()[0] | 1).collect();
     let end = written.image.len();
     written.image.append(&tail);
-    assert_torn(&written.image, end, written.last());
+    Place::new().assert_torn(&written.image, end, written.last());
 }
 
 #[test]
@@ -164,7 +163,7 @@ fn records_that_no_sync_covered_are_torn_from_the_first_bad_one_on() {
     for (records, frame) in image.frames().into_iter().enumerate() {
         let mut damaged = image.clone();
         damaged.flip(frame.start + 50);
-        assert_torn(&damaged, frame.start, &states[records]);
+        Place::new().assert_torn(&damaged, frame.start, &states[records]);
     }
 }
 
@@ -178,7 +177,7 @@ fn a_sync_vouches_for_the_buffered_records_before_it() {
     for frame in &image.frames()[..10] {
         let mut damaged = image.clone();
         damaged.flip(frame.start + 50);
-        assert_corrupt(&damaged, frame.start);
+        Place::new().assert_corrupt(&damaged, frame.start);
     }
 }
 
@@ -188,10 +187,10 @@ fn damage_before_a_record_that_vouches_for_it_is_refused_however_large_it_is() {
     let frames = image.frames();
     let mut zeroed = image.clone();
     zeroed.bytes[frames[2].start..frames[7].end].fill(0);
-    assert_corrupt(&zeroed, frames[2].start);
+    Place::new().assert_corrupt(&zeroed, frames[2].start);
     let mut random = image.clone();
     random.bytes[HEADER_PAGE_LEN..frames[8].end].fill(0xA5);
-    assert_corrupt(&random, HEADER_PAGE_LEN);
+    Place::new().assert_corrupt(&random, HEADER_PAGE_LEN);
 }
 
 #[test]
@@ -200,7 +199,7 @@ fn a_frame_of_another_store_does_not_check() {
     let other = unclean().image;
     let frame = image.frames()[3].clone();
     image.splice(frame.clone(), &other.bytes[frame.clone()]);
-    assert_corrupt(&image, frame.start);
+    Place::new().assert_corrupt(&image, frame.start);
 }
 
 #[test]
@@ -210,7 +209,7 @@ fn a_header_that_claims_a_huge_frame_costs_no_memory() {
     image.splice(last.start + 8..last.start + 12, &(64_u32 << 20).to_le_bytes());
     // Only the header's CRC can be made right: the body it claims is not there.
     image.fix_header_crc(last.start);
-    assert_torn(&image, last.start, &states[9]);
+    Place::new().assert_torn(&image, last.start, &states[9]);
 }
 
 // ---- What recovery leaves behind ----

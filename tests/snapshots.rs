@@ -9,51 +9,57 @@ use std::path::Path;
 
 use backupy_state::{Durability, Error, OpenOptions, Snapshot, Store};
 use common::{
-    Action, Child, Image, Place, Random, State, child_path, key, listing, names, say, spawn, test_binary,
+    Action, Child, Image, Place, Random, Shown, State, child_path, key, listing, names, say, spawn, test_binary,
 };
 
-/// The writer's calls: each of them is one record, so the one at `i` has seq `i + 1` in an unbroken session.
+/// The writer's calls. Behind each of them it records a heartbeat, the number of calls so far.
 fn calls() -> impl Iterator<Item = Action> {
     let mut random = Random(11);
-    let mut state = State::default();
     std::iter::from_fn(move || {
-        loop {
-            let action = match random.below(8) {
-                // Long enough for a reader to meet one half written.
-                0 => Action::Enqueue(
-                    format!("run-{}", random.below(12)),
-                    vec![random.next().to_le_bytes()[0]; 60_000],
-                ),
-                _ => Action::random(&mut random),
-            };
-            let before = state.clone();
-            state.apply(&action);
-            if before != state || !matches!(action, Action::Ack(_) | Action::Drain(_)) {
-                return Some(action);
+        Some(match random.below(8) {
+            // Long enough for a reader to meet one half written.
+            0 => {
+                Action::Enqueue(format!("run-{}", random.below(12)), vec![random.next().to_le_bytes()[0]; 60_000])
             }
-        }
+            _ => match Action::random(&mut random) {
+                Action::Heartbeat(time) => Action::BufferLog(time, Vec::new()),
+                action => action,
+            },
+        })
     })
 }
 
-/// The states that the writer goes through, kept up to the one that was asked for last.
+/// The states that the writer goes through, kept up to the one that was shown last.
 struct States {
     calls: Box<dyn Iterator<Item = Action>>,
-    seq: u64,
+    heartbeat: i64,
     state: State,
+    next_call: Action,
 }
 
 impl States {
     fn new() -> Self {
-        States { calls: Box::new(calls()), seq: 0, state: State::default() }
+        let mut calls = Box::new(calls());
+        let next_call = calls.next().unwrap();
+        States { calls, heartbeat: 0, state: State::default(), next_call }
     }
 
-    fn at(&mut self, seq: u64) -> &State {
-        while self.seq < seq {
-            self.state.apply(&self.calls.next().unwrap());
-            self.seq += 1;
+    /// Sees that the snapshot shows the state after some heartbeat, or that and the call behind it, and returns the
+    /// heartbeat.
+    fn assert_shown_by(&mut self, snapshot: &Snapshot) -> i64 {
+        let heartbeat = snapshot.last_heartbeat().unwrap().unwrap_or(0);
+        while self.heartbeat < heartbeat {
+            self.state.apply(&self.next_call);
+            self.heartbeat += 1;
+            self.state.heartbeat = Some(self.heartbeat);
+            self.next_call = self.calls.next().unwrap();
         }
-        assert_eq!(self.seq, seq, "a snapshot never goes back");
-        &self.state
+        assert_eq!(self.heartbeat, heartbeat, "a snapshot never goes back");
+        let shown = Shown::of(snapshot);
+        let mut next = self.state.clone();
+        next.apply(&self.next_call);
+        assert!(shown == Shown::by(&self.state) || shown == Shown::by(&next), "heartbeat {heartbeat}");
+        heartbeat
     }
 }
 
@@ -64,8 +70,9 @@ fn child_that_writes() {
     let store = OpenOptions::new().durability(durability).open(&path, &key()).unwrap();
     let mut state = State::default();
     say("writing");
-    for call in calls().take(CALLS) {
+    for (call, heartbeat) in calls().zip(1..=CALLS) {
         call.run(&store, &mut state);
+        Action::Heartbeat(heartbeat).run(&store, &mut state);
     }
     say("wrote all");
     loop {
@@ -73,7 +80,7 @@ fn child_that_writes() {
     }
 }
 
-const CALLS: usize = 1500;
+const CALLS: i64 = 800;
 
 fn writer(place: &Place) -> Child {
     let mut child = spawn(&mut test_binary("child_that_writes", &place.path()));
@@ -97,15 +104,10 @@ fn a_refreshed_snapshot_shows_ever_later_states_and_never_half_a_record() {
         child.expect("writing");
         let mut states = States::new();
         let mut shown = snapshot(place.path());
-        let mut seen = 0;
-        while shown.stats().seq < CALLS as u64 {
-            states.at(shown.stats().seq).assert_shown_by(&shown);
+        while states.assert_shown_by(&shown) < CALLS {
             shown.refresh().unwrap();
-            seen += 1;
         }
-        states.at(CALLS as u64).assert_shown_by(&shown);
         child.expect("wrote all");
-        println!("saw {seen} states");
     }
 }
 
@@ -114,14 +116,7 @@ fn every_new_snapshot_shows_a_whole_state() {
     let place = Place::new();
     let _child = writer(&place);
     let mut states = States::new();
-    loop {
-        let shown = snapshot(place.path());
-        let seq = shown.stats().seq;
-        states.at(seq).assert_shown_by(&shown);
-        if seq == CALLS as u64 {
-            return;
-        }
-    }
+    while states.assert_shown_by(&snapshot(place.path())) < CALLS {}
 }
 
 #[test]
@@ -188,7 +183,7 @@ fn a_snapshot_of_a_killed_writer_shows_everything_up_to_the_torn_tail() {
     let place = Place::new();
     let mut child = writer(&place);
     let mut shown = snapshot(place.path());
-    while shown.stats().seq < 20 {
+    while shown.last_heartbeat().unwrap() < Some(20) {
         shown.refresh().unwrap();
     }
     child.kill();
@@ -201,13 +196,13 @@ fn a_snapshot_of_a_killed_writer_shows_everything_up_to_the_torn_tail() {
     let before = listing(place.folder());
     shown.refresh().unwrap();
     let mut states = States::new();
-    states.at(shown.stats().seq).assert_shown_by(&shown);
-    states.at(shown.stats().seq).assert_shown_by(&snapshot(place.path()));
+    let heartbeat = states.assert_shown_by(&shown);
+    assert_eq!(states.assert_shown_by(&snapshot(place.path())), heartbeat);
     assert_eq!(listing(place.folder()), before);
 
     // The next writer cuts the tail off; the snapshot goes on with what it writes in its place.
     let store = place.open();
-    assert_eq!(store.recovery().records, shown.stats().seq);
+    assert_eq!(store.last_heartbeat().unwrap(), Some(heartbeat));
     assert!(store.recovery().set_aside.is_some());
     store.enqueue_job("after the kill", b"new").unwrap();
     shown.refresh().unwrap();
@@ -228,11 +223,11 @@ fn a_snapshot_goes_on_over_closing_and_reopening() {
         for _ in 0..10 {
             Action::random(&mut random).run(&store, &mut state);
             shown.refresh().unwrap();
-            state.assert_shown_by(&shown);
+            assert_eq!(Shown::of(&shown), Shown::by(&state));
         }
         store.close().unwrap();
         shown.refresh().unwrap();
-        state.assert_shown_by(&shown);
+        assert_eq!(Shown::of(&shown), Shown::by(&state));
     }
 }
 

@@ -4,7 +4,7 @@
 mod common;
 
 use backupy_state::Error;
-use common::{Image, Place, Written, assert_unauthentic, bare, closed, open_image};
+use common::{Image, Place, Written, bare, closed, open_image};
 
 #[test]
 fn a_changed_manifest_is_unauthentic_even_with_right_crcs() {
@@ -12,7 +12,7 @@ fn a_changed_manifest_is_unauthentic_even_with_right_crcs() {
     for frame in image.frames() {
         let mut tampered = image.clone();
         tampered.flip(frame.start + 48).fix_crc(frame.start);
-        assert_unauthentic(&tampered, frame.start);
+        Place::new().assert_unauthentic(&tampered, frame.start);
     }
 }
 
@@ -24,7 +24,7 @@ fn every_byte_of_a_frame_header_is_under_the_seal() {
     for at in frame.start + 12..frame.start + 48 {
         let mut tampered = image.clone();
         tampered.flip(at).fix_crc(frame.start);
-        assert_unauthentic(&tampered, frame.start);
+        Place::new().assert_unauthentic(&tampered, frame.start);
     }
 }
 
@@ -39,7 +39,7 @@ fn padding_that_is_not_zero_is_unauthentic() {
     let values_end = frame.start + 48 + manifest_len_of_a_job("run-1") + 16 + 3 + 16;
     assert!(values_end < frame.end);
     image.flip(frame.end - 1).fix_crc(frame.start);
-    assert_unauthentic(&image, frame.start);
+    Place::new().assert_unauthentic(&image, frame.start);
 }
 
 #[test]
@@ -48,7 +48,7 @@ fn a_removed_record_is_unauthentic() {
     for frame in &image.frames()[..10] {
         let mut tampered = image.clone();
         tampered.splice(frame.clone(), &[]);
-        assert_unauthentic(&tampered, frame.start);
+        Place::new().assert_unauthentic(&tampered, frame.start);
     }
 }
 
@@ -58,7 +58,7 @@ fn a_repeated_record_is_unauthentic() {
     for frame in image.frames() {
         let mut tampered = image.clone();
         tampered.splice(frame.end..frame.end, &image.bytes[frame.clone()]);
-        assert_unauthentic(&tampered, frame.end);
+        Place::new().assert_unauthentic(&tampered, frame.end);
     }
 }
 
@@ -70,7 +70,7 @@ fn swapped_records_are_unauthentic() {
     let swapped = [&image.bytes[frames[2].clone()], &image.bytes[frames[1].clone()]].concat();
     let mut tampered = image.clone();
     tampered.splice(both.clone(), &swapped);
-    assert_unauthentic(&tampered, both.start);
+    Place::new().assert_unauthentic(&tampered, both.start);
 }
 
 #[test]
@@ -86,7 +86,7 @@ fn a_record_of_a_fork_of_the_same_store_is_unauthentic() {
     let frame = ours.frames()[11].clone();
     assert_eq!(theirs.frames()[11], frame);
     ours.splice(frame.clone(), &theirs.bytes[frame.clone()]);
-    assert_unauthentic(&ours, frame.start);
+    Place::new().assert_unauthentic(&ours, frame.start);
 }
 
 #[test]

@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::ops::Range;
+use std::os::unix::fs::FileExt;
 use std::path::Path;
 
 pub(crate) const HEADER_PAGE_LEN: usize = 4096;
@@ -21,8 +22,11 @@ impl Image {
         Image { bytes: fs::read(path).unwrap() }
     }
 
+    /// Writes over what is there, because cutting it off before would make the file system flush it.
     pub(crate) fn write(&self, path: impl AsRef<Path>) {
-        fs::write(path, &self.bytes).unwrap();
+        let file = fs::File::options().write(true).create(true).truncate(false).open(path).unwrap();
+        file.write_all_at(&self.bytes, 0).unwrap();
+        file.set_len(self.len() as u64).unwrap();
     }
 
     pub(crate) fn len(&self) -> usize {

@@ -23,10 +23,8 @@ pub(crate) use child::{Child, child_path, is_root, say, spawn, test_binary};
 pub(crate) use counted::CountedDisk;
 pub(crate) use damage::HEADER_PAGE_LEN;
 pub(crate) use damage::Image;
-pub(crate) use model::{Action, Random, State};
-pub(crate) use written::{
-    Written, assert_corrupt, assert_torn, assert_unauthentic, bare, closed, open_image, refuse, unclean, write,
-};
+pub(crate) use model::{Action, Random, Shown, State};
+pub(crate) use written::{Written, bare, closed, open_image, unclean, write};
 
 pub(crate) const KEY: &str = "bkpy_0123456789abcdef0123456789abcdef";
 

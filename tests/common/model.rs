@@ -106,18 +106,31 @@ impl State {
             logs: logs.map(|event| (event.ts_ms, event.payload)).collect(),
         }
     }
+}
 
-    /// Holds what a snapshot shows against this state; of log events, it shows only how many there are.
-    pub(crate) fn assert_shown_by(&self, snapshot: &Snapshot) {
-        let jobs = snapshot.dequeue_jobs(usize::MAX).unwrap().into_iter().map(|job| (job.run_id, job.payload));
-        assert_eq!(jobs.collect::<BTreeMap<_, _>>(), self.jobs);
-        let config = snapshot.load_config().unwrap().map(|config| (config.version, config.raw));
-        assert_eq!(config, self.config);
-        let session = snapshot.load_session().unwrap();
-        assert_eq!(session.map(|session| (session.session_id, session.server_time_ms)), self.session);
-        assert_eq!(snapshot.last_heartbeat().unwrap(), self.heartbeat);
-        assert_eq!(snapshot.log_count(), self.logs.len());
-        assert_eq!(snapshot.queue_depth(), self.jobs.len());
+/// What a snapshot shows: of log events only how many there are, for the rest see [`State`].
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Shown {
+    rest: State,
+    log_count: usize,
+}
+
+impl Shown {
+    pub(crate) fn by(state: &State) -> Self {
+        Shown { rest: State { logs: Vec::new(), ..state.clone() }, log_count: state.logs.len() }
+    }
+
+    pub(crate) fn of(snapshot: &Snapshot) -> Self {
+        let jobs = snapshot.dequeue_jobs(usize::MAX).unwrap().into_iter();
+        let rest = State {
+            config: snapshot.load_config().unwrap().map(|config| (config.version, config.raw)),
+            jobs: jobs.map(|job| (job.run_id, job.payload)).collect(),
+            session: snapshot.load_session().unwrap().map(|session| (session.session_id, session.server_time_ms)),
+            heartbeat: snapshot.last_heartbeat().unwrap(),
+            logs: Vec::new(),
+        };
+        assert_eq!(snapshot.queue_depth(), rest.jobs.len());
+        Shown { rest, log_count: snapshot.log_count() }
     }
 }
 

@@ -72,43 +72,55 @@ pub(crate) fn bare() -> Written {
     Written { image, states }
 }
 
-/// Opens a log that can be opened.
+/// Opens a log that can be opened, in a place of its own.
 pub(crate) fn open_image(image: &Image) -> (Place, Store) {
     let place = Place::new();
-    image.write(place.path());
-    let store = place.try_open().unwrap();
+    let store = place.open_image(image);
     (place, store)
 }
 
-/// Opens a log that must be refused, sees that nothing in the folder changes, and returns why.
-pub(crate) fn refuse(image: &Image) -> Error {
-    let place = Place::new();
-    image.write(place.path());
-    let before = listing(place.folder());
-    let error = place.try_open().unwrap_err();
-    assert_eq!(listing(place.folder()), before);
-    error
-}
+/// What becomes of a log when it is opened. A place can be used for one after the other.
+impl Place {
+    /// Opens a log that can be opened.
+    pub(crate) fn open_image(&self, image: &Image) -> Store {
+        self.put(image);
+        self.try_open().unwrap()
+    }
 
-pub(crate) fn assert_corrupt(image: &Image, expected: usize) {
-    let error = refuse(image);
-    assert!(matches!(error, Error::Corrupt { offset, .. } if offset == expected as u64), "{error:?}");
-}
+    /// Opens a log that must be refused, sees that nothing in the folder changes, and returns why.
+    pub(crate) fn refuse(&self, image: &Image) -> Error {
+        self.put(image);
+        let before = listing(self.folder());
+        let error = self.try_open().unwrap_err();
+        assert_eq!(listing(self.folder()), before);
+        error
+    }
 
-pub(crate) fn assert_unauthentic(image: &Image, expected: usize) {
-    let error = refuse(image);
-    assert!(matches!(error, Error::Unauthentic { offset, .. } if offset == expected as u64), "{error:?}");
-}
+    pub(crate) fn assert_corrupt(&self, image: &Image, expected: usize) {
+        let error = self.refuse(image);
+        assert!(matches!(error, Error::Corrupt { offset, .. } if offset == expected as u64), "{error:?}");
+    }
 
-/// Opens a log whose bytes from `end` on are a torn tail, sees where they are put, and what is left.
-pub(crate) fn assert_torn(image: &Image, end: usize, expected: &State) {
-    let (place, store) = open_image(image);
-    let nonzero_end = image.bytes.iter().rposition(|&byte| byte != 0).unwrap() + 1;
-    let tail = &image.bytes[end..nonzero_end];
-    let report = store.recovery().clone();
-    assert_eq!(report.bytes_set_aside, tail.len() as u64);
-    assert_eq!(fs::read(report.set_aside.unwrap()).unwrap(), tail);
-    assert!(!report.clean && !report.created);
-    assert_eq!(Image::read(place.path()).bytes, image.bytes[..end]);
-    assert_eq!(State::take(&store), *expected);
+    pub(crate) fn assert_unauthentic(&self, image: &Image, expected: usize) {
+        let error = self.refuse(image);
+        assert!(matches!(error, Error::Unauthentic { offset, .. } if offset == expected as u64), "{error:?}");
+    }
+
+    /// Opens a log whose bytes from `end` on are a torn tail, sees where they are put, and what is left.
+    pub(crate) fn assert_torn(&self, image: &Image, end: usize, expected: &State) {
+        let store = self.open_image(image);
+        let nonzero_end = image.bytes.iter().rposition(|&byte| byte != 0).unwrap() + 1;
+        let tail = &image.bytes[end..nonzero_end];
+        let report = store.recovery().clone();
+        assert_eq!(report.bytes_set_aside, tail.len() as u64);
+        assert_eq!(fs::read(report.set_aside.unwrap()).unwrap(), tail);
+        assert!(!report.clean && !report.created);
+        assert_eq!(Image::read(self.path()).bytes, image.bytes[..end]);
+        assert_eq!(State::take(&store), *expected);
+    }
+
+    fn put(&self, image: &Image) {
+        let _ = fs::remove_file(self.at("state.db.torn"));
+        image.write(self.path());
+    }
 }
