@@ -181,6 +181,11 @@ fn fifty_kills_lose_nothing_acknowledged_and_show_nothing_not_attempted() {
         let jobs: usize = owns.iter().map(|own| own.state.jobs.len()).sum();
         assert_eq!(whole.jobs.len(), jobs, "seed {seed}, round {round}");
     }
+    let store = place.open();
+    let whole = State::take(&store);
+    for (thread, own) in owns.iter().enumerate() {
+        assert!(part_of(&whole, thread) == own.state, "seed {seed}, at the end, thread {thread}");
+    }
     let calls: usize = owns.iter().map(|own| own.calls).sum();
     println!("{calls} calls, {unclean} unclean stops, {torn} torn tails, lost: 0");
     assert!(calls >= KILLS / 2 && unclean >= KILLS / 2);

@@ -97,6 +97,7 @@ fn a_device_is_not_a_store() {
         symlink(device, place.at("device.db")).unwrap();
         assert_refused!(place, place.at("device.db"), Error::NotAStore { .. });
         fs::remove_file(place.at("device.db")).unwrap();
+        assert!(!Path::new(&format!("{device}.lock")).exists());
     }
     assert_eq!(names(place.folder()), Vec::<String>::new());
 }

@@ -3,7 +3,7 @@
 
 mod common;
 
-use backupy_state::Error;
+use backupy_state::{Error, FaultKind, verify};
 use common::{Image, Place, Written, bare, closed, open_image};
 
 #[test]
@@ -49,6 +49,7 @@ fn a_removed_record_is_unauthentic() {
         let mut tampered = image.clone();
         tampered.splice(frame.clone(), &[]);
         Place::new().assert_unauthentic(&tampered, frame.start);
+        assert_seen_without_a_key(&tampered, frame.start);
     }
 }
 
@@ -59,6 +60,7 @@ fn a_repeated_record_is_unauthentic() {
         let mut tampered = image.clone();
         tampered.splice(frame.end..frame.end, &image.bytes[frame.clone()]);
         Place::new().assert_unauthentic(&tampered, frame.end);
+        assert_seen_without_a_key(&tampered, frame.end);
     }
 }
 
@@ -71,6 +73,16 @@ fn swapped_records_are_unauthentic() {
     let mut tampered = image.clone();
     tampered.splice(both.clone(), &swapped);
     Place::new().assert_unauthentic(&tampered, both.start);
+    assert_seen_without_a_key(&tampered, both.start);
+}
+
+/// The frames' numbers are in clear.
+fn assert_seen_without_a_key(image: &Image, expected: usize) {
+    let place = Place::new();
+    image.write(place.path());
+    let report = verify(place.path(), None).unwrap();
+    assert_eq!(report.faults.len(), 1);
+    assert_eq!((report.faults[0].kind, report.faults[0].offset), (FaultKind::Tampering, expected as u64));
 }
 
 #[test]
