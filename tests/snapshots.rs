@@ -105,6 +105,7 @@ fn a_refreshed_snapshot_shows_ever_later_states_and_never_half_a_record() {
         let mut states = States::new();
         let mut shown = snapshot(place.path());
         while states.assert_shown_by(&shown) < CALLS {
+            child.assert_running();
             shown.refresh().unwrap();
         }
         child.expect("wrote all");
@@ -114,9 +115,11 @@ fn a_refreshed_snapshot_shows_ever_later_states_and_never_half_a_record() {
 #[test]
 fn every_new_snapshot_shows_a_whole_state() {
     let place = Place::new();
-    let _child = writer(&place);
+    let mut child = writer(&place);
     let mut states = States::new();
-    while states.assert_shown_by(&snapshot(place.path())) < CALLS {}
+    while states.assert_shown_by(&snapshot(place.path())) < CALLS {
+        child.assert_running();
+    }
 }
 
 #[test]
@@ -184,6 +187,7 @@ fn a_snapshot_of_a_killed_writer_shows_everything_up_to_the_torn_tail() {
     let mut child = writer(&place);
     let mut shown = snapshot(place.path());
     while shown.last_heartbeat().unwrap() < Some(20) {
+        child.assert_running();
         shown.refresh().unwrap();
     }
     child.kill();

@@ -72,6 +72,11 @@ impl Child {
         assert_eq!(self.hear().as_deref(), Some(line));
     }
 
+    /// Fails when the child has ended, so that nobody waits for what it will never do.
+    pub(crate) fn assert_running(&mut self) {
+        assert!(matches!(self.process.try_wait(), Ok(None)), "the child has ended");
+    }
+
     /// SIGKILL. What the child said before can still be heard.
     pub(crate) fn kill(&mut self) {
         self.process.kill().unwrap();
