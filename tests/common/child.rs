@@ -1,0 +1,122 @@
+//! Child processes: the test binary runs itself again, with one test that plays the child.
+//!
+//! Such a test does nothing unless [`child_path`] gives it a path. It talks to its parent by lines on its standard
+//! output ([`say`]), each written at once, so that a killed child leaves no half line that looks whole.
+
+use std::ffi::OsStr;
+use std::io::{BufRead, BufReader, Write};
+use std::path::{Path, PathBuf};
+use std::process::{ChildStdout, Command, Stdio};
+use std::thread;
+use std::time::Duration;
+
+const PATH_VAR: &str = "BACKUPY_TEST_CHILD_PATH";
+/// Tells a child's lines from what the test harness prints.
+const MARK: char = '>';
+
+/// The path that the parent names, in the child; elsewhere nothing.
+pub(crate) fn child_path() -> Option<PathBuf> {
+    std::env::var_os(PATH_VAR).map(PathBuf::from)
+}
+
+/// Says a line to the parent.
+pub(crate) fn say(line: &str) {
+    let line = format!("\n{MARK}{line}\n");
+    std::io::stdout().lock().write_all(line.as_bytes()).unwrap();
+}
+
+/// The command that runs `test` of this binary as a child, on `path`.
+pub(crate) fn test_binary(test: &str, path: &Path) -> Command {
+    child_command(std::env::current_exe().unwrap(), test, path)
+}
+
+fn child_command(program: impl AsRef<OsStr>, test: &str, path: &Path) -> Command {
+    let mut command = Command::new(program);
+    command.args([test, "--exact", "--nocapture", "--test-threads=1"]).env(PATH_VAR, path);
+    command.stdin(Stdio::null()).stdout(Stdio::piped());
+    command
+}
+
+/// Whether this process may do everything, so that the modes of files do not bind it.
+pub(crate) fn is_root() -> bool {
+    use std::os::unix::fs::MetadataExt;
+
+    let file = tempfile::NamedTempFile::new().unwrap();
+    file.as_file().metadata().unwrap().uid() == 0
+}
+
+/// A running child. Killed when it is dropped.
+pub(crate) struct Child {
+    process: std::process::Child,
+    lines: BufReader<ChildStdout>,
+}
+
+pub(crate) fn spawn(command: &mut Command) -> Child {
+    let mut process = command.spawn().unwrap();
+    let lines = BufReader::new(process.stdout.take().unwrap());
+    Child { process, lines }
+}
+
+impl Child {
+    pub(crate) fn pid(&self) -> u32 {
+        self.process.id()
+    }
+
+    /// The next line that the child says; nothing when it has ended.
+    pub(crate) fn hear(&mut self) -> Option<String> {
+        next_line(&mut self.lines)
+    }
+
+    /// Waits for a line.
+    pub(crate) fn expect(&mut self, line: &str) {
+        assert_eq!(self.hear().as_deref(), Some(line));
+    }
+
+    /// Fails when the child has ended, so that nobody waits for what it will never do.
+    pub(crate) fn assert_running(&mut self) {
+        assert!(matches!(self.process.try_wait(), Ok(None)), "the child has ended");
+    }
+
+    /// SIGKILL. What the child said before can still be heard.
+    pub(crate) fn kill(&mut self) {
+        self.process.kill().unwrap();
+        self.process.wait().unwrap();
+    }
+
+    /// Listens for a while, so that the pipe does not fill up, then kills. Returns all that was said.
+    pub(crate) fn hear_and_kill_after(&mut self, delay: Duration) -> Vec<String> {
+        let Child { process, lines } = self;
+        thread::scope(|threads| {
+            let listener = threads.spawn(|| std::iter::from_fn(|| next_line(lines)).collect());
+            thread::sleep(delay);
+            process.kill().unwrap();
+            process.wait().unwrap();
+            listener.join().unwrap()
+        })
+    }
+
+    /// Waits for the end of a child that must end well.
+    pub(crate) fn finish(mut self) {
+        while self.hear().is_some() {}
+        assert!(self.process.wait().unwrap().success());
+    }
+}
+
+fn next_line(lines: &mut impl BufRead) -> Option<String> {
+    loop {
+        let mut line = String::new();
+        lines.read_line(&mut line).unwrap();
+        // A last line without its end was cut off by the kill.
+        let line = line.strip_suffix('\n')?;
+        if let Some(said) = line.strip_prefix(MARK) {
+            return Some(said.to_owned());
+        }
+    }
+}
+
+impl Drop for Child {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}

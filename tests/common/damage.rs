@@ -1,0 +1,109 @@
+//! A vocabulary of damage: the bytes of a log in memory, what can happen to them, and back to the disk.
+
+use std::fs;
+use std::ops::Range;
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+
+pub(crate) const HEADER_PAGE_LEN: usize = 4096;
+const COPIES: [usize; 2] = [0, 2048];
+const COPY_CRC_AT: usize = 112;
+const SALT: Range<usize> = 48..80;
+const FRAME_HEADER_LEN: usize = 48;
+
+/// The bytes of a log.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Image {
+    pub(crate) bytes: Vec<u8>,
+}
+
+impl Image {
+    pub(crate) fn read(path: impl AsRef<Path>) -> Self {
+        Image { bytes: fs::read(path).unwrap() }
+    }
+
+    /// Writes over what is there, because cutting it off before would make the file system flush it.
+    pub(crate) fn write(&self, path: impl AsRef<Path>) {
+        let file = fs::File::options().write(true).create(true).truncate(false).open(path).unwrap();
+        file.write_all_at(&self.bytes, 0).unwrap();
+        file.set_len(self.len() as u64).unwrap();
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.bytes.len()
+    }
+
+    /// Where the frames lie, by their own lengths, up to the first zero length.
+    pub(crate) fn frames(&self) -> Vec<Range<usize>> {
+        let mut frames = Vec::new();
+        let mut at = HEADER_PAGE_LEN;
+        while at + FRAME_HEADER_LEN <= self.len() && self.u32_at(at + 8) != 0 {
+            let end = at + self.u32_at(at + 8) as usize;
+            frames.push(at..end);
+            at = end;
+        }
+        frames
+    }
+
+    /// Where the last frame ends.
+    pub(crate) fn end(&self) -> usize {
+        self.frames().last().map_or(HEADER_PAGE_LEN, |frame| frame.end)
+    }
+
+    pub(crate) fn flip(&mut self, at: usize) -> &mut Self {
+        self.bytes[at] ^= 0xFF;
+        self
+    }
+
+    pub(crate) fn cut(&mut self, len: usize) -> &mut Self {
+        self.bytes.truncate(len);
+        self
+    }
+
+    pub(crate) fn append(&mut self, bytes: &[u8]) -> &mut Self {
+        self.bytes.extend_from_slice(bytes);
+        self
+    }
+
+    /// Puts `bytes` in the place of a range.
+    pub(crate) fn splice(&mut self, range: Range<usize>, bytes: &[u8]) -> &mut Self {
+        self.bytes.splice(range, bytes.iter().copied());
+        self
+    }
+
+    /// Makes both CRCs of the frame at `at` right for what stands there.
+    pub(crate) fn fix_crc(&mut self, at: usize) -> &mut Self {
+        let end = at + self.u32_at(at + 8) as usize;
+        let body_crc = self.salted_crc(at + FRAME_HEADER_LEN..end);
+        self.bytes[at + 4..at + 8].copy_from_slice(&body_crc.to_le_bytes());
+        self.fix_header_crc(at)
+    }
+
+    /// Makes only the CRC of the frame's header right.
+    pub(crate) fn fix_header_crc(&mut self, at: usize) -> &mut Self {
+        let header_crc = self.salted_crc(at + 4..at + FRAME_HEADER_LEN);
+        self.bytes[at..at + 4].copy_from_slice(&header_crc.to_le_bytes());
+        self
+    }
+
+    /// Changes the same bytes in both copies of the header, and makes their CRCs right.
+    pub(crate) fn forge_header(&mut self, at: usize, bytes: &[u8]) -> &mut Self {
+        for copy in COPIES {
+            self.bytes[copy + at..copy + at + bytes.len()].copy_from_slice(bytes);
+            let crc = crc32fast::hash(&self.bytes[copy..copy + COPY_CRC_AT]);
+            self.bytes[copy + COPY_CRC_AT..copy + COPY_CRC_AT + 4].copy_from_slice(&crc.to_le_bytes());
+        }
+        self
+    }
+
+    fn salted_crc(&self, range: Range<usize>) -> u32 {
+        let mut crc = crc32fast::Hasher::new();
+        crc.update(&self.bytes[SALT]);
+        crc.update(&self.bytes[range]);
+        crc.finalize()
+    }
+
+    fn u32_at(&self, at: usize) -> u32 {
+        u32::from_le_bytes(self.bytes[at..at + 4].try_into().unwrap())
+    }
+}

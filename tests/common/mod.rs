@@ -1,0 +1,152 @@
+//! What the tests share: a place on the disk, a model of a store, damage to a file, child processes.
+#![allow(dead_code, unused_imports, unused_macros, reason = "each test file uses a part of it")]
+
+mod child;
+mod counted;
+mod damage;
+mod model;
+mod written;
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::fs;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::sync::mpsc::{self, RecvTimeoutError};
+use std::thread;
+use std::time::Duration;
+
+use backupy_state::{AgentKey, Error, OpenOptions, Result, Snapshot, Store, verify};
+use tempfile::TempDir;
+
+pub(crate) use child::{Child, child_path, is_root, say, spawn, test_binary};
+pub(crate) use counted::CountedDisk;
+pub(crate) use damage::HEADER_PAGE_LEN;
+pub(crate) use damage::Image;
+pub(crate) use model::{Action, Random, Shown, State};
+pub(crate) use written::{Written, bare, closed, open_image, unclean, write};
+
+pub(crate) const KEY: &str = "bkpy_0123456789abcdef0123456789abcdef";
+
+pub(crate) fn key() -> AgentKey {
+    AgentKey::new(KEY).unwrap()
+}
+
+/// A folder of its own, removed at the end of the test.
+pub(crate) struct Place {
+    folder: TempDir,
+}
+
+impl Place {
+    pub(crate) fn new() -> Self {
+        Place { folder: tempfile::tempdir().unwrap() }
+    }
+
+    pub(crate) fn folder(&self) -> &Path {
+        self.folder.path()
+    }
+
+    /// The usual name of a store.
+    pub(crate) fn path(&self) -> PathBuf {
+        self.at("state.db")
+    }
+
+    pub(crate) fn at(&self, name: &str) -> PathBuf {
+        self.folder().join(name)
+    }
+
+    pub(crate) fn open(&self) -> Store {
+        Store::open(self.path(), &key()).unwrap()
+    }
+
+    /// Tries to open without waiting, and never creates.
+    pub(crate) fn try_open(&self) -> Result<Store> {
+        existing().open(self.path(), &key())
+    }
+}
+
+pub(crate) fn existing() -> OpenOptions {
+    let mut options = OpenOptions::new();
+    options.create(false).lock_timeout(Duration::ZERO);
+    options
+}
+
+/// What stands in a folder, but for the lock file.
+pub(crate) type Listing = BTreeMap<String, Found>;
+
+#[derive(PartialEq, Eq)]
+pub(crate) struct Found {
+    pub(crate) mode: u32,
+    pub(crate) changed: (i64, i64),
+    pub(crate) bytes: Vec<u8>,
+}
+
+impl fmt::Debug for Found {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "mode {:o}, {} bytes, changed at {:?}", self.mode, self.bytes.len(), self.changed)
+    }
+}
+
+pub(crate) fn listing(folder: &Path) -> Listing {
+    names(folder)
+        .into_iter()
+        .filter(|name| !name.ends_with(".lock"))
+        .map(|name| {
+            let path = folder.join(&name);
+            let found = fs::symlink_metadata(&path).unwrap();
+            let bytes = if found.is_file() { fs::read(&path).unwrap() } else { Vec::new() };
+            (name, Found { mode: found.mode(), changed: (found.mtime(), found.mtime_nsec()), bytes })
+        })
+        .collect()
+}
+
+/// The names in a folder, the lock file among them.
+pub(crate) fn names(folder: &Path) -> Vec<String> {
+    let files = fs::read_dir(folder).unwrap().map(|found| found.unwrap().file_name().into_string().unwrap());
+    let mut names: Vec<String> = files.collect();
+    names.sort();
+    names
+}
+
+/// Runs `call` on a thread of its own: a call that hangs fails the test instead of hanging it.
+pub(crate) fn without_hanging<R: Send + 'static>(call: impl FnOnce() -> R + Send + 'static) -> R {
+    let (send, receive) = mpsc::channel();
+    thread::spawn(move || send.send(call()));
+    match receive.recv_timeout(Duration::from_secs(60)) {
+        Ok(returned) => returned,
+        Err(RecvTimeoutError::Timeout) => panic!("the call hangs"),
+        Err(RecvTimeoutError::Disconnected) => panic!("the call panicked"),
+    }
+}
+
+/// Opens what stands at the path in each way there is, sees that nothing changes, and returns why each was refused.
+pub(crate) fn refuse_everywhere(folder: &Path, path: &Path) -> Vec<Error> {
+    let before = listing(folder);
+    let path = path.to_path_buf();
+    let errors = without_hanging(move || {
+        vec![
+            OpenOptions::new().lock_timeout(Duration::ZERO).open(&path, &key()).unwrap_err(),
+            existing().open(&path, &key()).unwrap_err(),
+            Snapshot::open(&path, &key()).unwrap_err(),
+            verify(&path, Some(&key())).unwrap_err(),
+            verify(&path, None).unwrap_err(),
+        ]
+    });
+    assert_eq!(listing(folder), before);
+    errors
+}
+
+/// Sees that what stands at the path is refused in each way there is, and nothing changes.
+macro_rules! assert_refused {
+    ($place:expr, $path:expr, $expected:pat) => {
+        for error in $crate::common::refuse_everywhere($place.folder(), std::convert::AsRef::as_ref(&$path)) {
+            assert!(matches!(error, $expected), "{error:?}");
+        }
+    };
+}
+pub(crate) use assert_refused;
+
+/// Whether `bytes` has `part` somewhere.
+pub(crate) fn contains(bytes: &[u8], part: &[u8]) -> bool {
+    bytes.windows(part.len()).any(|window| window == part)
+}

@@ -1,0 +1,141 @@
+//! The events that the `tracing` feature gives: for open, recovery and failure, and never a secret.
+#![cfg(feature = "tracing")]
+#![allow(clippy::unwrap_used, reason = "a test ends where something is not as it should be")]
+
+mod common;
+
+use std::fmt::{Debug, Write};
+use std::sync::{Arc, Mutex};
+
+use backupy_state::{AgentKey, Error, Store};
+use common::{Image, KEY, Place};
+use tracing::field::{Field, Visit};
+use tracing::span::{Attributes, Id, Record};
+use tracing::{Event, Level, Metadata, Subscriber};
+
+/// Keeps every event as a level and a line of text.
+#[derive(Clone, Default)]
+struct Listener {
+    events: Arc<Mutex<Vec<(Level, String)>>>,
+}
+
+impl Subscriber for Listener {
+    fn enabled(&self, _: &Metadata<'_>) -> bool {
+        true
+    }
+
+    fn new_span(&self, _: &Attributes<'_>) -> Id {
+        Id::from_u64(1)
+    }
+
+    fn record(&self, _: &Id, _: &Record<'_>) {}
+
+    fn record_follows_from(&self, _: &Id, _: &Id) {}
+
+    fn event(&self, event: &Event<'_>) {
+        let mut text = Text(String::new());
+        event.record(&mut text);
+        self.events.lock().unwrap().push((*event.metadata().level(), text.0));
+    }
+
+    fn enter(&self, _: &Id) {}
+
+    fn exit(&self, _: &Id) {}
+}
+
+struct Text(String);
+
+impl Visit for Text {
+    fn record_debug(&mut self, field: &Field, value: &dyn Debug) {
+        write!(self.0, "{}={value:?} ", field.name()).unwrap();
+    }
+}
+
+/// What is told during the call.
+fn events_of(call: impl FnOnce()) -> Vec<(Level, String)> {
+    let listener = Listener::default();
+    tracing::subscriber::with_default(listener.clone(), call);
+    let events = listener.events.lock().unwrap().clone();
+    for (_, text) in &events {
+        for secret in [KEY, "secret payload", "secret session", "secret configuration", "secret event"] {
+            assert!(!text.contains(secret), "{text}");
+        }
+    }
+    events
+}
+
+fn fill(store: &Store) {
+    store.enqueue_job("run-1", b"secret payload").unwrap();
+    store.save_session("secret session", 1).unwrap();
+    store.save_config(1, b"secret configuration").unwrap();
+    store.buffer_log(1, b"secret event").unwrap();
+    store.drain_logs(1).unwrap();
+    store.ack_job("run-1").unwrap();
+}
+
+/// Sees that there is exactly one event, of that level and with all of these in it.
+fn assert_one(events: &[(Level, String)], level: Level, parts: &[&str]) {
+    assert_eq!(events.len(), 1, "{events:?}");
+    assert_has(events, level, parts);
+}
+
+fn assert_has(events: &[(Level, String)], level: Level, parts: &[&str]) {
+    let fits = |(of, text): &(Level, String)| *of == level && parts.iter().all(|part| text.contains(part));
+    assert!(events.iter().any(fits), "{events:?}");
+}
+
+#[test]
+fn opening_is_told_once_and_writing_not_at_all() {
+    let place = Place::new();
+    let created = events_of(|| {
+        let store = place.open();
+        fill(&store);
+        store.close().unwrap();
+    });
+    assert_one(&created, Level::INFO, &["opened the store", "state.db", "created=true", "records=0"]);
+    let opened = events_of(|| drop(place.open()));
+    assert_one(&opened, Level::INFO, &["opened the store", "created=false", "records=6", "operations=6"]);
+}
+
+#[test]
+fn an_unclean_stop_and_a_torn_tail_are_warnings() {
+    let (place, killed) = (Place::new(), Place::new());
+    let store = place.open();
+    fill(&store);
+    Image::read(place.path()).write(killed.path());
+    let opened = events_of(|| drop(killed.open()));
+    assert_one(&opened, Level::WARN, &["unclean stop", "records=6"]);
+
+    drop(store);
+    Image::read(place.path()).append(b"torn").write(killed.path());
+    let opened = events_of(|| drop(killed.open()));
+    assert_has(&opened, Level::WARN, &["torn tail", "bytes_set_aside=4", "state.db.torn"]);
+    assert_has(&opened, Level::WARN, &["unclean stop"]);
+}
+
+#[test]
+fn an_open_that_fails_is_an_error_with_its_reason() {
+    let place = Place::new();
+    let store = place.open();
+    fill(&store);
+    store.close().unwrap();
+    let wrong_key = events_of(|| {
+        let wrong = AgentKey::new("another").unwrap();
+        assert!(matches!(Store::open(place.path(), &wrong), Err(Error::WrongKey { .. })));
+    });
+    assert_one(&wrong_key, Level::ERROR, &["could not open the store", "another agent key"]);
+
+    let mut image = Image::read(place.path());
+    let frame = image.frames()[1].clone();
+    image.flip(frame.start + 60).write(place.path());
+    let damaged = events_of(|| assert!(matches!(place.try_open(), Err(Error::Corrupt { .. }))));
+    assert_one(&damaged, Level::ERROR, &["could not open the store", "damaged", &frame.start.to_string()]);
+}
+
+#[test]
+fn a_store_that_is_in_use_is_told_too() {
+    let place = Place::new();
+    let _store = place.open();
+    let locked = events_of(|| assert!(matches!(place.try_open(), Err(Error::Locked { .. }))));
+    assert_one(&locked, Level::ERROR, &["could not open the store", "in use"]);
+}
