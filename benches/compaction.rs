@@ -1,4 +1,5 @@
 //! Compaction beside the plain loop, and beside the writers that go on meanwhile.
+#![allow(clippy::unwrap_used, reason = "a benchmark ends where something is not as it should be")]
 
 use std::fs::File;
 use std::hint::black_box;

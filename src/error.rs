@@ -169,8 +169,8 @@ impl fmt::Display for Error {
             }
             Error::UnsupportedFormat { path, version, flags } => write!(
                 f,
-                "{} is in format {version} with feature flags {flags:#x}, which this version cannot read; \
-                 open it with a newer one",
+                "{} was written by a newer version of this crate (format {version}, feature flags {flags:#x}); \
+                 open it with that one",
                 path.display()
             ),
             Error::WrongKey { path } => {

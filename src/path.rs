@@ -15,9 +15,10 @@ pub(crate) fn resolve(storage: &dyn Storage, path: &Path) -> Result<PathBuf> {
         return Err(Error::Invalid { what: format!("the path {} names no file", path.display()) });
     }
     if path.extension().is_none() {
-        // A folder is a mistake of the caller, not a reason to make a store beside it.
-        if look_at(storage, &path)? == PathKind::Folder {
-            return Err(Error::NotAStore { path, what: "a folder" });
+        // Naming a folder or a device is a mistake of the caller, not a reason to make a store beside it.
+        match look_at(storage, &path)? {
+            PathKind::Missing | PathKind::File => {}
+            kind => return Err(not_a_file(path, kind)),
         }
         path.set_extension("db");
     }
@@ -26,13 +27,16 @@ pub(crate) fn resolve(storage: &dyn Storage, path: &Path) -> Result<PathBuf> {
 
 /// Whether there is a file at the path; anything else there is no store.
 pub(crate) fn is_file(storage: &dyn Storage, path: &Path) -> Result<bool> {
-    let what = match look_at(storage, path)? {
-        PathKind::Missing => return Ok(false),
-        PathKind::File => return Ok(true),
-        PathKind::Folder => "a folder",
-        PathKind::Special => "a FIFO, a socket or a device",
-    };
-    Err(Error::NotAStore { path: path.to_path_buf(), what })
+    match look_at(storage, path)? {
+        PathKind::Missing => Ok(false),
+        PathKind::File => Ok(true),
+        kind => Err(not_a_file(path.to_path_buf(), kind)),
+    }
+}
+
+fn not_a_file(path: PathBuf, kind: PathKind) -> Error {
+    let what = if kind == PathKind::Folder { "a folder" } else { "a FIFO, a socket or a device" };
+    Error::NotAStore { path, what }
 }
 
 fn look_at(storage: &dyn Storage, path: &Path) -> Result<PathKind> {

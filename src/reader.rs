@@ -190,10 +190,16 @@ pub(crate) trait Reader {
     /// Looks something up, and takes hold of the values that belong to the same state.
     fn look<R>(&self, find: impl FnOnce(&Index) -> R) -> (R, Arc<Values>);
 
+    /// Called after values were read: whether they are still those that the index means.
+    fn confirm(&self) -> Result<()> {
+        Ok(())
+    }
+
     fn load_config(&self) -> Result<Option<Config>> {
         let (place, values) = self.look(|index| index.get(Bucket::Config, CONFIG_KEY));
         let Some(place) = place else { return Ok(None) };
         let (prefix, raw) = split_prefix(&values, place)?;
+        self.confirm()?;
         Ok(Some(Config { version: u64::from_le_bytes(prefix), raw }))
     }
 
@@ -204,13 +210,16 @@ pub(crate) trait Reader {
         for (key, place) in places {
             jobs.push(read_job(&values, key, place)?);
         }
+        self.confirm()?;
         Ok(jobs)
     }
 
     fn job(&self, run_id: &str) -> Result<Option<QueuedJob>> {
         check_run_id(run_id)?;
         let (place, values) = self.look(|index| index.get(Bucket::Queue, run_id.as_bytes()));
-        place.map(|place| read_job(&values, run_id.as_bytes().into(), place)).transpose()
+        let job = place.map(|place| read_job(&values, run_id.as_bytes().into(), place)).transpose()?;
+        self.confirm()?;
+        Ok(job)
     }
 
     fn queue_depth(&self) -> usize {
@@ -221,6 +230,7 @@ pub(crate) trait Reader {
         let (place, values) = self.look(|index| index.get(Bucket::Registry, SESSION_KEY));
         let Some(place) = place else { return Ok(None) };
         let (prefix, id) = split_prefix(&values, place)?;
+        self.confirm()?;
         let session_id = String::from_utf8(id).map_err(|_| malformed(&values, place))?;
         Ok(Some(Session { session_id, server_time_ms: i64::from_le_bytes(prefix) }))
     }
@@ -232,6 +242,7 @@ pub(crate) trait Reader {
         if !rest.is_empty() {
             return Err(malformed(&values, place));
         }
+        self.confirm()?;
         Ok(Some(i64::from_le_bytes(ts_ms)))
     }
 
@@ -243,6 +254,7 @@ pub(crate) trait Reader {
     fn peek_logs(&self, n: usize, dropped: u64) -> Result<LogBatch> {
         let (places, values) = self.look(|index| index.first(Bucket::Logs, n));
         let events = read_events(&values, &places)?;
+        self.confirm()?;
         let keys = places.into_iter().map(|(key, _)| key).take(events.len()).collect();
         Ok(LogBatch { events, keys, dropped })
     }

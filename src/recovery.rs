@@ -303,6 +303,15 @@ impl Replay {
         ending
     }
 
+    /// Whether the frame at the tip still stands in the file: by the chain, so does everything before it.
+    pub(crate) fn still_stands(&self, log: &LogFile, beside: Beside) -> Result<bool> {
+        // No later frame vouches for the last one.
+        let Some(before) = self.unvouched.back() else { return Ok(true) };
+        let mut scan = Scan::new(log, beside, *before)?;
+        let is_frame = matches!(scan.next()?, Found::Frame(_));
+        Ok(is_frame && scan.tip() == self.tip)
+    }
+
     fn scan(&mut self, log: &LogFile, beside: Beside) -> Result<Ending> {
         let mut scan = Scan::new(log, beside, self.tip)?;
         loop {

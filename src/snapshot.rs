@@ -85,9 +85,12 @@ impl Snapshot {
     pub fn refresh(&mut self) -> Result<()> {
         let Seen { log, header, replay, file_len, .. } = &mut self.seen;
         let same_file = read_current_header(&*self.storage, &self.path)? == *header;
-        // A refusal here may mean that the writer was restarted and cut off what a failed sync had left: what was
-        // read then is no more, and only a look from the start can tell.
-        if same_file && let Ok(ending) = replay.run(log, Beside::Writer) {
+        // Anything but the same frame at the tip means that the writer was restarted and cut off what a failed sync
+        // had left: what was read then is no more, and only a look from the start can tell.
+        if same_file
+            && matches!(replay.still_stands(log, Beside::Writer), Ok(true))
+            && let Ok(ending) = replay.run(log, Beside::Writer)
+        {
             *file_len = ending.file_len;
             return Ok(());
         }
@@ -151,6 +154,19 @@ pub(crate) fn open_file(storage: &dyn Storage, path: &Path) -> Result<Box<dyn Fi
 impl Reader for Snapshot {
     fn look<R>(&self, find: impl FnOnce(&Index) -> R) -> (R, Arc<Values>) {
         self.seen.look(find)
+    }
+
+    /// A frame that took the place of one that was read could lend its value to the wrong key.
+    fn confirm(&self) -> Result<()> {
+        let Seen { log, replay, .. } = &self.seen;
+        match replay.still_stands(log, Beside::Writer) {
+            Ok(true) => Ok(()),
+            Err(error @ Error::Io { .. }) => Err(error),
+            Ok(false) | Err(_) => {
+                let what = "the log was changed behind this snapshot; refresh it";
+                Err(Error::unauthentic(&self.path, replay.tip.end, what))
+            }
+        }
     }
 }
 

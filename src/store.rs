@@ -85,24 +85,30 @@ impl Store {
     }
 
     pub(crate) fn open_with(options: &OpenOptions, path: &Path, key: &AgentKey) -> Result<Store> {
-        let storage = &options.storage;
-        let path = path::resolve(&**storage, path)?;
-        if !options.create && options.expected.is_none() && !path::is_file(&**storage, &path)? {
-            // Before the lock: its file would be left behind.
+        let opened = Store::open_silently(options, path, key);
+        match &opened {
+            Ok(store) => events::opened(store.path(), &store.recovery),
+            Err(error) => events::open_failed(path, error),
+        }
+        opened
+    }
+
+    fn open_silently(options: &OpenOptions, path: &Path, key: &AgentKey) -> Result<Store> {
+        let storage = &*options.storage;
+        let path = path::resolve(storage, path)?;
+        // Before the lock: its file would be left behind.
+        let may_be_missing = options.create || options.expected.is_some();
+        if !path::is_file(storage, &path)? && !may_be_missing {
             return Err(Error::NotFound { path });
         }
         let lock = storage.lock(&path::sibling(&path, ".lock"), options.lock_timeout)?;
-        recovery::remove_leftovers(&**storage, &path)?;
-        let opened = open_or_create(options, &path, key).and_then(|(recovered, current_key)| {
-            let mut store = Store::new(options, path.clone(), current_key, recovered, lock)?;
-            if !std::ptr::eq(current_key, key) {
-                store.rekey(key)?;
-                store.recovery.rekeyed = true;
-            }
-            Ok(store)
-        });
-        let store = opened.inspect_err(|error| events::open_failed(&path, error))?;
-        events::opened(&path, &store.recovery);
+        recovery::remove_leftovers(storage, &path)?;
+        let (recovered, current_key) = open_or_create(options, &path, key)?;
+        let mut store = Store::new(options, path, current_key, recovered, lock)?;
+        if !std::ptr::eq(current_key, key) {
+            store.rekey(key)?;
+            store.recovery.rekeyed = true;
+        }
         Ok(store)
     }
 
