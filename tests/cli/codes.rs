@@ -129,7 +129,7 @@ fn code_7_is_not_a_store_or_a_newer_one() {
         newer[copy + 112..copy + 116].copy_from_slice(&crc);
     }
     place.write(&newer);
-    every_look_fails_with(&place, 7, "is in format 2");
+    every_look_fails_with(&place, 7, "was written by a newer version of this crate (format 2,");
     place.write(b"To do: milk, bread\n");
     every_look_fails_with(&place, 7, "is not a store but");
     place.run(&format!("stats --state {}", place.folder.path().display())).failed(7);
