@@ -224,6 +224,14 @@ impl Shared {
         recovery::sync_folder(&**storage, &target)
     }
 
+    /// An error when the store is being closed.
+    fn keep_going(&self) -> Result<()> {
+        if self.stopping.load(Ordering::Acquire) {
+            return Err(Error::Failed { path: self.live.path.clone() });
+        }
+        Ok(())
+    }
+
     fn note(&self, done: &Result<CompactionReport>) {
         let mut record = self.record();
         match done {
@@ -323,9 +331,7 @@ impl<'a> Copy<'a> {
         let old = Arc::clone(&self.old);
         let mut scan = Scan::new(old.log(), Beside::Nobody, self.taken)?;
         while scan.tip().seq < tip.seq {
-            if self.shared.stopping.load(Ordering::Acquire) {
-                return Err(Error::Failed { path: self.shared.live.path.clone() });
-            }
+            self.shared.keep_going()?;
             match scan.next()? {
                 Found::Frame(frame) => self.take(&old, &frame)?,
                 Found::End | Found::Torn { .. } => {
@@ -383,6 +389,7 @@ impl<'a> Copy<'a> {
         let mut value = Zeroizing::default();
         let mut scan = Scan::new(&self.file, Beside::Nobody, self.checked)?;
         while let Found::Frame(frame) = scan.next()? {
+            self.shared.keep_going()?;
             let mut places = ValueCursor::new(frame.offset, &frame.header);
             let operations = frame.manifest.into_iter().flat_map(|manifest| manifest.operations());
             for place in operations.filter_map(|operation| places.place(&operation)) {
