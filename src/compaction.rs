@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use zeroize::Zeroizing;
 
 use crate::format::bucket::Bucket;
-use crate::format::frame::{Location, ValueCursor};
+use crate::format::frame::{ALIGNMENT, Location, ValueCursor};
 use crate::format::header::Header;
 use crate::format::record::{Action, Change, Operation};
 use crate::index::Index;
@@ -169,7 +169,7 @@ impl Shared {
         copy.catch_up()?;
         let writing = self.live.write()?;
         let bytes_before = writing.log.tip().end;
-        copy.finish(writing.log.tip())?;
+        let file_len = copy.finish(writing.log.tip())?;
         let (same, _) = self.live.look(|index| copy.index.holds_as_much_as(index));
         if !same {
             let what = "the compacted log does not hold what the old one does; please report this";
@@ -191,7 +191,7 @@ impl Shared {
         let index = std::mem::replace(index, Index::new(self.live.order));
         let view = View { header: *header, index, values: Arc::new(Values::new(Arc::clone(file), *mmap)) };
         let tip = new.tip();
-        let log = Log::new(Arc::clone(file), Arc::clone(storage), tip, tip.end, true);
+        let log = Log::new(Arc::clone(file), Arc::clone(storage), tip, file_len, false);
         drop(writing.switch(log, view));
         Ok(CompactionReport {
             generation: header.id.generation,
@@ -221,7 +221,9 @@ impl Shared {
             _ => Error::io("name the backup", &target, source),
         })?;
         copy.keep = true;
-        recovery::sync_folder(&**storage, &target)
+        recovery::sync_folder(&**storage, &target)?;
+        let end = copy.new.tip().end;
+        copy.file.file.set_len(end).map_err(copy.file.io("end"))
     }
 
     /// An error when the store is being closed.
@@ -316,14 +318,17 @@ impl<'a> Copy<'a> {
         Ok(())
     }
 
-    /// Takes over the rest, and ends the new file as a closed log.
-    fn finish(&mut self, tip: Tip) -> Result<()> {
+    /// Takes over the rest, and puts a close frame behind it, which vouches for all of it. Returns the length to use.
+    fn finish(&mut self, tip: Tip) -> Result<u64> {
         self.take_until(tip)?;
         self.check()?;
         self.new.append_unseen(&[])?;
-        // Guards against a power cut after the rename: the name must never stand for less than all of it.
-        self.new.pending().wait()?;
-        self.check()
+        self.check()?;
+        // Not a clean end yet: whoever opens the file before its folder is known to be synced has to sync the folder,
+        // or a power cut would bring the old name back after new calls were acknowledged.
+        let len = self.new.tip().end + ALIGNMENT as u64;
+        self.file.file.set_len(len).map_err(self.file.io("lengthen"))?;
+        Ok(len)
     }
 
     /// Copies what is still live of the frames up to `tip`, and what they delete.
@@ -383,6 +388,7 @@ impl<'a> Copy<'a> {
     /// Reads back from the disk what was written since the last check: every frame in its place, every value opens.
     /// The chain ends in the same tag only if all manifests are the ones that were written.
     fn check(&mut self) -> Result<()> {
+        // Guards against a power cut after the rename: the name must never stand for less than all of it.
         self.new.pending().wait()?;
         self.file.file.drop_cache(self.checked.end).map_err(self.file.io("drop the page cache of"))?;
         let values = Values::new(Arc::clone(&self.file), false);
