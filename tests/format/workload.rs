@@ -56,18 +56,18 @@ fn a_compacted_log_one_under_a_new_key_and_a_backup_are_ordinary_logs() {
     let store = open(&memory);
     let mut random = Random(99);
     (0..100).for_each(|_| random_call(&store, &mut random));
-    let id = |file: &[u8], key| {
-        assert_eq!(agree(file, key, "a copy"), "E1");
+    let id = |file: &[u8], key, row| {
+        assert_eq!(agree(file, key, "a copy"), row);
         let header = page_reader::read(file, key).unwrap().header;
         (header.store_id, header.generation, header.salt)
     };
     let before = page_reader::read(&memory.bytes(PATH), KEY).unwrap().header;
     store.compact().unwrap();
-    let compacted = id(&memory.bytes(PATH), KEY);
+    let compacted = id(&memory.bytes(PATH), KEY, "E2");
     store.rekey(&AgentKey::new(new_key).unwrap()).unwrap();
-    let rekeyed = id(&memory.bytes(PATH), new_key);
+    let rekeyed = id(&memory.bytes(PATH), new_key, "E2");
     store.backup("/copy.db").unwrap();
-    let copied = id(&memory.bytes("/copy.db"), new_key);
+    let copied = id(&memory.bytes("/copy.db"), new_key, "E1");
 
     let ids = [(before.store_id, before.generation, before.salt), compacted, rekeyed, copied];
     assert!(ids.iter().all(|id| id.0 == before.store_id));
