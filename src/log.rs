@@ -210,7 +210,10 @@ impl Log {
             return Ok(());
         }
         let step = (self.tip.end / STEP_FRACTION).clamp(STEP_LEN_MIN, STEP_LEN_MAX);
-        for target in [wanted + step, wanted] {
+        for target in [wanted + step, wanted, self.tip.end + len + reserve] {
+            if target <= self.allocated {
+                return Ok(());
+            }
             match self.grow_to(target.next_multiple_of(SECTOR_LEN)) {
                 Ok(()) => return Ok(()),
                 Err(error) if storage::is_full(&error) => {}
@@ -219,9 +222,6 @@ impl Log {
                     return Err(Error::io("allocate space in", &self.log.path, error));
                 }
             }
-        }
-        if self.tip.end + len + reserve <= self.allocated {
-            return Ok(());
         }
         Err(Error::Full { path: self.log.path.clone() })
     }

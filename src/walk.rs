@@ -128,7 +128,7 @@ impl<'a> Walk<'a> {
         if until == self.offset {
             return Ok(Place::End);
         }
-        Ok(if self.is_vouched_for()? { Place::Damage(what) } else { Place::Torn { until } })
+        Ok(if self.is_vouched_for(until)? { Place::Damage(what) } else { Place::Torn { until } })
     }
 
     /// Behind the last byte that is not zero; the current offset, where there is none.
@@ -140,26 +140,34 @@ impl<'a> Walk<'a> {
             if bytes.is_empty() {
                 return Ok(end);
             }
-            if let Some(last) = bytes.iter().rposition(|&byte| byte != 0) {
+            // A stretch at a time without an early exit, so that the space ahead is passed over by vectors.
+            let is_zero = |part: &[u8]| part.iter().fold(0, |all, byte| all | byte) == 0;
+            if let Some(part) = bytes.chunks(ZEROS_AT_ONCE).rposition(|part| !is_zero(part)) {
+                let until = bytes.len().min((part + 1) * ZEROS_AT_ONCE);
+                let last = bytes[..until].iter().rposition(|&byte| byte != 0).unwrap_or_default();
                 end = at + last as u64 + 1;
             }
             at += bytes.len() as u64;
         }
     }
 
-    /// Whether a frame behind the current offset says that the frame expected here had been durable.
-    fn is_vouched_for(&mut self) -> io::Result<bool> {
+    /// Whether a frame behind the current offset says that the frame expected here had been durable. Nothing begins
+    /// at `until` or behind it: there are only zeros.
+    fn is_vouched_for(&mut self, until: u64) -> io::Result<bool> {
         let missing = self.seq + 1;
         let mut at = self.offset + ALIGNMENT as u64;
         loop {
             let bytes = self.window.bytes(at, READ_LEN)?;
-            if bytes.len() < FRAME_HEADER_LEN {
+            if bytes.len() < FRAME_HEADER_LEN || at >= until {
                 return Ok(false);
             }
             let last = bytes.len() - FRAME_HEADER_LEN;
+            let last = usize::try_from(until - at).map_or(last, |left| last.min(left));
             for candidate in (0..=last).step_by(ALIGNMENT) {
                 // An impossible header counts for nothing: in random bytes one CRC in 2^32 is right by chance.
-                if let FrameSight::Header(header) = frame::parse_header(&bytes[candidate..], self.crc)
+                let bytes = &bytes[candidate..];
+                if frame::may_be_header(bytes)
+                    && let FrameSight::Header(header) = frame::parse_header(bytes, self.crc)
                     && header.seq > missing
                     && header.durable_seq >= missing
                 {
@@ -184,6 +192,9 @@ enum Place {
 const PAUSES_MS: [u64; 5] = [1, 2, 4, 8, 16];
 /// How much is read at once.
 const READ_LEN: usize = 256 << 10;
+
+/// How many bytes are held against zero at once.
+const ZEROS_AT_ONCE: usize = 512;
 
 /// A stretch of the file in memory, moved on as it is asked for.
 struct Window<'a> {
