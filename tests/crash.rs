@@ -7,8 +7,8 @@ mod sim;
 
 use std::collections::{HashMap, HashSet};
 use std::panic::{self, AssertUnwindSafe};
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Mutex, MutexGuard};
 use std::thread;
 use std::time::Instant;
 
@@ -20,13 +20,13 @@ use sim::world::{self, Image, World};
 
 /// Small and large, so that frames share sectors, fill one, and reach over several.
 const ALPHABET: [Call; 10] = [
-    Call::SaveConfig { len: 2500 },
+    Call::SaveConfig { len: 1200 },
     Call::Enqueue { job: 0, len: 30 },
     Call::Enqueue { job: 1, len: 700 },
     Call::Ack { job: 0 },
-    Call::SaveSession { len: 400 },
+    Call::SaveSession { len: 100 },
     Call::Heartbeat,
-    Call::BufferLog { ts_ms: -1, len: 900 },
+    Call::BufferLog { ts_ms: -1, len: 300 },
     Call::DrainLogs { n: 2 },
     Call::Sync,
     Call::Reopen,
@@ -34,8 +34,8 @@ const ALPHABET: [Call; 10] = [
 const HISTORY_LEN: u32 = 3;
 const RANDOM_HISTORIES: usize = 60;
 const RANDOM_HISTORY_LEN: usize = 12;
-/// One image in so many is also cut inside its recovery.
-const DEPTH_TWO_SHARE: u64 = 4;
+/// Of the images of histories of so many calls, one in so many is also cut inside its recovery.
+const DEPTH_TWO_SHARES: [u64; 4] = [1, 1, 8, 32];
 const THREADS: usize = 2;
 
 #[derive(Clone, Debug)]
@@ -47,28 +47,39 @@ struct History {
     cut_all: bool,
 }
 
-/// What one thread has seen.
-#[derive(Default)]
-struct Seen {
-    images: HashSet<u64>,
-    opened: u64,
+/// Images by their hash, and what each was found to hold, by its hash. An image comes again at other places and in
+/// other histories, where other states may be allowed, so that is looked at each time.
+struct Seen([Mutex<HashMap<u64, u64>>; 64]);
+
+impl Seen {
+    fn new() -> Self {
+        Seen(std::array::from_fn(|_| Mutex::default()))
+    }
+
+    fn shard(&self, image: u64) -> MutexGuard<'_, HashMap<u64, u64>> {
+        self.0[(image % 64) as usize].lock().unwrap()
+    }
+
+    fn count(&self) -> usize {
+        self.0.iter().map(|shard| shard.lock().unwrap().len()).sum()
+    }
 }
 
 #[test]
 fn every_image_after_a_power_cut_opens_and_holds_what_was_promised() {
     let begun = Instant::now();
-    let mut seen = Seen::default();
+    let seen = Seen::new();
+    let report = |what| println!("{what}: {} distinct images in {:.1?}", seen.count(), begun.elapsed());
     for len in 0..=HISTORY_LEN {
         let all = |mode| (0..ALPHABET.len().pow(len)).map(move |number| exhaustive(mode, len, number));
-        check_all(Mode::ALL.into_iter().flat_map(all).collect(), &mut seen);
-        println!("every history of {len} calls: {} distinct images so far", seen.images.len());
+        check_all(&Mode::ALL.into_iter().flat_map(all).collect::<Vec<_>>(), &seen);
+        report(format!("all histories of up to {len} calls"));
     }
     let first_seed = std::env::var("CRASH_SEED").map_or(1, |seed| seed.parse().unwrap());
     let count = std::env::var("CRASH_HISTORIES").map_or(RANDOM_HISTORIES, |count| count.parse().unwrap());
-    check_all((first_seed..).take(count).map(random_history).collect(), &mut seen);
-    let Seen { images, opened } = seen;
-    println!("{} distinct images, {opened} opened, {:.1?}", images.len(), begun.elapsed());
-    assert!(images.len() >= 1_000_000, "{} distinct images", images.len());
+    check_all(&(first_seed..).take(count).map(random_history).collect::<Vec<_>>(), &seen);
+    report(format!("and {count} random histories"));
+    assert!(seen.count() >= 1_000_000);
 }
 
 fn exhaustive(mode: Mode, len: u32, number: usize) -> History {
@@ -83,31 +94,26 @@ fn random_history(seed: u64) -> History {
     History { mode, seed, calls: (0..len).map(|_| Call::random(&mut random)).collect(), cut_all: true }
 }
 
-/// Checks the histories on all threads; fails with the shortest history of the first one that fails.
-fn check_all(histories: Vec<History>, seen: &mut Seen) {
+/// Checks the histories on all threads; fails with the shortest history that still fails.
+fn check_all(histories: &[History], seen: &Seen) {
     let next = AtomicUsize::new(0);
     let failed = Mutex::new(Vec::new());
     thread::scope(|scope| {
-        let work = || {
-            let mut seen = Seen::default();
-            while let Some(history) = histories.get(next.fetch_add(1, Ordering::Relaxed)) {
-                if let Err(what) = check(history, &mut seen) {
-                    failed.lock().unwrap().push((history.clone(), what));
-                    next.store(histories.len(), Ordering::Relaxed);
+        for _ in 0..THREADS {
+            scope.spawn(|| {
+                while let Some(history) = histories.get(next.fetch_add(1, Ordering::Relaxed)) {
+                    if let Err(what) = check(history, seen) {
+                        failed.lock().unwrap().push((history.clone(), what));
+                        next.store(histories.len(), Ordering::Relaxed);
+                    }
                 }
-            }
-            seen
-        };
-        for thread in [(); THREADS].map(|()| scope.spawn(work)) {
-            let Seen { images, opened } = thread.join().unwrap();
-            seen.images.extend(images);
-            seen.opened += opened;
+            });
         }
     });
     let failed = failed.into_inner().unwrap();
     if let Some((history, what)) = failed.into_iter().min_by_key(|(history, _)| history.calls.len()) {
-        let (history, what) = shorten(history, what);
-        panic!("seed {}, {:?}: {:#?}\n{what}", history.seed, history.mode, history.calls);
+        let (History { mode, seed, calls, .. }, what) = shorten(history, what);
+        panic!("seed {seed}, mode {mode:?}, calls {calls:?}\n{what}");
     }
 }
 
@@ -117,7 +123,7 @@ fn shorten(mut history: History, mut what: String) -> (History, String) {
         for i in 0..history.calls.len() {
             let mut shorter = history.clone();
             shorter.calls.remove(i);
-            if let Err(still) = check(&shorter, &mut Seen::default()) {
+            if let Err(still) = check(&shorter, &Seen::new()) {
                 (history, what) = (shorter, still);
                 continue 'again;
             }
@@ -126,84 +132,88 @@ fn shorten(mut history: History, mut what: String) -> (History, String) {
     }
 }
 
-fn check(history: &History, seen: &mut Seen) -> Result<(), String> {
-    let run =
-        || Check { seen, seed: history.seed, found: HashMap::new(), settled: HashSet::new() }.history(history);
-    panic::catch_unwind(AssertUnwindSafe(run)).map_err(|panic| match panic.downcast::<String>() {
-        Ok(text) => *text,
-        Err(_) => "a panic without a text".to_owned(),
+fn check(history: &History, seen: &Seen) -> Result<(), String> {
+    let share = DEPTH_TWO_SHARES.get(history.calls.len()).copied().unwrap_or(DEPTH_TWO_SHARES[3]);
+    let check = Check { seen, seed: history.seed, share, settled: HashSet::new() };
+    panic::catch_unwind(AssertUnwindSafe(|| check.history(history))).map_err(|panic| {
+        match panic.downcast::<String>() {
+            Ok(text) => *text,
+            Err(_) => "a panic without a text".to_owned(),
+        }
     })
 }
 
 /// One history, cut wherever it can be cut.
 struct Check<'a> {
-    seen: &'a mut Seen,
+    seen: &'a Seen,
     seed: u64,
-    /// What an image was found to hold. The same image may come again when more was promised.
-    found: HashMap<u64, Model>,
-    /// Images after recovery that went on well.
+    /// One image in so many is also cut inside its recovery.
+    share: u64,
+    /// Logs after recovery that went on well.
     settled: HashSet<u64>,
 }
 
 impl Check<'_> {
-    fn history(&mut self, history: &History) {
+    fn history(mut self, history: &History) {
         let mut agent = Agent::new(Sim::new(mix(history.seed)), history.mode);
-        let cut_from = |call: usize| history.cut_all || call == history.calls.len();
-        if cut_from(0) {
+        let is_cut = |call: usize| history.cut_all || call == history.calls.len();
+        if is_cut(0) {
             agent.sim.record();
         }
         agent.start().unwrap();
         for (i, &call) in history.calls.iter().enumerate() {
-            if !history.cut_all && cut_from(i + 1) {
+            if !history.cut_all && is_cut(i + 1) {
                 agent.sim.record();
             }
             agent.make(call).unwrap();
         }
         for moment in agent.sim.take_moments() {
-            let allowed = agent.allowed_at(moment.ops);
+            let allowed = Allowed::new(agent.allowed_at(moment.ops));
             crash::images(&moment.world, mix(self.seed ^ moment.ops as u64), &mut |image| {
-                self.image(image, allowed, 1, &|| format!("cut before operation {}", moment.ops));
+                self.image(image, &allowed, Depth::One, &|| format!("cut before operation {}", moment.ops));
             });
         }
     }
 
     /// Opens an image and holds what is found against what is allowed.
-    fn image(&mut self, image: &Image, allowed: &[Model], depth: u32, place: &dyn Fn() -> String) {
+    fn image(&mut self, image: &Image, allowed: &Allowed<'_>, depth: Depth, place: &dyn Fn() -> String) {
         let hash = world::hash(image);
-        if let Some(found) = self.found.get(&hash) {
-            assert!(allowed.contains(found), "{}", not_allowed(place, found, allowed));
+        let known = self.seen.shard(hash).get(&hash).copied();
+        if let Some(found) = known {
+            assert!(allowed.hashes.contains(&found), "{}: not among {:#?}", place(), allowed.states);
             return;
         }
-        self.seen.images.insert(hash);
-        self.seen.opened += 1;
         let sim = Sim::on(image, hash);
-        if depth == 1 && hash % DEPTH_TWO_SHARE == 0 {
+        if depth == Depth::One && hash.is_multiple_of(self.share) {
             sim.record();
         }
-        let store = open(&sim, Mode::Sync).unwrap_or_else(|error| panic!("{}, depth {depth}: {error}", place()));
+        let store = open(&sim, Mode::Sync).unwrap_or_else(|error| panic!("{}: {error}", place()));
         let moments = sim.take_moments();
-        let after = &moments.last().unwrap().world;
-        let found = Model::take(&store).unwrap_or_else(|error| panic!("{}, depth {depth}: {error}", place()));
+        let found = Model::take(&store).unwrap_or_else(|error| panic!("{}: {error}", place()));
         sim.kill();
         drop(store);
-        assert!(allowed.contains(&found), "{}", not_allowed(place, &found, allowed));
-        self.found.insert(hash, found.clone());
-        for moment in &moments[..moments.len() - 1] {
+        assert!(allowed.states.contains(&found), "{}: found {found:#?}, not among {:#?}", place(), allowed.states);
+        self.seen.shard(hash).insert(hash, found.hash());
+
+        // A crash inside this recovery may not change what it was about to find.
+        let same = Allowed::new(std::slice::from_ref(&found));
+        let (after, during) = moments.split_last().unwrap();
+        for moment in during {
             crash::images(&moment.world, mix(hash ^ moment.ops as u64), &mut |image| {
                 let place = || format!("{}, then before operation {} of its recovery", place(), moment.ops);
-                self.image(image, allowed, depth + 1, &place);
+                self.image(image, &same, Depth::Two, &place);
             });
         }
-        if self.settled.insert(world::hash(&log_of(after))) {
-            self.goes_on(after, &found, place);
+        if self.settled.insert(world::hash(&log_of(&after.world))) {
+            self.goes_on(&after.world, &found, place);
         }
     }
 
     /// What a recovery found stays, whether or not the power is cut again, and the store can be written and reopened.
     fn goes_on(&mut self, after: &World, found: &Model, place: &dyn Fn() -> String) {
+        let same = Allowed::new(std::slice::from_ref(found));
         crash::images(after, self.seed, &mut |image| {
-            let place = || format!("{}, recovered, cut again", place());
-            self.image(image, std::slice::from_ref(found), 2, &place);
+            self.image(image, &same, Depth::Two, &|| format!("{}, recovered, cut again", place()));
         });
         let mut agent = Agent::new(Sim::at(after.clone(), self.seed), Mode::Sync);
         agent.oracle = Oracle::of(found.clone());
@@ -217,11 +227,24 @@ impl Check<'_> {
     }
 }
 
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Depth {
+    One,
+    Two,
+}
+
+struct Allowed<'a> {
+    states: &'a [Model],
+    hashes: Vec<u64>,
+}
+
+impl<'a> Allowed<'a> {
+    fn new(states: &'a [Model]) -> Self {
+        Allowed { states, hashes: states.iter().map(Model::hash).collect() }
+    }
+}
+
 /// The log alone: what was set aside is different each time and no part of the store.
 fn log_of(world: &World) -> Image {
     world.live().into_iter().filter(|(path, _)| path.ends_with("state.db")).collect()
-}
-
-fn not_allowed(place: &dyn Fn() -> String, found: &Model, allowed: &[Model]) -> String {
-    format!("{}: found {found:#?}\nallowed are {allowed:#?}", place())
 }

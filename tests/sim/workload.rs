@@ -3,6 +3,7 @@
 //! [`Agent::make`].
 
 use std::fmt;
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -115,7 +116,7 @@ pub fn open(sim: &Sim, mode: Mode) -> Result<Store> {
 }
 
 /// What a store should hold.
-#[derive(Clone, Default, PartialEq, Eq)]
+#[derive(Clone, Default, PartialEq, Eq, Hash)]
 pub struct Model {
     pub config: Option<(u64, Vec<u8>)>,
     /// In the order of the latest enqueue.
@@ -179,6 +180,12 @@ impl Model {
             Call::Sync | Call::Reopen | Call::Kill => return (None, Answer::Done),
         };
         (Some(next), answer)
+    }
+
+    pub fn hash(&self) -> u64 {
+        let mut hasher = DefaultHasher::new();
+        Hash::hash(self, &mut hasher);
+        hasher.finish()
     }
 
     fn remove_job(&mut self, job: u8) -> bool {
