@@ -16,6 +16,8 @@ use super::random::Random;
 use super::world::World;
 
 pub const PATH: &str = "/sim/state.db";
+/// Where recovery puts a torn tail.
+pub const TORN: &str = "/sim/state.db.torn";
 
 /// One call of an agent. Its values are made from its number in the history, so no two calls write the same.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -182,6 +184,11 @@ impl Model {
         (Some(next), answer)
     }
 
+    /// As [`Model::read`] sees it.
+    pub fn without_logs(&self) -> Model {
+        Model { logs: Vec::new(), ..self.clone() }
+    }
+
     pub fn hash(&self) -> u64 {
         let mut hasher = DefaultHasher::new();
         Hash::hash(self, &mut hasher);
@@ -266,10 +273,11 @@ impl Oracle {
         Oracle { states: vec![found], durable: 0 }
     }
 
-    /// After a crash and a recovery, the state that was found is durable.
-    pub fn settle(&mut self, found: &Model) {
-        assert!(self.allowed().contains(found), "found {found:#?}\nallowed are {:#?}", self.allowed());
-        self.states.push(found.clone());
+    /// The state that was found is durable from now on, and what was in flight behind it is gone.
+    fn settle(&mut self, found: Model) {
+        if *self.current() != found {
+            self.states.push(found);
+        }
         self.durable = self.states.len() - 1;
     }
 }
@@ -301,10 +309,16 @@ impl Agent {
         agent
     }
 
-    /// Opens the store, or makes it.
+    /// Opens the store, or makes it. What it then holds is durable.
     pub fn start(&mut self) -> Result<()> {
-        self.store = Some(open(&self.sim, self.mode)?);
-        self.oracle.durable = self.oracle.states.len() - 1;
+        let store = self.store.insert(open(&self.sim, self.mode)?);
+        let found = Model::read(store)?;
+        let is_found =
+            |allowed: &Model| allowed.without_logs() == found && allowed.logs.len() == store.log_count();
+        let at = self.oracle.allowed().iter().rposition(is_found);
+        let at = at.unwrap_or_else(|| panic!("found {found:#?}, not among {:#?}", self.oracle.allowed()));
+        let found = self.oracle.allowed()[at].clone();
+        self.oracle.settle(found);
         self.mark();
         Ok(())
     }
@@ -313,15 +327,20 @@ impl Agent {
         self.store.as_ref().unwrap()
     }
 
+    pub fn is_open(&self) -> bool {
+        self.store.is_some()
+    }
+
     /// Ends the process without a word to the store.
     pub fn kill(&mut self) {
         self.sim.kill();
         self.store = None;
     }
 
-    /// Closes the store.
+    /// Closes the store, if it is open.
     pub fn close(&mut self) -> Result<()> {
-        self.store.take().map_or(Ok(()), Store::close)?;
+        let Some(store) = self.store.take() else { return Ok(()) };
+        store.close()?;
         self.oracle.durable = self.oracle.states.len() - 1;
         self.mark();
         Ok(())
@@ -356,7 +375,7 @@ impl Agent {
                 Ok(())
             }
             Err(error) => {
-                if changes && !matches!(error, Error::Io { .. }) {
+                if changes && !leaves_effect_open(&error) {
                     self.oracle.states.pop();
                 }
                 Err(error)
@@ -374,6 +393,11 @@ impl Agent {
         let Oracle { states, durable } = &self.oracle;
         self.marks.push(Mark { ops: self.sim.ops(), durable: *durable, states: states.len() });
     }
+}
+
+/// Whether the record may be in the file all the same.
+fn leaves_effect_open(error: &Error) -> bool {
+    matches!(error, Error::Io { operation: "write" | "sync", .. })
 }
 
 fn answer(store: &Store, call: Call, number: u64) -> Result<Answer> {
