@@ -258,6 +258,11 @@ impl Default for Oracle {
 }
 
 impl Oracle {
+    /// The states after each call that changed something, from the empty store on.
+    pub fn history(&self) -> &[Model] {
+        &self.states
+    }
+
     /// What the store shows while its process lives.
     pub fn current(&self) -> &Model {
         self.states.last().unwrap()
