@@ -43,12 +43,17 @@ struct Variant {
 
 /// Calls `each` with every image; the same one may come more than once.
 pub fn images(world: &World, seed: u64, each: &mut dyn FnMut(&Image)) {
+    some_images(world, seed, usize::MAX, each);
+}
+
+/// As [`images`], but of each choice of names at most so many images, taken at random.
+pub fn some_images(world: &World, seed: u64, most: usize, each: &mut dyn FnMut(&Image)) {
     let mut random = Random::new(seed);
     for names in name_variants(world, &mut random) {
         let files: Vec<_> = names.iter().map(|(path, &inode)| (path, Suspect::new(world.inode(inode)))).collect();
         let variants: Vec<_> = files.iter().map(|(_, file)| file.variants(&mut random)).collect();
         let counts: Vec<_> = variants.iter().map(Vec::len).collect();
-        for chosen in combinations(&counts, &mut random) {
+        for chosen in at_most(most, combinations(&counts, &mut random), &mut random) {
             let image = files.iter().zip(&variants).zip(chosen);
             let image: Image = image
                 .map(|(((path, file), variants), chosen)| {
@@ -58,6 +63,20 @@ pub fn images(world: &World, seed: u64, each: &mut dyn FnMut(&Image)) {
             each(&image);
         }
     }
+}
+
+/// The first, the last, and others at random.
+fn at_most(most: usize, mut all: Vec<Vec<usize>>, random: &mut Random) -> Vec<Vec<usize>> {
+    if all.len() > most {
+        let last = all.len() - 1;
+        all.swap(1, last);
+        for i in 2..most {
+            let other = i + random.below(all.len() - i);
+            all.swap(i, other);
+        }
+        all.truncate(most);
+    }
+    all
 }
 
 /// Each pending change of a name there or not; if there are many, only some of the choices.
