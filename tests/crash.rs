@@ -38,6 +38,8 @@ const RANDOM_IMAGES: usize = 250;
 const RANDOM_HISTORY_LEN: usize = 12;
 /// Of the images of histories of so many calls, one in so many is also cut inside its recovery.
 const DEPTH_TWO_SHARES: [u64; 4] = [1, 1, 8, 32];
+/// How many images a moment of calls that are made again.
+const AGAIN_IMAGES: usize = 20;
 const THREADS: usize = 2;
 
 #[derive(Clone, Debug)]
@@ -144,7 +146,10 @@ fn shorten(mut history: History, mut what: String) -> (History, String) {
 
 fn check(history: &History, seen: &Seen) -> Result<(), String> {
     let share = DEPTH_TWO_SHARES.get(history.calls.len()).copied().unwrap_or(DEPTH_TWO_SHARES[3]);
-    let check = Check { seen, seed: history.seed, share, settled: HashSet::new() };
+    let most = if history.cut_all { RANDOM_IMAGES } else { usize::MAX };
+    let again = history.calls.iter().rev().take(2).rev().filter(|call| !matches!(call, Call::Reopen | Call::Kill));
+    let again = again.copied().collect();
+    let check = Check { seen, seed: history.seed, share, most, again, settled: HashSet::new() };
     panic::catch_unwind(AssertUnwindSafe(|| check.history(history))).map_err(|panic| {
         match panic.downcast::<String>() {
             Ok(text) => *text,
@@ -159,6 +164,10 @@ struct Check<'a> {
     seed: u64,
     /// One image in so many is also cut inside its recovery.
     share: u64,
+    /// How many images a moment.
+    most: usize,
+    /// The last calls of the history: what an agent would try again.
+    again: Vec<Call>,
     /// Logs after recovery that went on well.
     settled: HashSet<u64>,
 }
@@ -179,8 +188,7 @@ impl Check<'_> {
         }
         for moment in agent.sim.take_moments() {
             let allowed = Allowed::new(agent.allowed_at(moment.ops));
-            let most = if history.cut_all { RANDOM_IMAGES } else { usize::MAX };
-            crash::some_images(&moment.world, mix(self.seed ^ moment.ops as u64), most, &mut |image| {
+            crash::some_images(&moment.world, mix(self.seed ^ moment.ops as u64), self.most, &mut |image| {
                 self.image(image, &allowed, Depth::One, &|| format!("cut before operation {}", moment.ops));
             });
         }
@@ -200,6 +208,7 @@ impl Check<'_> {
         }
         let store = open(&sim, Mode::Sync).unwrap_or_else(|error| panic!("{}: {error}", place()));
         let moments = sim.take_moments();
+        let was_cut = store.recovery().set_aside.is_some();
         let found = Model::take(&store).unwrap_or_else(|error| panic!("{}: {error}", place()));
         sim.kill();
         drop(store);
@@ -210,20 +219,42 @@ impl Check<'_> {
         let same = Allowed::new(std::slice::from_ref(&found));
         let (after, during) = moments.split_last().unwrap();
         for moment in during {
-            crash::some_images(&moment.world, mix(hash ^ moment.ops as u64), RANDOM_IMAGES, &mut |image| {
+            crash::some_images(&moment.world, mix(hash ^ moment.ops as u64), self.most, &mut |image| {
                 let place = || format!("{}, then before operation {} of its recovery", place(), moment.ops);
                 self.image(image, &same, Depth::Two, &place);
             });
+        }
+        if depth == Depth::One && was_cut && hash.is_multiple_of(self.share) {
+            self.tries_again(image, &found, place);
         }
         if self.settled.insert(world::hash(&log_of(&after.world))) {
             self.goes_on(&after.world, &found, place);
         }
     }
 
+    /// The calls that were lost are made again behind a torn tail that was cut off, and the power is cut in them.
+    fn tries_again(&mut self, image: &Image, found: &Model, place: &dyn Fn() -> String) {
+        let mut agent = Agent::new(Sim::on(image, self.seed), Mode::Sync);
+        agent.oracle = Oracle::of(found.clone());
+        agent.start().unwrap();
+        agent.sim.record();
+        for call in self.again.clone() {
+            agent.make(call).unwrap();
+        }
+        for moment in agent.sim.take_moments() {
+            let allowed = Allowed::new(agent.allowed_at(moment.ops));
+            crash::some_images(&moment.world, self.seed, AGAIN_IMAGES, &mut |image| {
+                let place =
+                    || format!("{}, recovered, calls made again, cut before operation {}", place(), moment.ops);
+                self.image(image, &allowed, Depth::Two, &place);
+            });
+        }
+    }
+
     /// What a recovery found stays, whether or not the power is cut again, and the store can be written and reopened.
     fn goes_on(&mut self, after: &World, found: &Model, place: &dyn Fn() -> String) {
         let same = Allowed::new(std::slice::from_ref(found));
-        crash::some_images(after, self.seed, RANDOM_IMAGES, &mut |image| {
+        crash::some_images(after, self.seed, self.most, &mut |image| {
             self.image(image, &same, Depth::Two, &|| format!("{}, recovered, cut again", place()));
         });
         let mut agent = Agent::new(Sim::at(after.clone(), self.seed), Mode::Sync);

@@ -299,6 +299,20 @@ fn removed_frames_are_found() {
     }
 }
 
+/// Without the key there are only CRCs and numbers.
+#[test]
+fn verify_without_a_key_finds_removed_frames() {
+    let subject = subject();
+    let all: Vec<&[u8]> = subject.frames.iter().map(|frame| subject.bytes_of(frame)).collect();
+    for removed in (0..all.len() - 1).step_by(10) {
+        let content = subject.with_frames(removed, all[removed + 1..].iter().copied());
+        let sim = Sim::on(&Image::from([(PathBuf::from(PATH), content)]), 62);
+        let report = verify_on(&sim, PATH, None, |_| {}).unwrap();
+        let faults: Vec<_> = report.faults.iter().map(|fault| (fault.offset, fault.kind)).collect();
+        assert_eq!(faults, [(subject.frames[removed].offset, FaultKind::Tampering)]);
+    }
+}
+
 #[test]
 fn swapped_frames_are_found() {
     let subject = subject();

@@ -375,3 +375,23 @@ fn little_room_is_enough_for_an_ack() {
     assert!(matches!(agent.make(Call::Enqueue { job: 1, len: 500 }), Err(Error::Full { .. })));
     agent.make(Call::Ack { job: 0 }).unwrap();
 }
+
+/// The next record is shorter, so what was left of this one would stand behind it.
+#[test]
+fn a_write_that_runs_full_halfway_leaves_nothing_behind() {
+    let sim = Sim::new(14);
+    let mut agent = Agent::new(sim.clone(), Mode::Sync);
+    agent.start().unwrap();
+    agent.make(Call::Heartbeat).unwrap();
+    let before = sim.ops();
+    agent.make(Call::Heartbeat).unwrap();
+    let write = sim.trace()[before..].iter().position(|&op| op == Op::Write).unwrap();
+    sim.fail(sim.ops() + write, Failure::Short);
+    sim.fail(sim.ops() + write + 1, Failure::Errno(ENOSPC));
+    let made = agent.make(Call::Enqueue { job: 0, len: 5000 });
+    assert!(matches!(made, Err(Error::Full { .. })), "{made:?}");
+    assert_eq!(verify_on(&sim, PATH, Some(&key()), |_| {}).unwrap().torn_len, 0);
+    agent.make(Call::Heartbeat).unwrap();
+    assert_eq!(verify_on(&sim, PATH, Some(&key()), |_| {}).unwrap().torn_len, 0);
+    survives(&sim.world(), agent.oracle.allowed());
+}
