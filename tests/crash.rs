@@ -37,9 +37,9 @@ const RANDOM_HISTORIES: u64 = 80;
 const RANDOM_IMAGES: usize = 250;
 const RANDOM_HISTORY_LEN: usize = 12;
 /// Of the images of histories of so many calls, one in so many is also cut inside its recovery.
-const DEPTH_TWO_SHARES: [u64; 4] = [1, 1, 8, 32];
+const DEPTH_TWO_SHARES: [u64; 4] = [1, 1, 8, 48];
 /// How many images a moment of calls that are made again.
-const AGAIN_IMAGES: usize = 20;
+const AGAIN_IMAGES: usize = 60;
 const THREADS: usize = 2;
 
 #[derive(Clone, Debug)]
@@ -227,7 +227,7 @@ impl Check<'_> {
         if depth == Depth::One && was_cut && hash.is_multiple_of(self.share) {
             self.tries_again(image, &found, place);
         }
-        if self.settled.insert(world::hash(&log_of(&after.world))) {
+        if depth != Depth::Three && self.settled.insert(world::hash(&log_of(&after.world))) {
             self.goes_on(&after.world, &found, place);
         }
     }
@@ -255,7 +255,7 @@ impl Check<'_> {
     fn goes_on(&mut self, after: &World, found: &Model, place: &dyn Fn() -> String) {
         let same = Allowed::new(std::slice::from_ref(found));
         crash::some_images(after, self.seed, self.most, &mut |image| {
-            self.image(image, &same, Depth::Two, &|| format!("{}, recovered, cut again", place()));
+            self.image(image, &same, Depth::Three, &|| format!("{}, recovered, cut again", place()));
         });
         let mut agent = Agent::new(Sim::at(after.clone(), self.seed), Mode::Sync);
         agent.oracle = Oracle::of(found.clone());
@@ -273,6 +273,8 @@ impl Check<'_> {
 enum Depth {
     One,
     Two,
+    /// After a recovery that was cut: only opened.
+    Three,
 }
 
 struct Allowed<'a> {
