@@ -38,7 +38,7 @@ pub enum QueueOrder {
 pub struct CompactionPolicy {
     /// Whether it does at all. One that renews the key of a generation with 2^31 frames always runs.
     pub automatic: bool,
-    /// Only when the file is at least this long, in bytes, with the space ahead: 1 MiB by default.
+    /// Only when the file, with the space ahead, is about to be longer than this, in bytes: 1 MiB by default.
     pub min_len: u64,
     /// Only when more than this part of the frames is dead: 0.5 by default, and never less than 0.1.
     pub dead_ratio: f64,
@@ -48,12 +48,14 @@ impl CompactionPolicy {
     pub(crate) fn is_due(&self, tip: Tip, file_len: u64, index: &Index) -> bool {
         let frames_len = tip.end - HEADER_PAGE_LEN as u64;
         let dead = frames_len.saturating_sub(index.live_bytes());
-        let is_wasteful =
-            file_len >= self.min_len && dead as f64 > self.dead_ratio.max(DEAD_RATIO_MIN) * frames_len as f64;
+        let is_wasteful = file_len + NEXT_STEPS_LEN >= self.min_len
+            && dead as f64 > self.dead_ratio.max(DEAD_RATIO_MIN) * frames_len as f64;
         self.automatic && is_wasteful || tip.seq >= RENEW_AT_SEQ
     }
 }
 
+/// What the log grows by while a compaction runs beside a writer that syncs each call: so much earlier it begins.
+const NEXT_STEPS_LEN: u64 = 128 << 10;
 /// The headers of a compacted log count as dead: below this, a compaction could call for the next one.
 const DEAD_RATIO_MIN: f64 = 0.1;
 /// Early enough that a compaction ends before the last number: 16 million frames take a fast writer a minute.
