@@ -425,7 +425,7 @@ const ROUNDS_MAX: usize = 8;
 /// What the writing end may be held for: less than a millisecond's work.
 const LAST_ROUND_LEN: u64 = 64 << 10;
 /// Long enough that a frame's own bytes do not count, short enough to stay in the processor's cache.
-const PACK_LEN: usize = 60 << 10;
+const PACK_LEN: usize = 48 << 10;
 
 /// Operations that will be one frame.
 #[derive(Default)]

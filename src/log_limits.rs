@@ -145,3 +145,43 @@ impl LogGate {
         plan
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    fn gate(per_second: u32, burst: u32) -> LogGate {
+        let rate = Some(LogRate { per_second, burst });
+        LogGate::new(LogLimits { rate, ..LogLimits::default() }, Some(0))
+    }
+
+    #[test]
+    fn a_burst_comes_in_and_then_as_many_a_second_as_allowed() {
+        let mut gate = gate(10, 3);
+        let begun = gate.filled;
+        assert_eq!((0..5).filter(|_| gate.take_token(begun)).count(), 3);
+        let later = begun + Duration::from_millis(250);
+        assert_eq!((0..5).filter(|_| gate.take_token(later)).count(), 2);
+        let much_later = later + Duration::from_secs(3600);
+        assert_eq!((0..5).filter(|_| gate.take_token(much_later)).count(), 3);
+    }
+
+    #[test]
+    fn a_clock_that_goes_back_takes_no_token_and_gives_none() {
+        let mut gate = gate(10, 3);
+        let begun = gate.filled;
+        let later = begun + Duration::from_secs(10);
+        assert!(gate.take_token(later));
+        assert_eq!((0..5).filter(|_| gate.take_token(begun)).count(), 2);
+        assert!(gate.take_token(begun + Duration::from_millis(100)));
+    }
+
+    #[test]
+    fn without_a_rate_everything_comes_in() {
+        let mut gate = LogGate::new(LogLimits { rate: None, ..LogLimits::default() }, None);
+        let begun = gate.filled;
+        assert!((0..100_000).all(|_| gate.take_token(begun)));
+    }
+}

@@ -232,3 +232,30 @@ impl Default for OpenOptions {
         OpenOptions::new()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn tip(end: u64, seq: u64) -> Tip {
+        Tip { end, seq, chain: [0; 16] }
+    }
+
+    #[test]
+    fn a_generation_that_runs_out_of_numbers_is_compacted_whatever_the_policy_says() {
+        let never = CompactionPolicy { automatic: false, ..CompactionPolicy::default() };
+        let empty = Index::new(QueueOrder::RunId);
+        assert!(!never.is_due(tip(1 << 40, RENEW_AT_SEQ - 1), 1 << 40, &empty));
+        assert!(never.is_due(tip(5000, RENEW_AT_SEQ), 5000, &empty));
+    }
+
+    #[test]
+    fn a_ratio_that_is_no_ratio_never_calls_for_one_compaction_after_the_other() {
+        let empty = Index::new(QueueOrder::RunId);
+        for dead_ratio in [f64::NAN, -1.0, 0.0] {
+            let policy = CompactionPolicy { dead_ratio, min_len: 0, automatic: true };
+            // A log that was just made, with nothing but a header page.
+            assert!(!policy.is_due(tip(4096, 0), 4096, &empty));
+        }
+    }
+}
