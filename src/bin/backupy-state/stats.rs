@@ -41,10 +41,7 @@ pub(crate) fn run(place: &Place, _args: &Args, out: &mut Out) -> Result<(), Fail
     out.row("generation", stats.generation);
     out.row("frames", grouped(stats.seq));
     out.row("jobs", grouped(stats.jobs));
-    out.row(
-        "log events",
-        format_args!("{}, and {} dropped", grouped(stats.log_events), grouped(stats.logs_dropped)),
-    );
+    out.row("log events", format_args!("{}; {} dropped", grouped(stats.log_events), grouped(stats.logs_dropped)));
     let dead_percent = dead_ratio(&stats) * 100.0;
     out.row(
         "compactions",
