@@ -42,6 +42,7 @@ pub(crate) const SERVER_IS_BACK: &str = "back";
 pub(crate) const NEW_CONFIG: &str = "config ";
 /// Followed by a number: a job whose result is large.
 pub(crate) const LARGE_JOB: &str = "job ";
+pub(crate) const COMPACT: &str = "compact";
 pub(crate) const STOP: &str = "stop";
 
 pub(crate) fn run(args: &AgentArgs) -> Result<(), Failure> {
@@ -77,7 +78,7 @@ fn open(path: &Path) -> backupy_state::Result<Store> {
     let mut limits = LogLimits::default();
     limits.rate = None;
     OpenOptions::new()
-        .compaction(CompactionPolicy { automatic: true, min_len: COMPACTED_LEN_MIN, dead_ratio: 0.2 })
+        .compaction(CompactionPolicy { automatic: true, min_len: COMPACTED_LEN_MIN, dead_ratio: 0.3 })
         .log_limits(limits)
         .lock_timeout(Duration::from_secs(1))
         .heartbeat_durability(Durability::Buffered)
@@ -85,7 +86,7 @@ fn open(path: &Path) -> backupy_state::Result<Store> {
         .open(path, &key)
 }
 
-const COMPACTED_LEN_MIN: u64 = 128 << 10;
+const COMPACTED_LEN_MIN: u64 = 256 << 10;
 
 fn report_what_was_found(store: &Store) {
     let held = held::held_by_store(store).unwrap_or_else(|error| fail(&error));
@@ -155,6 +156,8 @@ impl Agent {
                 self.server_is_here.store(false, Relaxed);
             } else if line == SERVER_IS_BACK {
                 self.server_is_here.store(true, Relaxed);
+            } else if line == COMPACT {
+                self.call(Kind::Compact, Vec::new(), Store::compact);
             } else if line == STOP {
                 return self.stopped.store(true, Relaxed);
             } else if let Some(version) = line.strip_prefix(NEW_CONFIG).and_then(|version| version.parse().ok()) {

@@ -18,10 +18,11 @@ pub(crate) enum Kind {
     RecordHeartbeat,
     BufferLog,
     AckLogs,
+    Compact,
 }
 
 impl Kind {
-    pub(crate) const ALL: [Kind; 8] = [
+    pub(crate) const ALL: [Kind; 9] = [
         Kind::SaveConfig,
         Kind::EnqueueJob,
         Kind::Write,
@@ -30,6 +31,7 @@ impl Kind {
         Kind::RecordHeartbeat,
         Kind::BufferLog,
         Kind::AckLogs,
+        Kind::Compact,
     ];
 
     pub(crate) fn name(self) -> &'static str {
@@ -42,6 +44,7 @@ impl Kind {
             Kind::RecordHeartbeat => "record_heartbeat",
             Kind::BufferLog => "buffer_log",
             Kind::AckLogs => "ack_logs",
+            Kind::Compact => "compact",
         }
     }
 }
@@ -192,6 +195,7 @@ mod tests {
                 kind: Kind::Write,
                 changes: vec![change("job/a", None), change("job/b", Some(2))],
             },
+            Message::Begun { call: 9, kind: Kind::Compact, changes: Vec::new() },
             Message::Done { call: 7 },
             Message::DeliveredJob { cell: "job/a".to_owned(), mark: 1 },
             Message::DeliveredEvents(vec![event(-5), event(6)]),
