@@ -8,7 +8,7 @@ use backupy_state::{AgentKey, Store};
 use crate::place::{LOOKS, Place, crc32};
 
 /// The commands that need a key and have no exit codes of their own.
-const STRICT_LOOKS: [&str; 4] = ["dump-state", "verify", "stats", "frames"];
+const STRICT_LOOKS: [&str; 7] = ["dump-state", "verify", "stats", "frames", "queue list", "logs peek", "head"];
 
 #[track_caller]
 fn every_look_fails_with(place: &Place, code: i32, words: &str) {
@@ -54,7 +54,10 @@ fn code_1_is_a_failure() {
 #[test]
 fn code_2_is_a_wrong_use() {
     let place = Place::filled();
-    for wrong in ["", "compress", "verify --fast", "stats extra", "demo --seconds 0", "verify --key secret"] {
+    let wrong = ["", "compress", "verify --fast", "stats extra", "demo --seconds 0", "verify --key secret"];
+    let wrong_too =
+        ["queue", "queue peek", "logs", "logs peek --limit x", "backup", "head --expect x", "rekey secret"];
+    for wrong in wrong.into_iter().chain(wrong_too) {
         assert_eq!(place.run(wrong).code, Some(2), "{wrong}");
         assert_eq!(place.run(wrong).out, "", "{wrong}");
     }

@@ -45,7 +45,16 @@ fn a_state_without_extension_is_the_file_that_the_library_means() {
 #[test]
 fn help_of_every_command_has_an_example() {
     let place = Place::empty();
-    for command in ["", "demo", "health-check", "dump-state", "verify", "stats", "frames"] {
+    for command in ["", "demo", "health-check", "dump-state", "verify", "stats", "frames"].into_iter().chain([
+        "queue",
+        "queue list",
+        "logs",
+        "logs peek",
+        "head",
+        "compact",
+        "rekey",
+        "backup",
+    ]) {
         let help = place.run(&format!("{command} --help")).well();
         assert!(help.contains("Example:\n  "), "{help}");
         assert!(help.contains("BACKUPY_STATE_DIR") && help.contains("BACKUPY_AGENT_KEY"), "{help}");

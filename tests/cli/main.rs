@@ -7,3 +7,5 @@ mod demo;
 mod keys;
 mod place;
 mod reports;
+mod looks;
+mod upkeep;

@@ -65,6 +65,17 @@ impl Place {
         fs::write(self.state(), bytes).unwrap();
     }
 
+    /// Breaks the seal of the last value in the frame of this number, and no checksum.
+    pub(crate) fn tamper_with_frame(&self, seq: usize) {
+        let frames = self.run("frames --json").out;
+        let frame: Value = serde_json::from_str(frames.lines().nth(seq - 1).unwrap()).unwrap();
+        let number = |name: &str| usize::try_from(frame[name].as_u64().unwrap()).unwrap();
+        let mut bytes = self.bytes();
+        // The last byte but the padding.
+        tamper(&mut bytes, number("offset"), number("len"), number("len") - 8);
+        self.write(&bytes);
+    }
+
     /// The command without a key, with the folder where it looks for the state.
     pub(crate) fn keyless(&self, args: &str) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_backupy-state"));
@@ -136,8 +147,18 @@ impl Said {
 }
 
 /// Every command that looks at a store.
-pub(crate) const LOOKS: [&str; 7] =
-    ["health-check", "dump-state", "verify", "verify --no-key", "stats", "frames", "frames --no-key"];
+pub(crate) const LOOKS: [&str; 10] = [
+    "health-check",
+    "dump-state",
+    "verify",
+    "verify --no-key",
+    "stats",
+    "frames",
+    "frames --no-key",
+    "queue list",
+    "logs peek",
+    "head",
+];
 
 /// CRC-32/ISO-HDLC, bit by bit: slow, and not the code under test.
 pub(crate) fn crc32(parts: &[&[u8]]) -> [u8; 4] {
@@ -152,7 +173,7 @@ pub(crate) fn crc32(parts: &[&[u8]]) -> [u8; 4] {
 }
 
 /// Changes a byte in the body of the frame at `offset` and makes its CRCs right again, as one who has no key could.
-pub(crate) fn tamper(bytes: &mut [u8], offset: usize, len: usize, at: usize) {
+fn tamper(bytes: &mut [u8], offset: usize, len: usize, at: usize) {
     let salt = bytes[48..80].to_vec();
     let frame = &mut bytes[offset..offset + len];
     frame[at] ^= 1;

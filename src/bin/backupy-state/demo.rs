@@ -140,7 +140,7 @@ impl Day<'_> {
                 break;
             }
             let in_flight = self.ledger.note_death();
-            self.report.note_kill(begun.elapsed(), in_flight);
+            self.report.note_kill(begun.elapsed(), in_flight, self.new_log().exists());
             if !out.json {
                 out.line(self.report.last_kill());
                 out.flush();
@@ -148,6 +148,11 @@ impl Day<'_> {
         }
         self.report.took = begun.elapsed();
         Ok(())
+    }
+
+    /// What compaction writes; a kill in the middle of it leaves it there, until the next agent opens the store.
+    fn new_log(&self) -> PathBuf {
+        self.path.with_extension("db.new")
     }
 
     fn live_once(&mut self, life: u64, fate: Fate<'_>) -> Result<(), Failure> {
@@ -197,16 +202,15 @@ impl Day<'_> {
         Ok(())
     }
 
-    /// Opens the store after the last agent, takes everything out, and compares.
+    /// Opens the store after the last agent, reads everything, and compares.
     fn reckon(&mut self, seen: &watch::Seen) -> Result<(), Failure> {
         let verified = backupy_state::verify(self.path, Some(&agent::demo_key()?))?;
         self.report.note_end(&verified, seen);
         let store = OpenOptions::new().create(false).open(self.path, &agent::demo_key()?)?;
         let held = held::held_by_store(&store)?;
-        let events = store.drain_logs(usize::MAX)?;
+        let events: Vec<_> = store.peek_logs(usize::MAX)?.events().iter().map(held::as_event).collect();
         store.close()?;
         self.report.left(held.keys().filter(|cell| cell.starts_with("job/")).count() as u64, events.len() as u64);
-        let events: Vec<_> = events.iter().map(agent::as_drained).collect();
         self.ledger.settle(&held, &events);
         for (cell, mark) in &seen.values {
             self.ledger.check_seen(cell, *mark);

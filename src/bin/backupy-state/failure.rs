@@ -72,7 +72,7 @@ impl Exit {
     pub(crate) fn of(error: &Error) -> Self {
         match error {
             Error::Invalid { .. } => Exit::Usage,
-            Error::Corrupt { .. } | Error::Unauthentic { .. } => Exit::Damage,
+            Error::Corrupt { .. } | Error::Unauthentic { .. } | Error::Stale { .. } => Exit::Damage,
             Error::WrongKey { .. } => Exit::WrongKey,
             Error::Locked { .. } => Exit::Locked,
             Error::NotFound { .. } => Exit::NotFound,

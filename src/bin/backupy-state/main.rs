@@ -1,7 +1,8 @@
-//! The command line of `backupy-state`: looks at a store beside the running agent, and plays a demonstration.
+//! The command line of `backupy-state`: looks at a store beside the running agent, looks after one without an agent, and
+//! plays a demonstration.
 //!
-//! This file owns the arguments, the dispatch and the exit code; each command has a file of its own. No command that
-//! looks at a store takes its lock or writes to it.
+//! This file owns the arguments, the dispatch and the exit code; what a command does is in the file of its name. No command
+//! that looks at a store takes its lock or writes to it.
 
 use std::ffi::OsStr;
 use std::process::ExitCode;
@@ -9,12 +10,18 @@ use std::process::ExitCode;
 use clap::error::ErrorKind;
 use clap::{ColorChoice, CommandFactory, Parser, Subcommand};
 
+mod compact;
 mod demo;
 mod dump;
 mod failure;
 mod frames;
+mod head;
 mod health;
+mod logs;
+mod look;
 mod place;
+mod progress;
+mod queue;
 mod stats;
 mod text;
 mod verify;
@@ -23,7 +30,7 @@ use failure::{Exit, Failure};
 use place::Place;
 use text::Out;
 
-/// Looks at the persistent state of a backup agent, also while the agent runs.
+/// Looks at the persistent state of a backup agent, also while the agent runs, and looks after it.
 #[derive(Parser)]
 #[command(name = NAME, version, color = ColorChoice::Never, after_help = AFTER_HELP, max_term_width = 100)]
 struct Cli {
@@ -49,6 +56,12 @@ enum Command {
     Verify(verify::Args),
     Stats(stats::Args),
     Frames(frames::Args),
+    Queue(queue::Args),
+    Logs(logs::Args),
+    Head(head::Args),
+    Compact(compact::CompactArgs),
+    Rekey(compact::RekeyArgs),
+    Backup(compact::BackupArgs),
 }
 
 const NAME: &str = "backupy-state";
@@ -59,7 +72,7 @@ Exit codes:
   0  well
   1  failed
   2  usage: wrong arguments, or no key
-  3  damage or tampering
+  3  damage, tampering, or older than `head --expect` allows
   4  wrong key
   5  locked by another process
   6  not found
@@ -91,6 +104,12 @@ fn run(cli: &Cli) -> Result<(), Failure> {
         Command::Verify(args) => verify::run(place, args, &mut out),
         Command::Stats(args) => stats::run(place, args, &mut out),
         Command::Frames(args) => frames::run(place, args, &mut out),
+        Command::Queue(args) => queue::run(place, args, &mut out),
+        Command::Logs(args) => logs::run(place, args, &mut out),
+        Command::Head(args) => head::run(place, args, &mut out),
+        Command::Compact(args) => compact::compact(place, args, &mut out),
+        Command::Rekey(args) => compact::rekey(place, args, &mut out),
+        Command::Backup(args) => compact::backup(place, args, &mut out),
     };
     let written = out.finish();
     done.and(written)

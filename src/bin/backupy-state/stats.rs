@@ -10,7 +10,8 @@ use crate::text::{Out, bytes, grouped};
 /// Show how large the store is, and of what
 ///
 /// Live bytes are what the store holds; dead ones were replaced or removed, or are frame headers; free ones are space
-/// ahead of the log.
+/// ahead of the log. Dropped are log events that the limits of the buffer kept or put out, since the agent took events out
+/// last. An agent compacts by itself when more than half of the log is dead, unless it was told otherwise.
 #[derive(clap::Args)]
 #[command(after_help = "Example:\n  backupy-state stats")]
 pub(crate) struct Args {}
@@ -30,6 +31,9 @@ pub(crate) fn run(place: &Place, _args: &Args, out: &mut Out) -> Result<(), Fail
             "free_bytes": stats.free_bytes,
             "jobs": stats.jobs,
             "log_events": stats.log_events,
+            "logs_dropped": stats.logs_dropped,
+            "compactions": compactions(&stats),
+            "dead_ratio": dead_ratio(&stats),
         }));
         return Ok(());
     }
@@ -37,7 +41,12 @@ pub(crate) fn run(place: &Place, _args: &Args, out: &mut Out) -> Result<(), Fail
     out.row("generation", stats.generation);
     out.row("frames", grouped(stats.seq));
     out.row("jobs", grouped(stats.jobs));
-    out.row("log events", grouped(stats.log_events));
+    out.row("log events", format_args!("{}; {} dropped", grouped(stats.log_events), grouped(stats.logs_dropped)));
+    let dead_percent = dead_ratio(&stats) * 100.0;
+    out.row(
+        "compactions",
+        format_args!("{}; {dead_percent:.1} % of the log is dead", grouped(compactions(&stats))),
+    );
     out.row("file", bytes(stats.file_len));
     out.row("log", bytes(stats.log_len));
     for (name, mark, len) in parts(&stats) {
@@ -45,6 +54,17 @@ pub(crate) fn run(place: &Place, _args: &Args, out: &mut Out) -> Result<(), Fail
     }
     out.row("", format_args!("[{}]", bar(&stats)));
     Ok(())
+}
+
+/// Each compaction, one for a new key too, began a generation.
+fn compactions(stats: &Stats) -> u64 {
+    stats.generation.saturating_sub(1)
+}
+
+/// What an agent's compaction policy looks at.
+fn dead_ratio(stats: &Stats) -> f64 {
+    let frames_len = stats.live_bytes + stats.dead_bytes;
+    if frames_len == 0 { 0.0 } else { stats.dead_bytes as f64 / frames_len as f64 }
 }
 
 fn parts(stats: &Stats) -> [(&'static str, char, u64); 3] {

@@ -1,7 +1,9 @@
 //! What goes to stdout, and how numbers, times and foreign bytes look there.
 
 use std::fmt::{self, Display, Write as _};
+use std::fs;
 use std::io::{self, BufWriter, ErrorKind, Stdout, Write as _};
+use std::path::Path;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use serde_json::Value;
@@ -79,6 +81,11 @@ pub(crate) fn bytes(len: u64) -> String {
 /// The same for what is in memory.
 pub(crate) fn len_of(bytes: &[u8]) -> u64 {
     bytes.len() as u64
+}
+
+/// The length of what stands at a path; 0 where nothing does.
+pub(crate) fn len_of_file(path: &Path) -> u64 {
+    fs::metadata(path).map_or(0, |found| found.len())
 }
 
 /// The clock, in ms since 1970; a clock before that counts as 1970.

@@ -1,10 +1,13 @@
 //! `verify`: is every byte of the store as it was written?
 
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+
 use backupy_state::{Fault, FaultKind, VerifyReport};
 use serde_json::{Value, json};
 
 use crate::failure::{Exit, Failure};
 use crate::place::Place;
+use crate::progress::{self, Step};
 use crate::text::{Out, bytes, counted, grouped};
 
 /// Check every byte of the store without changing it: exit code 3 if something is wrong
@@ -21,7 +24,13 @@ pub(crate) struct Args {
 
 pub(crate) fn run(place: &Place, args: &Args, out: &mut Out) -> Result<(), Failure> {
     let key = if args.no_key { None } else { Some(place.key()?) };
-    let report = backupy_state::verify(place.state(), key.as_ref())?;
+    let (done, whole) = (AtomicU64::new(0), place.state_len());
+    let how_far = || Step { name: "verifying", done: done.load(Relaxed), whole };
+    let report = progress::shown(how_far, || {
+        backupy_state::verify_each(place.state(), key.as_ref(), |frame| {
+            done.store(frame.offset + frame.len, Relaxed);
+        })
+    })?;
     if out.json {
         out.json(&as_json(&report));
     } else {

@@ -11,12 +11,11 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::thread;
 use std::time::Duration;
 
-use backupy_state::{AgentKey, Durability, LogEvent, OpenOptions, Store};
+use backupy_state::{AgentKey, Batch, CompactionPolicy, Durability, LogLimits, OpenOptions, QueuedJob, Store};
 
-use super::held::{self, CONFIG, HEARTBEAT, SESSION};
-use super::ledger::LOG;
+use super::held::{self, CONFIG, HEARTBEAT, LOG, SESSION};
 use super::random::Random;
-use super::wire::{Event, Kind, Message, Opened};
+use super::wire::{Change, Kind, Message, Opened};
 use crate::failure::{Exit, Failure};
 use crate::text::now_ms;
 
@@ -43,6 +42,7 @@ pub(crate) const SERVER_IS_BACK: &str = "back";
 pub(crate) const NEW_CONFIG: &str = "config ";
 /// Followed by a number: a job whose result is large.
 pub(crate) const LARGE_JOB: &str = "job ";
+pub(crate) const COMPACT: &str = "compact";
 pub(crate) const STOP: &str = "stop";
 
 pub(crate) fn run(args: &AgentArgs) -> Result<(), Failure> {
@@ -71,15 +71,22 @@ pub(crate) fn run(args: &AgentArgs) -> Result<(), Failure> {
     Ok(())
 }
 
-/// As an agent would: what must not be lost to a power cut is synced, what comes often is not.
+/// As an agent would: what must not be lost to a power cut is synced, what comes often is not. But it compacts much more often,
+/// so that kills meet it there too, and takes log events as fast as they come: one that is dropped would look lost.
 fn open(path: &Path) -> backupy_state::Result<Store> {
     let key = AgentKey::new(DEMO_KEY)?;
+    let mut limits = LogLimits::default();
+    limits.rate = None;
     OpenOptions::new()
+        .compaction(CompactionPolicy { automatic: true, min_len: COMPACTED_LEN_MIN, dead_ratio: 0.3 })
+        .log_limits(limits)
         .lock_timeout(Duration::from_secs(1))
         .heartbeat_durability(Durability::Buffered)
         .log_durability(Durability::Buffered)
         .open(path, &key)
 }
+
+const COMPACTED_LEN_MIN: u64 = 256 << 10;
 
 fn report_what_was_found(store: &Store) {
     let held = held::held_by_store(store).unwrap_or_else(|error| fail(&error));
@@ -122,15 +129,9 @@ struct Agent {
 
 impl Agent {
     /// A writing call with its announcement and its acknowledgement.
-    fn call<T>(
-        &self,
-        kind: Kind,
-        cell: &str,
-        mark: Option<u64>,
-        run: impl FnOnce(&Store) -> backupy_state::Result<T>,
-    ) {
+    fn call<T>(&self, kind: Kind, changes: Vec<Change>, run: impl FnOnce(&Store) -> backupy_state::Result<T>) {
         let call = self.calls.fetch_add(1, Relaxed);
-        tell(&Message::Begun { call, kind, cell: cell.to_owned(), mark });
+        tell(&Message::Begun { call, kind, changes });
         if let Err(error) = run(&self.store) {
             fail(&error);
         }
@@ -155,6 +156,8 @@ impl Agent {
                 self.server_is_here.store(false, Relaxed);
             } else if line == SERVER_IS_BACK {
                 self.server_is_here.store(true, Relaxed);
+            } else if line == COMPACT {
+                self.call(Kind::Compact, Vec::new(), Store::compact);
             } else if line == STOP {
                 return self.stopped.store(true, Relaxed);
             } else if let Some(version) = line.strip_prefix(NEW_CONFIG).and_then(|version| version.parse().ok()) {
@@ -172,7 +175,7 @@ impl Agent {
         let len = 200 + random.below(8000);
         let raw = random.bytes(len);
         let mark = held::config_mark(version, &raw);
-        self.call(Kind::SaveConfig, CONFIG, Some(mark), |store| store.save_config(version, &raw));
+        self.call(Kind::SaveConfig, put(CONFIG, mark), |store| store.save_config(version, &raw));
     }
 
     fn queue_jobs(&self) {
@@ -192,7 +195,7 @@ impl Agent {
 
     fn queue_job(&self, run_id: &str, payload: &Payload) {
         let cell = held::job_cell(run_id);
-        self.call(Kind::EnqueueJob, &cell, Some(payload.mark), |store| store.enqueue_job(run_id, &payload.bytes));
+        self.call(Kind::EnqueueJob, put(&cell, payload.mark), |store| store.enqueue_job(run_id, &payload.bytes));
     }
 
     /// Bursts with pauses. Some events come late, and many share their millisecond.
@@ -207,7 +210,7 @@ impl Agent {
                 let mut payload = format!("{cell} ").into_bytes();
                 payload.resize(payload.len() + 40 + usize::from(random.one_in(4)) * 300, b'.');
                 let mark = held::event_mark(ts_ms, &payload);
-                self.call(Kind::BufferLog, &cell, Some(mark), |store| store.buffer_log(ts_ms, &payload));
+                self.call(Kind::BufferLog, put(&cell, mark), |store| store.buffer_log(ts_ms, &payload));
             }
             thread::sleep(random.micros_below(20_000));
         }
@@ -218,44 +221,76 @@ impl Agent {
         while self.goes_on() {
             let ts_ms = now_ms();
             let mark = ts_ms.cast_unsigned();
-            self.call(Kind::RecordHeartbeat, HEARTBEAT, Some(mark), |store| store.record_heartbeat(ts_ms));
+            self.call(Kind::RecordHeartbeat, put(HEARTBEAT, mark), |store| store.record_heartbeat(ts_ms));
             if random.one_in(10) {
                 let session_id = format!("session-{:x}", random.next());
                 let mark = held::session_mark(&session_id, ts_ms);
-                self.call(Kind::SaveSession, SESSION, Some(mark), |store| store.save_session(&session_id, ts_ms));
+                self.call(Kind::SaveSession, put(SESSION, mark), |store| store.save_session(&session_id, ts_ms));
             }
             thread::sleep(random.micros_below(20_000));
         }
     }
 
-    /// Replays the queue to the server while it is there: a job is acked when it was delivered, and only then.
+    /// Replays the queue and the log events to the server while it is there. What was delivered is acked, and only then, so
+    /// that a kill in between delivers it again.
     fn deliver(&self) {
         let mut random = self.random(5);
         while self.goes_on() {
             if self.server_is_here.load(Relaxed) {
                 let jobs = self.store.dequeue_jobs(8).unwrap_or_else(|error| fail(&error));
                 for job in jobs {
-                    let cell = held::job_cell(&job.run_id);
-                    tell(&Message::Delivered { cell: cell.clone(), mark: held::job_mark(&job.payload) });
-                    // The server's answer is on its way.
-                    thread::sleep(random.micros_below(600));
-                    self.call(Kind::AckJob, &cell, None, |store| store.ack_job(&job.run_id));
+                    self.deliver_job(&job, &mut random);
                 }
-                if self.store.log_count() > 0 {
-                    self.drain();
-                }
+                self.deliver_events(&mut random);
             }
             thread::sleep(random.micros_below(4_000));
         }
     }
 
-    fn drain(&self) {
-        let call = self.calls.fetch_add(1, Relaxed);
-        tell(&Message::DrainBegun { call, n: DRAINED_AT_ONCE as u64 });
-        let events = self.store.drain_logs(DRAINED_AT_ONCE).unwrap_or_else(|error| fail(&error));
-        tell(&Message::Drained { call, events: events.iter().map(as_drained).collect() });
+    /// With the ack of a job, in one batch, its completion message is queued; that one needs just an ack.
+    fn deliver_job(&self, job: &QueuedJob, random: &mut Random) {
+        let QueuedJob { run_id, payload } = job;
+        let cell = held::job_cell(run_id);
+        tell(&Message::DeliveredJob { cell: cell.clone(), mark: held::job_mark(payload) });
+        wait_for_the_server(random);
+        let mut changes = vec![Change { cell, mark: None }];
+        if run_id.ends_with(COMPLETION) {
+            return self.call(Kind::AckJob, changes, |store| store.ack_job(run_id));
+        }
+        let completion = format!("{run_id}{COMPLETION}");
+        let message = Payload::new(random.bytes(40));
+        changes.extend(put(&held::job_cell(&completion), message.mark));
+        let batch = Batch::new().ack_job(run_id).enqueue_job(&completion, &message.bytes);
+        self.call(Kind::Write, changes, |store| store.write(batch));
+    }
+
+    fn deliver_events(&self, random: &mut Random) {
+        let batch = self.store.peek_logs(EVENTS_AT_ONCE).unwrap_or_else(|error| fail(&error));
+        if batch.events().is_empty() {
+            return;
+        }
+        let events: Vec<_> = batch.events().iter().map(held::as_event).collect();
+        let changes = events.iter().map(|event| Change { cell: event.cell.clone(), mark: None }).collect();
+        tell(&Message::DeliveredEvents(events));
+        wait_for_the_server(random);
+        self.call(Kind::AckLogs, changes, |store| store.ack_logs(batch));
     }
 }
+
+/// Its answer is on its way.
+fn wait_for_the_server(random: &mut Random) {
+    thread::sleep(random.micros_below(600));
+}
+
+/// The change of a call that puts one thing.
+fn put(cell: &str, mark: u64) -> Vec<Change> {
+    vec![Change { cell: cell.to_owned(), mark: Some(mark) }]
+}
+
+/// Behind a run id: the id of its completion message.
+const COMPLETION: &str = "/done";
+/// So few that a message about all of them is shorter than `PIPE_BUF`.
+const EVENTS_AT_ONCE: usize = 32;
 
 /// Made ahead of its call, so that a large one keeps the agent busy with nothing but the store.
 struct Payload {
@@ -278,14 +313,4 @@ impl Payload {
         let mark = held::job_mark(&bytes);
         Payload { bytes, mark }
     }
-}
-
-/// Few, because those of a killed drain are beyond any check.
-const DRAINED_AT_ONCE: usize = 8;
-
-/// The payload of an event begins with its cell.
-pub(crate) fn as_drained(event: &LogEvent) -> Event {
-    let name = event.payload.split(|byte| *byte == b' ').next().and_then(|name| std::str::from_utf8(name).ok());
-    let cell = name.filter(|name| name.starts_with(LOG)).unwrap_or("log/?").to_owned();
-    Event { cell, ts_ms: event.ts_ms, mark: held::event_mark(event.ts_ms, &event.payload) }
 }

@@ -7,7 +7,7 @@ use std::sync::mpsc::Receiver;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use super::agent::{LARGE_JOB, NEW_CONFIG, SERVER_IS_AWAY, SERVER_IS_BACK, STOP};
+use super::agent::{COMPACT, LARGE_JOB, NEW_CONFIG, SERVER_IS_AWAY, SERVER_IS_BACK, STOP};
 use super::random::Random;
 use crate::failure::Failure;
 
@@ -42,13 +42,17 @@ impl Fate<'_> {
         child.wait()
     }
 
-    /// Most agents die while they are busy with a large job: a kill that finds no call on its way proves little, and
-    /// only a large write is ever torn.
+    /// Most agents die while they are busy with a large job, or with a compaction: a kill that finds no call on its way proves
+    /// little, and only a large write is ever torn.
     fn strike(&mut self, child: &mut Child, stdin: Option<&ChildStdin>) -> io::Result<()> {
         if !self.random.one_in(8) {
             *self.orders += 1;
-            say(stdin, &format!("{LARGE_JOB}{}", self.orders));
-            // From an eighth of a millisecond to 16 ms, in doubling steps: machines differ in how long the job takes.
+            if self.random.one_in(4) {
+                say(stdin, COMPACT);
+            } else {
+                say(stdin, &format!("{LARGE_JOB}{}", self.orders));
+            }
+            // From an eighth of a millisecond to 16 ms, in doubling steps: machines differ in how long it takes.
             let step = Duration::from_micros(125 << self.random.below(8));
             thread::sleep(self.random.around(step));
         }

@@ -1,14 +1,15 @@
-//! What a store or a snapshot holds, as cells and marks: everything but the log events.
+//! What a store or a snapshot holds, as cells and marks.
 
 use std::collections::BTreeMap;
 
-use backupy_state::{Result, Snapshot, Store};
+use backupy_state::{LogEvent, Result, Snapshot, Store};
 
-use super::wire::mark;
+use super::wire::{Event, mark};
 
 pub(crate) const CONFIG: &str = "config";
 pub(crate) const SESSION: &str = "session";
 pub(crate) const HEARTBEAT: &str = "heartbeat";
+pub(crate) const LOG: &str = "log/";
 
 pub(crate) fn job_cell(run_id: &str) -> String {
     format!("job/{run_id}")
@@ -30,6 +31,13 @@ pub(crate) fn event_mark(ts_ms: i64, payload: &[u8]) -> u64 {
     mark(&[&ts_ms.to_le_bytes(), payload])
 }
 
+/// The payload of an event begins with its cell.
+pub(crate) fn as_event(event: &LogEvent) -> Event {
+    let name = event.payload.split(|byte| *byte == b' ').next().and_then(|name| std::str::from_utf8(name).ok());
+    let cell = name.filter(|name| name.starts_with(LOG)).unwrap_or("log/?").to_owned();
+    Event { cell, ts_ms: event.ts_ms, mark: event_mark(event.ts_ms, &event.payload) }
+}
+
 /// The reading calls are the same on both, but the library has no trait for them.
 macro_rules! held_by {
     ($reader:ty, $name:ident) => {
@@ -46,6 +54,10 @@ macro_rules! held_by {
             }
             for job in reader.dequeue_jobs(usize::MAX)? {
                 held.insert(job_cell(&job.run_id), job_mark(&job.payload));
+            }
+            for event in reader.peek_logs(usize::MAX)?.events() {
+                let Event { cell, mark, .. } = as_event(event);
+                held.insert(cell, mark);
             }
             Ok(held)
         }

@@ -2,12 +2,13 @@
 //!
 //! Knows calls, cells and marks (see `wire.rs`), and no store. Calls of several threads overlap, and some are cut off by
 //! a kill, so a cell may rightly hold any of several values: a write is ruled out only by an acknowledged later one,
-//! and later means begun after the first one had ended. A call that was in flight at a kill may have happened or not.
+//! and later means begun after the first one had ended. A call that was in flight at a kill may have happened or not, but
+//! not in part.
 
-use std::cmp::Reverse;
 use std::collections::{BTreeMap, HashMap};
 
-use super::wire::{Event, Kind, Message, Opened};
+use super::held::LOG;
+use super::wire::{Change, Event, Kind, Message, Opened};
 
 /// Something that an acknowledged call promised and the store did not keep.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -33,20 +34,24 @@ pub(crate) struct Ledger {
     cells: BTreeMap<String, Vec<Write>>,
     running: HashMap<u64, Running>,
     counts: HashMap<&'static str, Count>,
-    /// At most this many log events were taken by drains that were killed before they could say which.
-    drained_unseen_max: u64,
-    /// How many log events a restart has shown to be gone.
-    lost_events: u64,
+    /// The calls with several changes that the last kill cut off.
+    cut_off: Vec<Vec<Place>>,
     /// What `found` messages have named since the last kill.
     found: BTreeMap<String, u64>,
-    pub(crate) deliveries: u64,
-    pub(crate) repeated_deliveries: u64,
-    pub(crate) drained: u64,
-    /// How many acknowledged log events the killed drains took.
-    pub(crate) drained_unseen: u64,
+    pub(crate) jobs: Deliveries,
+    pub(crate) events: Deliveries,
     pub(crate) losses: Vec<Loss>,
 }
 
+/// How often things were given to the server.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Deliveries {
+    pub(crate) deliveries: u64,
+    /// Of things that had been given to it before.
+    pub(crate) repeated: u64,
+}
+
+#[derive(Clone)]
 struct Write {
     begun: u64,
     /// When it had certainly happened, or never would.
@@ -57,9 +62,15 @@ struct Write {
     deliveries: u64,
 }
 
-enum Running {
-    Write { kind: Kind, cell: String, i: usize },
-    Drain { n: u64 },
+/// One of the writes of a cell.
+struct Place {
+    cell: String,
+    i: usize,
+}
+
+struct Running {
+    kind: Kind,
+    places: Vec<Place>,
 }
 
 impl Ledger {
@@ -71,24 +82,18 @@ impl Ledger {
             Message::Opened(Opened { log_events, .. }) => {
                 let found = std::mem::take(&mut self.found);
                 self.check_held(&found);
-                self.check_log_count(log_events);
-                self.narrow_unseen(log_events);
+                self.check_log_count(&found, log_events);
             }
-            Message::Begun { call, kind, cell, mark } => {
-                let writes = self.cells.entry(cell.clone()).or_default();
-                let i = writes.len();
-                writes.push(Write { begun: self.now, ended: None, acknowledged: false, mark, deliveries: 0 });
-                self.running.insert(call, Running::Write { kind, cell, i });
+            Message::Begun { call, kind, changes } => {
+                let places = changes.into_iter().map(|change| self.begin(change)).collect();
+                self.running.insert(call, Running { kind, places });
             }
-            Message::DrainBegun { call, n } => drop(self.running.insert(call, Running::Drain { n })),
             Message::Done { call } => self.note_done(call),
-            Message::Drained { call, events } => {
-                if self.running.remove(&call).is_some() {
-                    self.count(Kind::DrainLogs).acknowledged += 1;
-                }
-                self.note_drained(&events);
+            Message::DeliveredJob { cell, mark } => {
+                let repeated = self.note_delivered(&cell, mark);
+                self.jobs.note(repeated);
             }
-            Message::Delivered { cell, mark } => self.note_delivered(&cell, mark),
+            Message::DeliveredEvents(events) => self.note_events(&events),
             Message::Failed { .. } => {}
         }
     }
@@ -99,31 +104,27 @@ impl Ledger {
         self.found.clear();
         let running = std::mem::take(&mut self.running);
         let in_flight = running.len() as u64;
-        for (_, call) in running {
-            match call {
-                Running::Write { kind, cell, i } => {
-                    self.count(kind).in_flight += 1;
-                    if let Some(write) = self.cells.get_mut(&cell).and_then(|writes| writes.get_mut(i)) {
-                        write.ended.get_or_insert(self.now);
-                    }
+        for (_, Running { kind, places }) in running {
+            self.count(kind).in_flight += 1;
+            let now = self.now;
+            for place in &places {
+                if let Some(write) = self.write_at(place) {
+                    write.ended.get_or_insert(now);
                 }
-                Running::Drain { n } => {
-                    self.count(Kind::DrainLogs).in_flight += 1;
-                    self.drained_unseen_max += n;
-                }
+            }
+            if places.len() > 1 {
+                self.cut_off.push(places);
             }
         }
         in_flight
     }
 
-    /// The end of the day: `held` is everything but the log events, `events` is all of these in drain order, and
-    /// nothing runs any more.
+    /// The end of the day: `held` is everything, `events` is all log events in their order, and nothing runs any more.
     pub(crate) fn settle(&mut self, held: &BTreeMap<String, u64>, events: &[Event]) {
         self.now += 1;
         self.check_held(held);
-        self.narrow_unseen(events.len() as u64);
-        self.note_drained(events);
-        self.check_missing_events();
+        self.check_log_count(held, events.len() as u64);
+        self.check_order(events);
     }
 
     /// Whether a value that somebody has seen was ever written.
@@ -143,52 +144,56 @@ impl Ledger {
         self.counts.get(kind.name()).copied().unwrap_or_default()
     }
 
-    /// How many cells with this prefix may hold something: those that no call has certainly emptied.
-    fn live(&self, prefix: &str) -> u64 {
-        self.cells_of(prefix).filter(|(_, writes)| possible(writes).any(|mark| mark.is_some())).count() as u64
+    fn begin(&mut self, Change { cell, mark }: Change) -> Place {
+        let writes = self.cells.entry(cell.clone()).or_default();
+        writes.push(Write { begun: self.now, ended: None, acknowledged: false, mark, deliveries: 0 });
+        Place { cell, i: writes.len() - 1 }
     }
 
     fn note_done(&mut self, call: u64) {
-        let Some(Running::Write { kind, cell, i }) = self.running.remove(&call) else { return };
+        let Some(Running { kind, places }) = self.running.remove(&call) else { return };
         self.count(kind).acknowledged += 1;
-        if let Some(write) = self.cells.get_mut(&cell).and_then(|writes| writes.get_mut(i)) {
-            write.ended.get_or_insert(self.now);
-            write.acknowledged = true;
+        let now = self.now;
+        for place in &places {
+            if let Some(write) = self.write_at(place) {
+                write.ended.get_or_insert(now);
+                write.acknowledged = true;
+            }
         }
     }
 
-    fn note_delivered(&mut self, cell: &str, mark: u64) {
-        self.deliveries += 1;
+    fn write_at(&mut self, place: &Place) -> Option<&mut Write> {
+        self.cells.get_mut(&place.cell).and_then(|writes| writes.get_mut(place.i))
+    }
+
+    /// Returns whether it had been delivered before.
+    fn note_delivered(&mut self, cell: &str, mark: u64) -> bool {
         let now = self.now;
         let writes = self.cells.get_mut(cell).into_iter().flatten();
         let Some(write) = writes.filter(|write| write.mark == Some(mark)).last() else {
-            return self.lose(cell, "was delivered with a payload that no call ever wrote");
+            self.lose(cell, "was delivered, but no call ever wrote it so");
+            return false;
         };
         // It was seen, so it has happened, acknowledged or not.
         write.ended.get_or_insert(now);
         write.deliveries += 1;
-        self.repeated_deliveries += u64::from(write.deliveries > 1);
+        write.deliveries > 1
     }
 
-    fn note_drained(&mut self, events: &[Event]) {
-        self.drained += events.len() as u64;
+    fn note_events(&mut self, events: &[Event]) {
         for Event { cell, mark, .. } in events {
-            let now = self.now;
-            let attempted = self.was_attempted(cell, *mark);
-            let writes = self.cells.entry(cell.clone()).or_default();
-            if !attempted {
-                self.lose(cell, "was drained, but no call ever wrote it so");
-            } else if writes.iter().any(|write| write.mark.is_none()) {
-                self.lose(cell, "was drained twice");
-            } else {
-                for write in &mut *writes {
-                    write.ended.get_or_insert(now - 1);
-                }
-                let removal =
-                    Write { begun: now, ended: Some(now), acknowledged: true, mark: None, deliveries: 0 };
-                writes.push(removal);
+            let repeated = self.note_delivered(cell, *mark);
+            self.events.note(repeated);
+            // Nobody but the one who delivers them removes events, so none can have gone since they were read.
+            let writes = self.cells.get(cell).map_or(&[][..], Vec::as_slice);
+            if self.was_attempted(cell, *mark) && !possible(writes).any(|known| known == Some(*mark)) {
+                self.lose(cell, "was removed and is back");
             }
         }
+        self.check_order(events);
+    }
+
+    fn check_order(&mut self, events: &[Event]) {
         for pair in events.windows(2) {
             if let [a, b] = pair
                 && self.is_out_of_order(a, b)
@@ -209,13 +214,14 @@ impl Ledger {
         }
     }
 
-    /// Compares everything but the log events with what was acknowledged, and takes what is there as given from here on.
+    /// Compares everything with what was acknowledged, and takes what is there as given from here on.
     fn check_held(&mut self, held: &BTreeMap<String, u64>) {
+        self.check_cut_off(held);
         for cell in held.keys() {
             self.cells.entry(cell.clone()).or_default();
         }
         let mut losses = Vec::new();
-        for (cell, writes) in self.cells.iter_mut().filter(|(cell, _)| !cell.starts_with(LOG)) {
+        for (cell, writes) in &mut self.cells {
             let mark = held.get(cell).copied();
             if possible(writes).all(|known| known == mark) {
                 continue;
@@ -224,48 +230,37 @@ impl Ledger {
                 losses.push(Loss { cell: cell.clone(), what: describe(writes, mark), count: 1 });
             }
             let now = self.now;
-            writes.push(Write { begun: now, ended: Some(now), acknowledged: true, mark, deliveries: 0 });
+            let deliveries = writes.iter().filter(|write| write.mark == mark).map(|write| write.deliveries).sum();
+            writes.push(Write { begun: now, ended: Some(now), acknowledged: true, mark, deliveries });
         }
         self.losses.extend(losses);
     }
 
-    /// Whether so many log events can be there.
-    fn check_log_count(&mut self, count: u64) {
-        let too_many = count.saturating_sub(self.live(LOG));
-        self.lose_some(LOG, "holds more events than were ever buffered", too_many);
-        let missing = (self.certain_events().count() as u64).saturating_sub(count);
-        let gone = missing.saturating_sub(self.drained_unseen_max + self.lost_events);
-        self.lose_some(LOG, "holds too few of the acknowledged events", gone);
-        self.lost_events += gone;
-    }
-
-    /// Where so many log events are left, killed drains can have taken no more than the rest.
-    fn narrow_unseen(&mut self, count: u64) {
-        let rest = self.live(LOG).saturating_sub(count + self.lost_events);
-        self.drained_unseen_max = self.drained_unseen_max.min(rest);
-    }
-
-    /// After the last drain: what was acknowledged and did not come out must have been taken by a killed drain. Those
-    /// which were buffered last are named as lost.
-    fn check_missing_events(&mut self) {
-        let mut missing: Vec<_> = self.certain_events().map(|(cell, begun)| (begun, cell.to_owned())).collect();
-        let known = self.lost_events.min(missing.len() as u64);
-        self.drained_unseen = self.drained_unseen_max.min(missing.len() as u64 - known);
-        missing.sort_by_key(|(begun, _)| Reverse(*begun));
-        let lost = missing.len() as u64 - known - self.drained_unseen;
-        for (_, cell) in missing.into_iter().take(usize::try_from(lost).unwrap_or(usize::MAX)) {
-            self.lose(&cell, "was acknowledged and is gone");
+    /// A call with several changes happened or did not happen: there is a way to explain all its cells alike.
+    fn check_cut_off(&mut self, held: &BTreeMap<String, u64>) {
+        for places in std::mem::take(&mut self.cut_off) {
+            let explained = |happened: Option<bool>| {
+                places.iter().all(|place| {
+                    let mut writes = self.cells.get(&place.cell).cloned().unwrap_or_default();
+                    match happened {
+                        Some(true) => writes[place.i].acknowledged = true,
+                        Some(false) => drop(writes.remove(place.i)),
+                        None => {}
+                    }
+                    possible(&writes).any(|mark| mark == held.get(&place.cell).copied())
+                })
+            };
+            // A cell that cannot be explained by itself is found by the one who looks at each.
+            if explained(None) && !explained(Some(true)) && !explained(Some(false)) {
+                self.lose(&places[0].cell, "was changed without the rest of its batch");
+            }
         }
     }
 
-    /// The log events that must be there unless a killed drain took them, and when their call began.
-    fn certain_events(&self) -> impl Iterator<Item = (&str, u64)> {
-        let events = self.cells_of(LOG).filter(|(_, writes)| possible(writes).all(|mark| mark.is_some()));
-        events.filter_map(|(cell, writes)| Some((cell.as_str(), writes.first()?.begun)))
-    }
-
-    fn cells_of(&self, prefix: &str) -> impl Iterator<Item = (&String, &Vec<Write>)> {
-        self.cells.range(prefix.to_owned()..).take_while(move |(cell, _)| cell.starts_with(prefix))
+    /// Whether each log event was found once.
+    fn check_log_count(&mut self, found: &BTreeMap<String, u64>, count: u64) {
+        let cells = found.keys().filter(|cell| cell.starts_with(LOG)).count() as u64;
+        self.lose_some(LOG, "holds events twice, or such that cannot be read", cells.abs_diff(count));
     }
 
     fn was_attempted(&self, cell: &str, mark: u64) -> bool {
@@ -287,7 +282,12 @@ impl Ledger {
     }
 }
 
-pub(crate) const LOG: &str = "log/";
+impl Deliveries {
+    fn note(&mut self, repeated: bool) {
+        self.deliveries += 1;
+        self.repeated += u64::from(repeated);
+    }
+}
 
 /// What a cell with these writes may hold. Empty before the first acknowledged write.
 fn possible(writes: &[Write]) -> impl Iterator<Item = Option<u64>> {

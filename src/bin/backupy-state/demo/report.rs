@@ -23,6 +23,7 @@ pub(crate) struct Report {
 struct Kill {
     at: Duration,
     calls_in_flight: u64,
+    compacting: bool,
 }
 
 struct End {
@@ -32,6 +33,13 @@ struct End {
     fault: Option<String>,
     snapshots: u64,
     failed_snapshots: Vec<String>,
+}
+
+impl End {
+    /// Each began a generation.
+    fn compactions(&self) -> u64 {
+        self.generation.saturating_sub(1)
+    }
 }
 
 /// More of them would hide the first ones.
@@ -47,8 +55,8 @@ impl Report {
         self.opens.push(opened);
     }
 
-    pub(crate) fn note_kill(&mut self, at: Duration, calls_in_flight: u64) {
-        self.kills.push(Kill { at, calls_in_flight });
+    pub(crate) fn note_kill(&mut self, at: Duration, calls_in_flight: u64, compacting: bool) {
+        self.kills.push(Kill { at, calls_in_flight, compacting });
     }
 
     pub(crate) fn note_end(&mut self, verified: &VerifyReport, seen: &Seen) {
@@ -72,6 +80,10 @@ impl Report {
         self.kills.iter().filter(|kill| kill.calls_in_flight > 0).count() as u64
     }
 
+    fn kills_compacting(&self) -> u64 {
+        self.kills.iter().filter(|kill| kill.compacting).count() as u64
+    }
+
     /// A line about the agent that was killed last: how it began, and how it ended.
     pub(crate) fn last_kill(&self) -> String {
         let began = match self.opens.last() {
@@ -79,9 +91,13 @@ impl Report {
             _ => "a new store".to_owned(),
         };
         let ended = match self.kills.last() {
-            Some(Kill { at, calls_in_flight: 0 }) => format!("killed at {:.2} s between calls", at.as_secs_f64()),
-            Some(Kill { at, calls_in_flight }) => {
-                format!("killed at {:.2} s in {}", at.as_secs_f64(), counted(*calls_in_flight, "call"))
+            Some(Kill { at, calls_in_flight, compacting }) => {
+                let calls = match calls_in_flight {
+                    0 => "between calls".to_owned(),
+                    n => format!("in {}", counted(*n, "call")),
+                };
+                let compacting = if *compacting { ", compacting" } else { "" };
+                format!("killed at {:.2} s {calls}{compacting}", at.as_secs_f64())
             }
             None => "not killed".to_owned(),
         };
@@ -138,18 +154,18 @@ impl Report {
             "jobs",
             format!(
                 "{} delivered, {} of them again after a kill; {} still queued",
-                grouped(ledger.deliveries),
-                grouped(ledger.repeated_deliveries),
+                grouped(ledger.jobs.deliveries),
+                grouped(ledger.jobs.repeated),
                 grouped(self.jobs_left)
             ),
         );
         say(
             "log events",
             format!(
-                "{} drained in order, {} of them at the end; {} taken by a drain that was killed",
-                grouped(ledger.drained),
-                grouped(self.events_left),
-                grouped(ledger.drained_unseen)
+                "{} delivered in order, {} of them again after a kill; {} still buffered",
+                grouped(ledger.events.deliveries),
+                grouped(ledger.events.repeated),
+                grouped(self.events_left)
             ),
         );
         if let Some(end) = &self.end {
@@ -157,6 +173,8 @@ impl Report {
             say("snapshots", format!("{} beside the agents, {failed} failed", grouped(end.snapshots)));
             let (len, frames) = (bytes(end.log_len), counted(end.frames, "frame"));
             say("log", format!("{len} in {frames}, generation {}", grouped(end.generation)));
+            let (completed, killed) = (grouped(end.compactions()), grouped(self.kills_compacting()));
+            say("compactions", format!("{completed} completed, {killed} more killed on the way"));
         }
         let rate = self.calls_a_second(all);
         say("time", format!("{:.1} s, {} calls/s", self.took.as_secs_f64(), grouped(rate)));
@@ -189,11 +207,14 @@ impl Report {
             "kills": self.kills.len(),
             "kills_in_a_call": self.kills_in_flight(),
             "recoveries": self.reopened().map(recovery).collect::<Vec<_>>(),
-            "jobs_delivered": ledger.deliveries,
-            "jobs_delivered_again": ledger.repeated_deliveries,
+            "jobs_delivered": ledger.jobs.deliveries,
+            "jobs_delivered_again": ledger.jobs.repeated,
             "jobs_left": self.jobs_left,
-            "log_events_drained": ledger.drained,
-            "log_events_taken_by_killed_drains": ledger.drained_unseen,
+            "log_events_delivered": ledger.events.deliveries,
+            "log_events_delivered_again": ledger.events.repeated,
+            "log_events_left": self.events_left,
+            "compactions": end.map(End::compactions),
+            "compactions_killed": self.kills_compacting(),
             "snapshots": end.map(|end| end.snapshots),
             "failed_snapshots": end.map(|end| end.failed_snapshots.clone()),
             "generation": end.map(|end| end.generation),

@@ -12,55 +12,66 @@ use std::str::SplitAsciiWhitespace;
 pub(crate) enum Kind {
     SaveConfig,
     EnqueueJob,
+    Write,
     AckJob,
     SaveSession,
     RecordHeartbeat,
     BufferLog,
-    DrainLogs,
+    AckLogs,
+    Compact,
 }
 
 impl Kind {
-    pub(crate) const ALL: [Kind; 7] = [
+    pub(crate) const ALL: [Kind; 9] = [
         Kind::SaveConfig,
         Kind::EnqueueJob,
+        Kind::Write,
         Kind::AckJob,
         Kind::SaveSession,
         Kind::RecordHeartbeat,
         Kind::BufferLog,
-        Kind::DrainLogs,
+        Kind::AckLogs,
+        Kind::Compact,
     ];
 
     pub(crate) fn name(self) -> &'static str {
         match self {
             Kind::SaveConfig => "save_config",
             Kind::EnqueueJob => "enqueue_job",
+            Kind::Write => "write",
             Kind::AckJob => "ack_job",
             Kind::SaveSession => "save_session",
             Kind::RecordHeartbeat => "record_heartbeat",
             Kind::BufferLog => "buffer_log",
-            Kind::DrainLogs => "drain_logs",
+            Kind::AckLogs => "ack_logs",
+            Kind::Compact => "compact",
         }
     }
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Message {
-    /// The store, just opened, holds this (everything but log events, which cannot be read without draining).
+    /// The store, just opened, holds this.
     Found { cell: String, mark: u64 },
     /// The store is open, and every `Found` was told.
     Opened(Opened),
-    /// About to call. Without a mark, the call empties the cell.
-    Begun { call: u64, kind: Kind, cell: String, mark: Option<u64> },
-    /// About to drain at most `n` log events.
-    DrainBegun { call: u64, n: u64 },
+    /// About to call, which changes all of these or none.
+    Begun { call: u64, kind: Kind, changes: Vec<Change> },
     /// The call has returned Ok.
     Done { call: u64 },
-    /// The drain has returned these, in this order.
-    Drained { call: u64, events: Vec<Event> },
     /// A job was given to the server.
-    Delivered { cell: String, mark: u64 },
+    DeliveredJob { cell: String, mark: u64 },
+    /// Log events were given to the server, in this order.
+    DeliveredEvents(Vec<Event>),
     /// A call has returned an error.
     Failed { why: String },
+}
+
+/// What a call makes of a cell. Without a mark, it empties the cell.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Change {
+    pub(crate) cell: String,
+    pub(crate) mark: Option<u64>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -96,17 +107,19 @@ impl fmt::Display for Message {
             Message::Opened(Opened { records, bytes_set_aside, took_us, log_events }) => {
                 write!(f, "opened {records} {bytes_set_aside} {took_us} {log_events}")
             }
-            Message::Begun { call, kind, cell, mark: Some(mark) } => {
-                write!(f, "begun {call} {} {cell} {mark}", kind.name())
+            Message::Begun { call, kind, changes } => {
+                write!(f, "begun {call} {}", kind.name())?;
+                changes.iter().try_for_each(|Change { cell, mark }| match mark {
+                    Some(mark) => write!(f, " {cell} {mark}"),
+                    None => write!(f, " {cell} {EMPTIED}"),
+                })
             }
-            Message::Begun { call, kind, cell, mark: None } => write!(f, "begun {call} {} {cell}", kind.name()),
-            Message::DrainBegun { call, n } => write!(f, "drain-begun {call} {n}"),
             Message::Done { call } => write!(f, "done {call}"),
-            Message::Drained { call, events } => {
-                write!(f, "drained {call}")?;
+            Message::DeliveredJob { cell, mark } => write!(f, "delivered {cell} {mark}"),
+            Message::DeliveredEvents(events) => {
+                write!(f, "delivered-events {}", events.len())?;
                 events.iter().try_for_each(|Event { cell, ts_ms, mark }| write!(f, " {cell} {ts_ms} {mark}"))
             }
-            Message::Delivered { cell, mark } => write!(f, "delivered {cell} {mark}"),
             Message::Failed { why } => write!(f, "failed {}", why.escape_debug()),
         }
     }
@@ -131,26 +144,31 @@ impl Message {
                 let call = number(&mut words)?;
                 let name = words.next()?;
                 let kind = Kind::ALL.into_iter().find(|kind| kind.name() == name)?;
-                let cell = text(&mut words)?;
-                let mark = words.next().map(str::parse).transpose().ok()?;
-                Message::Begun { call, kind, cell, mark }
-            }
-            "drain-begun" => Message::DrainBegun { call: number(&mut words)?, n: number(&mut words)? },
-            "done" => Message::Done { call: number(&mut words)? },
-            "drained" => {
-                let call = number(&mut words)?;
-                let mut events = Vec::new();
+                let mut changes = Vec::new();
                 while let Some(cell) = text(&mut words) {
-                    events.push(Event { cell, ts_ms: number(&mut words)?, mark: number(&mut words)? });
+                    let mark = words.next().filter(|mark| *mark != EMPTIED).map(str::parse).transpose().ok()?;
+                    changes.push(Change { cell, mark });
                 }
-                Message::Drained { call, events }
+                Message::Begun { call, kind, changes }
             }
-            "delivered" => Message::Delivered { cell: text(&mut words)?, mark: number(&mut words)? },
+            "done" => Message::Done { call: number(&mut words)? },
+            "delivered" => Message::DeliveredJob { cell: text(&mut words)?, mark: number(&mut words)? },
+            "delivered-events" => {
+                let count: usize = number(&mut words)?;
+                let mut events = Vec::new();
+                for _ in 0..count {
+                    let (cell, ts_ms) = (text(&mut words)?, number(&mut words)?);
+                    events.push(Event { cell, ts_ms, mark: number(&mut words)? });
+                }
+                Message::DeliveredEvents(events)
+            }
             _ => return None,
         };
         words.next().is_none().then_some(message)
     }
 }
+
+const EMPTIED: &str = "-";
 
 fn text(words: &mut SplitAsciiWhitespace<'_>) -> Option<String> {
     words.next().map(str::to_owned)
@@ -166,25 +184,37 @@ mod tests {
 
     #[test]
     fn each_message_is_read_as_it_was_written() {
+        let change = |cell: &str, mark| Change { cell: cell.to_owned(), mark };
         let event = |ts_ms| Event { cell: format!("log/{ts_ms}"), ts_ms, mark: 9 };
         let messages = [
             Message::Found { cell: "config".to_owned(), mark: u64::MAX },
             Message::Opened(Opened { records: 1, bytes_set_aside: 2, took_us: 3, log_events: 4 }),
-            Message::Begun { call: 7, kind: Kind::EnqueueJob, cell: "job/a".to_owned(), mark: Some(1) },
-            Message::Begun { call: 8, kind: Kind::AckJob, cell: "job/a".to_owned(), mark: None },
-            Message::DrainBegun { call: 9, n: 8 },
+            Message::Begun { call: 7, kind: Kind::EnqueueJob, changes: vec![change("job/a", Some(1))] },
+            Message::Begun {
+                call: 8,
+                kind: Kind::Write,
+                changes: vec![change("job/a", None), change("job/b", Some(2))],
+            },
+            Message::Begun { call: 9, kind: Kind::Compact, changes: Vec::new() },
             Message::Done { call: 7 },
-            Message::Drained { call: 9, events: vec![event(-5), event(6)] },
-            Message::Drained { call: 9, events: Vec::new() },
-            Message::Delivered { cell: "job/a".to_owned(), mark: 1 },
+            Message::DeliveredJob { cell: "job/a".to_owned(), mark: 1 },
+            Message::DeliveredEvents(vec![event(-5), event(6)]),
+            Message::DeliveredEvents(Vec::new()),
             Message::Failed { why: "no space is left".to_owned() },
         ];
         for message in messages {
             assert_eq!(Message::parse(&message.to_string()), Some(message));
         }
-        for line in
-            ["", "done", "done x", "done 1 2", "begun 1 nothing config", "drained 1 log/1 2", "hello world"]
-        {
+        for line in [
+            "",
+            "done",
+            "done x",
+            "done 1 2",
+            "begun 1 nothing config 1",
+            "begun 1 write job/a x",
+            "delivered-events 1 log/1 2",
+            "hello world",
+        ] {
             assert_eq!(Message::parse(line), None, "{line}");
         }
     }

@@ -11,8 +11,13 @@ struct Agent {
 
 impl Agent {
     fn begin(&mut self, kind: Kind, cell: &str, mark: Option<u64>) -> u64 {
+        self.begin_all(kind, &[(cell, mark)])
+    }
+
+    fn begin_all(&mut self, kind: Kind, changes: &[(&str, Option<u64>)]) -> u64 {
         self.calls += 1;
-        self.ledger.note(Message::Begun { call: self.calls, kind, cell: cell.to_owned(), mark });
+        let changes = changes.iter().map(|&(cell, mark)| Change { cell: cell.to_owned(), mark }).collect();
+        self.ledger.note(Message::Begun { call: self.calls, kind, changes });
         self.calls
     }
 
@@ -30,15 +35,14 @@ impl Agent {
         self.end(call);
     }
 
-    fn begin_drain(&mut self, n: u64) -> u64 {
-        self.calls += 1;
-        self.ledger.note(Message::DrainBegun { call: self.calls, n });
-        self.calls
+    fn deliver(&mut self, events: &[Event]) {
+        self.ledger.note(Message::DeliveredEvents(events.to_vec()));
     }
 
-    fn drain(&mut self, events: &[Event]) {
-        let call = self.begin_drain(8);
-        self.ledger.note(Message::Drained { call, events: events.to_vec() });
+    /// As an agent does it: all of them in one call.
+    fn begin_ack(&mut self, events: &[Event]) -> u64 {
+        let changes: Vec<_> = events.iter().map(|event| (event.cell.as_str(), None)).collect();
+        self.begin_all(Kind::AckLogs, &changes)
     }
 
     fn reopen(&mut self, held: &[(&str, u64)], log_events: u64) {
@@ -48,9 +52,10 @@ impl Agent {
         self.ledger.note(Message::Opened(Opened { records: 0, bytes_set_aside: 0, took_us: 0, log_events }));
     }
 
-    /// What is wrong at the end of the day.
+    /// What is wrong at the end of the day, if the store holds `events` too.
     fn settle(mut self, held: &[(&str, u64)], events: &[Event]) -> Vec<String> {
-        let held = held.iter().map(|(cell, mark)| ((*cell).to_owned(), *mark)).collect();
+        let events_held = events.iter().map(|event| (event.cell.clone(), event.mark));
+        let held = held.iter().map(|(cell, mark)| ((*cell).to_owned(), *mark)).chain(events_held).collect();
         self.ledger.settle(&held, events);
         self.ledger.losses.iter().map(|loss| format!("{} {}", loss.cell, loss.what)).collect()
     }
@@ -72,7 +77,9 @@ fn a_store_that_holds_its_word_loses_nothing() {
     agent.remove("job/a");
     agent.put("log/1", 1);
     agent.put("log/2", 2);
-    agent.drain(&[event(1, 10)]);
+    agent.deliver(&[event(1, 10)]);
+    let ack = agent.begin_ack(&[event(1, 10)]);
+    agent.end(ack);
     assert_eq!(agent.settle(&[("config", 2), ("job/b", 4)], &[event(2, 20)]), NOTHING);
 }
 
@@ -121,7 +128,7 @@ fn what_nobody_wrote_is_a_loss() {
     assert_eq!(Agent::default().settle(&[("job/x", 1)], &[]), ["job/x holds a value that no call ever wrote"]);
     let mut agent = Agent::default();
     agent.ledger.check_seen("job/y", 1);
-    agent.ledger.note(Message::Delivered { cell: "job/z".to_owned(), mark: 1 });
+    agent.ledger.note(Message::DeliveredJob { cell: "job/z".to_owned(), mark: 1 });
     assert_eq!(agent.ledger.losses.len(), 2);
 }
 
@@ -171,7 +178,7 @@ fn of_overlapping_calls_either_may_be_the_last() {
 fn a_delivered_job_was_there_before_its_ack_though_its_own_call_had_not_returned() {
     let mut agent = Agent::default();
     let put = agent.begin(Kind::EnqueueJob, "job/a", Some(1));
-    agent.ledger.note(Message::Delivered { cell: "job/a".to_owned(), mark: 1 });
+    agent.ledger.note(Message::DeliveredJob { cell: "job/a".to_owned(), mark: 1 });
     agent.remove("job/a");
     agent.end(put);
     assert_eq!(agent.settle(&[("job/a", 1)], &[]), ["job/a was removed and is back"]);
@@ -182,9 +189,14 @@ fn a_second_delivery_is_counted_and_no_loss() {
     let mut agent = Agent::default();
     agent.put("job/a", 1);
     for _ in 0..2 {
-        agent.ledger.note(Message::Delivered { cell: "job/a".to_owned(), mark: 1 });
+        agent.ledger.note(Message::DeliveredJob { cell: "job/a".to_owned(), mark: 1 });
     }
-    assert_eq!((agent.ledger.deliveries, agent.ledger.repeated_deliveries), (2, 1));
+    // Its ack was on the way, and has not happened.
+    agent.begin(Kind::AckJob, "job/a", None);
+    agent.ledger.note_death();
+    agent.reopen(&[("job/a", 1)], 0);
+    agent.ledger.note(Message::DeliveredJob { cell: "job/a".to_owned(), mark: 1 });
+    assert_eq!(agent.ledger.jobs, Deliveries { deliveries: 3, repeated: 2 });
     assert_eq!(agent.settle(&[("job/a", 1)], &[]), NOTHING);
 }
 
@@ -193,76 +205,95 @@ fn an_acknowledged_log_event_that_is_gone_is_lost() {
     let mut agent = Agent::default();
     agent.put("log/1", 1);
     agent.put("log/2", 2);
-    let wrong = agent.settle(&[], &[event(1, 10)]);
-    assert_eq!(wrong, ["log/2 was acknowledged and is gone"]);
+    assert_eq!(agent.settle(&[], &[event(1, 10)]), ["log/2 was acknowledged and is gone"]);
 }
 
 #[test]
-fn log_events_that_a_restart_misses_are_counted_once() {
+fn a_delivered_log_event_stays_until_its_ack() {
     let mut agent = Agent::default();
-    for n in 1..=3 {
-        agent.put(&format!("log/{n}"), n);
-    }
+    agent.put("log/1", 1);
     for _ in 0..2 {
-        agent.ledger.note_death();
-        agent.reopen(&[], 1);
+        agent.deliver(&[event(1, 10)]);
     }
-    agent.ledger.settle(&BTreeMap::new(), &[event(3, 30)]);
-    assert_eq!((agent.ledger.lost(), agent.ledger.drained_unseen), (2, 0));
-    assert_eq!(agent.ledger.losses[0].what, "holds too few of the acknowledged events");
+    assert_eq!(agent.ledger.events, Deliveries { deliveries: 2, repeated: 1 });
+    assert_eq!(agent.settle(&[], &[]), ["log/1 was acknowledged and is gone"]);
 }
 
 #[test]
-fn a_lost_log_event_is_found_behind_one_that_landed_in_flight() {
-    let mut agent = Agent::default();
-    agent.put("log/1", 1);
-    agent.begin(Kind::BufferLog, "log/2", Some(2));
-    agent.ledger.note_death();
-    agent.reopen(&[], 1);
-    assert_eq!(agent.settle(&[], &[event(2, 20)]), ["log/1 was acknowledged and is gone"]);
-}
-
-#[test]
-fn more_log_events_than_were_buffered_are_a_loss() {
-    let mut agent = Agent::default();
-    agent.put("log/1", 1);
-    agent.ledger.note_death();
-    agent.reopen(&[], 2);
-    assert_eq!(agent.ledger.losses[0].what, "holds more events than were ever buffered");
-}
-
-#[test]
-fn a_killed_drain_may_have_taken_as_many_as_it_asked_for_and_no_more() {
-    let killed_in_a_drain = |log_events| {
+fn an_acked_log_event_that_comes_back_is_a_loss() {
+    let acked = || {
         let mut agent = Agent::default();
-        for n in 1..=4 {
-            agent.put(&format!("log/{n}"), n);
-        }
-        agent.begin_drain(2);
-        agent.ledger.note_death();
-        agent.reopen(&[], log_events);
+        agent.put("log/1", 1);
+        agent.deliver(&[event(1, 10)]);
+        let ack = agent.begin_ack(&[event(1, 10)]);
+        agent.end(ack);
         agent
     };
-    let rest = [event(3, 30), event(4, 40)];
-    let mut agent = killed_in_a_drain(2);
-    agent.ledger.settle(&BTreeMap::new(), &rest);
-    assert_eq!((agent.ledger.drained_unseen, agent.ledger.losses.len()), (2, 0));
-
-    // One too many is gone at once.
-    assert_eq!(killed_in_a_drain(1).ledger.losses.len(), 1);
-    // The restart showed that the drain took none, so none may be missing later.
-    assert_eq!(killed_in_a_drain(4).settle(&[], &rest).len(), 2);
+    assert_eq!(acked().settle(&[], &[]), NOTHING);
+    assert_eq!(acked().settle(&[], &[event(1, 10)]), ["log/1 was removed and is back"]);
+    let mut agent = acked();
+    agent.deliver(&[event(1, 10)]);
+    assert_eq!(agent.settle(&[], &[]), ["log/1 was removed and is back"]);
 }
 
 #[test]
-fn a_log_event_that_is_drained_twice_or_was_never_buffered_is_a_loss() {
+fn a_log_event_that_was_never_buffered_is_a_loss() {
+    let mut agent = Agent::default();
+    agent.deliver(&[event(7, 10)]);
+    assert_eq!(agent.settle(&[], &[]), ["log/7 was delivered, but no call ever wrote it so"]);
     let mut agent = Agent::default();
     agent.put("log/1", 1);
-    agent.drain(&[event(1, 10)]);
-    agent.drain(&[event(1, 10)]);
-    agent.drain(&[event(7, 10)]);
-    let wrong = agent.settle(&[], &[]);
-    assert_eq!(wrong, ["log/1 was drained twice", "log/7 was drained, but no call ever wrote it so"]);
+    agent.ledger.note_death();
+    agent.reopen(&[("log/1", 1)], 2);
+    assert_eq!(agent.ledger.losses[0].what, "holds events twice, or such that cannot be read");
+}
+
+#[test]
+fn a_killed_ack_of_log_events_has_removed_all_or_none() {
+    let killed_in_an_ack = |left: &[Event]| {
+        let mut agent = Agent::default();
+        let events = [event(1, 10), event(2, 20)];
+        agent.put("log/1", 1);
+        agent.put("log/2", 2);
+        agent.deliver(&events);
+        agent.begin_ack(&events);
+        agent.ledger.note_death();
+        let held: Vec<_> = left.iter().map(|event| (event.cell.as_str(), event.mark)).collect();
+        agent.reopen(&held, left.len() as u64);
+        agent.settle(&[], left)
+    };
+    assert_eq!(killed_in_an_ack(&[]), NOTHING);
+    assert_eq!(killed_in_an_ack(&[event(1, 10), event(2, 20)]), NOTHING);
+    assert_eq!(killed_in_an_ack(&[event(2, 20)]), ["log/1 was changed without the rest of its batch"]);
+}
+
+#[test]
+fn a_killed_batch_has_happened_or_not_but_not_in_part() {
+    let killed_in_a_batch = |held: &[(&str, u64)]| {
+        let mut agent = Agent::default();
+        agent.put("job/a", 1);
+        agent.begin_all(Kind::Write, &[("job/a", None), ("job/a/done", Some(2))]);
+        agent.ledger.note_death();
+        agent.reopen(held, 0);
+        agent.settle(held, &[])
+    };
+    assert_eq!(killed_in_a_batch(&[("job/a", 1)]), NOTHING);
+    assert_eq!(killed_in_a_batch(&[("job/a/done", 2)]), NOTHING);
+    let torn = ["job/a was changed without the rest of its batch"];
+    assert_eq!(killed_in_a_batch(&[]), torn);
+    assert_eq!(killed_in_a_batch(&[("job/a", 1), ("job/a/done", 2)]), torn);
+}
+
+#[test]
+fn a_job_that_is_queued_again_during_its_batch_may_stay_beside_its_completion() {
+    let held = [("job/a", 3), ("job/a/done", 2)];
+    let mut agent = Agent::default();
+    agent.put("job/a", 1);
+    agent.begin(Kind::EnqueueJob, "job/a", Some(3));
+    agent.begin_all(Kind::Write, &[("job/a", None), ("job/a/done", Some(2))]);
+    agent.ledger.note_death();
+    agent.reopen(&held, 0);
+    assert_eq!(agent.settle(&held, &[]), NOTHING);
 }
 
 #[test]
