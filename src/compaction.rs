@@ -191,7 +191,7 @@ impl Shared {
         let index = std::mem::replace(index, Index::new(self.live.order));
         let view = View { header: *header, index, values: Arc::new(Values::new(Arc::clone(file), *mmap)) };
         let tip = new.tip();
-        let log = Log::new(Arc::clone(file), Arc::clone(storage), tip, file_len, false);
+        let log = Log::new(Arc::clone(file), Arc::clone(storage), tip, file_len, true);
         drop(writing.switch(log, view));
         Ok(CompactionReport {
             generation: header.id.generation,

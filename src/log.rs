@@ -51,7 +51,7 @@ pub(crate) struct Log {
     tip: Tip,
     /// The length of the file; from the tip to here, it reads as zeros.
     allocated: u64,
-    /// Whether the last frame is a close frame, and nothing was written since.
+    /// Whether the last frame is a close frame, and durable.
     closed: bool,
     commit: Arc<Commit>,
     frame: Vec<u8>,
@@ -123,24 +123,26 @@ impl Log {
     }
 
     /// Ends the log cleanly: sync, close frame, sync, space ahead cut off. Where not even a close frame finds room, the
-    /// log is synced and cut without one. Writes nothing if the log already ends with a close frame.
+    /// log is synced and cut without one. A log that already ends with a close frame is only cut.
     pub(crate) fn close(&mut self) -> Result<()> {
-        if self.closed {
-            return Ok(());
+        if !self.closed {
+            self.write_close_frame()?;
+            self.closed = true;
         }
+        if self.allocated > self.tip.end { self.cut_space_ahead() } else { Ok(()) }
+    }
+
+    fn write_close_frame(&mut self) -> Result<()> {
         // The close frame vouches for all before it, so a power cut must not be able to keep it and lose them.
         self.pending().wait()?;
         // A little more than it needs: if its own sync fails, zeros behind it keep it from looking like a clean end.
         let len = frame::frame_len(&[]) + ALIGNMENT as u64;
         match self.make_room(len, 0).and_then(|()| self.write(&[])) {
-            Ok(_) | Err(Error::Full { .. }) => {}
-            Err(error) => return Err(error),
+            // Guards against a power cut after close has reported success.
+            Ok(written) => written.pending.wait(),
+            Err(Error::Full { .. }) => Ok(()),
+            Err(error) => Err(error),
         }
-        // Guards against a power cut after close has reported success.
-        self.pending().wait()?;
-        self.cut_space_ahead()?;
-        self.closed = true;
-        Ok(())
     }
 
     /// Appends one record behind the end of a file that nobody else sees yet, without space ahead.

@@ -120,10 +120,9 @@ impl Store {
         lock: LockGuard,
     ) -> Result<Store> {
         let Recovered { log: file, header, replay, allocated, report } = recovered;
-        let closed = report.clean && !report.created;
         let values = Arc::new(Values::new(Arc::clone(&file), options.mmap));
         let view = View { header, index: replay.index, values };
-        let log = Log::new(file, Arc::clone(&options.storage), replay.tip, allocated, closed);
+        let log = Log::new(file, Arc::clone(&options.storage), replay.tip, allocated, replay.ends_closed);
         let live = Arc::new(Live::new(options, path, log, view));
         // One bad count must not keep the agent from its queue.
         let drops = match Reader::recorded_drops(&*live) {
