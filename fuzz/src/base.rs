@@ -31,7 +31,7 @@ pub fn base() -> &'static Base {
 }
 
 fn make() -> Base {
-    let mut states = Vec::new();
+    let mut states = vec![Model::default()];
     let sim = Sim::new(1);
     let store = open(&sim, Mode::Sync).unwrap();
     for number in 0..12 {
