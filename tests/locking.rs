@@ -119,6 +119,45 @@ fn child_that_contends() {
     }
 }
 
+/// Each makes a marker while it is inside, which fails where another one stands.
+#[test]
+fn of_many_processes_that_race_exactly_one_is_inside_at_a_time() {
+    let place = Place::new();
+    let mut children: Vec<Child> = (0..RACERS)
+        .map(|i| spawn(test_binary("child_that_races", &place.path()).env("CONTENDER", i.to_string())))
+        .collect();
+    children.iter_mut().for_each(|child| child.expect("ready"));
+    std::fs::write(place.at("go"), "").unwrap();
+    for mut child in children {
+        (0..RACES).for_each(|_| child.expect("was inside alone"));
+        child.finish();
+    }
+    assert!(!place.at("inside").exists());
+    assert_eq!(place.open().queue_depth(), RACERS * RACES);
+}
+
+const RACERS: usize = 32;
+const RACES: usize = 3;
+
+#[test]
+fn child_that_races() {
+    let Some(path) = child_path() else { return };
+    let name = std::env::var("CONTENDER").unwrap();
+    say("ready");
+    while !path.with_file_name("go").exists() {
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    let marker = path.with_file_name("inside");
+    for race in 0..RACES {
+        let store = OpenOptions::new().lock_timeout(LONG).open(&path, &key()).unwrap();
+        std::fs::File::create_new(&marker).unwrap();
+        store.enqueue_job(&format!("{name}-{race}"), b"payload").unwrap();
+        std::fs::remove_file(&marker).unwrap();
+        drop(store);
+        say("was inside alone");
+    }
+}
+
 #[test]
 fn a_second_handle_in_the_same_process_is_refused() {
     let place = Place::new();

@@ -25,6 +25,11 @@ pub(crate) fn say(line: &str) {
     std::io::stdout().lock().write_all(line.as_bytes()).unwrap();
 }
 
+/// Says why a test does less than it could here. The harness would keep what `println` says of a test that passes.
+pub(crate) fn say_skipped(why: &str) {
+    std::io::stderr().lock().write_all(format!("\nSKIPPED: {why}\n").as_bytes()).unwrap();
+}
+
 /// The command that runs `test` of this binary as a child, on `path`.
 pub(crate) fn test_binary(test: &str, path: &Path) -> Command {
     child_command(std::env::current_exe().unwrap(), test, path)

@@ -1,0 +1,133 @@
+//! The store that is mutated: the same bytes each time, with the states it went through.
+
+use std::path::Path;
+use std::sync::OnceLock;
+
+use backupy_state::{Batch, Store};
+
+use crate::sim::Sim;
+use crate::sim::workload::{Mode, Model, PATH, open};
+
+/// That of the workload.
+pub const KEY: &[u8] = b"bkpy_0123456789abcdef0123456789abcdef";
+pub const HEADER_PAGE_LEN: usize = 4096;
+pub const FRAME_HEADER_LEN: usize = 48;
+
+/// Logs of one store.
+pub struct Base {
+    /// Three sessions; the last one was killed, so space ahead follows.
+    pub main: Vec<u8>,
+    /// The same up to the second session, then other calls under other nonces.
+    pub fork: Vec<u8>,
+    /// The generation before, of which every record is in `main`, too.
+    pub older: Vec<u8>,
+    /// What `main` and `fork` held, after each frame.
+    pub states: Vec<Model>,
+}
+
+pub fn base() -> &'static Base {
+    static BASE: OnceLock<Base> = OnceLock::new();
+    BASE.get_or_init(make)
+}
+
+fn make() -> Base {
+    let mut states = vec![Model::default()];
+    let sim = Sim::new(1);
+    let store = open(&sim, Mode::Sync).unwrap();
+    for number in 0..12 {
+        call(&store, number);
+    }
+    let older = log_of(&sim);
+    store.compact().unwrap();
+    note(&mut states, &sim);
+    session(&mut states, &sim, store, 12..17);
+    sim.kill();
+
+    let fork = Sim::at(sim.world(), 2);
+    session(&mut states, &fork, open(&fork, Mode::Sync).unwrap(), 20..25);
+    session(&mut states, &sim, open(&sim, Mode::Sync).unwrap(), 30..35);
+    let last = open(&sim, Mode::Mixed).unwrap();
+    for number in 40..48 {
+        call(&last, number);
+        note(&mut states, &sim);
+    }
+    let main = log_of(&sim);
+    sim.kill();
+    drop(last);
+    Base { main, fork: log_of(&fork), older, states }
+}
+
+fn session(states: &mut Vec<Model>, sim: &Sim, store: Store, calls: std::ops::Range<u64>) {
+    for number in calls {
+        call(&store, number);
+        note(states, sim);
+    }
+    store.close().unwrap();
+}
+
+fn note(states: &mut Vec<Model>, sim: &Sim) {
+    states.push(Model::on_copy(&sim.world()).unwrap());
+}
+
+/// One call, whose number decides which.
+fn call(store: &Store, number: u64) {
+    let text = format!("call {number}");
+    let bytes = text.as_bytes();
+    let run_id = format!("run-{}", number % 4);
+    let ts_ms = number as i64 % 5 - 2;
+    match number % 8 {
+        0 => store.save_config(number, bytes).unwrap(),
+        1 | 2 => drop(store.enqueue_job(&run_id, bytes).unwrap()),
+        3 => assert!(store.buffer_log(ts_ms, bytes).is_ok()),
+        4 => {
+            let batch = Batch::new().ack_job(&run_id).enqueue_job("run-9", bytes).record_heartbeat(ts_ms);
+            store.write(batch.buffer_log(ts_ms, bytes)).unwrap();
+        }
+        5 => assert!(store.ack_job(&run_id).is_ok()),
+        6 => store.save_session(&text, ts_ms).unwrap(),
+        _ => drop(store.drain_logs(1).unwrap()),
+    }
+}
+
+fn log_of(sim: &Sim) -> Vec<u8> {
+    let world = sim.world();
+    let log = world.inode(world.named(Path::new(PATH)).unwrap()).live.trimmed_bytes();
+    // Of the space ahead, as much as the shortest frame takes.
+    let end = log.len().next_multiple_of(8);
+    [log, vec![0; 128]].concat()[..end + 64].to_vec()
+}
+
+/// Where the frames lie, by their own lengths, as far as these make sense.
+pub fn frames(log: &[u8]) -> Vec<std::ops::Range<usize>> {
+    let mut frames = Vec::new();
+    let mut at = HEADER_PAGE_LEN;
+    while let Some(len) = log.get(at + 8..at + 12) {
+        let len = u32::from_le_bytes(len.try_into().unwrap()) as usize;
+        if len < FRAME_HEADER_LEN + 16 || len > log.len() - at {
+            break;
+        }
+        frames.push(at..at + len);
+        at += len;
+    }
+    frames
+}
+
+/// Makes both CRCs of the frame right for what stands there.
+pub fn fix_crcs(log: &mut [u8], frame: std::ops::Range<usize>) {
+    let (start, end) = (frame.start, frame.end);
+    let body_crc = salted_crc(log, start + FRAME_HEADER_LEN..end);
+    log[start + 4..start + 8].copy_from_slice(&body_crc.to_le_bytes());
+    fix_header_crc(log, start);
+}
+
+pub fn fix_header_crc(log: &mut [u8], at: usize) {
+    let header_crc = salted_crc(log, at + 4..at + FRAME_HEADER_LEN);
+    log[at..at + 4].copy_from_slice(&header_crc.to_le_bytes());
+}
+
+fn salted_crc(log: &[u8], range: std::ops::Range<usize>) -> u32 {
+    let mut crc = crc32fast::Hasher::new();
+    crc.update(&log[48..80]);
+    crc.update(&log[range]);
+    crc.finalize()
+}

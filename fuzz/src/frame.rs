@@ -1,0 +1,171 @@
+//! Frames from any fields, manifest and values, sealed with the right key or not, CRCs right: what the store decodes is
+//! what the page says.
+
+use arbitrary::{Arbitrary, Unstructured};
+
+use crate::base::{HEADER_PAGE_LEN, KEY, base, frames};
+use crate::look::look;
+use crate::page_reader::{self, Header};
+use crate::page_writer::{Draft, fix_crcs};
+
+const FRAMES_MAX: usize = 4;
+
+#[derive(Arbitrary, Debug)]
+struct Frame {
+    is_sealed: bool,
+    seq_off_by: Option<i8>,
+    durable_seq: u64,
+    is_close: bool,
+    odd_kind: Option<u8>,
+    odd_zero: Option<[u8; 3]>,
+    manifest: Manifest,
+    odd_padding: Option<Vec<u8>>,
+    odd_len: Option<u32>,
+    odd_manifest_len: Option<u32>,
+    /// Values that the manifest does not ask for, or fewer.
+    values_off_by: Option<i8>,
+    /// Changed after sealing; the CRCs are made right again.
+    changed: Option<(u16, u8)>,
+}
+
+#[derive(Arbitrary, Debug)]
+enum Manifest {
+    Any(Vec<u8>),
+    Of(Vec<Operation>),
+}
+
+#[derive(Arbitrary, Debug)]
+struct Operation {
+    kind: u8,
+    bucket: u8,
+    key: Key,
+    odd_key_len: Option<u16>,
+    odd_value_len: Option<u32>,
+    value: Vec<u8>,
+}
+
+#[derive(Arbitrary, Debug)]
+enum Key {
+    Current,
+    Session,
+    Heartbeat,
+    Dropped,
+    Log([u8; 16]),
+    Short(u8),
+    Any(Vec<u8>),
+}
+
+#[derive(Arbitrary, Debug)]
+enum Tail {
+    Nothing,
+    Zeros(u8),
+    Bytes(Vec<u8>),
+}
+
+pub fn run(bytes: &[u8]) {
+    let mut input = Unstructured::new(bytes);
+    let base = base();
+    let real = frames(&base.main);
+    let kept = usize::from(input.arbitrary::<u8>().unwrap_or(0)) % 4;
+    let mut log = base.main[..kept.checked_sub(1).map_or(HEADER_PAGE_LEN, |last| real[last].end)].to_vec();
+    let before = page_reader::read(&log, KEY).unwrap_or_else(|refusal| panic!("{refusal:?}"));
+    let last = before.frames.last();
+    let (mut seq, first) = (kept as u64, before.header.authenticator[..16].try_into().unwrap());
+    let mut chain = last.map_or(first, |frame| frame.manifest_tag);
+    let count = 1 + usize::from(input.arbitrary::<u8>().unwrap_or(0)) % FRAMES_MAX;
+    for _ in 0..count {
+        let Ok(frame) = Frame::arbitrary(&mut input) else { break };
+        seq += 1;
+        let bytes = draw(&frame, seq, &chain, &before.header);
+        chain = tag_of(&bytes).unwrap_or(chain);
+        log.extend(bytes);
+        if input.is_empty() {
+            break;
+        }
+    }
+    match Tail::arbitrary(&mut input).unwrap_or(Tail::Nothing) {
+        Tail::Nothing => {}
+        Tail::Zeros(count) => log.resize(log.len() + usize::from(count), 0),
+        Tail::Bytes(bytes) => log.extend(bytes),
+    }
+    look(&log);
+}
+
+fn draw(frame: &Frame, seq: u64, chain: &[u8; 16], header: &Header) -> Vec<u8> {
+    let seq = seq.wrapping_add_signed(frame.seq_off_by.unwrap_or(0).into());
+    let (manifest, mut values) = frame.manifest.draw();
+    if let Some(off_by) = frame.values_off_by {
+        values.resize(values.len().saturating_add_signed((off_by % 3).into()), vec![7; 5]);
+    }
+    let is_close = frame.is_close && frame.odd_kind.is_none();
+    let draft = Draft {
+        len: frame.odd_len,
+        manifest_len: frame.odd_manifest_len,
+        seq,
+        durable_seq: if is_close { seq.saturating_sub(1) } else { frame.durable_seq % seq.max(1) },
+        kind: frame.odd_kind.unwrap_or(if is_close { 2 } else { 1 }),
+        zero: frame.odd_zero.unwrap_or_default(),
+        manifest: if is_close { Vec::new() } else { manifest },
+        values: if is_close { Vec::new() } else { values },
+        padding: frame.odd_padding.clone(),
+    };
+    let mut bytes = draft.seal(chain, header);
+    if !frame.is_sealed {
+        // Of another key, as it were.
+        bytes[48] ^= 1;
+        fix_crcs(&mut bytes, &header.salt);
+    }
+    if let Some((at, mask)) = frame.changed {
+        let at = 8 + usize::from(at) % (bytes.len() - 8);
+        bytes[at] ^= mask;
+        fix_crcs(&mut bytes, &header.salt);
+    }
+    bytes
+}
+
+/// The manifest's tag, where the frame says it is.
+fn tag_of(frame: &[u8]) -> Option<[u8; 16]> {
+    let manifest_len = u32::from_le_bytes(frame[12..16].try_into().unwrap()) as usize;
+    frame.get(48..)?.get(manifest_len..)?.first_chunk().copied()
+}
+
+impl Manifest {
+    fn draw(&self) -> (Vec<u8>, Vec<Vec<u8>>) {
+        let operations = match self {
+            Manifest::Any(bytes) => return (bytes.clone(), Vec::new()),
+            Manifest::Of(operations) => operations,
+        };
+        let mut bytes = (operations.len() as u32).to_le_bytes().to_vec();
+        let mut values = Vec::new();
+        for Operation { kind, bucket, key, odd_key_len, odd_value_len, value } in operations {
+            // Mostly those that exist.
+            let kind = if *kind < 250 { kind % 3 + 1 } else { *kind };
+            let (own_bucket, key) = key.draw();
+            let bucket = if *bucket < 250 { own_bucket } else { *bucket };
+            let key_len = odd_key_len.unwrap_or(key.len() as u16);
+            bytes.extend([kind, bucket]);
+            bytes.extend(key_len.to_le_bytes());
+            bytes.extend(key);
+            if kind == 1 {
+                bytes.extend(odd_value_len.unwrap_or(value.len() as u32).to_le_bytes());
+                values.push(value.clone());
+            }
+        }
+        (bytes, values)
+    }
+}
+
+impl Key {
+    /// Its bucket, and its bytes.
+    fn draw(&self) -> (u8, Vec<u8>) {
+        match self {
+            Key::Current => (1, b"current".to_vec()),
+            Key::Short(id) => (2, vec![b'a' + id % 26]),
+            Key::Any(bytes) => (2, bytes.clone()),
+            Key::Session => (3, b"session".to_vec()),
+            Key::Heartbeat => (3, b"heartbeat".to_vec()),
+            Key::Dropped => (3, b"dropped".to_vec()),
+            Key::Log(key) => (4, key.to_vec()),
+        }
+    }
+}

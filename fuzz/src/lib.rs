@@ -1,0 +1,31 @@
+//! The fuzz targets, one module each, and what they share. `fuzz_targets/` only hands them the engine's bytes.
+//!
+//! The simulated disk, the workload with its oracle, and the reader that was written from FORMAT.md are those of
+//! `tests/`: a target that finds something has found it by the same yardstick.
+
+#![allow(clippy::unwrap_used, reason = "a panic is how a target reports what it found")]
+#![allow(clippy::cast_possible_truncation, reason = "the files are small")]
+
+#[path = "../../tests/sim/mod.rs"]
+pub mod sim;
+
+#[path = "../../tests/format/agree.rs"]
+mod agree;
+#[path = "../../tests/format/memory.rs"]
+#[allow(dead_code, reason = "the vectors need more of it")]
+mod memory;
+#[path = "../../tests/format/page_reader.rs"]
+#[allow(dead_code, reason = "the vectors need more of it")]
+mod page_reader;
+#[path = "../../tests/format/page_writer.rs"]
+mod page_writer;
+
+mod base;
+mod look;
+mod sleep;
+
+pub mod crash;
+pub mod frame;
+pub mod model;
+pub mod open_bytes;
+pub mod open_mutated;

@@ -1,0 +1,110 @@
+//! Looks at the bytes of a log in every way there is, and holds what is seen against the page and against itself.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use backupy_state::{Error, FaultKind, Snapshot, verify_on};
+
+use crate::agree;
+use crate::base::KEY;
+use crate::page_reader;
+use crate::sim::Sim;
+use crate::sim::content::Content;
+use crate::sim::workload::{Mode, Model, PATH, key, open};
+use crate::sim::world::Image;
+
+/// The file stands where a store is opened. Returns what the store then held, if it opened and every seal did.
+pub fn look(file: &[u8]) -> Option<Model> {
+    agree::agree(file, KEY, "fuzz");
+    if let Ok(log) = page_reader::read(file, KEY)
+        && log.contents.jobs().iter().all(|(_, payload)| payload.is_some())
+    {
+        agree::agree_on_orders(file, KEY, "fuzz");
+    }
+    let readers = look_without_lock(file);
+    let image = Image::from([(Path::new(PATH).to_owned(), Content::of(file))]);
+    let sim = Sim::on(&image, 1);
+    match open(&sim, Mode::Sync) {
+        Err(error) => {
+            assert_eq!(verdict(&error), readers, "the store and the readers beside it");
+            assert!(is_same(&sim.live(), &image), "a refused open changes nothing");
+            None
+        }
+        Ok(store) => {
+            assert_eq!(readers, Verdict::Opens);
+            drop(store);
+            reopens(&sim)
+        }
+    }
+}
+
+/// What was opened once is clean and the same from then on.
+fn reopens(sim: &Sim) -> Option<Model> {
+    let again = open(sim, Mode::Sync).expect("a store that was opened and closed opens");
+    assert!(again.recovery().clean);
+    drop(again);
+    let report = verify_on(sim, PATH, Some(&key()), |_| {}).unwrap();
+    // Values that do not open; the page has said which.
+    let is_forged = report.faults.iter().any(|fault| fault.kind == FaultKind::Tampering);
+    (!is_forged).then(|| Model::take(&open(sim, Mode::Sync).unwrap()).unwrap())
+}
+
+#[derive(Debug, PartialEq, Eq)]
+enum Verdict {
+    Opens,
+    Foreign,
+    WrongKey,
+    Unsupported,
+    Damaged(u64),
+    Tampered(u64),
+}
+
+fn verdict(error: &Error) -> Verdict {
+    match error {
+        Error::NotAStore { .. } => Verdict::Foreign,
+        Error::WrongKey { .. } => Verdict::WrongKey,
+        Error::UnsupportedFormat { .. } => Verdict::Unsupported,
+        Error::Corrupt { offset, .. } => Verdict::Damaged(*offset),
+        Error::Unauthentic { offset, .. } => Verdict::Tampered(*offset),
+        error => panic!("{error}"),
+    }
+}
+
+/// What a snapshot says; `verify` must say the same.
+fn look_without_lock(file: &[u8]) -> Verdict {
+    let image = Image::from([(Path::new(PATH).to_owned(), Content::of(file))]);
+    let sim = Sim::on(&image, 1);
+    let said = Snapshot::open_on(Arc::new(sim.clone()), PATH, &key());
+    let said = said.map_or_else(|error| verdict(&error), |_| Verdict::Opens);
+    let mut end = 4096;
+    let verified = verify_on(&sim, PATH, Some(&key()), |frame| {
+        assert_eq!(frame.offset, end, "frames follow each other");
+        end += frame.len;
+    });
+    match verified {
+        Err(error) => assert_eq!(verdict(&error), said),
+        Ok(report) => {
+            let fault = report.faults.iter().rfind(|fault| match said {
+                Verdict::Damaged(offset) => fault.kind == FaultKind::Damage && fault.offset == offset,
+                Verdict::Tampered(offset) => fault.kind == FaultKind::Tampering && fault.offset == offset,
+                _ => false,
+            });
+            let is_refused = said != Verdict::Opens;
+            assert_eq!(fault.is_some(), is_refused, "{said:?}, but {report:?}");
+        }
+    }
+    // Without the key it sees no seals, but what it calls damage is.
+    if let Ok(report) = verify_on(&sim, PATH, None, |_| {}) {
+        let damage = report.faults.iter().find(|fault| fault.kind == FaultKind::Damage);
+        if let (Some(damage), false) = (damage, matches!(said, Verdict::Tampered(_) | Verdict::WrongKey)) {
+            assert_eq!(Verdict::Damaged(damage.offset), said);
+        }
+    }
+    assert!(is_same(&sim.live(), &image), "a reader changes nothing");
+    said
+}
+
+fn is_same(a: &Image, b: &Image) -> bool {
+    let bytes = |image: &Image| image.iter().map(|(path, file)| (path.clone(), file.bytes())).collect::<Vec<_>>();
+    bytes(a) == bytes(b)
+}

@@ -1,0 +1,152 @@
+//! What a store should hold, and what it should say, in plain lists.
+
+use super::{How, Write, is_bad, text};
+
+#[derive(Clone, Debug, Default)]
+pub(super) struct State {
+    pub(super) config: Option<(u64, Vec<u8>)>,
+    /// In the order of the latest enqueue.
+    jobs: Vec<(String, Vec<u8>)>,
+    pub(super) session: Option<(String, i64)>,
+    pub(super) heartbeat: Option<i64>,
+    /// Oldest first.
+    pub(super) logs: Vec<Event>,
+    /// How many were dropped and not yet reported; and as far as the log knows.
+    pub(super) dropped: u64,
+    pub(super) recorded: u64,
+    events: u64,
+}
+
+#[derive(Clone, Debug)]
+pub(super) struct Event {
+    pub(super) ts_ms: i64,
+    pub(super) payload: Vec<u8>,
+    /// No two events ever have the same.
+    pub(super) number: u64,
+}
+
+/// What a peek has shown.
+#[derive(Clone, Debug)]
+pub(super) struct Peeked {
+    pub(super) numbers: Vec<u64>,
+    pub(super) dropped: u64,
+}
+
+impl State {
+    pub(super) fn queue_depth(&self) -> usize {
+        self.jobs.len()
+    }
+
+    pub(super) fn job(&self, id: &str) -> Option<&Vec<u8>> {
+        self.jobs.iter().find(|(job, _)| job == id).map(|(_, payload)| payload)
+    }
+
+    pub(super) fn jobs(&self, is_fifo: bool, after: Option<&str>, n: usize) -> Vec<(String, Vec<u8>)> {
+        let mut jobs = self.jobs.clone();
+        if !is_fifo {
+            jobs.sort();
+        }
+        let from = after.map_or(0, |id| match jobs.iter().position(|(job, _)| job == id) {
+            Some(at) => at + 1,
+            None if is_fifo => 0,
+            None => jobs.partition_point(|(job, _)| job.as_str() < id),
+        });
+        jobs.into_iter().skip(from).take(n).collect()
+    }
+
+    /// A call that is not about log events and was not refused.
+    pub(super) fn apply(&mut self, write: &Write) {
+        match *write {
+            Write::Config { version, value } => self.config = Some((version, value.bytes())),
+            Write::Session { value, time } => self.session = Some((text(value), time.ms())),
+            Write::Heartbeat { time } => self.heartbeat = Some(time.ms()),
+            Write::Enqueue { id, value } => {
+                let id = id.text();
+                if !is_bad(&id) {
+                    self.jobs.retain(|(job, _)| *job != id);
+                    self.jobs.push((id, value.bytes()));
+                }
+            }
+            Write::Ack { id } => self.jobs.retain(|(job, _)| *job != id.text()),
+            Write::Log { .. } => {}
+        }
+    }
+
+    /// A batch; `events` are its log events.
+    pub(super) fn write(&mut self, how: &How, writes: &[Write], events: &[(i64, Vec<u8>)]) {
+        writes.iter().for_each(|write| self.apply(write));
+        let (admitted, _) = self.buffer_logs(how, events);
+        if admitted > 0 || writes.len() > events.len() {
+            self.recorded = self.dropped;
+        }
+    }
+
+    /// Log events that come in one call. Returns how many came in, and how many buffered ones made room.
+    pub(super) fn buffer_logs(&mut self, how: &How, events: &[(i64, Vec<u8>)]) -> (usize, u64) {
+        let max_count = how.max_count.map_or(usize::MAX, usize::from);
+        let max_bytes = how.max_bytes.map_or(usize::MAX, usize::from);
+        let mut old = std::mem::take(&mut self.logs);
+        let mut own: Vec<Event> = Vec::new();
+        let mut made_room = 0;
+        for (ts_ms, payload) in events {
+            let fits = |old: &[Event], own: &[Event]| {
+                let bytes: usize = old.iter().chain(own).map(|event| event.payload.len()).sum();
+                old.len() + own.len() < max_count && bytes + payload.len() <= max_bytes
+            };
+            if !how.drops_newest && fits(&[], &[]) {
+                while !fits(&old, &own) {
+                    self.dropped += 1;
+                    if old.is_empty() {
+                        own.remove(0);
+                    } else {
+                        old.remove(0);
+                        made_room += 1;
+                    }
+                }
+            }
+            if fits(&old, &own) {
+                self.events += 1;
+                own.push(Event { ts_ms: *ts_ms, payload: payload.clone(), number: self.events });
+            } else {
+                self.dropped += 1;
+            }
+        }
+        let admitted = own.len();
+        old.extend(own);
+        // Stable: ties keep the order in which they came.
+        old.sort_by_key(|event| event.ts_ms);
+        self.logs = old;
+        if admitted > 0 {
+            self.recorded = self.dropped;
+        }
+        (admitted, made_room)
+    }
+
+    pub(super) fn drain(&mut self, n: usize) -> Vec<(i64, Vec<u8>)> {
+        let drained: Vec<_> = self.logs.drain(..n.min(self.logs.len())).collect();
+        if !drained.is_empty() {
+            (self.dropped, self.recorded) = (0, 0);
+        }
+        drained.into_iter().map(|event| (event.ts_ms, event.payload)).collect()
+    }
+
+    pub(super) fn peek(&self, n: usize) -> Peeked {
+        Peeked { numbers: self.logs.iter().take(n).map(|event| event.number).collect(), dropped: self.dropped }
+    }
+
+    pub(super) fn ack_logs(&mut self, peeked: &Peeked) -> usize {
+        let before = self.logs.len();
+        self.logs.retain(|event| !peeked.numbers.contains(&event.number));
+        self.dropped = self.dropped.saturating_sub(peeked.dropped);
+        self.recorded = self.dropped;
+        before - self.logs.len()
+    }
+
+    pub(super) fn record_drops(&mut self) {
+        self.recorded = self.dropped;
+    }
+
+    pub(super) fn forget_unrecorded_drops(&mut self) {
+        self.dropped = self.recorded;
+    }
+}

@@ -1,0 +1,208 @@
+//! A real log, changed step by step, with CRCs that are made right again: whatever then opens is a state that the store
+//! had.
+
+use arbitrary::{Arbitrary, Unstructured};
+
+use crate::base::{self, Base, FRAME_HEADER_LEN, HEADER_PAGE_LEN, base};
+use crate::look::look;
+
+const MUTATIONS_MAX: usize = 8;
+const LEN_MAX: usize = 32 << 10;
+
+/// One change. Numbers are taken modulo what there is.
+#[derive(Arbitrary, Debug)]
+enum Mutation {
+    Flip {
+        at: u16,
+        bit: u8,
+    },
+    Overwrite {
+        at: u16,
+        bytes: [u8; 8],
+    },
+    Zero {
+        from: u16,
+        len: u16,
+    },
+    Cut {
+        len: u16,
+    },
+    Grow {
+        zeros: u16,
+    },
+    Append {
+        bytes: [u8; 48],
+    },
+    Insert {
+        from: Source,
+        frame: u8,
+        before: u8,
+    },
+    Replace {
+        from: Source,
+        frame: u8,
+        instead: u8,
+    },
+    Remove {
+        frame: u8,
+    },
+    Swap {
+        a: u8,
+        b: u8,
+    },
+    /// A field of a frame's header; both CRCs or the header's are made right.
+    Field {
+        frame: u8,
+        field: Field,
+        value: u64,
+        both: bool,
+    },
+    /// A byte behind a frame's header; its CRCs are made right.
+    Body {
+        frame: u8,
+        at: u16,
+        mask: u8,
+    },
+    FixCrcs {
+        frame: u8,
+    },
+    /// A byte of one or both copies of the header; CRCs are made right.
+    Header {
+        copies: u8,
+        at: u8,
+        mask: u8,
+    },
+}
+
+#[derive(Arbitrary, Clone, Copy, Debug)]
+enum Source {
+    Same,
+    Fork,
+    Older,
+}
+
+#[derive(Arbitrary, Clone, Copy, Debug)]
+enum Field {
+    Len,
+    ManifestLen,
+    Seq,
+    DurableSeq,
+    Kind,
+    Nonce,
+}
+
+pub fn run(bytes: &[u8]) {
+    let mut input = Unstructured::new(bytes);
+    let base = base();
+    let mut log = if input.arbitrary().unwrap_or(false) { base.fork.clone() } else { base.main.clone() };
+    for _ in 0..MUTATIONS_MAX {
+        let Ok(mutation) = Mutation::arbitrary(&mut input) else { break };
+        mutate(&mut log, &mutation, base);
+        log.truncate(LEN_MAX);
+        if input.is_empty() {
+            break;
+        }
+    }
+    if let Some(found) = look(&log) {
+        assert!(base.states.contains(&found), "never was: {found:#?}");
+    }
+}
+
+fn mutate(log: &mut Vec<u8>, mutation: &Mutation, base: &Base) {
+    let len = log.len();
+    // Most of the header page is zeros.
+    let place = |at: u16| (HEADER_PAGE_LEN - 8 + usize::from(at) % (len + 8 - HEADER_PAGE_LEN).max(1)).min(len);
+    let frames = base::frames(log);
+    let frame = |number: u8| frames.get(usize::from(number) % frames.len().max(1)).cloned();
+    match *mutation {
+        Mutation::Flip { at, bit } => {
+            if let Some(byte) = log.get_mut(place(at)) {
+                *byte ^= 1 << (bit % 8);
+            }
+        }
+        Mutation::Overwrite { at, bytes } => {
+            let at = place(at);
+            let end = len.min(at + bytes.len());
+            log[at..end].copy_from_slice(&bytes[..end - at]);
+        }
+        Mutation::Zero { from, len: count } => {
+            let at = place(from);
+            log[at..len.min(at + usize::from(count) % 1024)].fill(0);
+        }
+        Mutation::Cut { len } => log.truncate(place(len)),
+        Mutation::Grow { zeros } => log.resize(len + usize::from(zeros) % 1024, 0),
+        Mutation::Append { bytes } => log.extend(bytes),
+        Mutation::Insert { from, frame: number, before } => {
+            if let (Some(bytes), Some(place)) = (taken(from, number, log, base), frame(before)) {
+                log.splice(place.start..place.start, bytes);
+            }
+        }
+        Mutation::Replace { from, frame: number, instead } => {
+            if let (Some(bytes), Some(place)) = (taken(from, number, log, base), frame(instead)) {
+                log.splice(place, bytes);
+            }
+        }
+        Mutation::Remove { frame: number } => drop(frame(number).map(|place| log.drain(place))),
+        Mutation::Swap { a, b } => {
+            if let (Some(a), Some(b)) = (frame(a.min(b)), frame(a.max(b)))
+                && a.end <= b.start
+            {
+                let (first, between, second) =
+                    (log[a.clone()].to_vec(), log[a.end..b.start].to_vec(), &log[b.clone()]);
+                let swapped = [second, &between, &first].concat();
+                log.splice(a.start..b.end, swapped);
+            }
+        }
+        Mutation::Field { frame: number, field, value, both } => {
+            let Some(place) = frame(number) else { return };
+            set_field(&mut log[place.clone()], field, value);
+            if both {
+                base::fix_crcs(log, place);
+            } else {
+                base::fix_header_crc(log, place.start);
+            }
+        }
+        Mutation::Body { frame: number, at, mask } => {
+            let Some(place) = frame(number) else { return };
+            let body = place.start + FRAME_HEADER_LEN..place.end;
+            log[body.start + usize::from(at) % body.len()] ^= mask;
+            base::fix_crcs(log, place);
+        }
+        Mutation::FixCrcs { frame: number } => {
+            if let Some(place) = frame(number) {
+                base::fix_crcs(log, place);
+            }
+        }
+        Mutation::Header { copies, at, mask } => {
+            for copy in [0, 2048].into_iter().filter(|copy| copies & 1 << (copy / 2048) != 0) {
+                let Some(header) = log.get_mut(copy..copy + 116) else { return };
+                header[usize::from(at) % 112] ^= mask;
+                let crc = crc32fast::hash(&header[..112]);
+                header[112..].copy_from_slice(&crc.to_le_bytes());
+            }
+        }
+    }
+}
+
+fn taken(from: Source, number: u8, log: &[u8], base: &Base) -> Option<Vec<u8>> {
+    let log = match from {
+        Source::Same => log,
+        Source::Fork => &base.fork,
+        Source::Older => &base.older,
+    };
+    let frames = base::frames(log);
+    let frame = frames.get(usize::from(number) % frames.len().max(1))?;
+    Some(log[frame.clone()].to_vec())
+}
+
+fn set_field(frame: &mut [u8], field: Field, value: u64) {
+    let (at, len) = match field {
+        Field::Len => (8, 4),
+        Field::ManifestLen => (12, 4),
+        Field::Seq => (16, 8),
+        Field::DurableSeq => (24, 8),
+        Field::Nonce => (32, 8),
+        Field::Kind => (44, 4),
+    };
+    frame[at..at + len].copy_from_slice(&value.to_le_bytes()[..len]);
+}
