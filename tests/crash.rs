@@ -1,0 +1,294 @@
+//! Power cuts: after every operation of every short history, and inside the recovery from an earlier power cut, each
+//! image that the disk could then hold must open, and hold what was promised.
+
+#![allow(clippy::unwrap_used, reason = "tests")]
+
+mod sim;
+
+use std::collections::{HashMap, HashSet};
+use std::panic::{self, AssertUnwindSafe};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Mutex, MutexGuard};
+use std::thread;
+use std::time::Instant;
+
+use sim::Sim;
+use sim::crash;
+use sim::random::{Random, mix};
+use sim::workload::{Agent, Call, Mode, Model, Oracle, open};
+use sim::world::{self, Image, World};
+
+/// Small and large, so that frames share sectors, fill one, and reach over several.
+const ALPHABET: [Call; 10] = [
+    Call::SaveConfig { len: 1200 },
+    Call::Enqueue { job: 0, len: 30 },
+    Call::Enqueue { job: 1, len: 700 },
+    Call::Ack { job: 0 },
+    Call::SaveSession { len: 100 },
+    Call::Heartbeat,
+    Call::BufferLog { ts_ms: -1, len: 300 },
+    Call::DrainLogs { n: 2 },
+    Call::Sync,
+    Call::Reopen,
+];
+const HISTORY_LEN: u32 = 3;
+const RANDOM_HISTORIES: u64 = 80;
+/// Of a moment in a random history, so many images: with many unsynced sectors there are thousands.
+const RANDOM_IMAGES: usize = 250;
+const RANDOM_HISTORY_LEN: usize = 12;
+/// Of the images of histories of so many calls, one in so many is also cut inside its recovery.
+const DEPTH_TWO_SHARES: [u64; 4] = [1, 1, 8, 48];
+/// How many images a moment of calls that are made again.
+const AGAIN_IMAGES: usize = 60;
+const THREADS: usize = 2;
+
+#[derive(Clone, Debug)]
+struct History {
+    mode: Mode,
+    seed: u64,
+    calls: Vec<Call>,
+    /// Whether power is cut in every call, or only in the last: the others are last in another history.
+    cut_all: bool,
+}
+
+/// Images by their hash, and what each was found to hold, by its hash. An image comes again at other places and in
+/// other histories, where other states may be allowed, so that is looked at each time.
+struct Seen([Mutex<HashMap<u64, u64>>; 64]);
+
+impl Seen {
+    fn new() -> Self {
+        Seen(std::array::from_fn(|_| Mutex::default()))
+    }
+
+    fn shard(&self, image: u64) -> MutexGuard<'_, HashMap<u64, u64>> {
+        self.0[(image % 64) as usize].lock().unwrap()
+    }
+
+    fn count(&self) -> usize {
+        self.0.iter().map(|shard| shard.lock().unwrap().len()).sum()
+    }
+}
+
+#[test]
+fn every_short_history_survives_a_power_cut_at_every_operation() {
+    let begun = Instant::now();
+    let seen = Seen::new();
+    for len in 0..=HISTORY_LEN {
+        let all = |mode| (0..ALPHABET.len().pow(len)).map(move |number| exhaustive(mode, len, number));
+        check_all(&Mode::ALL.into_iter().flat_map(all).collect::<Vec<_>>(), &seen);
+        let count = seen.count();
+        println!("all histories of up to {len} calls: {count} distinct images in {:.1?}", begun.elapsed());
+    }
+    assert!(seen.count() >= 1_000_000);
+}
+
+/// `CRASH_SEED` and `CRASH_HISTORIES` choose which histories; the seed in a failure's message runs that one alone.
+#[test]
+fn random_histories_survive_a_power_cut_at_every_operation() {
+    let begun = Instant::now();
+    let seen = Seen::new();
+    let variable = |name, default| std::env::var(name).map_or(default, |text| text.parse().unwrap());
+    let first_seed = variable("CRASH_SEED", 1);
+    let count = variable("CRASH_HISTORIES", RANDOM_HISTORIES);
+    check_all(&(first_seed..first_seed + count).map(random_history).collect::<Vec<_>>(), &seen);
+    println!("{count} random histories: {} distinct images in {:.1?}", seen.count(), begun.elapsed());
+}
+
+fn exhaustive(mode: Mode, len: u32, number: usize) -> History {
+    let calls = (0..len).map(|i| ALPHABET[number / ALPHABET.len().pow(i) % ALPHABET.len()]);
+    History { mode, seed: 0, calls: calls.collect(), cut_all: false }
+}
+
+fn random_history(seed: u64) -> History {
+    let mut random = Random::new(seed);
+    let mode = Mode::ALL[random.below(Mode::ALL.len())];
+    let len = 4 + random.below(RANDOM_HISTORY_LEN - 3);
+    History { mode, seed, calls: (0..len).map(|_| Call::random(&mut random)).collect(), cut_all: true }
+}
+
+/// Checks the histories on all threads; fails with the shortest history that still fails.
+fn check_all(histories: &[History], seen: &Seen) {
+    let next = AtomicUsize::new(0);
+    let failed = Mutex::new(Vec::new());
+    thread::scope(|scope| {
+        for _ in 0..THREADS {
+            scope.spawn(|| {
+                while let Some(history) = histories.get(next.fetch_add(1, Ordering::Relaxed)) {
+                    if let Err(what) = check(history, seen) {
+                        failed.lock().unwrap().push((history.clone(), what));
+                        next.store(histories.len(), Ordering::Relaxed);
+                    }
+                }
+            });
+        }
+    });
+    let failed = failed.into_inner().unwrap();
+    if let Some((history, what)) = failed.into_iter().min_by_key(|(history, _)| history.calls.len()) {
+        let (History { mode, seed, calls, .. }, what) = shorten(history, what);
+        panic!("seed {seed}, mode {mode:?}, calls {calls:?}\n{what}");
+    }
+}
+
+/// Leaves calls out for as long as the rest still fails.
+fn shorten(mut history: History, mut what: String) -> (History, String) {
+    'again: loop {
+        for i in 0..history.calls.len() {
+            let mut shorter = history.clone();
+            shorter.calls.remove(i);
+            if let Err(still) = check(&shorter, &Seen::new()) {
+                (history, what) = (shorter, still);
+                continue 'again;
+            }
+        }
+        return (history, what);
+    }
+}
+
+fn check(history: &History, seen: &Seen) -> Result<(), String> {
+    let share = DEPTH_TWO_SHARES.get(history.calls.len()).copied().unwrap_or(DEPTH_TWO_SHARES[3]);
+    let most = if history.cut_all { RANDOM_IMAGES } else { usize::MAX };
+    let again = history.calls.iter().rev().take(2).rev().filter(|call| !matches!(call, Call::Reopen | Call::Kill));
+    let again = again.copied().collect();
+    let check = Check { seen, seed: history.seed, share, most, again, settled: HashSet::new() };
+    panic::catch_unwind(AssertUnwindSafe(|| check.history(history))).map_err(|panic| {
+        match panic.downcast::<String>() {
+            Ok(text) => *text,
+            Err(_) => "a panic without a text".to_owned(),
+        }
+    })
+}
+
+/// One history, cut wherever it can be cut.
+struct Check<'a> {
+    seen: &'a Seen,
+    seed: u64,
+    /// One image in so many is also cut inside its recovery.
+    share: u64,
+    /// How many images a moment.
+    most: usize,
+    /// The last calls of the history: what an agent would try again.
+    again: Vec<Call>,
+    /// Logs after recovery that went on well.
+    settled: HashSet<u64>,
+}
+
+impl Check<'_> {
+    fn history(mut self, history: &History) {
+        let mut agent = Agent::new(Sim::new(mix(history.seed)), history.mode);
+        let is_cut = |call: usize| history.cut_all || call == history.calls.len();
+        if is_cut(0) {
+            agent.sim.record();
+        }
+        agent.start().unwrap();
+        for (i, &call) in history.calls.iter().enumerate() {
+            if !history.cut_all && is_cut(i + 1) {
+                agent.sim.record();
+            }
+            agent.make(call).unwrap();
+        }
+        for moment in agent.sim.take_moments() {
+            let allowed = Allowed::new(agent.allowed_at(moment.ops));
+            crash::some_images(&moment.world, mix(self.seed ^ moment.ops as u64), self.most, &mut |image| {
+                self.image(image, &allowed, Depth::One, &|| format!("cut before operation {}", moment.ops));
+            });
+        }
+    }
+
+    /// Opens an image and holds what is found against what is allowed.
+    fn image(&mut self, image: &Image, allowed: &Allowed<'_>, depth: Depth, place: &dyn Fn() -> String) {
+        let hash = world::hash(image);
+        let known = self.seen.shard(hash).get(&hash).copied();
+        if let Some(found) = known {
+            assert!(allowed.hashes.contains(&found), "{}: not among {:#?}", place(), allowed.states);
+            return;
+        }
+        let sim = Sim::on(image, hash);
+        if depth == Depth::One && hash.is_multiple_of(self.share) {
+            sim.record();
+        }
+        let store = open(&sim, Mode::Sync).unwrap_or_else(|error| panic!("{}: {error}", place()));
+        let moments = sim.take_moments();
+        let was_cut = store.recovery().set_aside.is_some();
+        let found = Model::take(&store).unwrap_or_else(|error| panic!("{}: {error}", place()));
+        sim.kill();
+        drop(store);
+        assert!(allowed.states.contains(&found), "{}: found {found:#?}, not among {:#?}", place(), allowed.states);
+        self.seen.shard(hash).insert(hash, found.hash());
+
+        // A crash inside this recovery may not change what it was about to find.
+        let same = Allowed::new(std::slice::from_ref(&found));
+        let (after, during) = moments.split_last().unwrap();
+        for moment in during {
+            crash::some_images(&moment.world, mix(hash ^ moment.ops as u64), self.most, &mut |image| {
+                let place = || format!("{}, then before operation {} of its recovery", place(), moment.ops);
+                self.image(image, &same, Depth::Two, &place);
+            });
+        }
+        if depth == Depth::One && was_cut && hash.is_multiple_of(self.share) {
+            self.tries_again(image, &found, place);
+        }
+        if depth != Depth::Three && self.settled.insert(world::hash(&log_of(&after.world))) {
+            self.goes_on(&after.world, &found, place);
+        }
+    }
+
+    /// The calls that were lost are made again behind a torn tail that was cut off, and the power is cut in them.
+    fn tries_again(&mut self, image: &Image, found: &Model, place: &dyn Fn() -> String) {
+        let mut agent = Agent::new(Sim::on(image, self.seed), Mode::Sync);
+        agent.oracle = Oracle::of(found.clone());
+        agent.start().unwrap();
+        agent.sim.record();
+        for call in self.again.clone() {
+            agent.make(call).unwrap();
+        }
+        for moment in agent.sim.take_moments() {
+            let allowed = Allowed::new(agent.allowed_at(moment.ops));
+            crash::some_images(&moment.world, self.seed, AGAIN_IMAGES, &mut |image| {
+                let place =
+                    || format!("{}, recovered, calls made again, cut before operation {}", place(), moment.ops);
+                self.image(image, &allowed, Depth::Two, &place);
+            });
+        }
+    }
+
+    /// What a recovery found stays, whether or not the power is cut again, and the store can be written and reopened.
+    fn goes_on(&mut self, after: &World, found: &Model, place: &dyn Fn() -> String) {
+        let same = Allowed::new(std::slice::from_ref(found));
+        crash::some_images(after, self.seed, self.most, &mut |image| {
+            self.image(image, &same, Depth::Three, &|| format!("{}, recovered, cut again", place()));
+        });
+        let mut agent = Agent::new(Sim::at(after.clone(), self.seed), Mode::Sync);
+        agent.oracle = Oracle::of(found.clone());
+        agent.start().unwrap();
+        agent.make(Call::Enqueue { job: 9, len: 100 }).unwrap();
+        agent.make(Call::Kill).unwrap();
+        agent.make(Call::Ack { job: 9 }).unwrap();
+        agent.make(Call::Reopen).unwrap();
+        let found = Model::take(agent.store()).unwrap();
+        assert_eq!(&found, agent.oracle.current(), "{}, then written and reopened", place());
+    }
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Depth {
+    One,
+    Two,
+    /// After a recovery that was cut: only opened.
+    Three,
+}
+
+struct Allowed<'a> {
+    states: &'a [Model],
+    hashes: Vec<u64>,
+}
+
+impl<'a> Allowed<'a> {
+    fn new(states: &'a [Model]) -> Self {
+        Allowed { states, hashes: states.iter().map(Model::hash).collect() }
+    }
+}
+
+/// The log alone: what was set aside is different each time and no part of the store.
+fn log_of(world: &World) -> Image {
+    world.live().into_iter().filter(|(path, _)| path.ends_with("state.db")).collect()
+}

@@ -1,0 +1,410 @@
+//! Damage and tampering: whatever is done to the bytes of a store, what is read is a prefix of its history or an error
+//! that names the right place, and a store that is refused is not changed.
+
+#![allow(clippy::unwrap_used, reason = "tests")]
+#![allow(clippy::cast_possible_truncation, reason = "small files")]
+
+mod sim;
+
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
+use std::thread;
+
+use backupy_state::{Error, FaultKind, FrameInfo, Result, Snapshot, verify_on};
+use sim::Sim;
+use sim::content::{Content, SECTOR_LEN};
+use sim::random::{Random, mix};
+use sim::workload::{Agent, Call, Mode, Model, PATH, key, open};
+use sim::world::{self, Image};
+
+const HEADER_PAGE_LEN: usize = 4096;
+const RECORDS_PER_SESSION: usize = 70;
+const SESSIONS: usize = 3;
+const THREADS: usize = 2;
+
+/// A store, and what it held after each of its records.
+struct Subject {
+    content: Content,
+    bytes: Vec<u8>,
+    frames: Vec<FrameInfo>,
+    history: Vec<Model>,
+}
+
+impl Subject {
+    fn closed(agent: &mut Agent) -> Self {
+        agent.close().unwrap();
+        Subject::new(agent)
+    }
+
+    fn new(agent: &Agent) -> Self {
+        let content = agent.sim.live()[&PathBuf::from(PATH)].clone();
+        let mut frames = Vec::new();
+        let report = verify_on(&agent.sim, PATH, Some(&key()), |frame| frames.push(frame.clone())).unwrap();
+        assert!(report.is_intact());
+        let history = agent.oracle.history().to_vec();
+        assert_eq!(frames.iter().filter(|frame| !frame.is_close).count(), history.len() - 1);
+        Subject { bytes: content.bytes(), content, frames, history }
+    }
+
+    /// The state after all whole records up to an offset.
+    fn state_at(&self, offset: usize) -> &Model {
+        let whole = self.frames.iter().take_while(|frame| end(frame) <= offset);
+        &self.history[whole.filter(|frame| !frame.is_close).count()]
+    }
+
+    fn last_state(&self) -> &Model {
+        self.history.last().unwrap()
+    }
+
+    /// The frame that holds the byte at `offset`.
+    fn frame_at(&self, offset: usize) -> Option<&FrameInfo> {
+        self.frames.iter().find(|frame| (start(frame)..end(frame)).contains(&offset))
+    }
+
+    fn bytes_of(&self, frame: &FrameInfo) -> &[u8] {
+        &self.bytes[start(frame)..end(frame)]
+    }
+
+    /// With some bytes in another frame's or nobody's place, the log from there on is replaced.
+    fn with_frames<'a>(&self, kept: usize, then: impl IntoIterator<Item = &'a [u8]>) -> Content {
+        let begin = self.frames.get(kept).map_or(self.bytes.len(), start);
+        let mut bytes = self.bytes[..begin].to_vec();
+        then.into_iter().for_each(|frame| bytes.extend_from_slice(frame));
+        Content::of(&bytes)
+    }
+}
+
+fn start(frame: &FrameInfo) -> usize {
+    frame.offset as usize
+}
+
+fn end(frame: &FrameInfo) -> usize {
+    (frame.offset + frame.len) as usize
+}
+
+/// The store all tests here damage, made once.
+fn subject() -> &'static Subject {
+    static SUBJECT: OnceLock<Subject> = OnceLock::new();
+    SUBJECT.get_or_init(|| {
+        let mut agent = Agent::new(Sim::new(21), Mode::Sync);
+        agent.start().unwrap();
+        write_sessions(&mut agent, 22, SESSIONS);
+        let subject = Subject::closed(&mut agent);
+        assert!(subject.history.len() > 200 && subject.frames.iter().filter(|frame| frame.is_close).count() == 3);
+        println!("{} frames in {} bytes", subject.frames.len(), subject.bytes.len());
+        subject
+    })
+}
+
+/// Sessions of small records, each but the last closed and opened again.
+fn write_sessions(agent: &mut Agent, seed: u64, sessions: usize) {
+    let mut random = Random::new(seed);
+    for session in 1..=sessions {
+        let begun = agent.oracle.history().len();
+        while agent.oracle.history().len() < begun + RECORDS_PER_SESSION {
+            agent.make(small_call(&mut random)).unwrap();
+        }
+        if session < sessions {
+            agent.make(Call::Reopen).unwrap();
+        }
+    }
+}
+
+fn small_call(random: &mut Random) -> Call {
+    loop {
+        match Call::random(random) {
+            Call::Sync | Call::Reopen | Call::Kill => {}
+            Call::SaveConfig { .. } => return Call::SaveConfig { len: 50 },
+            Call::SaveSession { .. } => return Call::SaveSession { len: 20 },
+            Call::Enqueue { job, .. } => return Call::Enqueue { job, len: random.below(60) },
+            Call::BufferLog { ts_ms, .. } => return Call::BufferLog { ts_ms, len: random.below(60) },
+            call => return call,
+        }
+    }
+}
+
+/// Opens a store of these bytes and reads all of it. If it is refused, nothing may have changed.
+fn look(content: Content) -> Result<Model> {
+    let image = Image::from([(PathBuf::from(PATH), content)]);
+    let sim = Sim::on(&image, 23);
+    let found = open(&sim, Mode::Sync);
+    if found.is_err() {
+        assert_eq!(world::hash(&sim.live()), world::hash(&image), "a refused open changed the disk");
+    }
+    let store = found?;
+    let read = Model::take(&store);
+    sim.kill();
+    read
+}
+
+/// Whether a later frame proves that the frame was durable.
+fn is_vouched_for(frame: &FrameInfo, frames: &[FrameInfo]) -> bool {
+    frames.iter().any(|later| later.durable_seq >= frame.seq)
+}
+
+/// Damage within one frame, within the header page, or in the space ahead.
+fn check_damaged_at(subject: &Subject, offset: usize, content: Content, what: &dyn Fn() -> String) {
+    let looked = look(content);
+    match subject.frame_at(offset) {
+        Some(frame) if is_vouched_for(frame, &subject.frames) => {
+            let is_right = matches!(looked, Err(Error::Corrupt { offset, .. }) if offset == frame.offset);
+            assert!(is_right, "{}: {looked:?}, the frame is at {}", what(), frame.offset);
+        }
+        // Nothing proves that the last frame was ever durable: it looks like a torn tail.
+        Some(frame) => assert_eq!(&looked.unwrap(), subject.state_at(start(frame)), "{}", what()),
+        // One copy of the header is enough, and what lies behind the last frame is a torn tail.
+        None => assert_eq!(&looked.unwrap(), subject.last_state(), "{}", what()),
+    }
+}
+
+fn in_parallel(count: usize, check: impl Fn(usize) + Sync) {
+    let next = AtomicUsize::new(0);
+    thread::scope(|scope| {
+        for _ in 0..THREADS {
+            scope.spawn(|| {
+                loop {
+                    let i = next.fetch_add(1, Ordering::Relaxed);
+                    if i >= count {
+                        return;
+                    }
+                    check(i);
+                }
+            });
+        }
+    });
+}
+
+#[test]
+fn every_flipped_bit_is_found() {
+    let subject = subject();
+    in_parallel(subject.bytes.len(), |at| {
+        for bit in 0..8 {
+            let mut content = subject.content.clone();
+            content.write(&[subject.bytes[at] ^ 1 << bit], at as u64);
+            check_damaged_at(subject, at, content, &|| format!("bit {bit} of byte {at} flipped"));
+        }
+    });
+}
+
+/// After a kill, with the space ahead: nothing vouches for the last record.
+#[test]
+fn every_flipped_bit_of_a_killed_store_is_found() {
+    let mut agent = Agent::new(Sim::new(51), Mode::Sync);
+    agent.start().unwrap();
+    let mut random = Random::new(52);
+    while agent.oracle.history().len() < 10 {
+        agent.make(small_call(&mut random)).unwrap();
+    }
+    agent.kill();
+    let subject = Subject::new(&agent);
+    let frames_end = end(subject.frames.last().unwrap());
+    assert!(subject.bytes.len() > frames_end + SECTOR_LEN);
+    in_parallel(frames_end + SECTOR_LEN, |at| {
+        for bit in 0..8 {
+            let mut content = subject.content.clone();
+            content.write(&[subject.bytes[at] ^ 1 << bit], at as u64);
+            check_damaged_at(&subject, at, content, &|| format!("bit {bit} of byte {at} flipped"));
+        }
+    });
+}
+
+#[test]
+fn every_byte_set_to_zero_or_ff_is_found() {
+    let subject = subject();
+    in_parallel(subject.bytes.len(), |at| {
+        for byte in [0x00, 0xFF] {
+            if subject.bytes[at] != byte {
+                let mut content = subject.content.clone();
+                content.write(&[byte], at as u64);
+                check_damaged_at(subject, at, content, &|| format!("byte {at} set to {byte:#04x}"));
+            }
+        }
+    });
+}
+
+#[test]
+fn every_cut_gives_the_records_before_it() {
+    let subject = subject();
+    in_parallel(subject.bytes.len(), |len| {
+        let mut cut = subject.content.clone();
+        cut.set_len(len as u64);
+        let looked = look(cut);
+        match len {
+            0..12 => assert!(matches!(looked, Err(Error::NotAStore { .. })), "cut at {len}: {looked:?}"),
+            12..HEADER_PAGE_LEN => {
+                assert!(matches!(looked, Err(Error::Corrupt { offset: 0, .. })), "cut at {len}: {looked:?}");
+            }
+            _ => assert_eq!(&looked.unwrap(), subject.state_at(len), "cut at {len}"),
+        }
+    });
+}
+
+/// Zeros from an offset on are what a crash leaves of a log with space ahead.
+#[test]
+fn every_sector_zeroed_is_found() {
+    let subject = subject();
+    let count = subject.bytes.len().div_ceil(SECTOR_LEN);
+    in_parallel(count, |number| {
+        let from = number * SECTOR_LEN;
+        let mut content = subject.content.clone();
+        content.put_sector(number, None);
+        let changed = (from..subject.bytes.len()).take(SECTOR_LEN).find(|&at| subject.bytes[at] != 0);
+        if let Some(changed) = changed.filter(|_| number < count - 1) {
+            check_damaged_at(subject, changed, content, &|| format!("sector {number} zeroed"));
+        }
+        let mut content = subject.content.clone();
+        (number..count).for_each(|number| content.put_sector(number, None));
+        let looked = look(content);
+        match number * SECTOR_LEN {
+            0 => assert!(matches!(looked, Err(Error::NotAStore { .. })), "all zeros: {looked:?}"),
+            from => assert_eq!(&looked.unwrap(), subject.state_at(from), "zeros from sector {number} on"),
+        }
+    });
+}
+
+/// What needs no lock sees the same damage, and shows nothing of it.
+#[test]
+fn verify_and_snapshot_see_what_open_sees() {
+    let subject = subject();
+    let vouched = subject.frames.iter().filter(|frame| is_vouched_for(frame, &subject.frames));
+    for (i, frame) in vouched.enumerate().step_by(9) {
+        let at = start(frame) + i % frame.len as usize;
+        let mut content = subject.content.clone();
+        content.write(&[!subject.bytes[at]], at as u64);
+        let sim = Sim::on(&Image::from([(PathBuf::from(PATH), content)]), 61);
+        let before = world::hash(&sim.live());
+        for key in [None, Some(&key())] {
+            let report = verify_on(&sim, PATH, key, |_| {}).unwrap();
+            let faults: Vec<_> = report.faults.iter().map(|fault| (fault.offset, fault.kind)).collect();
+            assert_eq!(faults, [(frame.offset, FaultKind::Damage)]);
+        }
+        let opened = Snapshot::open_on(Arc::new(sim.clone()), PATH, &key());
+        assert!(matches!(opened, Err(Error::Corrupt { offset, .. }) if offset == frame.offset), "{opened:?}");
+        assert_eq!(world::hash(&sim.live()), before);
+    }
+}
+
+#[test]
+fn removed_frames_are_found() {
+    let subject = subject();
+    let frames = &subject.frames;
+    let all: Vec<&[u8]> = frames.iter().map(|frame| subject.bytes_of(frame)).collect();
+    for removed in 0..frames.len() - 1 {
+        for count in [1, 2, 3, 70] {
+            let Some(rest) = all.get(removed + count..).filter(|rest| !rest.is_empty()) else { continue };
+            let looked = look(subject.with_frames(removed, rest.iter().copied()));
+            assert_unauthentic(&looked, frames[removed].offset, &format!("{count} frames removed at {removed}"));
+        }
+    }
+}
+
+/// Without the key there are only CRCs and numbers.
+#[test]
+fn verify_without_a_key_finds_removed_frames() {
+    let subject = subject();
+    let all: Vec<&[u8]> = subject.frames.iter().map(|frame| subject.bytes_of(frame)).collect();
+    for removed in (0..all.len() - 1).step_by(10) {
+        let content = subject.with_frames(removed, all[removed + 1..].iter().copied());
+        let sim = Sim::on(&Image::from([(PathBuf::from(PATH), content)]), 62);
+        let report = verify_on(&sim, PATH, None, |_| {}).unwrap();
+        let faults: Vec<_> = report.faults.iter().map(|fault| (fault.offset, fault.kind)).collect();
+        assert_eq!(faults, [(subject.frames[removed].offset, FaultKind::Tampering)]);
+    }
+}
+
+#[test]
+fn swapped_frames_are_found() {
+    let subject = subject();
+    let frames = &subject.frames;
+    let mut all: Vec<&[u8]> = frames.iter().map(|frame| subject.bytes_of(frame)).collect();
+    for first in 0..frames.len() - 1 {
+        for second in [first + 1, first + 2, frames.len() - 1] {
+            if second < frames.len() && first != second {
+                all.swap(first, second);
+                let looked = look(subject.with_frames(first, all[first..].iter().copied()));
+                assert_unauthentic(&looked, frames[first].offset, &format!("frames {first} and {second} swapped"));
+                all.swap(first, second);
+            }
+        }
+    }
+}
+
+#[test]
+fn duplicated_frames_are_found() {
+    let subject = subject();
+    let frames = &subject.frames;
+    let all: Vec<&[u8]> = frames.iter().map(|frame| subject.bytes_of(frame)).collect();
+    for place in 0..=frames.len() {
+        for copied in [0, place / 2, place.saturating_sub(1)] {
+            let then = [&[all[copied]], &all[place..]].concat();
+            let looked = look(subject.with_frames(place, then));
+            let offset = frames.get(place).map_or(subject.bytes.len() as u64, |frame| frame.offset);
+            if place == copied {
+                // In front of itself it is in its place; the second one is not.
+                assert_unauthentic(&looked, offset + frames[copied].len, "the first frame twice");
+            } else {
+                assert_unauthentic(&looked, offset, &format!("frame {copied} again at {place}"));
+            }
+        }
+    }
+}
+
+fn assert_unauthentic(looked: &Result<Model>, expected: u64, what: &str) {
+    let is_right = matches!(looked, Err(Error::Unauthentic { offset, .. }) if *offset == expected);
+    assert!(is_right, "{what}: {looked:?}, expected at {expected}");
+}
+
+/// Two stores that went on from the same bytes.
+#[test]
+fn frames_of_a_fork_are_found() {
+    let mut first = Agent::new(Sim::new(31), Mode::Sync);
+    first.start().unwrap();
+    write_sessions(&mut first, 32, 1);
+    first.close().unwrap();
+    let mut second = Agent::new(Sim::at(first.sim.world(), 33), Mode::Sync);
+    second.oracle = first.oracle.clone();
+    first.start().unwrap();
+    second.start().unwrap();
+    // The same calls, so that the frames of both are of the same lengths at the same places.
+    write_sessions(&mut first, 34, 1);
+    write_sessions(&mut second, 34, 1);
+    let (first, second) = (Subject::closed(&mut first), Subject::closed(&mut second));
+    let lens = |subject: &Subject| subject.frames.iter().map(|frame| frame.len).collect::<Vec<_>>();
+    assert_eq!(lens(&first), lens(&second));
+    let fork = (0..).find(|&i| first.bytes_of(&first.frames[i]) != second.bytes_of(&second.frames[i])).unwrap();
+    assert_eq!(fork, RECORDS_PER_SESSION + 1);
+
+    let frames = &first.frames;
+    for at in fork..frames.len() {
+        let ours: Vec<&[u8]> = frames[at..].iter().map(|frame| first.bytes_of(frame)).collect();
+        let theirs: Vec<&[u8]> = second.frames[at..].iter().map(|frame| second.bytes_of(frame)).collect();
+        // All of the rest, and only this one.
+        let rest = look(first.with_frames(at, theirs.iter().copied()));
+        let one = look(first.with_frames(at, [&theirs[..1], &ours[1..]].concat()));
+        if at > fork {
+            assert_unauthentic(&rest, frames[at].offset, &format!("the fork's frames from {at} on"));
+            assert_unauthentic(&one, frames[at].offset, &format!("the fork's frame {at}"));
+        } else {
+            // Where the stores part, this is the other store, whole; one frame of it does not carry ours.
+            assert_eq!(&rest.unwrap(), second.last_state());
+            assert_unauthentic(&one, frames[at + 1].offset, "the fork's first frame");
+        }
+    }
+}
+
+/// Under the same agent key, but with its own salt: not even the CRC fits.
+#[test]
+fn frames_of_another_store_are_found() {
+    let subject = subject();
+    let mut other = Agent::new(Sim::new(mix(41)), Mode::Sync);
+    other.start().unwrap();
+    write_sessions(&mut other, 22, SESSIONS);
+    let other = Subject::closed(&mut other);
+    for (i, (frame, theirs)) in subject.frames.iter().zip(&other.frames).enumerate() {
+        assert_eq!(frame.len, theirs.len);
+        let mut content = subject.content.clone();
+        content.write(other.bytes_of(theirs), frame.offset);
+        check_damaged_at(subject, start(frame), content, &|| format!("frame {i} of another store"));
+    }
+}

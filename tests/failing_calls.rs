@@ -1,0 +1,397 @@
+//! Every call of the operating system fails, in every way, once and from then on: the error is typed, nothing is
+//! acknowledged that is not there later, and a failed sync is never repeated.
+
+#![allow(clippy::unwrap_used, reason = "tests")]
+
+mod sim;
+
+use std::panic::{self, AssertUnwindSafe};
+use std::path::Path;
+
+use backupy_state::{Error, Result, verify_on};
+use sim::crash;
+use sim::random::mix;
+use sim::workload::{Agent, Call, Mode, Model, PATH, TORN, key, open};
+use sim::world::{self, FailedSync, World};
+use sim::{EDQUOT, EINTR, EIO, ENOSPC, Failure, Op, Sim};
+
+/// Every kind of call, over three sessions, one of which is killed.
+const CALLS: [Call; 17] = [
+    Call::SaveConfig { len: 1200 },
+    Call::Enqueue { job: 0, len: 30 },
+    Call::Enqueue { job: 1, len: 700 },
+    Call::BufferLog { ts_ms: 1, len: 90 },
+    Call::BufferLog { ts_ms: 0, len: 40 },
+    Call::Heartbeat,
+    Call::Enqueue { job: 0, len: 60 },
+    Call::Ack { job: 1 },
+    Call::DrainLogs { n: 1 },
+    Call::SaveSession { len: 50 },
+    Call::Sync,
+    Call::Reopen,
+    Call::Enqueue { job: 2, len: 300 },
+    Call::Kill,
+    Call::Enqueue { job: 3, len: 10 },
+    Call::Ack { job: 0 },
+    Call::DrainLogs { n: 9 },
+];
+
+const FAILURES: [Failure; 6] = [
+    Failure::Errno(EIO),
+    Failure::Errno(ENOSPC),
+    Failure::Errno(EDQUOT),
+    Failure::Errno(EINTR),
+    Failure::Short,
+    Failure::Zero,
+];
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Lasting {
+    Once,
+    Sticky,
+}
+
+/// One failure in a run of [`CALLS`].
+#[derive(Clone, Copy, Debug)]
+struct Case {
+    mode: Mode,
+    failed_sync: FailedSync,
+    op: Op,
+    n: usize,
+    failure: Failure,
+    lasting: Lasting,
+}
+
+impl Case {
+    fn plan(&self, sim: &Sim) {
+        match (self.lasting, self.failure) {
+            (Lasting::Once, failure) => sim.fail(self.n, failure),
+            // An interrupted read or write is repeated, as std does it: for ever, if it came to that.
+            (Lasting::Sticky, failure @ Failure::Errno(EINTR)) => {
+                (0..50).for_each(|i| sim.fail(self.n + i, failure))
+            }
+            (Lasting::Sticky, failure) => sim.fail_from(self.n, failure),
+        }
+    }
+
+    /// Every failure of every operation that `run` does on a disk like `disk`.
+    fn all(mode: Mode, disk: impl Fn() -> Sim, run: impl Fn(&Sim)) -> Vec<Case> {
+        let sim = disk();
+        run(&sim);
+        let mut cases = Vec::new();
+        for (n, op) in sim.trace().into_iter().enumerate() {
+            for failure in FAILURES {
+                for lasting in [Lasting::Once, Lasting::Sticky] {
+                    for failed_sync in [FailedSync::LosesAll, FailedSync::LosesSome, FailedSync::KeepsAll] {
+                        // What a failed sync loses matters only where a sync can fail.
+                        if failed_sync == FailedSync::LosesAll || op == Op::Sync || lasting == Lasting::Sticky {
+                            cases.push(Case { mode, failed_sync, op, n, failure, lasting });
+                        }
+                    }
+                }
+            }
+        }
+        cases
+    }
+}
+
+/// Runs all cases on two threads, and names the one that fails.
+fn check_all(cases: &[Case], check: impl Fn(&Case) + Sync) {
+    let halves = cases.split_at(cases.len() / 2);
+    std::thread::scope(|scope| {
+        for half in [halves.0, halves.1] {
+            let check = &check;
+            scope.spawn(move || {
+                for case in half {
+                    let checked = panic::catch_unwind(AssertUnwindSafe(|| check(case)));
+                    assert!(checked.is_ok(), "with {case:?}");
+                }
+            });
+        }
+    });
+    println!("{} cases", cases.len());
+}
+
+#[test]
+fn whatever_fails_nothing_acknowledged_is_lost() {
+    for mode in Mode::ALL {
+        let disk = || Sim::new(mix(7));
+        let run = |sim: &Sim| {
+            let mut agent = Agent::new(sim.clone(), mode);
+            agent.start().unwrap();
+            CALLS.iter().for_each(|&call| agent.make(call).unwrap());
+            agent.close().unwrap();
+        };
+        check_all(&Case::all(mode, disk, run), |case| run_with_failure(case, disk()));
+    }
+}
+
+fn run_with_failure(case: &Case, sim: Sim) {
+    sim.set_failed_sync(case.failed_sync);
+    case.plan(&sim);
+    let mut agent = Agent::new(sim, case.mode);
+    let mut has_failed = false;
+    let mut calls = CALLS.iter();
+    // If the store cannot be opened, the run ends there.
+    let mut opened = agent.start();
+    while opened.is_ok()
+        && let Some(&call) = calls.next()
+    {
+        let begins_anew = matches!(call, Call::Reopen | Call::Kill);
+        let made = agent.make(call);
+        if let Err(error) = &made {
+            assert_typed(case, error, has_failed);
+        }
+        if begins_anew {
+            has_failed = false;
+            // A close that failed leaves nothing open; the next process starts all the same.
+            opened = if agent.is_open() { Ok(()) } else { agent.start() };
+            continue;
+        }
+        if has_failed {
+            assert!(matches!(made, Err(Error::Failed { .. })), "{call:?} returned {made:?} after a failure");
+        }
+        has_failed |= made.is_err_and(|error| fails_for_good(&error));
+    }
+    if let Err(error) = &opened {
+        assert_typed(case, error, false);
+    }
+    if has_failed {
+        refuses_writes_and_goes_on_reading(&agent);
+    }
+    // A crash may come while the store is failed, or after it was closed.
+    survives(&agent.sim.world(), agent.oracle.allowed());
+    if let Err(error) = agent.close() {
+        assert_typed(case, &error, has_failed);
+    }
+    survives(&agent.sim.world(), agent.oracle.allowed());
+    no_sync_was_repeated(case, &agent.sim);
+}
+
+/// An error of the log's own file after which nothing is written any more.
+fn fails_for_good(error: &Error) -> bool {
+    matches!(error, Error::Io { operation: "write" | "sync" | "allocate space in", .. })
+}
+
+fn assert_typed(case: &Case, error: &Error, has_failed: bool) {
+    let Case { failure, op, lasting, .. } = *case;
+    let is_full = matches!(failure, Failure::Errno(ENOSPC | EDQUOT));
+    let is_right = match error {
+        Error::Io { .. } => !(is_full && op == Op::Write && lasting == Lasting::Once),
+        Error::Full { .. } => is_full,
+        Error::Failed { .. } => has_failed,
+        // A header that reads as nothing is no header.
+        Error::NotAStore { .. } | Error::Corrupt { offset: 0, .. } => {
+            op == Op::Read && failure == Failure::Zero || lasting == Lasting::Sticky
+        }
+        _ => false,
+    };
+    assert!(is_right, "{error:?}");
+}
+
+fn refuses_writes_and_goes_on_reading(agent: &Agent) {
+    agent.sim.heal();
+    let ops = agent.sim.ops();
+    let store = agent.store();
+    assert!(matches!(store.sync(), Err(Error::Failed { .. })));
+    assert!(matches!(store.ack_job("none"), Err(Error::Failed { .. })));
+    assert!(matches!(store.drain_logs(0), Err(Error::Failed { .. })));
+    assert!(matches!(store.enqueue_job("a", b"b"), Err(Error::Failed { .. })));
+    assert_eq!(agent.sim.ops(), ops, "a failed store touches the disk");
+    let read = Model::read(store).unwrap();
+    assert!(agent.oracle.allowed().iter().any(|allowed| allowed.without_logs() == read), "reads {read:?}");
+}
+
+/// After a kill and after a power cut, with a healthy disk, the store opens, holds what was promised, and keeps it.
+fn survives(world: &World, allowed: &[Model]) {
+    let sim = Sim::at(world.clone(), 1);
+    opens_and_keeps(&sim, allowed);
+    crash::images(world, 2, &mut |image| {
+        let found = take(&Sim::on(image, 3)).unwrap();
+        assert!(allowed.contains(&found), "after a power cut {found:#?}, not among {allowed:#?}");
+    });
+}
+
+fn opens_and_keeps(sim: &Sim, allowed: &[Model]) {
+    let store = open(sim, Mode::Sync).unwrap();
+    let after = sim.world();
+    let found = Model::take(&store).unwrap();
+    assert!(allowed.contains(&found), "after a kill {found:#?}, not among {allowed:#?}");
+    // What an open has shown is on the disk, whatever an earlier failed sync has lost.
+    crash::images(&after, 4, &mut |image| assert_eq!(take(&Sim::on(image, 5)).unwrap(), found));
+}
+
+fn take(sim: &Sim) -> Result<Model> {
+    Model::take(&open(sim, Mode::Sync)?)
+}
+
+/// From a sync that failed to the next open, there is no other.
+fn no_sync_was_repeated(case: &Case, sim: &Sim) {
+    if case.op == Op::Sync && matches!(case.failure, Failure::Errno(_)) {
+        let trace = sim.trace();
+        let until_next_open = trace[case.n + 1..].iter().take_while(|&&op| op != Op::Lock);
+        assert_eq!(until_next_open.filter(|&&op| op == Op::Sync).count(), 0, "a failed sync was repeated");
+    }
+}
+
+#[test]
+fn io_error_during_recovery_leaves_the_file_unchanged() {
+    let torn = torn_store();
+    let log = Path::new(PATH);
+    let tail_at = log_len(&torn);
+    let before = torn.live()[log].clone();
+    let tail = before.trimmed_bytes().split_off(tail_at);
+    assert!(!tail.is_empty());
+    let disk = || Sim::at(torn.clone(), 6);
+    let cases = Case::all(Mode::Sync, disk, |sim| drop(open(sim, Mode::Sync).unwrap()));
+    let expected = take(&disk()).unwrap();
+    check_all(&cases, |case| {
+        let sim = disk();
+        sim.set_failed_sync(case.failed_sync);
+        case.plan(&sim);
+        let opened = open(&sim, Mode::Sync);
+        let Err(error) = opened else { return };
+        assert_typed(case, &error, false);
+        let after = sim.live();
+        let is_cut =
+            sim.trace().iter().filter(|&&op| op == Op::SetLen).count() > 1 && after[log].len() == tail_at as u64;
+        if is_cut {
+            // Only once its copy is durable may the tail go.
+            crash::images(&sim.world(), 7, &mut |image| {
+                assert_eq!(image[Path::new(TORN)].bytes(), tail);
+            });
+        } else {
+            assert_eq!(after[log].trimmed_bytes(), before.trimmed_bytes());
+        }
+        sim.heal();
+        assert_eq!(take(&Sim::at(sim.world(), 8)).unwrap(), expected);
+        crash::images(&sim.world(), 9, &mut |image| assert_eq!(take(&Sim::on(image, 10)).unwrap(), expected));
+    });
+}
+
+/// After a kill in the middle of a write: three whole records, and a part of the fourth.
+fn torn_store() -> World {
+    let sim = Sim::new(5);
+    let mut agent = Agent::new(sim.clone(), Mode::Sync);
+    agent.start().unwrap();
+    for job in 0..3 {
+        agent.make(Call::Enqueue { job, len: 100 }).unwrap();
+    }
+    let before = sim.ops();
+    let end = log_len(&sim.world());
+    agent.make(Call::Enqueue { job: 3, len: 2000 }).unwrap();
+    assert!(sim.trace()[before..].contains(&Op::Write));
+    agent.kill();
+    let mut image = sim.live();
+    let log = image.get_mut(Path::new(PATH)).unwrap();
+    log.write(&[0; 4096], end as u64 + 1000);
+    World::of(&image)
+}
+
+/// Where the last whole frame ends.
+fn log_len(world: &World) -> usize {
+    let sim = Sim::at(world.clone(), 0);
+    verify_on(&sim, PATH, Some(&key()), |_| {}).unwrap().log_len as usize
+}
+
+#[test]
+fn a_refused_store_is_not_changed_whatever_fails_beside() {
+    let mut damaged = torn_store().live();
+    let log = damaged.get_mut(Path::new(PATH)).unwrap();
+    log.write(b"x", 4096 + 60);
+    let disk = || Sim::on(&damaged, 6);
+    let cases = Case::all(Mode::Sync, disk, |sim| assert!(open(sim, Mode::Sync).is_err()));
+    check_all(&cases, |case| {
+        let sim = disk();
+        case.plan(&sim);
+        assert!(open(&sim, Mode::Sync).is_err());
+        assert_eq!(world::hash(&sim.live()), world::hash(&damaged));
+    });
+}
+
+#[test]
+fn full_disk_refuses_puts_and_lets_ack_and_drain_work() {
+    let sim = Sim::new(11);
+    sim.set_capacity(400 << 10);
+    let mut agent = Agent::new(sim.clone(), Mode::Sync);
+    agent.start().unwrap();
+    agent.make(Call::BufferLog { ts_ms: 1, len: 100 }).unwrap();
+    let mut jobs = 0;
+    let refused = loop {
+        match agent.make(Call::Enqueue { job: jobs, len: 4000 }) {
+            Ok(()) => jobs += 1,
+            Err(error) => break error,
+        }
+    };
+    assert!(matches!(refused, Error::Full { .. }), "{refused:?}");
+    let refused = loop {
+        if let Err(error) = agent.make(Call::BufferLog { ts_ms: 2, len: 0 }) {
+            break error;
+        }
+    };
+    assert!(matches!(refused, Error::Full { .. }), "{refused:?}");
+    survives(&sim.world(), agent.oracle.allowed());
+    // What was buffered and queued can still go.
+    agent.make(Call::DrainLogs { n: 500 }).unwrap();
+    for job in 0..jobs {
+        agent.make(Call::Ack { job }).unwrap();
+    }
+    assert!(matches!(agent.make(Call::Heartbeat), Err(Error::Full { .. })));
+    survives(&sim.world(), agent.oracle.allowed());
+    agent.make(Call::Reopen).unwrap();
+    assert!(matches!(agent.make(Call::Enqueue { job: 0, len: 4000 }), Err(Error::Full { .. })));
+    sim.set_capacity(800 << 10);
+    agent.make(Call::Enqueue { job: 0, len: 4000 }).unwrap();
+    survives(&sim.world(), agent.oracle.allowed());
+}
+
+/// The next session has no room for what a torn tail takes, or for the reserve, and still comes up.
+#[test]
+fn full_disk_lets_a_killed_store_open_and_ack() {
+    let sim = Sim::new(12);
+    let mut agent = Agent::new(sim.clone(), Mode::Sync);
+    agent.start().unwrap();
+    for job in 0..4 {
+        agent.make(Call::Enqueue { job, len: 500 }).unwrap();
+    }
+    sim.set_capacity(sim.world().used());
+    agent.make(Call::Kill).unwrap();
+    for job in 0..4 {
+        agent.make(Call::Ack { job }).unwrap();
+    }
+    agent.make(Call::Reopen).unwrap();
+    survives(&sim.world(), agent.oracle.allowed());
+}
+
+/// The reserve was given back by the close, and others have taken most of it since.
+#[test]
+fn little_room_is_enough_for_an_ack() {
+    let sim = Sim::new(13);
+    let mut agent = Agent::new(sim.clone(), Mode::Sync);
+    agent.start().unwrap();
+    agent.make(Call::Enqueue { job: 0, len: 500 }).unwrap();
+    agent.make(Call::Reopen).unwrap();
+    sim.set_capacity(sim.world().used() + 4096);
+    assert!(matches!(agent.make(Call::Enqueue { job: 1, len: 500 }), Err(Error::Full { .. })));
+    agent.make(Call::Ack { job: 0 }).unwrap();
+}
+
+/// The next record is shorter, so what was left of this one would stand behind it.
+#[test]
+fn a_write_that_runs_full_halfway_leaves_nothing_behind() {
+    let sim = Sim::new(14);
+    let mut agent = Agent::new(sim.clone(), Mode::Sync);
+    agent.start().unwrap();
+    agent.make(Call::Heartbeat).unwrap();
+    let before = sim.ops();
+    agent.make(Call::Heartbeat).unwrap();
+    let write = sim.trace()[before..].iter().position(|&op| op == Op::Write).unwrap();
+    sim.fail(sim.ops() + write, Failure::Short);
+    sim.fail(sim.ops() + write + 1, Failure::Errno(ENOSPC));
+    let made = agent.make(Call::Enqueue { job: 0, len: 5000 });
+    assert!(matches!(made, Err(Error::Full { .. })), "{made:?}");
+    assert_eq!(verify_on(&sim, PATH, Some(&key()), |_| {}).unwrap().torn_len, 0);
+    agent.make(Call::Heartbeat).unwrap();
+    assert_eq!(verify_on(&sim, PATH, Some(&key()), |_| {}).unwrap().torn_len, 0);
+    survives(&sim.world(), agent.oracle.allowed());
+}

@@ -1,0 +1,136 @@
+//! Memory: opening any file takes at most twice its length and 1 MiB, whatever lengths it claims.
+
+#![allow(clippy::unwrap_used, reason = "tests")]
+#![allow(clippy::cast_possible_truncation, reason = "small files")]
+
+use std::alloc::{GlobalAlloc, Layout, System};
+use std::cell::Cell;
+use std::fs;
+use std::path::Path;
+
+use backupy_state::{AgentKey, Error, OpenOptions, Result, Store, verify};
+
+/// Counts what each thread holds.
+struct Counting;
+
+thread_local! {
+    static HELD: Cell<isize> = const { Cell::new(0) };
+    static PEAK: Cell<isize> = const { Cell::new(0) };
+}
+
+fn note(bytes: isize) {
+    // While a thread ends, its counters are gone.
+    let _ = HELD.try_with(|held| {
+        held.set(held.get() + bytes);
+        let _ = PEAK.try_with(|peak| peak.set(peak.get().max(held.get())));
+    });
+}
+
+// SAFETY: every call goes on to the system's allocator as it came; counting allocates nothing.
+#[allow(unsafe_code, reason = "an allocator can be counted in no other way")]
+unsafe impl GlobalAlloc for Counting {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        note(layout.size() as isize);
+        // SAFETY: the caller's promises are the system allocator's.
+        unsafe { System.alloc(layout) }
+    }
+
+    unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
+        note(layout.size() as isize);
+        // SAFETY: as above.
+        unsafe { System.alloc_zeroed(layout) }
+    }
+
+    unsafe fn dealloc(&self, at: *mut u8, layout: Layout) {
+        note(-(layout.size() as isize));
+        // SAFETY: as above.
+        unsafe { System.dealloc(at, layout) }
+    }
+}
+
+#[global_allocator]
+static ALLOCATOR: Counting = Counting;
+
+const MIB: usize = 1 << 20;
+
+/// Runs `body` and gives the most it held at once.
+fn peak_of<T>(body: impl FnOnce() -> T) -> (usize, T) {
+    let before = HELD.get();
+    PEAK.set(before);
+    let result = body();
+    ((PEAK.get() - before) as usize, result)
+}
+
+fn key() -> AgentKey {
+    AgentKey::new("bkpy_0123456789abcdef0123456789abcdef").unwrap()
+}
+
+fn open(path: &Path) -> Result<Store> {
+    OpenOptions::new().mmap(false).open(path, &key())
+}
+
+/// A closed store with records of these lengths.
+fn store_of(path: &Path, lens: &[usize]) {
+    let store = open(path).unwrap();
+    for (i, &len) in lens.iter().enumerate() {
+        store.enqueue_job(&format!("run-{i}"), &vec![7; len]).unwrap();
+    }
+    store.close().unwrap();
+}
+
+#[test]
+fn opening_holds_at_most_twice_the_file() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("state.db");
+    store_of(&path, &[9 * MIB, 1, 10 * MIB, MIB, 12 * MIB]);
+    let bytes = fs::read(&path).unwrap();
+    // Whole, with a torn tail of every size, and damaged in front of large frames.
+    let mut cases: Vec<Vec<u8>> = (1..=16).map(|n| bytes[..bytes.len() / 16 * n].to_vec()).collect();
+    cases.extend([4096, 4200, 5 * MIB, bytes.len() - 100].map(|at| {
+        let mut damaged = bytes.clone();
+        damaged[at] ^= 1;
+        damaged
+    }));
+    for (i, case) in cases.iter().enumerate() {
+        fs::write(&path, case).unwrap();
+        let (peak, opened) = peak_of(|| open(&path));
+        assert!(peak <= 2 * case.len() + MIB, "case {i}: {peak} bytes for a file of {}", case.len());
+        drop(opened);
+        let (peak, _) = peak_of(|| verify(&path, Some(&key())));
+        assert!(peak <= 2 * case.len() + MIB, "case {i}: verify took {peak} bytes");
+    }
+}
+
+#[test]
+fn a_huge_length_in_a_small_file_allocates_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("state.db");
+    store_of(&path, &[100, 100, 100]);
+    let bytes = fs::read(&path).unwrap();
+    let salt = &bytes[48..80];
+    for len in [64_u32 << 20, (64 << 20) - 8, (64 << 20) + 8, u32::MAX, 0] {
+        for manifest_len in [len.saturating_sub(64), u32::MAX, 0, 40] {
+            let mut forged = bytes.clone();
+            let frame = &mut forged[4096..];
+            frame[8..12].copy_from_slice(&len.to_le_bytes());
+            frame[12..16].copy_from_slice(&manifest_len.to_le_bytes());
+            let crc = crc32(salt.iter().chain(&frame[4..48]));
+            frame[..4].copy_from_slice(&crc.to_le_bytes());
+            fs::write(&path, &forged).unwrap();
+            let (peak, opened) = peak_of(|| open(&path));
+            let is_refused = matches!(
+                opened,
+                Err(Error::Corrupt { offset: 4096, .. } | Error::Unauthentic { offset: 4096, .. })
+            );
+            assert!(is_refused, "len {len}, manifest {manifest_len}: {opened:?}");
+            assert!(peak <= 2 * forged.len() + MIB, "{peak} bytes for len {len}, manifest {manifest_len}");
+            assert_eq!(fs::read(&path).unwrap(), forged);
+        }
+    }
+}
+
+/// CRC-32/ISO-HDLC, bit by bit.
+fn crc32<'a>(bytes: impl Iterator<Item = &'a u8>) -> u32 {
+    let step = |crc: u32, _| if crc & 1 == 1 { crc >> 1 ^ 0xEDB8_8320 } else { crc >> 1 };
+    !bytes.fold(!0, |crc, &byte| (0..8).fold(crc ^ u32::from(byte), step))
+}

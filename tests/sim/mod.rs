@@ -1,0 +1,396 @@
+//! A simulated disk for tests and fuzzing: every operation is numbered, any can fail, and a power cut at any of them
+//! yields the images that the disk could then hold.
+//!
+//! - [`Sim`] implements the store's seam. [`Sim::fail`] and the like plan failures by operation number.
+//! - [`world`] is the model of the disk: live and durable, per sector, per name.
+//! - [`crash`] lists the images after a power cut.
+//! - [`workload`] is the one place where calls of the store and the oracle are described.
+//!
+//! Depends on std and `backupy_state` alone, so that `fuzz/` can take it in by `#[path]`.
+
+#![allow(dead_code, unreachable_pub, reason = "each test binary takes what it needs")]
+#![allow(clippy::cast_possible_truncation, reason = "simulated files are small")]
+#![allow(clippy::unwrap_used, reason = "tests")]
+
+use std::any::Any;
+use std::collections::BTreeSet;
+use std::io::{self, ErrorKind};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
+
+use backupy_state::Error;
+use backupy_state::storage::{Access, File, LockGuard, Map, PathKind, Storage};
+
+pub mod content;
+pub mod crash;
+pub mod random;
+pub mod workload;
+pub mod world;
+
+use random::Random;
+use world::{FailedSync, Image, NameChange, World};
+
+/// Operations as they are numbered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Op {
+    Resolve,
+    Kind,
+    Open,
+    Rename,
+    Remove,
+    SyncDir,
+    Lock,
+    Random,
+    Len,
+    Read,
+    Write,
+    SetLen,
+    Sync,
+    DropCache,
+    Map,
+}
+
+impl Op {
+    /// Whether a power cut before it can leave other images than one before the operation ahead of it.
+    fn follows_change(self) -> bool {
+        matches!(self, Op::Open | Op::Rename | Op::Remove | Op::SyncDir | Op::Write | Op::SetLen | Op::Sync)
+    }
+}
+
+/// How an operation fails.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Failure {
+    /// With this error number; nothing was done.
+    Errno(i32),
+    /// A read or write does half of what it was asked for. Other operations go well.
+    Short,
+    /// A read or write says `Ok(0)`. Other operations go well.
+    Zero,
+}
+
+pub const EINTR: i32 = 4;
+pub const EIO: i32 = 5;
+pub const ENOSPC: i32 = 28;
+pub const EDQUOT: i32 = 122;
+
+#[derive(Clone, Copy, Debug)]
+struct Plan {
+    from: usize,
+    until: usize,
+    failure: Failure,
+}
+
+/// The disk after a number of operations.
+#[derive(Clone, Debug)]
+pub struct Moment {
+    /// How many operations were done.
+    pub ops: usize,
+    pub world: World,
+}
+
+#[derive(Debug)]
+struct State {
+    world: World,
+    random: Random,
+    ops: Vec<Op>,
+    plans: Vec<Plan>,
+    moments: Option<Vec<Moment>>,
+    failed_sync: FailedSync,
+    capacity: u64,
+    locked: BTreeSet<PathBuf>,
+    /// Files opened in an earlier session belong to a dead process.
+    session: u32,
+}
+
+/// A simulated disk. Clones are the same disk.
+#[derive(Clone, Debug)]
+pub struct Sim(Arc<Mutex<State>>);
+
+impl Sim {
+    /// An empty disk.
+    pub fn new(seed: u64) -> Self {
+        Sim::on(&Image::new(), seed)
+    }
+
+    /// A disk that holds the image, all of it durable.
+    pub fn on(image: &Image, seed: u64) -> Self {
+        Sim::at(World::of(image), seed)
+    }
+
+    pub fn at(world: World, seed: u64) -> Self {
+        Sim(Arc::new(Mutex::new(State {
+            world,
+            random: Random::new(seed),
+            ops: Vec::new(),
+            plans: Vec::new(),
+            moments: None,
+            failed_sync: FailedSync::LosesAll,
+            capacity: u64::MAX,
+            locked: BTreeSet::new(),
+            session: 0,
+        })))
+    }
+
+    /// The number of the next operation.
+    pub fn ops(&self) -> usize {
+        self.state().ops.len()
+    }
+
+    /// The operations so far.
+    pub fn trace(&self) -> Vec<Op> {
+        self.state().ops.clone()
+    }
+
+    pub fn count(&self, op: Op) -> usize {
+        self.state().ops.iter().filter(|&&done| done == op).count()
+    }
+
+    pub fn world(&self) -> World {
+        self.state().world.clone()
+    }
+
+    /// What is there if nothing is lost.
+    pub fn live(&self) -> Image {
+        self.state().world.live()
+    }
+
+    /// Operation `n` fails.
+    pub fn fail(&self, n: usize, failure: Failure) {
+        self.state().plans.push(Plan { from: n, until: n + 1, failure });
+    }
+
+    /// Operation `n` and all after it fail.
+    pub fn fail_from(&self, n: usize, failure: Failure) {
+        self.state().plans.push(Plan { from: n, until: usize::MAX, failure });
+    }
+
+    /// From now on nothing fails.
+    pub fn heal(&self) {
+        self.state().plans.clear();
+    }
+
+    pub fn set_failed_sync(&self, how: FailedSync) {
+        self.state().failed_sync = how;
+    }
+
+    /// How many bytes all files together can take.
+    pub fn set_capacity(&self, bytes: u64) {
+        self.state().capacity = bytes;
+    }
+
+    /// From now on, remembers the disk before every operation that could change it.
+    pub fn record(&self) {
+        self.state().moments = Some(Vec::new());
+    }
+
+    /// The moments recorded so far, and the present one.
+    pub fn take_moments(&self) -> Vec<Moment> {
+        let mut state = self.state();
+        let mut moments = state.moments.take().unwrap_or_default();
+        moments.push(Moment { ops: state.ops.len(), world: state.world.clone() });
+        moments
+    }
+
+    /// The process is gone: its open files do nothing any more, its locks are free. The disk stays as it is.
+    pub fn kill(&self) {
+        let mut state = self.state();
+        state.session += 1;
+        state.locked.clear();
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.0.lock().unwrap()
+    }
+
+    /// Numbers an operation; gives what it works on, and how it is to fall short.
+    fn begin(&self, op: Op) -> io::Result<(MutexGuard<'_, State>, Option<Failure>)> {
+        let mut state = self.state();
+        let number = state.ops.len();
+        if op.follows_change() && state.moments.is_some() {
+            let moment = Moment { ops: number, world: state.world.clone() };
+            state.moments.as_mut().unwrap().push(moment);
+        }
+        state.ops.push(op);
+        let planned = state.plans.iter().find(|plan| (plan.from..plan.until).contains(&number));
+        match planned.map(|plan| plan.failure) {
+            Some(Failure::Errno(code)) => Err(io::Error::from_raw_os_error(code)),
+            failure => Ok((state, failure)),
+        }
+    }
+}
+
+impl State {
+    fn free(&self) -> u64 {
+        self.capacity.saturating_sub(self.world.used())
+    }
+}
+
+impl Storage for Sim {
+    fn resolve(&self, path: &Path) -> io::Result<PathBuf> {
+        drop(self.begin(Op::Resolve)?);
+        Ok(path.to_owned())
+    }
+
+    fn kind(&self, path: &Path) -> io::Result<PathKind> {
+        let (state, _) = self.begin(Op::Kind)?;
+        Ok(if state.world.named(path).is_some() { PathKind::File } else { PathKind::Missing })
+    }
+
+    fn open(&self, path: &Path, access: Access) -> io::Result<Box<dyn File>> {
+        let (mut state, _) = self.begin(Op::Open)?;
+        let inode = match (state.world.named(path), access) {
+            (Some(_), Access::CreateNew) => return Err(ErrorKind::AlreadyExists.into()),
+            (None, Access::CreateNew) => state.world.create(path),
+            (Some(inode), _) => inode,
+            (None, _) => return Err(ErrorKind::NotFound.into()),
+        };
+        let writes = access != Access::Read;
+        Ok(Box::new(SimFile { sim: self.clone(), inode, session: state.session, writes }))
+    }
+
+    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
+        let (mut state, _) = self.begin(Op::Rename)?;
+        let inode = state.world.named(from).ok_or(ErrorKind::NotFound)?;
+        state.world.change_name(NameChange::Rename { from: from.to_owned(), to: to.to_owned(), inode });
+        Ok(())
+    }
+
+    fn remove_file(&self, path: &Path) -> io::Result<()> {
+        let (mut state, _) = self.begin(Op::Remove)?;
+        state.world.named(path).ok_or(ErrorKind::NotFound)?;
+        state.world.change_name(NameChange::Remove { path: path.to_owned() });
+        Ok(())
+    }
+
+    fn sync_dir(&self, _: &Path) -> io::Result<()> {
+        self.begin(Op::SyncDir)?.0.world.sync_names();
+        Ok(())
+    }
+
+    fn lock(&self, path: &Path, _: Duration) -> backupy_state::Result<LockGuard> {
+        let begun = self.begin(Op::Lock);
+        let lock_error = |source| Error::Io { operation: "lock", path: path.to_owned(), source };
+        let (mut state, _) = begun.map_err(lock_error)?;
+        if !state.locked.insert(path.to_owned()) {
+            return Err(Error::Locked { path: path.to_owned(), holder: None, waited: Duration::ZERO });
+        }
+        let guard: Box<dyn Any + Send + Sync> =
+            Box::new(SimLock { sim: self.clone(), path: path.to_owned(), session: state.session });
+        Ok(guard)
+    }
+
+    fn fill_random(&self, bytes: &mut [u8]) -> io::Result<()> {
+        self.begin(Op::Random)?.0.random.fill(bytes);
+        Ok(())
+    }
+}
+
+struct SimLock {
+    sim: Sim,
+    path: PathBuf,
+    session: u32,
+}
+
+impl Drop for SimLock {
+    fn drop(&mut self) {
+        let mut state = self.sim.state();
+        if state.session == self.session {
+            state.locked.remove(&self.path);
+        }
+    }
+}
+
+#[derive(Debug)]
+struct SimFile {
+    sim: Sim,
+    inode: usize,
+    session: u32,
+    writes: bool,
+}
+
+impl SimFile {
+    fn begin(&self, op: Op) -> io::Result<(MutexGuard<'_, State>, Option<Failure>)> {
+        if self.sim.state().session != self.session {
+            return Err(io::Error::from_raw_os_error(EIO));
+        }
+        self.sim.begin(op)
+    }
+
+    fn begin_write(&self, op: Op) -> io::Result<(MutexGuard<'_, State>, Option<Failure>)> {
+        let begun = self.begin(op)?;
+        assert!(self.writes, "{op:?} on a file that was opened to read");
+        Ok(begun)
+    }
+}
+
+impl File for SimFile {
+    fn len(&self) -> io::Result<u64> {
+        let (state, _) = self.begin(Op::Len)?;
+        Ok(state.world.inode(self.inode).live.len())
+    }
+
+    fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<usize> {
+        let (state, failure) = self.begin(Op::Read)?;
+        let len = cut_short(buf.len(), failure);
+        Ok(state.world.inode(self.inode).live.read(&mut buf[..len], offset))
+    }
+
+    fn write_at(&self, buf: &[u8], offset: u64) -> io::Result<usize> {
+        let (mut state, failure) = self.begin_write(Op::Write)?;
+        let mut len = cut_short(buf.len(), failure);
+        let room = state.world.inode(self.inode).live.len().saturating_add(state.free());
+        if offset + len as u64 > room {
+            len = room.saturating_sub(offset) as usize;
+            if len == 0 {
+                return Err(io::Error::from_raw_os_error(ENOSPC));
+            }
+        }
+        if len > 0 {
+            state.world.inode_mut(self.inode).write(&buf[..len], offset);
+        }
+        Ok(len)
+    }
+
+    fn set_len(&self, len: u64) -> io::Result<()> {
+        let (mut state, _) = self.begin_write(Op::SetLen)?;
+        state.world.inode_mut(self.inode).set_len(len);
+        Ok(())
+    }
+
+    fn sync_data(&self) -> io::Result<()> {
+        match self.begin(Op::Sync) {
+            Ok((mut state, _)) => {
+                state.world.inode_mut(self.inode).sync();
+                Ok(())
+            }
+            Err(error) => {
+                let mut state = self.sim.state();
+                if state.session == self.session {
+                    let State { world, random, failed_sync, .. } = &mut *state;
+                    world.inode_mut(self.inode).fail_sync(*failed_sync, random);
+                }
+                Err(error)
+            }
+        }
+    }
+
+    fn drop_cache(&self, offset: u64) -> io::Result<()> {
+        let (mut state, _) = self.begin(Op::DropCache)?;
+        state.world.inode_mut(self.inode).drop_cache(offset);
+        Ok(())
+    }
+
+    fn map(&self) -> io::Result<Option<Map>> {
+        drop(self.begin(Op::Map)?);
+        Ok(None)
+    }
+}
+
+fn cut_short(len: usize, failure: Option<Failure>) -> usize {
+    match failure {
+        Some(Failure::Short) => len.div_ceil(2),
+        Some(Failure::Zero) => 0,
+        _ => len,
+    }
+}

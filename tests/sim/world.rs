@@ -1,0 +1,234 @@
+//! The state of a disk: for each file what a reader sees now (live) and what a power cut leaves for sure (durable).
+//!
+//! What the model takes for granted, and nothing more:
+//! - A sync of a file makes its bytes and its length durable; names become durable only by a sync of the folder.
+//! - Bytes that are durable and were not written since stay as they are, also beside bytes that are being written.
+//! - After a *failed* sync the cache still shows what was written and counts it as clean: no later sync writes it,
+//!   and once the cache is dropped, the old bytes are back.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use super::content::{Content, SECTOR_LEN};
+use super::random::Random;
+
+/// The files of a disk by name, all of it durable.
+pub type Image = BTreeMap<PathBuf, Content>;
+
+/// What a failed sync has done to the sectors it was asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FailedSync {
+    /// None was written; the cache takes all of them for clean.
+    LosesAll,
+    /// Some were written, the others are lost.
+    LosesSome,
+    /// None was written, and they still count as unsynced.
+    KeepsAll,
+}
+
+/// The bytes of a sector that were written since the last sync; none where `from == to`.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Touched {
+    pub from: u16,
+    pub to: u16,
+}
+
+impl Touched {
+    pub fn is_some(self) -> bool {
+        self.from < self.to
+    }
+}
+
+/// A file, with or without a name.
+#[derive(Clone, Debug, Default)]
+pub struct Inode {
+    pub live: Content,
+    pub durable: Content,
+    pub touched: Vec<Touched>,
+    /// Sectors that a failed sync has lost: the cache shows them, the disk never got them.
+    lost: BTreeSet<usize>,
+    /// Lengths the file has had since the last sync.
+    pub lens: BTreeSet<u64>,
+}
+
+impl Inode {
+    fn durable(content: Content) -> Self {
+        Inode { live: content.clone(), durable: content, ..Inode::default() }
+    }
+
+    /// Where a read or write of sectors must look for changes.
+    pub fn touched_sectors(&self) -> impl Iterator<Item = usize> {
+        self.touched.iter().enumerate().filter(|(_, touched)| touched.is_some()).map(|(number, _)| number)
+    }
+
+    pub fn write(&mut self, bytes: &[u8], offset: u64) {
+        self.touch(offset, offset + bytes.len() as u64);
+        self.lens.insert(self.live.len());
+        self.live.write(bytes, offset);
+    }
+
+    pub fn set_len(&mut self, len: u64) {
+        let old = self.live.len();
+        self.touch(len.min(old), len.max(old));
+        self.lens.insert(old);
+        self.live.set_len(len);
+    }
+
+    fn touch(&mut self, from: u64, to: u64) {
+        let (from, to) = (from as usize, to as usize);
+        let sectors = from / SECTOR_LEN..to.div_ceil(SECTOR_LEN);
+        if self.touched.len() < sectors.end {
+            self.touched.resize(sectors.end, Touched::default());
+        }
+        for number in sectors {
+            let start = number * SECTOR_LEN;
+            let begin = from.saturating_sub(start) as u16;
+            let end = (to - start).min(SECTOR_LEN) as u16;
+            let touched = &mut self.touched[number];
+            if touched.is_some() {
+                *touched = Touched { from: touched.from.min(begin), to: touched.to.max(end) };
+            } else {
+                *touched = Touched { from: begin, to: end };
+            }
+            self.lost.remove(&number);
+        }
+    }
+
+    pub fn sync(&mut self) {
+        if self.lost.is_empty() {
+            self.durable = self.live.clone();
+        } else {
+            self.durable.set_len(self.live.len());
+            for number in 0..self.live.len().div_ceil(SECTOR_LEN as u64) as usize {
+                if !self.lost.contains(&number) {
+                    self.durable.put_sector(number, self.live.sector(number).cloned());
+                }
+            }
+        }
+        self.touched.clear();
+        self.lens.clear();
+    }
+
+    pub fn fail_sync(&mut self, how: FailedSync, random: &mut Random) {
+        if how == FailedSync::KeepsAll {
+            return;
+        }
+        let numbers: Vec<usize> = self.touched_sectors().collect();
+        for number in numbers {
+            let is_written = how == FailedSync::LosesSome && random.below(2) == 0;
+            if is_written {
+                self.durable.put_sector(number, self.live.sector(number).cloned());
+            } else if !self.live.same_sector(&self.durable, number) {
+                self.lost.insert(number);
+            }
+        }
+        self.touched.clear();
+    }
+
+    pub fn drop_cache(&mut self, offset: u64) {
+        let first = offset as usize / SECTOR_LEN;
+        for number in self.lost.split_off(&first) {
+            self.live.put_sector(number, self.durable.sector(number).cloned());
+        }
+    }
+}
+
+/// A change of names that is not durable yet.
+#[derive(Clone, Debug)]
+pub enum NameChange {
+    Create { path: PathBuf, inode: usize },
+    Rename { from: PathBuf, to: PathBuf, inode: usize },
+    Remove { path: PathBuf },
+}
+
+impl NameChange {
+    pub fn apply(&self, names: &mut Names) {
+        match self {
+            NameChange::Create { path, inode } => {
+                names.insert(path.clone(), *inode);
+            }
+            NameChange::Rename { from, to, inode } => {
+                names.remove(from);
+                names.insert(to.clone(), *inode);
+            }
+            NameChange::Remove { path } => {
+                names.remove(path);
+            }
+        }
+    }
+}
+
+pub type Names = BTreeMap<PathBuf, usize>;
+
+/// Everything on the disk. Cheap to clone: files are shared until one of the clones changes them.
+#[derive(Clone, Debug, Default)]
+pub struct World {
+    inodes: Vec<Arc<Inode>>,
+    pub names: Names,
+    pub durable_names: Names,
+    /// What turns the durable names into the live ones, in order.
+    pub name_changes: Vec<NameChange>,
+}
+
+impl World {
+    /// As it is after a power cut: nothing is in flight.
+    pub fn of(image: &Image) -> Self {
+        let mut world = World::default();
+        for (path, content) in image {
+            world.names.insert(path.clone(), world.inodes.len());
+            world.inodes.push(Arc::new(Inode::durable(content.clone())));
+        }
+        world.durable_names = world.names.clone();
+        world
+    }
+
+    pub fn inode(&self, number: usize) -> &Inode {
+        &self.inodes[number]
+    }
+
+    pub fn inode_mut(&mut self, number: usize) -> &mut Inode {
+        Arc::make_mut(&mut self.inodes[number])
+    }
+
+    pub fn named(&self, path: &Path) -> Option<usize> {
+        self.names.get(path).copied()
+    }
+
+    pub fn create(&mut self, path: &Path) -> usize {
+        let inode = self.inodes.len();
+        self.inodes.push(Arc::default());
+        self.change_name(NameChange::Create { path: path.to_owned(), inode });
+        inode
+    }
+
+    pub fn change_name(&mut self, change: NameChange) {
+        change.apply(&mut self.names);
+        self.name_changes.push(change);
+    }
+
+    pub fn sync_names(&mut self) {
+        self.durable_names = self.names.clone();
+        self.name_changes.clear();
+    }
+
+    /// What is there if nothing is lost: a killed process leaves this.
+    pub fn live(&self) -> Image {
+        self.names.iter().map(|(path, &inode)| (path.clone(), self.inode(inode).live.clone())).collect()
+    }
+
+    /// How many bytes the named files take.
+    pub fn used(&self) -> u64 {
+        self.names.values().map(|&inode| self.inode(inode).live.len()).sum()
+    }
+}
+
+pub fn hash(image: &Image) -> u64 {
+    use std::hash::{DefaultHasher, Hash, Hasher};
+    let mut hasher = DefaultHasher::new();
+    for (path, content) in image {
+        path.hash(&mut hasher);
+        content.hash().hash(&mut hasher);
+    }
+    hasher.finish()
+}
