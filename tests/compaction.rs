@@ -80,6 +80,9 @@ fn rekey_leaves_a_store_that_only_the_new_key_opens() {
     store.enqueue_job("a", b"b").unwrap();
     let new = AgentKey::new("another").unwrap();
     store.rekey(&new).unwrap();
+    // At once, and not only after the next compaction.
+    assert!(matches!(Snapshot::open(&path, &key()), Err(Error::WrongKey { .. })));
+    assert_eq!(Snapshot::open(&path, &new).unwrap().queue_depth(), 1);
     store.enqueue_job("c", b"d").unwrap();
     store.compact().unwrap();
     store.close().unwrap();
