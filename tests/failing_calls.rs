@@ -68,7 +68,7 @@ impl Case {
             (Lasting::Once, failure) => sim.fail(self.n, failure),
             // An interrupted read or write is repeated, as std does it: for ever, if it came to that.
             (Lasting::Sticky, failure @ Failure::Errno(EINTR)) => {
-                (0..50).for_each(|i| sim.fail(self.n + i, failure))
+                (0..50).for_each(|i| sim.fail(self.n + i, failure));
             }
             (Lasting::Sticky, failure) => sim.fail_from(self.n, failure),
         }
@@ -291,7 +291,7 @@ fn torn_store() -> World {
 /// Where the last whole frame ends.
 fn log_len(world: &World) -> usize {
     let sim = Sim::at(world.clone(), 0);
-    verify_on(&sim, PATH, Some(&key()), |_| {}).unwrap().log_len as usize
+    verify_on(&sim, PATH, Some(&key()), |_| {}).unwrap().log_len.try_into().unwrap()
 }
 
 #[test]

@@ -58,7 +58,7 @@ fn peak_of<T>(body: impl FnOnce() -> T) -> (usize, T) {
     let before = HELD.get();
     PEAK.set(before);
     let result = body();
-    ((PEAK.get() - before) as usize, result)
+    ((PEAK.get() - before).cast_unsigned(), result)
 }
 
 fn key() -> AgentKey {
