@@ -4,9 +4,9 @@
 //! written before it began; the others wait for it.
 
 use std::io;
-use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 
 use crate::seal::Tag;
+use crate::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 
 /// A frame: its number, and the tag that the next one is chained to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

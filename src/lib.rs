@@ -70,6 +70,8 @@ mod path;
 #[doc(hidden)]
 pub mod storage;
 mod lock;
+// What commit.rs waits with, by this name because tests/concurrency.rs puts other mutexes in its place.
+use std::sync;
 
 pub use batch::Batch;
 pub use compaction::CompactionReport;

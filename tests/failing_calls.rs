@@ -395,3 +395,55 @@ fn a_write_that_runs_full_halfway_leaves_nothing_behind() {
     assert_eq!(verify_on(&sim, PATH, Some(&key()), |_| {}).unwrap().torn_len, 0);
     survives(&sim.world(), agent.oracle.allowed());
 }
+
+/// Plans the failure for the next operation of that kind in a call like the one that is made to find it.
+fn fail_next(agent: &mut Agent, op: Op, failure: Failure) {
+    let before = agent.sim.ops();
+    agent.make(Call::Heartbeat).unwrap();
+    let at = agent.sim.trace()[before..].iter().position(|&done| done == op).unwrap();
+    agent.sim.fail(agent.sim.ops() + at, failure);
+}
+
+/// The short form of the test of all failures, for the two that matter most.
+#[test]
+fn a_failed_sync_is_never_repeated_and_nothing_it_lost_is_shown_again() {
+    for failed_sync in [FailedSync::LosesAll, FailedSync::LosesSome, FailedSync::KeepsAll] {
+        let mut agent = Agent::new(Sim::new(15), Mode::Sync);
+        agent.start().unwrap();
+        agent.make(Call::Heartbeat).unwrap();
+        agent.sim.set_failed_sync(failed_sync);
+        fail_next(&mut agent, Op::Sync, Failure::Errno(EIO));
+        let syncs = agent.sim.count(Op::Sync);
+        let made = agent.make(Call::Enqueue { job: 0, len: 700 });
+        assert!(matches!(made, Err(Error::Io { operation: "sync", .. })), "{made:?}");
+        refuses_writes_and_goes_on_reading(&agent);
+        assert!(matches!(agent.close(), Err(Error::Failed { .. })));
+        assert_eq!(agent.sim.count(Op::Sync), syncs + 1);
+        survives(&agent.sim.world(), agent.oracle.allowed());
+    }
+}
+
+#[test]
+fn a_failed_write_ends_writing() {
+    let mut agent = Agent::new(Sim::new(16), Mode::Sync);
+    agent.start().unwrap();
+    agent.make(Call::Heartbeat).unwrap();
+    fail_next(&mut agent, Op::Write, Failure::Errno(EIO));
+    let made = agent.make(Call::Enqueue { job: 0, len: 700 });
+    assert!(matches!(made, Err(Error::Io { operation: "write", .. })), "{made:?}");
+    refuses_writes_and_goes_on_reading(&agent);
+    survives(&agent.sim.world(), agent.oracle.allowed());
+}
+
+/// What was not written is not done, for those who read on either.
+#[test]
+fn an_ack_that_finds_no_room_leaves_the_job_in_the_queue() {
+    let mut agent = Agent::new(Sim::new(17), Mode::Sync);
+    agent.start().unwrap();
+    agent.make(Call::Enqueue { job: 0, len: 500 }).unwrap();
+    fail_next(&mut agent, Op::Write, Failure::Errno(ENOSPC));
+    let made = agent.make(Call::Ack { job: 0 });
+    assert!(matches!(made, Err(Error::Full { .. })), "{made:?}");
+    assert_eq!(&Model::read(agent.store()).unwrap(), &agent.oracle.current().without_logs());
+    agent.make(Call::Ack { job: 0 }).unwrap();
+}

@@ -249,3 +249,50 @@ fn opening_twice_gives_the_same_as_opening_once() {
     assert_eq!(again.recovery().records, 10);
     assert_eq!(State::take(&again), *written.last());
 }
+
+/// It has the same number under the same key: under the same nonce too, the two would give each other away.
+#[test]
+fn a_record_in_the_place_of_a_torn_one_has_another_nonce() {
+    let Written { mut image, .. } = bare();
+    let last = image.frames().pop().unwrap();
+    let nonce = |image: &Image| image.bytes[last.start + 32..last.start + 44].to_vec();
+    let mut nonces = vec![nonce(&image)];
+    image.flip(last.start + 50);
+    for _ in 0..3 {
+        let (place, store) = open_image(&image);
+        store.record_heartbeat(1_700_000_000_001).unwrap();
+        let again = Image::read(place.path());
+        assert_eq!(again.frames().pop(), Some(last.clone()));
+        nonces.push(nonce(&again));
+    }
+    nonces.sort();
+    nonces.dedup();
+    assert_eq!(nonces.len(), 4);
+}
+
+/// A log of three records: the second is so long that the third begins `distance` behind its start.
+fn far_apart(distance: usize) -> Image {
+    let place = Place::new();
+    let store = place.open();
+    store.enqueue_job("run-1", b"one").unwrap();
+    store.enqueue_job("run-2", b"").unwrap();
+    let empty = Image::read(place.path()).frames()[1].len();
+    store.ack_job("run-2").unwrap();
+    store.enqueue_job("run-2", &vec![7; distance - empty]).unwrap();
+    store.record_heartbeat(1).unwrap();
+    let image = Image::read(place.path());
+    assert_eq!(image.frames()[3].len(), distance);
+    image
+}
+
+#[test]
+fn what_vouches_for_damage_is_found_however_far_behind_it_is() {
+    // About as much as is read at once, so that the header that vouches lies over two reads; and much more.
+    let once = 256 << 10;
+    for distance in (once - 56..=once + 16).step_by(8).chain([3 * once, 4_000_000]) {
+        let mut image = far_apart(distance);
+        let long = image.frames()[3].start;
+        image.flip(long + 8);
+        Place::new().assert_corrupt(&image, long);
+    }
+}

@@ -172,3 +172,15 @@ fn a_changed_config_and_session_are_unauthentic_when_they_are_read() {
     assert!(matches!(store.load_session(), Err(Error::Unauthentic { .. })));
     assert!(matches!(store.last_heartbeat(), Err(Error::Unauthentic { .. })));
 }
+
+/// Else anyone could end a log cleanly where they like.
+#[test]
+fn a_changed_close_frame_is_unauthentic() {
+    let written = closed();
+    let close = written.image.frames().pop().unwrap();
+    for at in close.start + 48..close.end {
+        let mut image = written.image.clone();
+        image.flip(at).fix_crc(close.start);
+        Place::new().assert_unauthentic(&image, close.start);
+    }
+}

@@ -1,0 +1,287 @@
+//! Group commit and the failure latch, in every order in which the threads can run: `src/commit.rs` itself, over the
+//! mutexes of shuttle. All orders are tried for two threads, and very many chosen at random for four.
+//!
+//! The sync is of a file that knows what a real one does: it covers what was written before it began, and nothing of
+//! it is promised before it has succeeded. Shuttle fails where a thread waits for ever, and prints the schedule.
+#![allow(clippy::unwrap_used, reason = "a test ends where something is not as it should be")]
+
+#[allow(dead_code, unreachable_pub, reason = "the store uses all of it")]
+#[path = "../src/commit.rs"]
+mod commit;
+
+/// What `commit.rs` takes from the crate that it is a part of.
+mod seal {
+    pub(crate) type Tag = [u8; 16];
+}
+use shuttle::sync;
+
+use std::io;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+use commit::{Commit, Mark};
+use shuttle::scheduler::DfsScheduler;
+use shuttle::sync::{Arc, Mutex, mpsc};
+use shuttle::{Config, Runner, thread};
+
+/// Of a seed of shuttle's own choice, which it prints with the schedule that failed.
+const RANDOM_ORDERS: usize = 20_000;
+/// Orders in which a few threads are put off at the worst moments.
+const UNFAIR_ORDERS: usize = 10_000;
+const UNFAIR_CHANGES: usize = 4;
+const EIO: i32 = 5;
+
+fn mark(seq: u64) -> Mark {
+    let mut tag = [0; 16];
+    tag[..8].copy_from_slice(&seq.to_le_bytes());
+    Mark { seq, tag }
+}
+
+/// A log: numbers for frames, and a disk. Its atomics are std's, because shuttle runs one thread at a time and need not
+/// try what happens between two looks at what only the test sees.
+struct Log {
+    commit: Commit,
+    /// The number of the last frame in the file. Held while one is written, as the store does it.
+    written: Mutex<u64>,
+    in_file: AtomicU64,
+    on_disk: AtomicU64,
+    syncing: AtomicBool,
+    syncs: AtomicU64,
+    /// The number of the sync that fails.
+    fails_at: Option<u64>,
+    sync_failed: AtomicBool,
+    settled: AtomicBool,
+}
+
+impl Log {
+    fn new(fails_at: Option<u64>) -> Arc<Self> {
+        Arc::new(Log {
+            commit: Commit::new(mark(0)),
+            written: Mutex::new(0),
+            in_file: AtomicU64::new(0),
+            on_disk: AtomicU64::new(0),
+            syncing: AtomicBool::new(false),
+            syncs: AtomicU64::new(0),
+            fails_at,
+            sync_failed: AtomicBool::new(false),
+            settled: AtomicBool::new(false),
+        })
+    }
+
+    /// A writing call of the store, up to its sync; nothing when the store has failed.
+    fn write(&self) -> Option<u64> {
+        let mut written = self.written.lock().unwrap();
+        if self.commit.has_failed() {
+            return None;
+        }
+        *written += 1;
+        self.in_file.store(*written, Ordering::SeqCst);
+        self.commit.note_written(mark(*written));
+        Some(*written)
+    }
+
+    fn sync(&self) -> io::Result<()> {
+        assert!(!self.syncing.swap(true, Ordering::SeqCst), "two syncs at a time");
+        assert!(!self.sync_failed.load(Ordering::SeqCst), "a sync after one that failed");
+        let number = self.syncs.fetch_add(1, Ordering::SeqCst);
+        let covered = self.in_file.load(Ordering::SeqCst);
+        // Here the others go on writing.
+        thread::yield_now();
+        let fails = self.fails_at == Some(number);
+        match fails {
+            true => self.sync_failed.store(true, Ordering::SeqCst),
+            false => self.on_disk.store(covered, Ordering::SeqCst),
+        }
+        self.syncing.store(false, Ordering::SeqCst);
+        if fails { Err(io::Error::from_raw_os_error(EIO)) } else { Ok(()) }
+    }
+
+    /// Waits for a frame, and holds the answer against the disk. Returns whether it was acknowledged.
+    fn wait(&self, seq: u64) -> bool {
+        let mut syncs = 0;
+        let waited = self.commit.wait_durable(seq, || {
+            syncs += 1;
+            self.sync()
+        });
+        assert!(syncs <= 1, "one call syncs once");
+        match &waited {
+            Ok(()) => assert!(self.is_safe(seq), "frame {seq} was acknowledged before its sync"),
+            Err(error) => {
+                assert_eq!(error.raw_os_error(), Some(EIO));
+                assert!(self.commit.has_failed());
+            }
+        }
+        waited.is_ok()
+    }
+
+    /// Whether a power cut would leave the frame, here or in the next generation.
+    fn is_safe(&self, seq: u64) -> bool {
+        self.on_disk.load(Ordering::SeqCst) >= seq || self.settled.load(Ordering::SeqCst)
+    }
+
+    /// The mark never runs ahead of the disk, never goes back, and is that of one frame.
+    fn assert_mark(&self, at_least: u64) -> u64 {
+        let durable = self.commit.durable();
+        assert!(durable.seq <= self.on_disk.load(Ordering::SeqCst), "the mark is ahead of the disk");
+        assert!(durable.seq >= at_least, "the mark went back");
+        assert_eq!(durable, mark(durable.seq));
+        durable.seq
+    }
+}
+
+/// `count` threads, each of which makes so many writing calls. Returns what each frame's call was told.
+fn write_from(log: &Arc<Log>, count: usize, calls: usize) -> Vec<(u64, bool)> {
+    let threads: Vec<_> = (0..count)
+        .map(|_| {
+            let log = Arc::clone(log);
+            thread::spawn(move || {
+                let (mut told, mut durable) = (Vec::new(), 0);
+                for _ in 0..calls {
+                    let Some(seq) = log.write() else { break };
+                    told.push((seq, log.wait(seq)));
+                    durable = log.assert_mark(durable);
+                }
+                told
+            })
+        })
+        .collect();
+    threads.into_iter().flat_map(|thread| thread.join().unwrap()).collect()
+}
+
+/// What must be true at the end, if nothing but syncs can fail and nothing was settled.
+fn assert_fair(log: &Log, told: &[(u64, bool)]) {
+    let durable = log.assert_mark(0);
+    for &(seq, acknowledged) in told {
+        assert_eq!(acknowledged, seq <= durable, "frame {seq}, durable up to {durable}");
+    }
+    assert_eq!(log.commit.has_failed(), log.sync_failed.load(Ordering::SeqCst));
+    if !log.commit.has_failed() {
+        assert_eq!(durable, log.in_file.load(Ordering::SeqCst));
+        assert!(log.syncs.load(Ordering::SeqCst) <= told.len() as u64);
+    }
+}
+
+fn in_all_orders(run: impl Fn() + Send + Sync + 'static) {
+    let every_order = DfsScheduler::new(None, false);
+    let orders = Runner::new(every_order, Config::default()).run(run);
+    println!("all {orders} orders");
+}
+
+fn in_many_orders(run: impl Fn() + Clone + Send + Sync + 'static) {
+    shuttle::check_random(run.clone(), RANDOM_ORDERS);
+    shuttle::check_pct(run, UNFAIR_ORDERS, UNFAIR_CHANGES);
+}
+
+#[test]
+fn two_threads_are_acknowledged_after_their_syncs_in_every_order() {
+    for fails_at in [None, Some(0), Some(1)] {
+        in_all_orders(move || {
+            let log = Log::new(fails_at);
+            let first = log.write().unwrap();
+            let other = Arc::clone(&log);
+            let other = thread::spawn(move || (first, other.wait(first)));
+            let mut told: Vec<_> = log.write().map(|seq| (seq, log.wait(seq))).into_iter().collect();
+            told.push(other.join().unwrap());
+            assert_fair(&log, &told);
+        });
+    }
+}
+
+#[test]
+fn four_threads_are_acknowledged_after_their_syncs_and_all_return() {
+    for fails_at in [None, Some(0), Some(1), Some(2)] {
+        in_many_orders(move || {
+            let log = Log::new(fails_at);
+            let told = write_from(&log, 4, 2);
+            assert_fair(&log, &told);
+        });
+    }
+}
+
+/// A write fails beside: from then on nothing is written, and who was not yet durable is told so.
+#[test]
+fn a_failed_write_ends_writing_and_releases_all() {
+    in_many_orders(|| {
+        let log = Log::new(None);
+        let failing = Arc::clone(&log);
+        let failing = thread::spawn(move || {
+            let _written = failing.written.lock().unwrap();
+            failing.commit.fail(&io::Error::from_raw_os_error(EIO));
+        });
+        write_from(&log, 3, 2);
+        failing.join().unwrap();
+        assert!(log.commit.has_failed() && log.write().is_none());
+        assert!(log.commit.durable().seq <= log.on_disk.load(Ordering::SeqCst));
+    });
+}
+
+#[test]
+fn the_first_failure_is_the_one_that_is_told() {
+    in_all_orders(|| {
+        let log = Log::new(None);
+        let seq = log.write().unwrap();
+        log.commit.fail(&io::Error::from_raw_os_error(EIO));
+        let other = Arc::clone(&log);
+        let other = thread::spawn(move || other.commit.fail(&io::ErrorKind::Other.into()));
+        assert!(!log.wait(seq));
+        other.join().unwrap();
+        assert!(!log.wait(seq));
+        assert_eq!(log.syncs.load(Ordering::SeqCst), 0, "what has failed is not synced");
+    });
+}
+
+/// The switch to the next generation, which holds all of this one.
+#[test]
+fn settling_acknowledges_all_that_was_written() {
+    for fails_at in [None, Some(0)] {
+        in_many_orders(move || {
+            let log = Log::new(fails_at);
+            let settling = Arc::clone(&log);
+            let settling = thread::spawn(move || {
+                // As compaction does it: under the writing end, and not once writing has failed.
+                let mut written = settling.written.lock().unwrap();
+                if !settling.commit.has_failed() {
+                    settling.settled.store(true, Ordering::SeqCst);
+                    settling.commit.settle();
+                    assert!(settling.wait(*written));
+                }
+                *written += 0;
+            });
+            write_from(&log, 3, 1);
+            settling.join().unwrap();
+        });
+    }
+}
+
+/// The old generation's sync hangs on a slow disk: nobody has to wait for it once the next one holds everything.
+#[test]
+fn settling_and_failing_release_waiters_while_a_sync_hangs() {
+    for settles in [true, false] {
+        in_all_orders(move || {
+            let log = Log::new(None);
+            let seq = log.write().unwrap();
+            let (begun, has_begun) = mpsc::channel();
+            let (go_on, may_go_on) = mpsc::channel();
+            let hanging = Arc::clone(&log);
+            let hanging = thread::spawn(move || {
+                hanging.commit.wait_durable(seq, || {
+                    begun.send(()).unwrap();
+                    may_go_on.recv().unwrap();
+                    Ok(())
+                })
+            });
+            has_begun.recv().unwrap();
+            let waiting = Arc::clone(&log);
+            let waiting =
+                thread::spawn(move || waiting.commit.wait_durable(seq, || panic!("two syncs at a time")));
+            match settles {
+                true => log.commit.settle(),
+                false => log.commit.fail(&io::Error::from_raw_os_error(EIO)),
+            }
+            assert_eq!(waiting.join().unwrap().is_ok(), settles);
+            go_on.send(()).unwrap();
+            // A sync that succeeds after writing has failed proves nothing about what was written.
+            assert_eq!(hanging.join().unwrap().is_ok(), settles);
+            assert_eq!(log.commit.durable().seq, u64::from(settles));
+        });
+    }
+}
