@@ -147,7 +147,7 @@ fn shorten(mut history: History, mut what: String) -> (History, String) {
 fn check(history: &History, seen: &Seen) -> Result<(), String> {
     let share = DEPTH_TWO_SHARES.get(history.calls.len()).copied().unwrap_or(DEPTH_TWO_SHARES[3]);
     let most = if history.cut_all { RANDOM_IMAGES } else { usize::MAX };
-    let again = history.calls.iter().rev().take(2).rev().filter(|call| !matches!(call, Call::Reopen | Call::Kill));
+    let again = history.calls.iter().rev().take(2).rev().filter(|call| !call.begins_anew());
     let again = again.copied().collect();
     let check = Check { seen, seed: history.seed, share, most, again, settled: HashSet::new() };
     panic::catch_unwind(AssertUnwindSafe(|| check.history(history))).map_err(|panic| {

@@ -137,7 +137,7 @@ fn run_with_failure(case: &Case, sim: Sim) {
     while opened.is_ok()
         && let Some(&call) = calls.next()
     {
-        let begins_anew = matches!(call, Call::Reopen | Call::Kill);
+        let begins_anew = call.begins_anew();
         let made = agent.make(call);
         if let Err(error) = &made {
             assert_typed(case, error, has_failed);
