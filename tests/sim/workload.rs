@@ -103,6 +103,11 @@ impl Call {
         matches!(self, Call::Reopen | Call::ReopenRekeyed | Call::Kill)
     }
 
+    /// Whether it needs the writing end of the store.
+    pub fn writes(self) -> bool {
+        !matches!(self, Call::PeekLogs { .. })
+    }
+
     /// Whether it copies the log.
     pub fn copies(self) -> bool {
         matches!(self, Call::Compact | Call::Rekey | Call::ReopenRekeyed | Call::Backup)
@@ -171,6 +176,11 @@ impl Mode {
 /// The key that a new store is under.
 pub fn key() -> AgentKey {
     key_of(false)
+}
+
+/// The key that [`Call::Rekey`] puts it under.
+pub fn other_key() -> AgentKey {
+    key_of(true)
 }
 
 /// The first key, or the other one.
@@ -484,6 +494,11 @@ impl Oracle {
     /// A store that went through these states, all durable.
     pub fn of_history(states: Vec<Model>) -> Self {
         Oracle { durable: states.len() - 1, states }
+    }
+
+    /// A store that holds one of these.
+    pub fn any_of(states: &[Model]) -> Self {
+        Oracle { durable: 0, states: states.to_vec() }
     }
 
     /// A store that holds this, durable.
