@@ -45,7 +45,7 @@ const MORE: [Call; 6] = [
 const MORE_HISTORY_LEN: u32 = 2;
 /// Of a moment in a call that copies the log, so many images of each choice of names: there are two files then, and most
 /// images differ only in the one that has no name yet.
-const COPY_IMAGES: usize = 150;
+const COPY_IMAGES: usize = 60;
 const RANDOM_HISTORIES: u64 = 80;
 /// Of a moment in a random history, so many images: with many unsynced sectors there are thousands.
 const RANDOM_IMAGES: usize = 250;
@@ -141,6 +141,19 @@ fn what_is_acknowledged_after_a_kill_behind_the_rename_survives_that_the_rename_
             let store = open(&Sim::on(image, 74), Mode::Sync).unwrap();
             assert_eq!(Model::take(&store).unwrap(), expected);
         });
+    }
+}
+
+/// A compaction must not make the ordinals of log events begin anew: the keys of a batch that was peeked before it would
+/// name events that nobody has seen.
+#[test]
+#[ignore = "known defect: compaction forgets the highest ordinal"]
+fn ack_after_a_compaction_removes_nothing_that_was_not_peeked() {
+    let mut agent = Agent::new(Sim::new(75), Mode::Sync);
+    agent.start().unwrap();
+    let log = Call::BufferLog { ts_ms: 1, len: 10 };
+    for call in [log, Call::PeekLogs { n: 1 }, Call::DrainLogs { n: 1 }, Call::Compact, log, Call::AckLogs { n: 1 }] {
+        agent.make(call).unwrap();
     }
 }
 
