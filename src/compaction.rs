@@ -145,9 +145,9 @@ impl Shared {
 
     fn run(&self, key: &AgentKey) -> Result<CompactionReport> {
         let mut done = self.replace_log(key);
-        if matches!(done, Err(Error::Full { .. })) && self.live.give_space_ahead_back()? {
+        // What acks and drains may need is not lent to a copy, which may find no room in any case.
+        if matches!(done, Err(Error::Full { .. })) && self.live.cut_space_ahead()? {
             done = self.replace_log(key);
-            self.live.write()?.log.keep_reserve()?;
         }
         if !self.stopping.load(Ordering::Acquire) {
             self.note(&done);
@@ -158,6 +158,7 @@ impl Shared {
     /// Makes the next generation and puts it in the place of this one.
     fn replace_log(&self, key: &AgentKey) -> Result<CompactionReport> {
         let begun = Instant::now();
+        drop(self.live.write()?);
         let Live { path, storage, mmap, .. } = &*self.live;
         let generation = self.live.header().id.generation + 1;
         let temporary = sibling(path, ".new");
@@ -188,7 +189,9 @@ impl Shared {
             return Err(error);
         }
         let Copy { new, file, header, index, .. } = &mut copy;
-        let index = std::mem::replace(index, Index::new(self.live.order));
+        let mut index = std::mem::replace(index, Index::new(self.live.order));
+        // A batch that was peeked before names its events by their ordinals.
+        self.live.look(|old| index.count_ordinals_on_from(old));
         let view = View { header: *header, index, values: Arc::new(Values::new(Arc::clone(file), *mmap)) };
         let tip = new.tip();
         let log = Log::new(Arc::clone(file), Arc::clone(storage), tip, file_len, true);
@@ -203,6 +206,7 @@ impl Shared {
 
     /// Makes a copy of this generation under another name.
     fn backup(&self, path: &Path, key: &AgentKey) -> Result<()> {
+        drop(self.live.write()?);
         let Live { storage, .. } = &*self.live;
         let target = storage.resolve(path).map_err(|source| Error::io("find", path, source))?;
         let refuse =

@@ -210,6 +210,11 @@ impl Index {
         self.live_bytes == other.live_bytes && counts(self) == counts(other)
     }
 
+    /// Gives no ordinal again that `other` has given.
+    pub(crate) fn count_ordinals_on_from(&mut self, other: &Self) {
+        self.next_ordinal = self.next_ordinal.max(other.next_ordinal);
+    }
+
     /// What the live operations would take in a log that holds nothing else, without frame headers.
     pub(crate) fn live_bytes(&self) -> u64 {
         self.live_bytes.iter().sum()

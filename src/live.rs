@@ -71,12 +71,9 @@ impl Live {
         Stats::new(&view.index, view.header.id.generation, log.tip(), log.allocated())
     }
 
-    /// Gives the space ahead back to a full disk. Returns whether there was any.
-    pub(crate) fn give_space_ahead_back(&self) -> Result<bool> {
-        let mut writing = self.write()?;
-        let had_any = writing.log.allocated() > writing.log.tip().end;
-        writing.log.cut_space_ahead()?;
-        Ok(had_any)
+    /// Gives the space ahead back to a full disk, all but the reserve. Returns whether there was any.
+    pub(crate) fn cut_space_ahead(&self) -> Result<bool> {
+        self.write()?.log.cut_to_reserve()
     }
 
     fn note_due(&self, log: &Log, index: &Index) {

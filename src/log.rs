@@ -129,7 +129,7 @@ impl Log {
             self.write_close_frame()?;
             self.closed = true;
         }
-        if self.allocated > self.tip.end { self.cut_space_ahead() } else { Ok(()) }
+        if self.allocated > self.tip.end { self.cut_to(self.tip.end) } else { Ok(()) }
     }
 
     fn write_close_frame(&mut self) -> Result<()> {
@@ -150,22 +150,22 @@ impl Log {
         self.write(changes)
     }
 
-    /// Gives the space ahead back to the file system, with the reserve.
-    pub(crate) fn cut_space_ahead(&mut self) -> Result<()> {
-        self.log.file.set_len(self.tip.end).map_err(|source| {
+    /// Gives the space ahead back to the file system, all but the reserve. Returns whether there was any.
+    pub(crate) fn cut_to_reserve(&mut self) -> Result<bool> {
+        let had_more = self.allocated > self.tip.end + RESERVE_LEN;
+        if had_more {
+            self.cut_to(self.tip.end + RESERVE_LEN)?;
+        }
+        Ok(had_more)
+    }
+
+    fn cut_to(&mut self, len: u64) -> Result<()> {
+        self.log.file.set_len(len).map_err(|source| {
             self.commit.fail(&source);
             Error::io("cut the space ahead off", &self.log.path, source)
         })?;
-        self.allocated = self.tip.end;
+        self.allocated = len;
         Ok(())
-    }
-
-    /// Takes the reserve again, where the disk has it.
-    pub(crate) fn keep_reserve(&mut self) -> Result<()> {
-        match self.make_room(0, 0) {
-            Err(Error::Full { .. }) => Ok(()),
-            made => made,
-        }
     }
 
     fn write(&mut self, changes: &[Change<'_>]) -> Result<Written> {

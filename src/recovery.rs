@@ -83,12 +83,11 @@ pub(crate) fn create_log(
     let written = storage::write_all_at(&*file, &header::encode_page(&authenticated, &authenticator), 0)
         // Guards against a power cut after the rename: the name must never stand for less than a whole header.
         .and_then(|()| file.sync_data());
-    if let Err(error) = written {
+    let opened = written.map_err(full_or_io("create", path)).and_then(|()| open_log(file, path, key));
+    opened.inspect_err(|_| {
         // If this fails too, the next open removes it.
         let _ = storage.remove_file(temporary);
-        return Err(full_or_io("create", path)(error));
-    }
-    open_log(file, path, key)
+    })
 }
 
 fn fill_random(storage: &dyn Storage, path: &Path, bytes: &mut [u8]) -> Result<()> {

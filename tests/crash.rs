@@ -7,16 +7,17 @@ mod sim;
 
 use std::collections::{HashMap, HashSet};
 use std::panic::{self, AssertUnwindSafe};
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard};
 use std::thread;
 use std::time::Instant;
 
-use sim::Sim;
 use sim::crash;
 use sim::random::{Random, mix};
-use sim::workload::{Agent, Call, Mode, Model, Oracle, open};
+use sim::workload::{Agent, BackedUp, Call, Mode, Model, Oracle, open};
 use sim::world::{self, Image, World};
+use sim::{Moment, Op, Sim};
 
 /// Small and large, so that frames share sectors, fill one, and reach over several.
 const ALPHABET: [Call; 10] = [
@@ -32,6 +33,19 @@ const ALPHABET: [Call; 10] = [
     Call::Reopen,
 ];
 const HISTORY_LEN: u32 = 3;
+/// What copies the log, and what reaches over several buckets: in every history of up to two calls, with those above.
+const MORE: [Call; 6] = [
+    Call::Batch { job: 0, len: 200 },
+    Call::AckLogs { n: 1 },
+    Call::Compact,
+    Call::Rekey,
+    Call::ReopenRekeyed,
+    Call::Backup,
+];
+const MORE_HISTORY_LEN: u32 = 2;
+/// Of a moment in a call that copies the log, so many images of each choice of names: there are two files then, and most
+/// images differ only in the one that has no name yet.
+const COPY_IMAGES: usize = 60;
 const RANDOM_HISTORIES: u64 = 80;
 /// Of a moment in a random history, so many images: with many unsynced sectors there are thousands.
 const RANDOM_IMAGES: usize = 250;
@@ -79,6 +93,12 @@ fn every_short_history_survives_a_power_cut_at_every_operation() {
         let count = seen.count();
         println!("all histories of up to {len} calls: {count} distinct images in {:.1?}", begun.elapsed());
     }
+    for len in 1..=MORE_HISTORY_LEN {
+        let all = |mode| (0..(ALPHABET.len() + MORE.len()).pow(len)).filter_map(move |n| with_more(mode, len, n));
+        check_all(&Mode::ALL.into_iter().flat_map(all).collect::<Vec<_>>(), &seen);
+        let count = seen.count();
+        println!("with compaction, up to {len} calls: {count} distinct images in {:.1?}", begun.elapsed());
+    }
     assert!(seen.count() >= 1_000_000);
 }
 
@@ -94,9 +114,62 @@ fn random_histories_survive_a_power_cut_at_every_operation() {
     println!("{count} random histories: {} distinct images in {:.1?}", seen.count(), begun.elapsed());
 }
 
+/// The rename of a compaction is in the page cache only when its process is killed. The next process must not be
+/// promised anything before the folder is synced: else a power cut could bring the old log back.
+#[test]
+fn what_is_acknowledged_after_a_kill_behind_the_rename_survives_that_the_rename_does_not() {
+    for copying in [Call::Compact, Call::Rekey] {
+        let mut agent = Agent::new(Sim::new(71), Mode::Sync);
+        agent.start().unwrap();
+        agent.make(Call::Enqueue { job: 0, len: 100 }).unwrap();
+        agent.sim.record();
+        agent.make(copying).unwrap();
+        let trace = agent.sim.trace();
+        let renamed = trace.iter().rposition(|&op| op == Op::Rename).unwrap() + 1;
+        assert_eq!(trace[renamed], Op::SyncDir);
+        let moments = agent.sim.take_moments();
+        let killed = moments.into_iter().find(|moment| moment.ops == renamed).unwrap().world;
+        assert!(!killed.name_changes.is_empty());
+
+        let mut next = Agent::new(Sim::at(killed, 72), Mode::Sync);
+        next.oracle = agent.oracle.clone();
+        next.start().unwrap();
+        next.make(Call::Enqueue { job: 1, len: 100 }).unwrap();
+        let expected = next.oracle.current().clone();
+        assert_eq!(expected.jobs.len(), 2);
+        crash::images(&next.sim.world(), 73, &mut |image| {
+            let store = open(&Sim::on(image, 74), Mode::Sync).unwrap();
+            assert_eq!(Model::take(&store).unwrap(), expected);
+        });
+    }
+}
+
+/// A compaction must not make the ordinals of log events begin anew: the keys of a batch that was peeked before it would
+/// name events that nobody has seen.
+#[test]
+fn ack_after_a_compaction_removes_nothing_that_was_not_peeked() {
+    let mut agent = Agent::new(Sim::new(75), Mode::Sync);
+    agent.start().unwrap();
+    let log = Call::BufferLog { ts_ms: 1, len: 10 };
+    for call in
+        [log, Call::PeekLogs { n: 1 }, Call::DrainLogs { n: 1 }, Call::Compact, log, Call::AckLogs { n: 1 }]
+    {
+        agent.make(call).unwrap();
+    }
+}
+
 fn exhaustive(mode: Mode, len: u32, number: usize) -> History {
     let calls = (0..len).map(|i| ALPHABET[number / ALPHABET.len().pow(i) % ALPHABET.len()]);
     History { mode, seed: 0, calls: calls.collect(), cut_all: false }
+}
+
+/// `None` for what [`exhaustive`] gives.
+fn with_more(mode: Mode, len: u32, number: usize) -> Option<History> {
+    let all: Vec<Call> = ALPHABET.into_iter().chain(MORE).collect();
+    let calls = (0..len).map(|i| all[number / all.len().pow(i) % all.len()]);
+    let calls: Vec<Call> = calls.collect();
+    let is_new = calls.iter().any(|call| MORE.contains(call));
+    is_new.then_some(History { mode, seed: 0, calls, cut_all: false })
 }
 
 fn random_history(seed: u64) -> History {
@@ -147,9 +220,10 @@ fn shorten(mut history: History, mut what: String) -> (History, String) {
 fn check(history: &History, seen: &Seen) -> Result<(), String> {
     let share = DEPTH_TWO_SHARES.get(history.calls.len()).copied().unwrap_or(DEPTH_TWO_SHARES[3]);
     let most = if history.cut_all { RANDOM_IMAGES } else { usize::MAX };
-    let again = history.calls.iter().rev().take(2).rev().filter(|call| !matches!(call, Call::Reopen | Call::Kill));
-    let again = again.copied().collect();
-    let check = Check { seen, seed: history.seed, share, most, again, settled: HashSet::new() };
+    let again = history.calls.iter().rev().take(2).rev();
+    let again = again.filter(|call| !call.begins_anew() && **call != Call::Backup).copied().collect();
+    let (settled, backups) = (HashSet::new(), HashSet::new());
+    let check = Check { seen, seed: history.seed, share, most, again, settled, backups };
     panic::catch_unwind(AssertUnwindSafe(|| check.history(history))).map_err(|panic| {
         match panic.downcast::<String>() {
             Ok(text) => *text,
@@ -170,6 +244,8 @@ struct Check<'a> {
     again: Vec<Call>,
     /// Logs after recovery that went on well.
     settled: HashSet<u64>,
+    /// Backups that were found whole.
+    backups: HashSet<(PathBuf, u64)>,
 }
 
 impl Check<'_> {
@@ -180,17 +256,56 @@ impl Check<'_> {
             agent.sim.record();
         }
         agent.start().unwrap();
+        let mut copies = Vec::new();
         for (i, &call) in history.calls.iter().enumerate() {
             if !history.cut_all && is_cut(i + 1) {
                 agent.sim.record();
             }
+            let begun = agent.sim.ops();
             agent.make(call).unwrap();
+            if call.copies() {
+                copies.push(begun..agent.sim.ops());
+            }
         }
         for moment in agent.sim.take_moments() {
             let allowed = Allowed::new(agent.allowed_at(moment.ops));
-            crash::some_images(&moment.world, mix(self.seed ^ moment.ops as u64), self.most, &mut |image| {
-                self.image(image, &allowed, Depth::One, &|| format!("cut before operation {}", moment.ops));
+            let is_copying = copies.iter().any(|copy| copy.contains(&moment.ops));
+            let most = if is_copying { COPY_IMAGES } else { self.most };
+            crash::some_images(&moment.world, mix(self.seed ^ moment.ops as u64), most, &mut |image| {
+                let place = || format!("cut before operation {}", moment.ops);
+                self.image(image, &allowed, Depth::One, &place);
+                self.backups(image, &agent.backups, moment.ops, &place);
             });
+            if is_copying {
+                self.killed(&moment, &allowed);
+            }
+        }
+    }
+
+    /// The process is killed, and what it wrote is in the page cache; the next one is promised something, and only then
+    /// the power is cut.
+    fn killed(&mut self, moment: &Moment, allowed: &Allowed<'_>) {
+        let mut agent = Agent::new(Sim::at(moment.world.clone(), self.seed), Mode::Sync);
+        agent.oracle = Oracle::any_of(allowed.states);
+        agent.start().unwrap();
+        agent.make(Call::Enqueue { job: 9, len: 100 }).unwrap();
+        let allowed = Allowed::new(agent.oracle.allowed());
+        crash::some_images(&agent.sim.world(), self.seed, COPY_IMAGES, &mut |image| {
+            let place = || format!("killed before operation {}, opened, written, cut", moment.ops);
+            self.image(image, &allowed, Depth::Three, &place);
+        });
+    }
+
+    /// Every backup is absent or whole, and there if its call returned.
+    fn backups(&mut self, image: &Image, made: &[BackedUp], ops: usize, place: &dyn Fn() -> String) {
+        for backup in made {
+            let Some(content) = image.get(&backup.path) else {
+                assert!(!backup.must_be_there(ops), "{}: {} is gone", place(), backup.path.display());
+                continue;
+            };
+            if self.backups.insert((backup.path.clone(), content.hash())) {
+                backup.check(&Sim::on(&Image::from([(backup.path.clone(), content.clone())]), self.seed));
+            }
         }
     }
 

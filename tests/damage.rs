@@ -15,7 +15,7 @@ use backupy_state::{Error, FaultKind, FrameInfo, Result, Snapshot, verify_on};
 use sim::Sim;
 use sim::content::{Content, SECTOR_LEN};
 use sim::random::{Random, mix};
-use sim::workload::{Agent, Call, Mode, Model, PATH, key, open};
+use sim::workload::{Agent, Call, Mode, Model, Oracle, PATH, key, open};
 use sim::world::{self, Image};
 
 const HEADER_PAGE_LEN: usize = 4096;
@@ -114,7 +114,9 @@ fn write_sessions(agent: &mut Agent, seed: u64, sessions: usize) {
 fn small_call(random: &mut Random) -> Call {
     loop {
         match Call::random(random) {
-            Call::Sync | Call::Reopen | Call::Kill => {}
+            // What is no single record of this log.
+            Call::Sync | Call::Reopen | Call::Kill | Call::PeekLogs { .. } => {}
+            call if call.copies() => {}
             Call::SaveConfig { .. } => return Call::SaveConfig { len: 50 },
             Call::SaveSession { .. } => return Call::SaveSession { len: 20 },
             Call::Enqueue { job, .. } => return Call::Enqueue { job, len: random.below(60) },
@@ -389,6 +391,37 @@ fn frames_of_a_fork_are_found() {
             // Where the stores part, this is the other store, whole; one frame of it does not carry ours.
             assert_eq!(&rest.unwrap(), second.last_state());
             assert_unauthentic(&one, frames[at + 1].offset, "the fork's first frame");
+        }
+    }
+}
+
+/// The log before a compaction and the one after it, which went on: same store, same agent key, another salt.
+#[test]
+fn frames_of_an_earlier_generation_are_found() {
+    let mut agent = Agent::new(Sim::new(81), Mode::Sync);
+    agent.start().unwrap();
+    write_sessions(&mut agent, 82, 1);
+    agent.make(Call::Reopen).unwrap();
+    let earlier = Subject::new(&agent);
+    agent.make(Call::Compact).unwrap();
+    // One record holds all that was live.
+    agent.oracle = Oracle::of_history(vec![Model::default(), agent.oracle.current().clone()]);
+    write_sessions(&mut agent, 83, 1);
+    let later = Subject::closed(&mut agent);
+    let theirs: Vec<&[u8]> = earlier.frames.iter().map(|frame| earlier.bytes_of(frame)).collect();
+    let ours: Vec<&[u8]> = later.frames.iter().map(|frame| later.bytes_of(frame)).collect();
+    for (at, frame) in later.frames.iter().enumerate() {
+        let Some(old) = earlier.frames.get(at).map(|_| &theirs[at..]) else { break };
+        // In front of the rest, in the place of one, and instead of all of the rest.
+        for then in [[&old[..1], &ours[at..]].concat(), [&old[..1], &ours[at + 1..]].concat(), old.to_vec()] {
+            let has_later = then.len() > 1 && then.last() == ours.last();
+            let looked = look(later.with_frames(at, then));
+            if has_later && is_vouched_for(frame, &later.frames[at + 1..]) {
+                let is_right = matches!(looked, Err(Error::Corrupt { offset, .. }) if offset == frame.offset);
+                assert!(is_right, "frame {at}: {looked:?}, expected at {}", frame.offset);
+            } else {
+                assert_eq!(&looked.unwrap(), later.state_at(start(frame)), "frame {at}");
+            }
         }
     }
 }

@@ -5,13 +5,14 @@
 
 mod sim;
 
+use std::collections::HashSet;
 use std::panic::{self, AssertUnwindSafe};
 use std::path::Path;
 
 use backupy_state::{Error, Result, verify_on};
 use sim::crash;
 use sim::random::mix;
-use sim::workload::{Agent, Call, Mode, Model, PATH, TORN, key, open};
+use sim::workload::{Agent, Call, Mode, Model, PATH, TORN, key, open, other_key};
 use sim::world::{self, FailedSync, World};
 use sim::{EDQUOT, EINTR, EIO, ENOSPC, Failure, Op, Sim};
 
@@ -34,6 +35,25 @@ const CALLS: [Call; 17] = [
     Call::Enqueue { job: 3, len: 10 },
     Call::Ack { job: 0 },
     Call::DrainLogs { n: 9 },
+];
+
+/// What copies the log, between calls that show whether the store still works.
+const COPYING_CALLS: [Call; 15] = [
+    Call::Enqueue { job: 0, len: 300 },
+    Call::BufferLog { ts_ms: 1, len: 90 },
+    Call::BufferLog { ts_ms: 0, len: 40 },
+    Call::Batch { job: 0, len: 90 },
+    Call::PeekLogs { n: 1 },
+    Call::Compact,
+    Call::AckLogs { n: 1 },
+    Call::Enqueue { job: 2, len: 30 },
+    Call::Rekey,
+    Call::Ack { job: 2 },
+    Call::Backup,
+    Call::Heartbeat,
+    Call::ReopenRekeyed,
+    Call::Enqueue { job: 3, len: 20 },
+    Call::Compact,
 ];
 
 const FAILURES: [Failure; 6] = [
@@ -114,30 +134,41 @@ fn check_all(cases: &[Case], check: impl Fn(&Case) + Sync) {
 
 #[test]
 fn whatever_fails_nothing_acknowledged_is_lost() {
+    whatever_fails(&CALLS);
+}
+
+#[test]
+fn whatever_fails_in_a_compaction_nothing_acknowledged_is_lost() {
+    whatever_fails(&COPYING_CALLS);
+}
+
+fn whatever_fails(calls: &[Call]) {
     for mode in Mode::ALL {
         let disk = || Sim::new(mix(7));
         let run = |sim: &Sim| {
             let mut agent = Agent::new(sim.clone(), mode);
             agent.start().unwrap();
-            CALLS.iter().for_each(|&call| agent.make(call).unwrap());
+            calls.iter().for_each(|&call| agent.make(call).unwrap());
             agent.close().unwrap();
         };
-        check_all(&Case::all(mode, disk, run), |case| run_with_failure(case, disk()));
+        check_all(&Case::all(mode, disk, run), |case| run_with_failure(case, calls, disk()));
     }
 }
 
-fn run_with_failure(case: &Case, sim: Sim) {
+fn run_with_failure(case: &Case, calls: &[Call], sim: Sim) {
     sim.set_failed_sync(case.failed_sync);
     case.plan(&sim);
     let mut agent = Agent::new(sim, case.mode);
     let mut has_failed = false;
-    let mut calls = CALLS.iter();
+    let mut calls = calls.iter();
     // If the store cannot be opened, the run ends there.
     let mut opened = agent.start();
     while opened.is_ok()
         && let Some(&call) = calls.next()
     {
-        let begins_anew = matches!(call, Call::Reopen | Call::Kill);
+        let begins_anew = call.begins_anew();
+        let is_over = case.lasting == Lasting::Once && agent.sim.ops() > case.n;
+        let generation = agent.store().stats().generation;
         let made = agent.make(call);
         if let Err(error) = &made {
             assert_typed(case, error, has_failed);
@@ -149,9 +180,20 @@ fn run_with_failure(case: &Case, sim: Sim) {
             continue;
         }
         if has_failed {
-            assert!(matches!(made, Err(Error::Failed { .. })), "{call:?} returned {made:?} after a failure");
+            // What a copy says of a failed store has a test of its own.
+            let is_refused = match &made {
+                Err(Error::Failed { .. }) => true,
+                made => !call.writes() && made.is_ok() || call.copies() && made.is_err(),
+            };
+            assert!(is_refused, "{call:?} returned {made:?} after a failure");
+        } else if is_over {
+            assert!(made.is_ok(), "{call:?} returned {made:?}");
         }
-        has_failed |= made.is_err_and(|error| fails_for_good(&error));
+        let is_before_switch = |error: &Error| !has_failed && !fails_for_good(call, error);
+        if let Some(error) = made.as_ref().err().filter(|error| call.copies() && is_before_switch(error)) {
+            old_log_stays(case, &agent, call, generation, error);
+        }
+        has_failed |= made.is_err_and(|error| fails_for_good(call, &error));
     }
     if let Err(error) = &opened {
         assert_typed(case, error, false);
@@ -161,6 +203,7 @@ fn run_with_failure(case: &Case, sim: Sim) {
     }
     // A crash may come while the store is failed, or after it was closed.
     survives(&agent.sim.world(), agent.oracle.allowed());
+    backups_survive(&agent);
     if let Err(error) = agent.close() {
         assert_typed(case, &error, has_failed);
     }
@@ -169,8 +212,43 @@ fn run_with_failure(case: &Case, sim: Sim) {
 }
 
 /// An error of the log's own file after which nothing is written any more.
-fn fails_for_good(error: &Error) -> bool {
-    matches!(error, Error::Io { operation: "write" | "sync" | "allocate space in", .. })
+fn fails_for_good(call: Call, error: &Error) -> bool {
+    let Error::Io { operation, .. } = error else { return false };
+    match call {
+        // What happens to the new file concerns nobody.
+        Call::Compact | Call::Rekey => matches!(*operation, "sync the folder" | "cut the space ahead off"),
+        Call::Backup => false,
+        _ => matches!(*operation, "write" | "sync" | "allocate space in"),
+    }
+}
+
+/// A copy that failed leaves the old log, says so, and leaves no file behind.
+fn old_log_stays(case: &Case, agent: &Agent, call: Call, generation: u64, error: &Error) {
+    let stats = agent.store().stats();
+    assert_eq!(stats.generation, generation, "{call:?}: {error}");
+    let expected = u64::from(call != Call::Backup);
+    assert_eq!(stats.compaction.failed, expected, "{call:?}: {error}");
+    assert_eq!(stats.compaction.last_error, (expected == 1).then(|| error.to_string()));
+    let cannot_remove = case.op == Op::Remove || case.lasting == Lasting::Sticky;
+    let left: Vec<_> = agent.sim.live().into_keys().filter(|path| path.ends_with(".new")).collect();
+    assert!(left.is_empty() || cannot_remove, "{call:?}: {error}: left {left:?}");
+}
+
+/// As far as their calls returned; the others are there whole or not at all.
+fn backups_survive(agent: &Agent) {
+    let mut whole = HashSet::new();
+    crash::some_images(&agent.sim.world(), 6, 60, &mut |image| {
+        for backup in &agent.backups {
+            match image.get(&backup.path) {
+                None => assert!(!backup.must_be_there(agent.sim.ops()), "{} is gone", backup.path.display()),
+                Some(content) => {
+                    if whole.insert(content.hash()) {
+                        backup.check(&Sim::on(&[(backup.path.clone(), content.clone())].into(), 7));
+                    }
+                }
+            }
+        }
+    });
 }
 
 fn assert_typed(case: &Case, error: &Error, has_failed: bool) {
@@ -180,6 +258,8 @@ fn assert_typed(case: &Case, error: &Error, has_failed: bool) {
         Error::Io { .. } => !(is_full && op == Op::Write && lasting == Lasting::Once),
         Error::Full { .. } => is_full,
         Error::Failed { .. } => has_failed,
+        // What reads as nothing was not copied, or was not written.
+        Error::Corrupt { .. } if op == Op::Read && failure == Failure::Zero => true,
         // A header that reads as nothing is no header.
         Error::NotAStore { .. } | Error::Corrupt { offset: 0, .. } => {
             op == Op::Read && failure == Failure::Zero || lasting == Lasting::Sticky
@@ -228,9 +308,10 @@ fn take(sim: &Sim) -> Result<Model> {
 /// From a sync that failed to the next open, there is no other.
 fn no_sync_was_repeated(case: &Case, sim: &Sim) {
     if case.op == Op::Sync && matches!(case.failure, Failure::Errno(_)) {
-        let trace = sim.trace();
-        let until_next_open = trace[case.n + 1..].iter().take_while(|&&op| op != Op::Lock);
-        assert_eq!(until_next_open.filter(|&&op| op == Op::Sync).count(), 0, "a failed sync was repeated");
+        let next_open = sim.trace()[case.n + 1..].iter().position(|&op| op == Op::Lock);
+        let until = next_open.map_or(usize::MAX, |ops| case.n + 1 + ops);
+        let syncs = sim.syncs_of_same_file(case.n);
+        assert!(syncs.iter().all(|&n| n <= case.n || n > until), "a failed sync was repeated");
     }
 }
 
@@ -446,4 +527,106 @@ fn an_ack_that_finds_no_room_leaves_the_job_in_the_queue() {
     assert!(matches!(made, Err(Error::Full { .. })), "{made:?}");
     assert_eq!(&Model::read(agent.store()).unwrap(), &agent.oracle.current().without_logs());
     agent.make(Call::Ack { job: 0 }).unwrap();
+}
+
+/// A store with space ahead, and the number of the operation of `call` that is the last of its kind.
+fn store_and_op_of(call: Call, op: Op) -> (Agent, usize) {
+    let agent = || {
+        let mut agent = Agent::new(Sim::new(15), Mode::Sync);
+        agent.start().unwrap();
+        for job in [0, 1, 0] {
+            agent.make(Call::Enqueue { job, len: 3000 }).unwrap();
+        }
+        agent
+    };
+    let mut healthy = agent();
+    healthy.make(call).unwrap();
+    let n = healthy.sim.trace().iter().rposition(|&done| done == op).unwrap();
+    let agent = agent();
+    assert!(agent.sim.ops() <= n);
+    (agent, n)
+}
+
+#[test]
+fn a_folder_that_is_not_synced_after_the_switch_fails_the_store() {
+    for call in [Call::Compact, Call::Rekey] {
+        let (mut agent, n) = store_and_op_of(call, Op::SyncDir);
+        agent.sim.fail(n, Failure::Errno(EIO));
+        let made = agent.make(call);
+        assert!(matches!(made, Err(Error::Io { operation: "sync the folder", .. })), "{made:?}");
+        refuses_writes_and_goes_on_reading(&agent);
+        assert_eq!(agent.store().stats().compaction.failed, 1);
+        survives(&agent.sim.world(), agent.oracle.allowed());
+    }
+}
+
+#[test]
+fn a_failed_store_is_not_copied_and_its_disk_not_touched() {
+    let (mut agent, n) = store_and_op_of(Call::Enqueue { job: 2, len: 3000 }, Op::Sync);
+    agent.sim.fail(n, Failure::Errno(EIO));
+    agent.make(Call::Enqueue { job: 2, len: 3000 }).unwrap_err();
+    let before = agent.sim.ops();
+    for call in [Call::Compact, Call::Rekey, Call::Backup] {
+        let made = agent.make(call);
+        assert!(matches!(made, Err(Error::Failed { .. })), "{call:?} returned {made:?}");
+        assert_eq!(agent.sim.ops(), before, "{call:?} of a failed store touches the disk");
+    }
+}
+
+/// There is room for the new file only where the space ahead is.
+#[test]
+fn compaction_on_a_full_disk_takes_the_space_ahead() {
+    for call in [Call::Compact, Call::Rekey] {
+        let (mut agent, _) = store_and_op_of(call, Op::Rename);
+        agent.sim.set_capacity(agent.sim.world().used() + 100);
+        let before = agent.store().stats();
+        assert!(before.free_bytes > before.log_len);
+        agent.make(call).unwrap();
+        let after = agent.store().stats();
+        assert_eq!((after.generation, after.compaction.completed, after.compaction.failed), (2, 1, 0));
+        agent.make(Call::Enqueue { job: 2, len: 3000 }).unwrap();
+        survives(&agent.sim.world(), agent.oracle.allowed());
+    }
+}
+
+/// Not even the space ahead is enough: the store goes on without a compaction, and what gives space back works.
+#[test]
+fn compaction_that_finds_no_room_leaves_the_store_usable() {
+    let (mut agent, n) = store_and_op_of(Call::Compact, Op::Rename);
+    for job in 2..40 {
+        agent.make(Call::Enqueue { job, len: 4000 }).unwrap();
+    }
+    assert!(agent.sim.ops() > n);
+    agent.sim.set_capacity(agent.sim.world().used());
+    let made = agent.make(Call::Compact);
+    assert!(matches!(made, Err(Error::Full { .. })), "{made:?}");
+    let stats = agent.store().stats();
+    assert_eq!((stats.generation, stats.compaction.failed), (1, 1));
+    assert!(stats.free_bytes >= 60 << 10, "the reserve is gone: {stats:?}");
+    survives(&agent.sim.world(), agent.oracle.allowed());
+    for job in 0..40 {
+        agent.make(Call::Ack { job }).unwrap();
+    }
+    agent.make(Call::Compact).unwrap();
+    agent.make(Call::Enqueue { job: 0, len: 4000 }).unwrap();
+    survives(&agent.sim.world(), agent.oracle.allowed());
+}
+
+/// The disk was full, the second attempt found room, and then the reserve cannot be taken again.
+#[test]
+fn new_key_is_in_force_when_only_the_reserve_fails_after_it() {
+    let (agent, n) = store_and_op_of(Call::Rekey, Op::Rename);
+    let open_new = store_and_op_of(Call::Rekey, Op::Open).1;
+    assert!(open_new < n);
+    agent.sim.fail(open_new, Failure::Errno(ENOSPC));
+    let mut healthy = store_and_op_of(Call::Rekey, Op::Rename).0;
+    healthy.sim.fail(open_new, Failure::Errno(ENOSPC));
+    healthy.make(Call::Rekey).unwrap();
+    let reserve = healthy.sim.trace().iter().rposition(|&op| op == Op::Write).unwrap();
+    agent.sim.fail(reserve, Failure::Errno(EIO));
+    let made = agent.store().rekey(&other_key());
+    let stats = agent.store().stats();
+    assert_eq!(stats.generation, 2);
+    assert_eq!(stats.compaction.completed, 1, "{made:?}, {stats:?}");
+    assert!(made.is_ok(), "the store is under the new key, and rekey returned {made:?}");
 }

@@ -38,6 +38,9 @@ pub enum Op {
     Kind,
     Open,
     Rename,
+    /// A second name for a file: the first half of `rename_new`; the other half is a [`Op::Remove`].
+    Link,
+    CopyOwner,
     Remove,
     SyncDir,
     Lock,
@@ -54,7 +57,10 @@ pub enum Op {
 impl Op {
     /// Whether a power cut before it can leave other images than one before the operation ahead of it.
     fn follows_change(self) -> bool {
-        matches!(self, Op::Open | Op::Rename | Op::Remove | Op::SyncDir | Op::Write | Op::SetLen | Op::Sync)
+        matches!(
+            self,
+            Op::Open | Op::Rename | Op::Link | Op::Remove | Op::SyncDir | Op::Write | Op::SetLen | Op::Sync
+        )
     }
 }
 
@@ -99,6 +105,8 @@ struct State {
     failed_sync: FailedSync,
     capacity: u64,
     locked: BTreeSet<PathBuf>,
+    /// Of each sync of a file: its operation number, and which file.
+    syncs: Vec<(usize, usize)>,
     /// Files opened in an earlier session belong to a dead process.
     session: u32,
 }
@@ -128,6 +136,7 @@ impl Sim {
             failed_sync: FailedSync::LosesAll,
             capacity: u64::MAX,
             locked: BTreeSet::new(),
+            syncs: Vec::new(),
             session: 0,
         })))
     }
@@ -144,6 +153,20 @@ impl Sim {
 
     pub fn count(&self, op: Op) -> usize {
         self.state().ops.iter().filter(|&&done| done == op).count()
+    }
+
+    /// The numbers of the syncs of the file that operation `n` was a sync of, in order.
+    pub fn syncs_of_same_file(&self, n: usize) -> Vec<usize> {
+        let state = self.state();
+        let file = state.syncs.iter().find(|(number, _)| *number == n).unwrap().1;
+        state.syncs.iter().filter(|(_, other)| *other == file).map(|(number, _)| *number).collect()
+    }
+
+    /// Whether a call may have been told that the disk is full.
+    pub fn may_be_full(&self) -> bool {
+        let state = self.state();
+        let is_full = |plan: &Plan| matches!(plan.failure, Failure::Errno(ENOSPC | EDQUOT));
+        state.capacity < u64::MAX || state.plans.iter().any(is_full)
     }
 
     pub fn world(&self) -> World {
@@ -256,6 +279,25 @@ impl Storage for Sim {
         Ok(())
     }
 
+    /// As on a real disk, in two steps: a power cut or a failure may come between them.
+    fn rename_new(&self, from: &Path, to: &Path) -> io::Result<()> {
+        {
+            let (mut state, _) = self.begin(Op::Link)?;
+            let inode = state.world.named(from).ok_or(ErrorKind::NotFound)?;
+            if state.world.named(to).is_some() {
+                return Err(ErrorKind::AlreadyExists.into());
+            }
+            state.world.change_name(NameChange::Create { path: to.to_owned(), inode });
+        }
+        self.remove_file(from)
+    }
+
+    fn copy_owner_and_mode(&self, from: &Path, to: &Path) -> io::Result<()> {
+        let (state, _) = self.begin(Op::CopyOwner)?;
+        let are_there = state.world.named(from).is_some() && state.world.named(to).is_some();
+        if are_there { Ok(()) } else { Err(ErrorKind::NotFound.into()) }
+    }
+
     fn remove_file(&self, path: &Path) -> io::Result<()> {
         let (mut state, _) = self.begin(Op::Remove)?;
         state.world.named(path).ok_or(ErrorKind::NotFound)?;
@@ -359,6 +401,13 @@ impl File for SimFile {
     }
 
     fn sync_data(&self) -> io::Result<()> {
+        {
+            let mut state = self.sim.state();
+            if state.session == self.session {
+                let number = state.ops.len();
+                state.syncs.push((number, self.inode));
+            }
+        }
         match self.begin(Op::Sync) {
             Ok((mut state, _)) => {
                 state.world.inode_mut(self.inode).sync();

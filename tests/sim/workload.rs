@@ -4,11 +4,13 @@
 
 use std::fmt;
 use std::hash::{DefaultHasher, Hash, Hasher};
-use std::path::Path;
+use std::ops::Deref;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use backupy_state::{
-    AgentKey, Config, Durability, Enqueued, Error, OpenOptions, QueueOrder, QueuedJob, Result, Session, Store,
+    AgentKey, Batch, CompactionPolicy, Config, Durability, Enqueued, Error, LogAdmission, LogBatch, LogEvent,
+    LogLimits, OpenOptions, QueueOrder, QueuedJob, Result, Session, Store, WhenFull, verify_on,
 };
 
 use super::Sim;
@@ -43,7 +45,27 @@ pub enum Call {
     DrainLogs {
         n: usize,
     },
+    /// Acks a job, enqueues the next one, beats and logs, all in one record.
+    Batch {
+        job: u8,
+        len: usize,
+    },
+    /// Looks at log events. What it saw is kept for [`Call::AckLogs`].
+    PeekLogs {
+        n: usize,
+    },
+    /// Removes what the last peek of this process saw, or else what it sees now.
+    AckLogs {
+        n: usize,
+    },
+    Compact,
+    /// Puts the store under the other one of the two keys.
+    Rekey,
+    /// Copies the store to a new name.
+    Backup,
     Sync,
+    /// Closes the store and opens it with the other key, which puts it under that one.
+    ReopenRekeyed,
     /// Closes the store and opens it again.
     Reopen,
     /// The process is killed, and another one opens the store.
@@ -55,31 +77,56 @@ impl Call {
     pub fn random(random: &mut Random) -> Self {
         let len = [0, 1, 40, 400, 1500, 5000][random.below(6)];
         let job = random.below(4) as u8;
-        match random.below(20) {
+        match random.below(28) {
             0 => Call::SaveConfig { len },
             1..5 => Call::Enqueue { job, len },
             5..8 => Call::Ack { job },
             8 => Call::SaveSession { len },
             9 | 10 => Call::Heartbeat,
-            11..14 => Call::BufferLog { ts_ms: random.below(5) as i64 - 2, len },
+            // Long enough that no two of them are equal.
+            11..14 => Call::BufferLog { ts_ms: random.below(5) as i64 - 2, len: len.max(8) },
             14 | 15 => Call::DrainLogs { n: random.below(3) },
             16 => Call::Sync,
             17 | 18 => Call::Reopen,
-            _ => Call::Kill,
+            19 => Call::Kill,
+            20 | 21 => Call::Batch { job, len: len.max(8) },
+            22 => Call::PeekLogs { n: random.below(3) },
+            23 => Call::AckLogs { n: 1 + random.below(2) },
+            24 | 25 => Call::Compact,
+            26 => [Call::Rekey, Call::ReopenRekeyed][random.below(2)],
+            _ => Call::Backup,
         }
+    }
+
+    /// Whether another process goes on after it.
+    pub fn begins_anew(self) -> bool {
+        matches!(self, Call::Reopen | Call::ReopenRekeyed | Call::Kill)
+    }
+
+    /// Whether it needs the writing end of the store.
+    pub fn writes(self) -> bool {
+        !matches!(self, Call::PeekLogs { .. })
+    }
+
+    /// Whether it copies the log.
+    pub fn copies(self) -> bool {
+        matches!(self, Call::Compact | Call::Rekey | Call::ReopenRekeyed | Call::Backup)
     }
 }
 
-/// Which calls return before they are durable.
+/// Which calls return before they are durable, and what the log buffer does with more than [`FEW`] events.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Mode {
-    /// None.
+    /// None. Any number of events.
     Sync,
-    /// Heartbeats, and what concerns log events.
+    /// Heartbeats, and what concerns log events. The oldest events make room.
     Mixed,
-    /// All.
+    /// All. New events are dropped.
     Buffered,
 }
+
+/// How many log events the buffer holds where it has a limit.
+pub const FEW: usize = 2;
 
 impl Mode {
     pub const ALL: [Mode; 3] = [Mode::Sync, Mode::Mixed, Mode::Buffered];
@@ -87,6 +134,14 @@ impl Mode {
     fn options(self, sim: &Sim) -> OpenOptions {
         let mut options = OpenOptions::new();
         options.storage(Arc::new(sim.clone())).mmap(false).queue_order(QueueOrder::Fifo);
+        // A compaction on a thread of its own would come at another operation each time.
+        options.compaction(CompactionPolicy { automatic: false, ..CompactionPolicy::default() });
+        let mut limits = LogLimits::default();
+        if let Some(when_full) = self.when_full() {
+            limits.max_count = Some(FEW as u64);
+            limits.when_full = when_full;
+        }
+        options.log_limits(limits);
         match self {
             Mode::Sync => {}
             Mode::Mixed => {
@@ -101,20 +156,68 @@ impl Mode {
 
     fn is_durable(self, call: Call) -> bool {
         match call {
-            Call::Sync | Call::Reopen | Call::Kill => true,
-            Call::Heartbeat | Call::BufferLog { .. } | Call::DrainLogs { .. } => self == Mode::Sync,
+            Call::Sync | Call::Compact | Call::Rekey => true,
+            Call::Heartbeat | Call::BufferLog { .. } | Call::DrainLogs { .. } | Call::AckLogs { .. } => {
+                self == Mode::Sync
+            }
             _ => self != Mode::Buffered,
+        }
+    }
+
+    fn when_full(self) -> Option<WhenFull> {
+        match self {
+            Mode::Sync => None,
+            Mode::Mixed => Some(WhenFull::DropOldest),
+            Mode::Buffered => Some(WhenFull::DropNewest),
         }
     }
 }
 
+/// The key that a new store is under.
 pub fn key() -> AgentKey {
-    AgentKey::new("bkpy_0123456789abcdef0123456789abcdef").unwrap()
+    key_of(false)
 }
 
-/// Opens the store on a simulated disk.
-pub fn open(sim: &Sim, mode: Mode) -> Result<Store> {
-    mode.options(sim).open(PATH, &key())
+/// The key that [`Call::Rekey`] puts it under.
+pub fn other_key() -> AgentKey {
+    key_of(true)
+}
+
+/// The first key, or the other one.
+fn key_of(is_other: bool) -> AgentKey {
+    let key = ["bkpy_0123456789abcdef0123456789abcdef", "bkpy_fedcba9876543210fedcba9876543210"];
+    AgentKey::new(key[usize::from(is_other)]).unwrap()
+}
+
+/// A store that is open, and which key opened it.
+#[derive(Debug)]
+pub struct Opened {
+    pub store: Store,
+    pub is_other_key: bool,
+}
+
+impl Deref for Opened {
+    type Target = Store;
+
+    fn deref(&self) -> &Store {
+        &self.store
+    }
+}
+
+/// Opens the store on a simulated disk, with the first key or else with the other one.
+pub fn open(sim: &Sim, mode: Mode) -> Result<Opened> {
+    open_at(sim, mode, PATH.as_ref(), false)
+}
+
+fn open_at(sim: &Sim, mode: Mode, path: &Path, first_try: bool) -> Result<Opened> {
+    let open = |is_other_key| {
+        let store = mode.options(sim).open(path, &key_of(is_other_key))?;
+        Ok(Opened { store, is_other_key })
+    };
+    match open(first_try) {
+        Err(Error::WrongKey { .. }) => open(!first_try),
+        opened => opened,
+    }
 }
 
 /// What a store should hold.
@@ -127,6 +230,20 @@ pub struct Model {
     pub heartbeat: Option<i64>,
     /// Oldest first.
     pub logs: Vec<(i64, Vec<u8>)>,
+    /// How many log events were dropped, as the log has it.
+    pub dropped: u64,
+    /// Which of the two keys opens it.
+    pub is_other_key: bool,
+}
+
+/// What a process knows and the log does not.
+#[derive(Clone, Debug, Default)]
+struct Memory {
+    /// Log events that were dropped since the count was written: a crash forgets them.
+    unrecorded: u64,
+    /// What the last peek saw, and how many drops it told of.
+    #[allow(clippy::type_complexity, reason = "times and payloads, and the count of drops")]
+    peeked: Option<(Vec<(i64, Vec<u8>)>, u64)>,
 }
 
 /// What a call returned, as far as it says something.
@@ -136,11 +253,20 @@ enum Answer {
     Enqueued(Enqueued),
     Acked(bool),
     Drained(Vec<(i64, Vec<u8>)>),
+    Admitted(LogAdmission),
+    Peeked(Vec<(i64, Vec<u8>)>, u64),
+    Removed(usize),
 }
 
 impl Model {
     /// The state after the call, or `None` where it changes nothing, and what the call must return.
-    fn after(&self, call: Call, number: u64) -> (Option<Model>, Answer) {
+    fn after(
+        &self,
+        call: Call,
+        number: u64,
+        when_full: Option<WhenFull>,
+        memory: &mut Memory,
+    ) -> (Option<Model>, Answer) {
         let mut next = self.clone();
         let answer = match call {
             Call::SaveConfig { len } => {
@@ -168,8 +294,47 @@ impl Model {
                 Answer::Done
             }
             Call::BufferLog { ts_ms, len } => {
-                let place = next.logs.partition_point(|(other, _)| *other <= ts_ms);
-                next.logs.insert(place, (ts_ms, value(number, len)));
+                let admission = next.admit_log(ts_ms, value(number, len), when_full);
+                if admission == LogAdmission::Dropped {
+                    memory.unrecorded += 1;
+                    return (None, Answer::Admitted(admission));
+                }
+                next.record_drops(memory);
+                Answer::Admitted(admission)
+            }
+            Call::Batch { job, len } => {
+                next.remove_job(job);
+                let next_job = job + 1;
+                next.remove_job(next_job);
+                next.jobs.push((run_id(next_job), value(number, len)));
+                next.heartbeat = Some(number as i64);
+                if next.admit_log(number as i64, value(number, len), when_full) == LogAdmission::Dropped {
+                    memory.unrecorded += 1;
+                }
+                next.record_drops(memory);
+                Answer::Done
+            }
+            Call::PeekLogs { n } => {
+                let seen = next.logs[..n.min(next.logs.len())].to_vec();
+                let dropped = self.dropped + memory.unrecorded;
+                memory.peeked = Some((seen.clone(), dropped));
+                return (None, Answer::Peeked(seen, dropped));
+            }
+            Call::AckLogs { n } => {
+                let now = || (next.logs[..n.min(next.logs.len())].to_vec(), next.dropped + memory.unrecorded);
+                let (seen, told) = memory.peeked.take().unwrap_or_else(now);
+                let before = next.logs.len();
+                next.logs.retain(|event| !seen.contains(event));
+                next.record_drops(memory);
+                next.dropped = next.dropped.saturating_sub(told);
+                let removed = Answer::Removed(before - next.logs.len());
+                if next == *self {
+                    return (None, removed);
+                }
+                removed
+            }
+            Call::Rekey | Call::ReopenRekeyed => {
+                next.is_other_key = !next.is_other_key;
                 Answer::Done
             }
             Call::DrainLogs { n } => {
@@ -177,11 +342,33 @@ impl Model {
                 if drained.is_empty() {
                     return (None, Answer::Drained(drained));
                 }
+                (next.dropped, memory.unrecorded) = (0, 0);
                 Answer::Drained(drained)
             }
-            Call::Sync | Call::Reopen | Call::Kill => return (None, Answer::Done),
+            Call::Sync | Call::Compact | Call::Backup | Call::Reopen | Call::Kill => return (None, Answer::Done),
         };
         (Some(next), answer)
+    }
+
+    /// The first events in drain order make room for the new one, or it does not come in.
+    fn admit_log(&mut self, ts_ms: i64, payload: Vec<u8>, when_full: Option<WhenFull>) -> LogAdmission {
+        let too_many = (self.logs.len() + 1).saturating_sub(FEW);
+        let made_room = match when_full {
+            None => 0,
+            Some(WhenFull::DropNewest) if too_many > 0 => return LogAdmission::Dropped,
+            Some(WhenFull::DropNewest) => 0,
+            Some(WhenFull::DropOldest) => too_many,
+        };
+        self.logs.drain(..made_room);
+        self.dropped += made_room as u64;
+        let place = self.logs.partition_point(|(other, _)| *other <= ts_ms);
+        self.logs.insert(place, (ts_ms, payload));
+        if made_room == 0 { LogAdmission::Buffered } else { LogAdmission::DroppedOldest(made_room as u64) }
+    }
+
+    /// Whatever writes a log event writes the count of the dropped ones too.
+    fn record_drops(&mut self, memory: &mut Memory) {
+        self.dropped += std::mem::take(&mut memory.unrecorded);
     }
 
     /// As [`Model::read`] sees it.
@@ -202,23 +389,26 @@ impl Model {
     }
 
     /// Reads everything but the log events, which cannot be read without taking them out.
-    pub fn read(store: &Store) -> Result<Model> {
+    pub fn read(opened: &Opened) -> Result<Model> {
+        let Opened { store, is_other_key } = opened;
         let config = store.load_config()?.map(|Config { version, raw, .. }| (version, raw));
         let jobs = store.dequeue_jobs(usize::MAX)?;
         let jobs = jobs.into_iter().map(|QueuedJob { run_id, payload, .. }| (run_id, payload)).collect::<Vec<_>>();
         assert_eq!(store.queue_depth(), jobs.len());
         let session = store.load_session()?;
         let session = session.map(|Session { session_id, server_time_ms, .. }| (session_id, server_time_ms));
-        Ok(Model { config, jobs, session, heartbeat: store.last_heartbeat()?, logs: Vec::new() })
+        let heartbeat = store.last_heartbeat()?;
+        let dropped = store.stats().logs_dropped;
+        Ok(Model { config, jobs, session, heartbeat, logs: Vec::new(), dropped, is_other_key: *is_other_key })
     }
 
     /// Reads everything, and takes the log events out.
-    pub fn take(store: &Store) -> Result<Model> {
+    pub fn take(store: &Opened) -> Result<Model> {
+        let read = Model::read(store)?;
         let count = store.log_count();
-        let logs = store.drain_logs(usize::MAX)?;
+        let logs = events_of(&store.drain_logs(usize::MAX)?);
         assert_eq!(count, logs.len());
-        let logs = logs.into_iter().map(|event| (event.ts_ms, event.payload)).collect();
-        Ok(Model { logs, ..Model::read(store)? })
+        Ok(Model { logs, ..read })
     }
 
     /// Reads everything that a store holds on a copy of its disk, as if its process had been killed.
@@ -237,7 +427,36 @@ impl fmt::Debug for Model {
         out.field("session", &self.session.as_ref().map(|(id, time)| (id.len(), time)));
         out.field("heartbeat", &self.heartbeat);
         out.field("logs", &self.logs.iter().map(|(ts, payload)| (ts, short(payload))).collect::<Vec<_>>());
+        out.field("dropped", &self.dropped).field("is_other_key", &self.is_other_key);
         out.finish()
+    }
+}
+
+fn events_of(events: &[LogEvent]) -> Vec<(i64, Vec<u8>)> {
+    events.iter().map(|event| (event.ts_ms, event.payload.clone())).collect()
+}
+
+/// A backup: absent or whole while its call runs, and whole from then on.
+#[derive(Clone, Debug)]
+pub struct BackedUp {
+    pub path: PathBuf,
+    pub holds: Model,
+    /// The number of operations of the disk at which the call returned.
+    done_at: Option<usize>,
+}
+
+impl BackedUp {
+    /// Whether a power cut after so many operations must leave it there.
+    pub fn must_be_there(&self, ops: usize) -> bool {
+        self.done_at.is_some_and(|done_at| done_at <= ops)
+    }
+
+    /// What it holds by itself, on a copy of its disk.
+    pub fn check(&self, sim: &Sim) {
+        let report = verify_on(sim, &self.path, Some(&key_of(self.holds.is_other_key)), |_| {}).unwrap();
+        assert!(report.is_intact(), "{}: {report:?}", self.path.display());
+        let found = open_at(sim, Mode::Sync, &self.path, self.holds.is_other_key).and_then(|it| Model::take(&it));
+        assert_eq!(found.unwrap(), self.holds, "{}", self.path.display());
     }
 }
 
@@ -273,6 +492,16 @@ impl Oracle {
         &self.states[self.durable..]
     }
 
+    /// A store that went through these states, all durable.
+    pub fn of_history(states: Vec<Model>) -> Self {
+        Oracle { durable: states.len() - 1, states }
+    }
+
+    /// A store that holds one of these.
+    pub fn any_of(states: &[Model]) -> Self {
+        Oracle { durable: 0, states: states.to_vec() }
+    }
+
     /// A store that holds this, durable.
     pub fn of(found: Model) -> Self {
         Oracle { states: vec![found], durable: 0 }
@@ -300,8 +529,12 @@ struct Mark {
 pub struct Agent {
     pub sim: Sim,
     pub oracle: Oracle,
+    pub backups: Vec<BackedUp>,
     mode: Mode,
-    store: Option<Store>,
+    store: Option<Opened>,
+    memory: Memory,
+    /// The batch that goes with `memory.peeked`.
+    peeked: Option<LogBatch>,
     number: u64,
     marks: Vec<Mark>,
 }
@@ -309,14 +542,43 @@ pub struct Agent {
 impl Agent {
     /// Not started: there is no store yet.
     pub fn new(sim: Sim, mode: Mode) -> Self {
-        let mut agent = Agent { sim, mode, store: None, oracle: Oracle::default(), number: 0, marks: Vec::new() };
+        let mut agent = Agent {
+            sim,
+            oracle: Oracle::default(),
+            backups: Vec::new(),
+            mode,
+            store: None,
+            memory: Memory::default(),
+            peeked: None,
+            number: 0,
+            marks: Vec::new(),
+        };
         agent.mark();
         agent
     }
 
     /// Opens the store, or makes it. What it then holds is durable.
     pub fn start(&mut self) -> Result<()> {
-        let store = self.store.insert(open(&self.sim, self.mode)?);
+        let opened = open_at(&self.sim, self.mode, PATH.as_ref(), self.oracle.current().is_other_key)?;
+        self.started(opened)
+    }
+
+    /// Opens the store with the key it is not under, and with the other one as the key it may still be under.
+    fn start_rekeyed(&mut self) -> Result<()> {
+        let is_other_key = !self.oracle.current().is_other_key;
+        let next = Model { is_other_key, ..self.oracle.current().clone() };
+        self.oracle.states.push(next);
+        self.mark();
+        let mut options = self.mode.options(&self.sim);
+        options.previous_key(key_of(!is_other_key));
+        let store = options.open(PATH, &key_of(is_other_key))?;
+        assert!(store.recovery().rekeyed);
+        self.started(Opened { store, is_other_key })
+    }
+
+    fn started(&mut self, opened: Opened) -> Result<()> {
+        (self.memory, self.peeked) = (Memory::default(), None);
+        let store = self.store.insert(opened);
         let found = Model::read(store)?;
         let is_found =
             |allowed: &Model| allowed.without_logs() == found && allowed.logs.len() == store.log_count();
@@ -328,7 +590,7 @@ impl Agent {
         Ok(())
     }
 
-    pub fn store(&self) -> &Store {
+    pub fn store(&self) -> &Opened {
         self.store.as_ref().unwrap()
     }
 
@@ -344,9 +606,17 @@ impl Agent {
 
     /// Closes the store, if it is open.
     pub fn close(&mut self) -> Result<()> {
-        let Some(store) = self.store.take() else { return Ok(()) };
-        store.close()?;
-        self.oracle.durable = self.oracle.states.len() - 1;
+        let Some(opened) = self.store.take() else { return Ok(()) };
+        let before = self.oracle.states.len() - 1;
+        if self.memory.unrecorded > 0 {
+            let mut next = self.oracle.current().clone();
+            next.record_drops(&mut self.memory);
+            self.oracle.states.push(next);
+            self.mark();
+        }
+        opened.store.close()?;
+        // A full disk may lose the count of dropped events, and nothing else.
+        self.oracle.durable = if self.sim.may_be_full() { before } else { self.oracle.states.len() - 1 };
         self.mark();
         Ok(())
     }
@@ -364,27 +634,72 @@ impl Agent {
                 self.kill();
                 return self.start();
             }
+            Call::ReopenRekeyed => {
+                self.close()?;
+                return self.start_rekeyed();
+            }
+            Call::Backup => return self.back_up(),
             _ => {}
         }
-        let (next, expected) = self.oracle.current().after(call, self.number);
+        let mut memory = self.memory.clone();
+        let (next, expected) = self.oracle.current().after(call, self.number, self.mode.when_full(), &mut memory);
         let changes = next.is_some();
         self.oracle.states.extend(next);
         self.mark();
-        match answer(self.store.as_ref().unwrap(), call, self.number) {
+        match self.answer(call) {
             Ok(answer) => {
                 assert_eq!(answer, expected, "{call:?}");
-                if self.mode.is_durable(call) && (changes || call == Call::Sync) {
+                self.memory = memory;
+                if self.mode.is_durable(call) && (changes || matches!(call, Call::Sync | Call::Compact)) {
                     self.oracle.durable = self.oracle.states.len() - 1;
                 }
                 self.mark();
                 Ok(())
             }
             Err(error) => {
-                if changes && !leaves_effect_open(&error) {
+                if changes && !leaves_effect_open(call, &error) {
                     self.oracle.states.pop();
                 }
                 Err(error)
             }
+        }
+    }
+
+    fn back_up(&mut self) -> Result<()> {
+        let path = PathBuf::from(format!("/sim/backup-{}.db", self.number));
+        self.backups.push(BackedUp { path: path.clone(), holds: self.oracle.current().clone(), done_at: None });
+        self.mark();
+        self.store().backup(&path)?;
+        self.backups.last_mut().unwrap().done_at = Some(self.sim.ops());
+        self.mark();
+        Ok(())
+    }
+
+    fn answer(&mut self, call: Call) -> Result<Answer> {
+        let Agent { store, peeked, number, .. } = self;
+        let opened = store.as_mut().unwrap();
+        match call {
+            Call::PeekLogs { n } => {
+                let batch = opened.peek_logs(n)?;
+                let answer = Answer::Peeked(events_of(batch.events()), batch.dropped());
+                *peeked = Some(batch);
+                Ok(answer)
+            }
+            Call::AckLogs { n } => {
+                let batch = match peeked {
+                    Some(batch) => batch.clone(),
+                    None => opened.peek_logs(n)?,
+                };
+                let removed = opened.ack_logs(batch)?;
+                *peeked = None;
+                Ok(Answer::Removed(removed))
+            }
+            Call::Rekey => {
+                opened.rekey(&key_of(!opened.is_other_key))?;
+                opened.is_other_key = !opened.is_other_key;
+                Ok(Answer::Done)
+            }
+            _ => answer(opened, call, *number),
         }
     }
 
@@ -401,8 +716,12 @@ impl Agent {
 }
 
 /// Whether the record may be in the file all the same.
-fn leaves_effect_open(error: &Error) -> bool {
-    matches!(error, Error::Io { operation: "write" | "sync", .. })
+fn leaves_effect_open(call: Call, error: &Error) -> bool {
+    match call {
+        // The rename was done; which of the two files a power cut leaves, nobody knows.
+        Call::Rekey => matches!(error, Error::Io { operation: "sync the folder", .. }),
+        _ => matches!(error, Error::Io { operation: "write" | "sync", .. }),
+    }
 }
 
 fn answer(store: &Store, call: Call, number: u64) -> Result<Answer> {
@@ -421,19 +740,26 @@ fn answer(store: &Store, call: Call, number: u64) -> Result<Answer> {
             store.record_heartbeat(number as i64)?;
             Answer::Done
         }
-        Call::BufferLog { ts_ms, len } => {
-            store.buffer_log(ts_ms, &value(number, len))?;
+        Call::BufferLog { ts_ms, len } => Answer::Admitted(store.buffer_log(ts_ms, &value(number, len))?),
+        Call::Batch { job, len } => {
+            let batch = Batch::new().ack_job(&run_id(job)).enqueue_job(&run_id(job + 1), &value(number, len));
+            store.write(batch.record_heartbeat(number as i64).buffer_log(number as i64, &value(number, len)))?;
             Answer::Done
         }
-        Call::DrainLogs { n } => {
-            let events = store.drain_logs(n)?;
-            Answer::Drained(events.into_iter().map(|event| (event.ts_ms, event.payload)).collect())
+        Call::DrainLogs { n } => Answer::Drained(events_of(&store.drain_logs(n)?)),
+        Call::Compact => {
+            let generation = store.stats().generation;
+            let report = store.compact()?;
+            assert_eq!((report.generation, store.stats().generation), (generation + 1, generation + 1));
+            Answer::Done
         }
         Call::Sync => {
             store.sync()?;
             Answer::Done
         }
-        Call::Reopen | Call::Kill => Answer::Done,
+        // The agent makes these itself.
+        Call::PeekLogs { .. } | Call::AckLogs { .. } | Call::Rekey | Call::Backup => Answer::Done,
+        Call::Reopen | Call::ReopenRekeyed | Call::Kill => Answer::Done,
     })
 }
 
