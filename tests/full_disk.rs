@@ -96,7 +96,7 @@ impl Agent {
         self.calls += 1;
         // Values that no file system makes shorter.
         let payload = common::Random(self.calls as u64).bytes(len);
-        if self.calls % 3 == 0 {
+        if self.calls.is_multiple_of(3) {
             self.store().buffer_log(0, &payload)?;
             self.events.push(payload);
         } else {
