@@ -16,8 +16,10 @@ const CYCLES: usize = 20;
 /// No cycle needs as many; a store that never gets full would fill the memory.
 const PUTS_MAX: usize = 10_000;
 const BALLAST_LEN: usize = 256 << 10;
-const LARGE_LEN: usize = 20_000;
-const SMALL_LEN: usize = 1000;
+/// Less has no room for a journal.
+const EXT4_LEN: u64 = 3 << 20;
+const LARGE_LEN: usize = 40_000;
+const SMALL_LEN: usize = 2000;
 
 /// A file system of its own, unmounted at the end.
 struct Mount {
@@ -136,10 +138,10 @@ impl Agent {
     }
 }
 
-fn cycles(mount: Mount, policy: CompactionPolicy) {
+fn cycles(mount: Mount, policy: CompactionPolicy, count: usize) {
     let mut agent = Agent::new(mount, policy);
     let ballast = agent.mount.at.join("ballast");
-    for cycle in 0..CYCLES {
+    for cycle in 0..count {
         let others_free_space = cycle % 2 == 0;
         if others_free_space {
             fs::write(&ballast, vec![1; BALLAST_LEN]).unwrap();
@@ -161,28 +163,28 @@ fn cycles(mount: Mount, policy: CompactionPolicy) {
     agent.store.take().unwrap().close().unwrap();
     agent.store = Some(existing().open(agent.mount.path(), &key()).unwrap());
     agent.check();
-    println!("{CYCLES} cycles, {} puts", agent.calls);
+    println!("{count} cycles, {} puts", agent.calls);
 }
 
 #[test]
 fn a_full_tmpfs_loses_nothing_and_the_store_goes_on_when_there_is_room() {
     if let Some(mount) = Mount::tmpfs("size=1M") {
-        cycles(mount, CompactionPolicy::default());
+        cycles(mount, CompactionPolicy::default(), CYCLES);
     }
 }
 
 #[test]
 fn a_full_ext4_loses_nothing_and_the_store_goes_on_when_there_is_room() {
-    if let Some(mount) = Mount::ext4(4 << 20) {
-        cycles(mount, CompactionPolicy { automatic: false, ..CompactionPolicy::default() });
+    if let Some(mount) = Mount::ext4(EXT4_LEN) {
+        cycles(mount, CompactionPolicy { automatic: false, ..CompactionPolicy::default() }, CYCLES);
     }
 }
 
 /// The disk has no room for a second log, and the space that is kept for acks must not be lent to one.
 #[test]
 fn acks_beside_an_automatic_compaction_that_finds_no_room_work() {
-    if let Some(mount) = Mount::ext4(4 << 20) {
-        cycles(mount, CompactionPolicy::default());
+    if let Some(mount) = Mount::ext4(EXT4_LEN) {
+        cycles(mount, CompactionPolicy::default(), 3);
     }
 }
 

@@ -7,7 +7,7 @@
 #![allow(clippy::cast_possible_truncation, reason = "the files are small")]
 
 #[path = "../../tests/sim/mod.rs"]
-pub mod sim;
+mod sim;
 
 #[path = "../../tests/format/agree.rs"]
 mod agree;
