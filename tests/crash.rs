@@ -13,11 +13,11 @@ use std::sync::{Mutex, MutexGuard};
 use std::thread;
 use std::time::Instant;
 
-use sim::{Moment, Op, Sim};
 use sim::crash;
 use sim::random::{Random, mix};
 use sim::workload::{Agent, BackedUp, Call, Mode, Model, Oracle, open};
 use sim::world::{self, Image, World};
+use sim::{Moment, Op, Sim};
 
 /// Small and large, so that frames share sectors, fill one, and reach over several.
 const ALPHABET: [Call; 10] = [
@@ -152,7 +152,9 @@ fn ack_after_a_compaction_removes_nothing_that_was_not_peeked() {
     let mut agent = Agent::new(Sim::new(75), Mode::Sync);
     agent.start().unwrap();
     let log = Call::BufferLog { ts_ms: 1, len: 10 };
-    for call in [log, Call::PeekLogs { n: 1 }, Call::DrainLogs { n: 1 }, Call::Compact, log, Call::AckLogs { n: 1 }] {
+    for call in
+        [log, Call::PeekLogs { n: 1 }, Call::DrainLogs { n: 1 }, Call::Compact, log, Call::AckLogs { n: 1 }]
+    {
         agent.make(call).unwrap();
     }
 }

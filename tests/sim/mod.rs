@@ -57,7 +57,10 @@ pub enum Op {
 impl Op {
     /// Whether a power cut before it can leave other images than one before the operation ahead of it.
     fn follows_change(self) -> bool {
-        matches!(self, Op::Open | Op::Rename | Op::Link | Op::Remove | Op::SyncDir | Op::Write | Op::SetLen | Op::Sync)
+        matches!(
+            self,
+            Op::Open | Op::Rename | Op::Link | Op::Remove | Op::SyncDir | Op::Write | Op::SetLen | Op::Sync
+        )
     }
 }
 

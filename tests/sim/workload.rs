@@ -739,17 +739,13 @@ fn answer(store: &Store, call: Call, number: u64) -> Result<Answer> {
             store.record_heartbeat(number as i64)?;
             Answer::Done
         }
-        Call::BufferLog { ts_ms, len } => {
-            Answer::Admitted(store.buffer_log(ts_ms, &value(number, len))?)
-        }
+        Call::BufferLog { ts_ms, len } => Answer::Admitted(store.buffer_log(ts_ms, &value(number, len))?),
         Call::Batch { job, len } => {
             let batch = Batch::new().ack_job(&run_id(job)).enqueue_job(&run_id(job + 1), &value(number, len));
             store.write(batch.record_heartbeat(number as i64).buffer_log(number as i64, &value(number, len)))?;
             Answer::Done
         }
-        Call::DrainLogs { n } => {
-            Answer::Drained(events_of(&store.drain_logs(n)?))
-        }
+        Call::DrainLogs { n } => Answer::Drained(events_of(&store.drain_logs(n)?)),
         Call::Compact => {
             let generation = store.stats().generation;
             let report = store.compact()?;
