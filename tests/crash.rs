@@ -45,7 +45,7 @@ const MORE: [Call; 6] = [
 const MORE_HISTORY_LEN: u32 = 2;
 /// Of a moment in a call that copies the log, so many images of each choice of names: there are two files then, and most
 /// images differ only in the one that has no name yet.
-const COPY_IMAGES: usize = 60;
+const COPY_IMAGES: usize = 20;
 const RANDOM_HISTORIES: u64 = 80;
 /// Of a moment in a random history, so many images: with many unsynced sectors there are thousands.
 const RANDOM_IMAGES: usize = 250;
