@@ -13,7 +13,7 @@ use std::time::Duration;
 use backupy_state::storage::{Access, File, LockGuard, Map, PathKind, Storage};
 use backupy_state::{AgentKey, CompactionPolicy, Error, OpenOptions, QueueOrder, Result, Store};
 use sim::crash;
-use sim::workload::{Agent, Call, Mode, Model, PATH, key, open};
+use sim::workload::{Agent, Call, Mode, Model, Opened, PATH, key, open};
 use sim::world::{Image, World};
 use sim::{EIO, ENOSPC, Failure, Op, Sim};
 

@@ -284,6 +284,8 @@ impl Agent {
     fn reopen(&mut self, how: How, is_killed: bool, new_key: Option<u8>) {
         let head = self.store().head();
         let store = self.store.take().unwrap();
+        // A batch is good for the handle it was peeked from.
+        self.peeked = None;
         if is_killed {
             self.sim.kill();
             self.state.forget_unrecorded_drops();

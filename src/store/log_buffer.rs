@@ -105,7 +105,8 @@ impl Store {
     }
 
     /// Removes exactly the events of the batch, and takes its count of dropped events off the count. Returns how many
-    /// of them it removed: those that were drained or made room meanwhile were gone already. Takes its durability from
+    /// of them it removed: those that were drained or made room meanwhile were gone already. A batch is good for the handle
+    /// it was peeked from; after a reopening, peek again. Takes its durability from
     /// [`log_durability`](crate::OpenOptions::log_durability).
     ///
     /// # Errors
@@ -137,12 +138,15 @@ impl Store {
                 _ => Change::put(Bucket::Registry, DROPPED_KEY, &counter, &[]),
             });
         }
-        if !changes.is_empty() {
-            let pending = writing.append(&changes)?;
-            (gate.dropped, gate.recorded) = (dropped, Some(dropped));
-            drop(gate);
-            self.committed(&pending, self.log_durability)?;
+        if changes.is_empty() {
+            // What was dropped since the last record may be all that the batch tells.
+            gate.dropped = dropped;
+            return Ok(count);
         }
+        let pending = writing.append(&changes)?;
+        (gate.dropped, gate.recorded) = (dropped, Some(dropped));
+        drop(gate);
+        self.committed(&pending, self.log_durability)?;
         Ok(count)
     }
 
