@@ -19,7 +19,7 @@ use crate::format::header::Header;
 use crate::format::record::{Action, Change, Operation};
 use crate::index::Index;
 use crate::live::Live;
-use crate::log::{Log, LogFile, Tip, Values};
+use crate::log::{GiveBack, Log, LogFile, Tip, Values};
 use crate::path::sibling;
 use crate::reader::{CompactionStats, Reader, View};
 use crate::storage::PathKind;
@@ -119,12 +119,12 @@ impl Compactor {
 
     pub(crate) fn compact(&self) -> Result<CompactionReport> {
         let key = lock(&self.shared.key);
-        self.shared.run(&key)
+        self.shared.run(&key, GiveBack::All)
     }
 
     pub(crate) fn rekey(&self, new_key: &AgentKey) -> Result<()> {
         let mut key = lock(&self.shared.key);
-        self.shared.run(new_key)?;
+        self.shared.run(new_key, GiveBack::All)?;
         *key = new_key.duplicate();
         Ok(())
     }
@@ -139,15 +139,21 @@ impl Shared {
     fn run_automatic(&self) {
         let key = lock(&self.key);
         if self.live.compaction_is_due() && !self.stopping.load(Ordering::Acquire) {
-            let _ = self.run(&key);
+            let _ = self.run(&key, GiveBack::AllButTheReserve);
         }
     }
 
-    fn run(&self, key: &AgentKey) -> Result<CompactionReport> {
+    fn run(&self, key: &AgentKey, give_back: GiveBack) -> Result<CompactionReport> {
         let mut done = self.replace_log(key);
-        // What acks and drains may need is not lent to a copy, which may find no room in any case.
-        if matches!(done, Err(Error::Full { .. })) && self.live.cut_space_ahead()? {
+        if matches!(done, Err(Error::Full { .. }))
+            && let Ok(mut writing) = self.live.write()
+            && matches!(writing.log.give_back(give_back), Ok(true))
+        {
+            drop(writing);
             done = self.replace_log(key);
+            if let Ok(mut writing) = self.live.write() {
+                writing.log.take_reserve_again();
+            }
         }
         if !self.stopping.load(Ordering::Acquire) {
             self.note(&done);

@@ -71,11 +71,6 @@ impl Live {
         Stats::new(&view.index, view.header.id.generation, log.tip(), log.allocated())
     }
 
-    /// Gives the space ahead back to a full disk, all but the reserve. Returns whether there was any.
-    pub(crate) fn cut_space_ahead(&self) -> Result<bool> {
-        self.write()?.log.cut_to_reserve()
-    }
-
     fn note_due(&self, log: &Log, index: &Index) {
         let due = self.policy.is_due(log.tip(), log.allocated(), index);
         self.compaction_due.store(due, Ordering::Relaxed);

@@ -150,13 +150,22 @@ impl Log {
         self.write(changes)
     }
 
-    /// Gives the space ahead back to the file system, all but the reserve. Returns whether there was any.
-    pub(crate) fn cut_to_reserve(&mut self) -> Result<bool> {
-        let had_more = self.allocated > self.tip.end + RESERVE_LEN;
+    /// Gives the space ahead back to the file system. Returns whether there was any.
+    pub(crate) fn give_back(&mut self, what: GiveBack) -> Result<bool> {
+        let kept = match what {
+            GiveBack::AllButTheReserve => RESERVE_LEN,
+            GiveBack::All => 0,
+        };
+        let had_more = self.allocated > self.tip.end + kept;
         if had_more {
-            self.cut_to(self.tip.end + RESERVE_LEN)?;
+            self.cut_to(self.tip.end + kept)?;
         }
         Ok(had_more)
+    }
+
+    /// Takes the reserve again, where the disk has it. What else goes wrong, the next call that writes will tell.
+    pub(crate) fn take_reserve_again(&mut self) {
+        let _ = self.make_room(0, 0);
     }
 
     fn cut_to(&mut self, len: u64) -> Result<()> {
@@ -259,6 +268,15 @@ const SECTOR_LEN: u64 = 4096;
 const FRAME_KEPT_LEN: usize = 64 << 10;
 
 static ZEROS: [u8; 64 << 10] = [0; 64 << 10];
+
+/// How much of the space ahead a compaction may have on a full disk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum GiveBack {
+    /// One that runs by itself: acks and drains go on meanwhile, and need the reserve.
+    AllButTheReserve,
+    /// One that somebody asked for.
+    All,
+}
 
 /// The values of one generation, read by location.
 pub(crate) struct Values {
