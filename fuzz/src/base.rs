@@ -6,7 +6,7 @@ use std::sync::OnceLock;
 use backupy_state::{Batch, Store};
 
 use crate::sim::Sim;
-use crate::sim::workload::{Mode, Model, PATH, open};
+use crate::sim::workload::{Mode, Model, Opened, PATH, open};
 
 /// That of the workload.
 pub const KEY: &[u8] = b"bkpy_0123456789abcdef0123456789abcdef";
@@ -57,12 +57,12 @@ fn make() -> Base {
     Base { main, fork: log_of(&fork), older, states }
 }
 
-fn session(states: &mut Vec<Model>, sim: &Sim, store: Store, calls: std::ops::Range<u64>) {
+fn session(states: &mut Vec<Model>, sim: &Sim, store: Opened, calls: std::ops::Range<u64>) {
     for number in calls {
         call(&store, number);
         note(states, sim);
     }
-    store.close().unwrap();
+    store.store.close().unwrap();
 }
 
 fn note(states: &mut Vec<Model>, sim: &Sim) {
