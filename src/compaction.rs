@@ -224,8 +224,10 @@ impl Shared {
         let temporary = sibling(&target, ".new");
         let mut copy = Copy::create(self, &temporary, &target, self.live.header().id.generation, key)?;
         copy.catch_up()?;
-        let tip = self.live.write()?.log.tip();
-        copy.finish(tip)?;
+        // Held to the end: what is replaced behind the tip meanwhile would be left out with nothing in its place.
+        let writing = self.live.write()?;
+        copy.finish(writing.log.tip())?;
+        drop(writing);
         storage.rename_new(&temporary, &target).map_err(|source| match source.kind() {
             std::io::ErrorKind::AlreadyExists => refuse(),
             _ => Error::io("name the backup", &target, source),
