@@ -5,26 +5,22 @@
 //! last and smallest one holds the writing end. Nothing of the old log is touched: until the rename, a failure costs
 //! the new file and nothing else.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use zeroize::Zeroizing;
+use copy::Copy;
 
-use crate::format::bucket::Bucket;
-use crate::format::frame::{ALIGNMENT, Location, ValueCursor};
-use crate::format::header::Header;
-use crate::format::record::{Action, Change, Operation};
 use crate::index::Index;
-use crate::live::Live;
-use crate::log::{GiveBack, Log, LogFile, Tip, Values};
-use crate::path::sibling;
+use crate::live::{Live, Writing, lock};
+use crate::log::{GiveBack, Log, Values};
 use crate::reader::{CompactionStats, Reader, View};
-use crate::storage::PathKind;
-use crate::walk::{self, Beside, Found, OpenFrame, Scan};
+use crate::storage::{self, PathKind};
 use crate::{AgentKey, Error, Result, events, recovery};
+
+mod copy;
 
 /// What [`Store::compact`](crate::Store::compact) did.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -165,18 +161,36 @@ impl Shared {
     fn replace_log(&self, key: &AgentKey) -> Result<CompactionReport> {
         let begun = Instant::now();
         drop(self.live.write()?);
-        let Live { path, storage, mmap, .. } = &*self.live;
-        let generation = self.live.header().id.generation + 1;
-        let temporary = sibling(path, ".new");
-        recovery::remove_leftovers(&**storage, path)?;
-        let mut copy = Copy::create(self, &temporary, path, generation, key)?;
-        storage
-            .copy_owner_and_mode(path, &temporary)
-            .map_err(|source| Error::io("keep the owner and mode of", path, source))?;
+        let mut copy = self.begin_next_generation(key)?;
         copy.catch_up()?;
         let writing = self.live.write()?;
         let bytes_before = writing.log.tip().end;
         let file_len = copy.finish(writing.log.tip())?;
+        self.put_in_place(&mut copy, &writing)?;
+        let report = CompactionReport {
+            generation: copy.header.id.generation,
+            bytes_before,
+            bytes_after: copy.new.tip().end,
+            took: begun.elapsed(),
+        };
+        self.go_on_in(&mut copy, writing, file_len);
+        Ok(report)
+    }
+
+    fn begin_next_generation(&self, key: &AgentKey) -> Result<Copy<'_>> {
+        let Live { path, storage, .. } = &*self.live;
+        recovery::remove_leftovers(&**storage, path)?;
+        let generation = self.live.header().id.generation + 1;
+        let copy = Copy::create(self, path, generation, key)?;
+        storage
+            .copy_owner_and_mode(path, &copy.temporary)
+            .map_err(|source| Error::io("keep the owner and mode of", path, source))?;
+        Ok(copy)
+    }
+
+    /// Gives the new file the old one's name, durably.
+    fn put_in_place(&self, copy: &mut Copy<'_>, writing: &Writing<'_>) -> Result<()> {
+        let Live { path, storage, .. } = &*self.live;
         let (same, _) = self.live.look(|index| copy.index.holds_as_much_as(index));
         if !same {
             let what = "the compacted log does not hold what the old one does; please report this";
@@ -186,28 +200,23 @@ impl Shared {
             return Err(Error::Failed { path: path.clone() });
         }
         storage
-            .rename(&temporary, path)
-            .map_err(|source| Error::io("put the compacted log in the place of", path, source))?;
+            .rename(&copy.temporary, path)
+            .map_err(storage::full_or_io("put the compacted log in the place of", path))?;
         copy.keep = true;
-        if let Err(error) = recovery::sync_folder(&**storage, path) {
-            // Nobody knows which of the two files a power cut would leave under the name.
-            writing.log.commit().fail(&std::io::ErrorKind::Other.into());
-            return Err(error);
-        }
-        let Copy { new, file, header, index, .. } = &mut copy;
+        // Nobody knows which of the two files a power cut would leave under the name.
+        recovery::sync_folder(&**storage, path)
+            .inspect_err(|_| writing.log.commit().fail(&std::io::ErrorKind::Other.into()))
+    }
+
+    fn go_on_in(&self, copy: &mut Copy<'_>, writing: Writing<'_>, file_len: u64) {
+        let Copy { new, file, header, index, .. } = copy;
         let mut index = std::mem::replace(index, Index::new(self.live.order));
         // A batch that was peeked before names its events by their ordinals.
         self.live.look(|old| index.count_ordinals_on_from(old));
-        let view = View { header: *header, index, values: Arc::new(Values::new(Arc::clone(file), *mmap)) };
-        let tip = new.tip();
-        let log = Log::new(Arc::clone(file), Arc::clone(storage), tip, file_len, true);
+        let values = Arc::new(Values::new(Arc::clone(file), self.live.mmap));
+        let view = View { header: *header, index, values };
+        let log = Log::new(Arc::clone(file), Arc::clone(&self.live.storage), new.tip(), file_len, true);
         drop(writing.switch(log, view));
-        Ok(CompactionReport {
-            generation: header.id.generation,
-            bytes_before,
-            bytes_after: tip.end,
-            took: begun.elapsed(),
-        })
     }
 
     /// Makes a copy of this generation under another name.
@@ -221,21 +230,19 @@ impl Shared {
         if kind != PathKind::Missing {
             return Err(refuse());
         }
-        let temporary = sibling(&target, ".new");
-        let mut copy = Copy::create(self, &temporary, &target, self.live.header().id.generation, key)?;
+        let mut copy = Copy::create(self, &target, self.live.header().id.generation, key)?;
         copy.catch_up()?;
         // Held to the end: what is replaced behind the tip meanwhile would be left out with nothing in its place.
         let writing = self.live.write()?;
         copy.finish(writing.log.tip())?;
         drop(writing);
-        storage.rename_new(&temporary, &target).map_err(|source| match source.kind() {
+        storage.rename_new(&copy.temporary, &target).map_err(|source| match source.kind() {
             std::io::ErrorKind::AlreadyExists => refuse(),
             _ => Error::io("name the backup", &target, source),
         })?;
         copy.keep = true;
         recovery::sync_folder(&**storage, &target)?;
-        let end = copy.new.tip().end;
-        copy.file.file.set_len(end).map_err(copy.file.io("end"))
+        copy.end_cleanly()
     }
 
     /// An error when the store is being closed.
@@ -267,220 +274,5 @@ impl Shared {
 
     fn record(&self) -> MutexGuard<'_, Record> {
         lock(&self.record)
-    }
-}
-
-/// No code under these mutexes panics halfway through a change.
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-/// A new log file on its way. Removed again when dropped, unless it has got its name.
-struct Copy<'a> {
-    shared: &'a Shared,
-    temporary: PathBuf,
-    keep: bool,
-    /// The old log, and how far it was taken over.
-    old: Arc<Values>,
-    taken: Tip,
-    header: Header,
-    file: Arc<LogFile>,
-    new: Log,
-    index: Index,
-    pack: Pack,
-    /// How far the new file was read back.
-    checked: Tip,
-}
-
-impl<'a> Copy<'a> {
-    fn create(shared: &'a Shared, temporary: &Path, path: &Path, generation: u64, key: &AgentKey) -> Result<Self> {
-        let live = &*shared.live;
-        let Header { id, authenticator, .. } = live.header();
-        let old = live.look(|_| ()).1;
-        let (log, header) = recovery::create_log(&*live.storage, temporary, path, generation, id.store_id, key)?;
-        let first = walk::first_tip(&header.authenticator);
-        let file = Arc::new(log);
-        let new = Log::new(Arc::clone(&file), Arc::clone(&live.storage), first, first.end, false);
-        Ok(Copy {
-            shared,
-            temporary: temporary.to_path_buf(),
-            keep: false,
-            old,
-            taken: walk::first_tip(&authenticator),
-            header,
-            file,
-            new,
-            index: Index::new(live.order),
-            pack: Pack::default(),
-            checked: first,
-        })
-    }
-
-    /// Takes over what was written so far, in rounds, until little is left or writers are as fast as this is.
-    fn catch_up(&mut self) -> Result<()> {
-        for _ in 0..ROUNDS_MAX {
-            let tip = self.shared.live.write()?.log.tip();
-            let left = tip.end - self.taken.end;
-            self.take_until(tip)?;
-            self.check()?;
-            if left <= LAST_ROUND_LEN {
-                break;
-            }
-        }
-        Ok(())
-    }
-
-    /// Takes over the rest, and puts a close frame behind it, which vouches for all of it. Returns the length to use.
-    fn finish(&mut self, tip: Tip) -> Result<u64> {
-        self.take_until(tip)?;
-        self.check()?;
-        self.new.append_unseen(&[])?;
-        self.check()?;
-        // Not a clean end yet: whoever opens the file before its folder is known to be synced has to sync the folder,
-        // or a power cut would bring the old name back after new calls were acknowledged.
-        let len = self.new.tip().end + ALIGNMENT as u64;
-        self.file.file.set_len(len).map_err(self.file.io("lengthen"))?;
-        Ok(len)
-    }
-
-    /// Copies what is still live of the frames up to `tip`, and what they delete.
-    fn take_until(&mut self, tip: Tip) -> Result<()> {
-        let old = Arc::clone(&self.old);
-        let mut scan = Scan::new(old.log(), Beside::Nobody, self.taken)?;
-        while scan.tip().seq < tip.seq {
-            self.shared.keep_going()?;
-            match scan.next()? {
-                Found::Frame(frame) => self.take(&old, &frame)?,
-                Found::End | Found::Torn { .. } => {
-                    return Err(Error::corrupt(old.path(), scan.tip().end, "frames that were written are gone"));
-                }
-            }
-            self.taken = scan.tip();
-        }
-        self.flush()
-    }
-
-    fn take(&mut self, old: &Values, frame: &OpenFrame<'_>) -> Result<()> {
-        let Some(manifest) = frame.manifest else { return Ok(()) };
-        let mut places = ValueCursor::new(frame.offset, &frame.header);
-        for operation in manifest.operations() {
-            match places.place(&operation) {
-                // What is not live any more was replaced or deleted by a later frame, which comes over too.
-                Some(place) if self.is_current(&operation, place) => {
-                    self.pack.add(&operation, |bytes| old.open_into(bytes, frame, place))?;
-                }
-                // Of what came over in an earlier round. In this round, nothing that a frame of it deletes is current.
-                None if self.index.loses_by(&operation) => self.pack.add(&operation, |_| Ok(()))?,
-                Some(_) | None => {}
-            }
-            if self.pack.bytes.len() >= PACK_LEN {
-                self.flush()?;
-            }
-        }
-        Ok(())
-    }
-
-    fn is_current(&self, operation: &Operation<'_>, place: Location) -> bool {
-        let find = |index: &Index| index.get(operation.bucket, operation.key) == Some(place);
-        self.shared.live.look(find).0
-    }
-
-    /// Writes what was packed as one frame.
-    fn flush(&mut self) -> Result<()> {
-        let Copy { pack, new, index, .. } = self;
-        let changes = pack.changes();
-        if !changes.is_empty() {
-            let written = new.append_unseen(&changes)?;
-            index.apply(changes.iter().map(|change| change.operation), written.places);
-        }
-        pack.clear();
-        Ok(())
-    }
-
-    /// Reads back from the disk what was written since the last check: every frame in its place, every value opens.
-    /// The chain ends in the same tag only if all manifests are the ones that were written.
-    fn check(&mut self) -> Result<()> {
-        // Guards against a power cut after the rename: the name must never stand for less than all of it.
-        self.new.pending().wait()?;
-        self.file.file.drop_cache(self.checked.end).map_err(self.file.io("drop the page cache of"))?;
-        let values = Values::new(Arc::clone(&self.file), false);
-        let mut value = Zeroizing::default();
-        let mut scan = Scan::new(&self.file, Beside::Nobody, self.checked)?;
-        while let Found::Frame(frame) = scan.next()? {
-            self.shared.keep_going()?;
-            let mut places = ValueCursor::new(frame.offset, &frame.header);
-            let operations = frame.manifest.into_iter().flat_map(|manifest| manifest.operations());
-            for place in operations.filter_map(|operation| places.place(&operation)) {
-                Vec::clear(&mut value);
-                values.open_into(&mut value, &frame, place)?;
-            }
-        }
-        self.checked = scan.tip();
-        if self.checked != self.new.tip() || scan.file_len() != self.checked.end {
-            let what = "the new log does not read back as it was written";
-            return Err(Error::corrupt(&self.temporary, self.checked.end, what));
-        }
-        Ok(())
-    }
-}
-
-impl Drop for Copy<'_> {
-    fn drop(&mut self) {
-        if !self.keep {
-            // If this fails, the next open or compaction removes it.
-            let _ = self.shared.live.storage.remove_file(&self.temporary);
-        }
-    }
-}
-
-const ROUNDS_MAX: usize = 8;
-/// What the writing end may be held for: less than a millisecond's work.
-const LAST_ROUND_LEN: u64 = 64 << 10;
-/// Long enough that a frame's own bytes do not count, short enough to stay in the processor's cache.
-const PACK_LEN: usize = 48 << 10;
-
-/// Operations that will be one frame.
-#[derive(Default)]
-struct Pack {
-    operations: Vec<Packed>,
-    /// Their keys and values.
-    bytes: Zeroizing<Vec<u8>>,
-}
-
-struct Packed {
-    action: Action,
-    bucket: Bucket,
-    key_at: usize,
-    value_at: usize,
-    end: usize,
-}
-
-impl Pack {
-    /// `append_value` appends the value of a put.
-    fn add(
-        &mut self,
-        operation: &Operation<'_>,
-        append_value: impl FnOnce(&mut Vec<u8>) -> Result<()>,
-    ) -> Result<()> {
-        let Operation { action, bucket, key } = *operation;
-        let key_at = self.bytes.len();
-        self.bytes.extend_from_slice(key);
-        let value_at = self.bytes.len();
-        append_value(&mut self.bytes)?;
-        self.operations.push(Packed { action, bucket, key_at, value_at, end: self.bytes.len() });
-        Ok(())
-    }
-
-    fn changes(&self) -> Vec<Change<'_>> {
-        let changes = self.operations.iter().map(|&Packed { action, bucket, key_at, value_at, end }| Change {
-            operation: Operation { action, bucket, key: &self.bytes[key_at..value_at] },
-            value: [&self.bytes[value_at..end], &[]],
-        });
-        changes.collect()
-    }
-
-    fn clear(&mut self) {
-        self.operations.clear();
-        self.bytes.clear();
     }
 }

@@ -4,7 +4,7 @@
 
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use crate::format::header::Header;
 use crate::format::record::Change;
@@ -56,7 +56,7 @@ impl Live {
     }
 
     pub(crate) fn header(&self) -> Header {
-        self.view.read().unwrap_or_else(PoisonError::into_inner).header
+        self.view().header
     }
 
     pub(crate) fn head(&self) -> Head {
@@ -67,7 +67,7 @@ impl Live {
     pub(crate) fn stats(&self) -> Stats {
         // Both under the log's lock: between the two, a compaction could switch the generation.
         let log = self.lock_log();
-        let view = self.view.read().unwrap_or_else(PoisonError::into_inner);
+        let view = self.view();
         Stats::new(&view.index, view.header.id.generation, log.tip(), log.allocated())
     }
 
@@ -77,14 +77,26 @@ impl Live {
     }
 
     fn lock_log(&self) -> MutexGuard<'_, Log> {
-        // Nothing under this mutex panics between writing a frame and noting it, so a poisoned one is as good.
-        self.log.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.log)
     }
+
+    fn view(&self) -> RwLockReadGuard<'_, View> {
+        self.view.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn view_mut(&self) -> RwLockWriteGuard<'_, View> {
+        self.view.write().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A poisoned mutex is as good: no code of this crate panics under one halfway through a change.
+pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Reader for Live {
     fn look<R>(&self, find: impl FnOnce(&Index) -> R) -> (R, Arc<Values>) {
-        let view = self.view.read().unwrap_or_else(PoisonError::into_inner);
+        let view = self.view();
         (find(&view.index), Arc::clone(&view.values))
     }
 }
@@ -100,7 +112,7 @@ impl Writing<'_> {
     pub(crate) fn append(mut self, changes: &[Change<'_>]) -> Result<Pending> {
         let written = self.log.append(changes).inspect_err(|error| events::failed(&self.live.path, error))?;
         let operations = changes.iter().map(|change| change.operation);
-        let mut view = self.live.view.write().unwrap_or_else(PoisonError::into_inner);
+        let mut view = self.live.view_mut();
         view.index.apply(operations, written.places);
         self.live.note_due(&self.log, &view.index);
         Ok(written.pending)
@@ -109,7 +121,7 @@ impl Writing<'_> {
     /// Goes on in the next generation, which holds all that this one does, durably. Returns what is to be dropped
     /// when the lock is gone: closing a long file that has lost its name takes a while.
     pub(crate) fn switch(mut self, log: Log, view: View) -> (Log, View) {
-        let mut shown = self.live.view.write().unwrap_or_else(PoisonError::into_inner);
+        let mut shown = self.live.view_mut();
         let old_log = std::mem::replace(&mut *self.log, log);
         let old_view = std::mem::replace(&mut *shown, view);
         self.live.note_due(&self.log, &shown.index);

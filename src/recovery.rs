@@ -58,7 +58,7 @@ pub(crate) fn create(storage: &dyn Storage, path: &Path, key: &AgentKey, order: 
     fill_random(storage, path, &mut store_id)?;
     let new = sibling(path, ".new");
     let (log, header) = create_log(storage, &new, path, 1, store_id, key)?;
-    storage.rename(&new, path).map_err(full_or_io("create", path))?;
+    storage.rename(&new, path).map_err(storage::full_or_io("create", path))?;
     // Guards against a power cut that takes the name back after calls were acknowledged.
     sync_folder(storage, path)?;
     let replay = Replay::new(order, walk::first_tip(&header.authenticator));
@@ -79,11 +79,11 @@ pub(crate) fn create_log(
     fill_random(storage, path, &mut salt)?;
     let authenticated = header::encode_authenticated(&GenerationId { generation, store_id, salt });
     let authenticator = Prk::extract(&salt, key).authenticator(&authenticated);
-    let file = storage.open(temporary, Access::CreateNew).map_err(full_or_io("create", temporary))?;
+    let file = storage.open(temporary, Access::CreateNew).map_err(storage::full_or_io("create", temporary))?;
     let written = storage::write_all_at(&*file, &header::encode_page(&authenticated, &authenticator), 0)
         // Guards against a power cut after the rename: the name must never stand for less than a whole header.
         .and_then(|()| file.sync_data());
-    let opened = written.map_err(full_or_io("create", path)).and_then(|()| open_log(file, path, key));
+    let opened = written.map_err(storage::full_or_io("create", path)).and_then(|()| open_log(file, path, key));
     opened.inspect_err(|_| {
         // If this fails too, the next open removes it.
         let _ = storage.remove_file(temporary);
@@ -210,7 +210,7 @@ fn set_torn_tail_aside(storage: &dyn Storage, log: &LogFile, offset: u64, until:
 }
 
 fn copy(storage: &dyn Storage, log: &LogFile, from: u64, until: u64, to: &Path) -> Result<()> {
-    let write_error = full_or_io("set the torn tail aside in", to);
+    let write_error = storage::full_or_io("set the torn tail aside in", to);
     let file = storage.open(to, Access::CreateNew).map_err(&write_error)?;
     let mut buf = vec![0; COPY_LEN];
     let mut at = from;
@@ -240,16 +240,6 @@ pub(crate) fn remove_leftovers(storage: &dyn Storage, path: &Path) -> Result<()>
 pub(crate) fn sync_folder(storage: &dyn Storage, path: &Path) -> Result<()> {
     let folder = path.parent().unwrap_or(Path::new("/"));
     storage.sync_dir(folder).map_err(|source| Error::io("sync the folder", folder, source))
-}
-
-fn full_or_io<'a>(operation: &'static str, path: &'a Path) -> impl Fn(io::Error) -> Error + 'a {
-    move |error| {
-        if storage::is_full(&error) {
-            Error::Full { path: path.to_path_buf() }
-        } else {
-            Error::io(operation, path, error)
-        }
-    }
 }
 
 /// The state of a log up to its tip, and which of it is vouched for.

@@ -10,6 +10,8 @@ use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use crate::Error;
+
 mod disk;
 
 pub use disk::{Disk, Map};
@@ -128,4 +130,10 @@ pub(crate) fn write_all_at(file: &dyn File, buf: &[u8], offset: u64) -> io::Resu
 /// Whether the error says that the disk, or the owner's share of it, is full.
 pub(crate) fn is_full(error: &io::Error) -> bool {
     matches!(error.kind(), ErrorKind::StorageFull | ErrorKind::QuotaExceeded)
+}
+
+pub(crate) fn full_or_io<'a>(operation: &'static str, path: &'a Path) -> impl Fn(io::Error) -> Error + 'a {
+    move |error| {
+        if is_full(&error) { Error::Full { path: path.to_path_buf() } } else { Error::io(operation, path, error) }
+    }
 }

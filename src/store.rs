@@ -2,14 +2,14 @@
 
 use std::fmt;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 
 use crate::compaction::{CompactionReport, Compactor};
 use crate::format::bucket::{Bucket, CONFIG_KEY, HEARTBEAT_KEY, SESSION_KEY};
 use crate::format::record::Change;
 use crate::head::Head;
 use crate::index::Index;
-use crate::live::{Live, Writing};
+use crate::live::{Live, Writing, lock};
 use crate::log::{Log, Pending, Values};
 use crate::log_limits::LogGate;
 use crate::options::{Durability, OpenOptions};
@@ -332,11 +332,6 @@ fn open_or_create<'a>(
         (Err(Error::WrongKey { .. }), Some(previous)) => open(previous),
         (opened, _) => opened,
     }
-}
-
-/// No code under these mutexes panics halfway through a change.
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Reader for Store {

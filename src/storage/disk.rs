@@ -6,6 +6,10 @@ use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+#[cfg(target_os = "linux")]
+use rustix::fs::{CWD, RenameFlags};
+use rustix::io::Errno;
+
 use super::{Access, File, LockGuard, PathKind, Storage};
 use crate::lock;
 
@@ -31,7 +35,7 @@ impl Storage for Disk {
                 Err(error) => return Err(error),
             }
         }
-        Err(rustix::io::Errno::LOOP.into())
+        Err(Errno::LOOP.into())
     }
 
     fn kind(&self, path: &Path) -> io::Result<PathKind> {
@@ -62,9 +66,17 @@ impl Storage for Disk {
     }
 
     fn rename_new(&self, from: &Path, to: &Path) -> io::Result<()> {
-        // Unlike a rename, a link never replaces what is there.
+        #[cfg(target_os = "linux")]
+        match rustix::fs::renameat_with(CWD, from, CWD, to, RenameFlags::NOREPLACE) {
+            // Not on this file system.
+            Err(Errno::INVAL | Errno::NOSYS) => {}
+            done => return Ok(done?),
+        }
+        // Unlike a plain rename, a link never replaces what is there.
         fs::hard_link(from, to)?;
-        fs::remove_file(from)
+        // If this fails, the file has two names. It is there under the one asked for.
+        let _ = fs::remove_file(from);
+        Ok(())
     }
 
     fn copy_owner_and_mode(&self, from: &Path, to: &Path) -> io::Result<()> {
