@@ -140,19 +140,24 @@ impl Shared {
     }
 
     fn run(&self, key: &AgentKey, give_back: GiveBack) -> Result<CompactionReport> {
-        let mut done = self.replace_log(key);
-        if matches!(done, Err(Error::Full { .. }))
-            && let Ok(mut writing) = self.live.write()
-            && matches!(writing.log.give_back(give_back), Ok(true))
-        {
-            drop(writing);
-            done = self.replace_log(key);
-            if let Ok(mut writing) = self.live.write() {
-                writing.log.take_reserve_again();
-            }
-        }
+        let done = match self.replace_log(key) {
+            Err(full @ Error::Full { .. }) => self.run_with_less_ahead(key, give_back, full),
+            done => done,
+        };
         if !self.stopping.load(Ordering::Acquire) {
             self.note(&done);
+        }
+        done
+    }
+
+    /// Gives space ahead back to the full disk, and tries again. It stays `full` where there is none to give.
+    fn run_with_less_ahead(&self, key: &AgentKey, give_back: GiveBack, full: Error) -> Result<CompactionReport> {
+        if !self.live.write()?.log.give_back(give_back)? {
+            return Err(full);
+        }
+        let done = self.replace_log(key);
+        if let Ok(mut writing) = self.live.write() {
+            writing.log.take_reserve_again();
         }
         done
     }

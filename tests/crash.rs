@@ -45,13 +45,13 @@ const MORE: [Call; 6] = [
 const MORE_HISTORY_LEN: u32 = 2;
 /// Of a moment in a call that copies the log, so many images of each choice of names: there are two files then, and most
 /// images differ only in the one that has no name yet.
-const COPY_IMAGES: usize = 20;
-const RANDOM_HISTORIES: u64 = 80;
+const COPY_IMAGES: usize = 12;
+const RANDOM_HISTORIES: u64 = 50;
 /// Of a moment in a random history, so many images: with many unsynced sectors there are thousands.
 const RANDOM_IMAGES: usize = 250;
 const RANDOM_HISTORY_LEN: usize = 12;
 /// Of the images of histories of so many calls, one in so many is also cut inside its recovery.
-const DEPTH_TWO_SHARES: [u64; 4] = [1, 1, 8, 48];
+const DEPTH_TWO_SHARES: [u64; 4] = [1, 1, 12, 96];
 /// How many images a moment of calls that are made again.
 const AGAIN_IMAGES: usize = 60;
 const THREADS: usize = 2;

@@ -25,6 +25,12 @@ enum Step {
     Reopen,
     Kill,
     Compact,
+    Rekey,
+    ReopenRekeyed,
+    Backup,
+    Batch { job: u8, len: u8 },
+    Peek { n: u8 },
+    AckPeeked { n: u8 },
 }
 
 /// Where and how the power is cut.
@@ -69,11 +75,13 @@ fn make(agent: &mut Agent, step: &Step) {
         Step::Sync => Call::Sync,
         Step::Reopen => Call::Reopen,
         Step::Kill => Call::Kill,
-        Step::Compact => {
-            // Changes nothing that the oracle knows of.
-            agent.store().compact().unwrap();
-            return;
-        }
+        Step::Compact => Call::Compact,
+        Step::Rekey => Call::Rekey,
+        Step::ReopenRekeyed => Call::ReopenRekeyed,
+        Step::Backup => Call::Backup,
+        Step::Batch { job, len: n } => Call::Batch { job: job % 4, len: len(n) },
+        Step::Peek { n } => Call::PeekLogs { n: usize::from(n % 4) },
+        Step::AckPeeked { n } => Call::AckLogs { n: usize::from(n % 4) },
     };
     agent.make(call).unwrap();
 }
