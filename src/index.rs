@@ -1,6 +1,5 @@
 //! Bucket -> key -> where the value lies. In memory only: no I/O, no keys, no values.
 
-use std::cmp::Ordering;
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
 use std::ops::Bound;
@@ -11,47 +10,32 @@ use crate::format::record::{self, Action, Operation};
 use crate::options::QueueOrder;
 use crate::seal::TAG_LEN;
 
-type Keys = BTreeMap<Box<[u8]>, Location>;
+pub(crate) use key::Key;
+
+mod key;
+
+type Keys = BTreeMap<Key, Location>;
 /// [`Location::order`] -> run id.
-type Fifo = BTreeMap<(u32, u32), Box<[u8]>>;
+type Fifo = BTreeMap<(u32, u32), Key>;
+/// A key, and where its value is after the operation: `None` for a delete.
+type Staged = (Key, Option<Location>);
 
 /// What is live in one generation.
 pub(crate) struct Index {
     buckets: [Keys; BUCKET_COUNT],
     /// The queue by latest enqueue; kept only where the order is asked for.
     fifo: Option<Fifo>,
-    /// Puts and deletes that a replay has seen and not yet sorted in, in the order of the log.
-    staged: Vec<Staged>,
+    /// Of each bucket: puts and deletes that a replay has seen and not yet sorted in, in the order of the log.
+    staged: [Vec<Staged>; BUCKET_COUNT],
+    /// How many of a bucket are staged before those are thrown out that later ones make void.
+    staged_max: usize,
     /// Of each bucket: what its live operations take in a log, without frame headers.
     live_bytes: [u64; BUCKET_COUNT],
     next_ordinal: u64,
 }
 
-struct Staged {
-    bucket: Bucket,
-    /// The key's first bytes: most comparisons end here, without a look at the key itself.
-    head: u64,
-    key: Box<[u8]>,
-    /// `None` for a delete.
-    place: Option<Location>,
-}
-
-impl Staged {
-    fn new(bucket: Bucket, key: &[u8], place: Option<Location>) -> Self {
-        let mut head = [0; 8];
-        let len = key.len().min(head.len());
-        head[..len].copy_from_slice(&key[..len]);
-        Staged { bucket, head: u64::from_be_bytes(head), key: key.into(), place }
-    }
-
-    fn by_key(&self, other: &Self) -> Ordering {
-        let heads = (self.bucket as u8, self.head).cmp(&(other.bucket as u8, other.head));
-        heads.then_with(|| self.key.cmp(&other.key))
-    }
-}
-
-/// Bounds what a replay holds of operations that later ones make void.
-const STAGED_COUNT_MAX: usize = 1 << 16;
+/// Below it, looking for void operations costs more than it gives back.
+const STAGED_MAX: usize = 1 << 16;
 
 impl Index {
     pub(crate) fn new(order: QueueOrder) -> Self {
@@ -62,7 +46,8 @@ impl Index {
         Index {
             buckets: Default::default(),
             fifo,
-            staged: Vec::new(),
+            staged: Default::default(),
+            staged_max: STAGED_MAX,
             live_bytes: [0; BUCKET_COUNT],
             next_ordinal: 0,
         }
@@ -90,42 +75,33 @@ impl Index {
             let place = places.place(&operation);
             let Operation { action, bucket, key } = operation;
             if action == Action::DeleteThrough {
-                self.settle();
+                self.settle_bucket(bucket);
                 self.delete_through(bucket, key);
                 continue;
             }
             if place.is_some() {
                 self.note_ordinal(bucket, key);
             }
-            self.staged.push(Staged::new(bucket, key, place));
-            if self.staged.len() == STAGED_COUNT_MAX {
-                self.settle();
+            let staged = &mut self.staged[bucket as usize];
+            staged.push((key.into(), place));
+            if staged.len() == self.staged_max {
+                drop_void(staged);
+                // Twice what stays, so that this is seldom done, and no more is held than twice what is live.
+                self.staged_max = self.staged_max.max(2 * staged.len());
             }
         }
     }
 
     /// Sorts in what was staged. Every reading call needs it done before.
     pub(crate) fn settle(&mut self) {
-        let mut staged = std::mem::take(&mut self.staged);
-        // Stable: of the operations on one key, the last one counts and stays last.
-        staged.sort_by(Staged::by_key);
-        staged.dedup_by(|later, earlier| {
-            let same_key = later.by_key(earlier).is_eq();
-            if same_key {
-                std::mem::swap(later, earlier);
-            }
-            same_key
-        });
-        let mut staged = staged.into_iter().peekable();
-        while let Some(bucket) = staged.peek().map(|next| next.bucket) {
-            let of_bucket = std::iter::from_fn(|| staged.next_if(|next| next.bucket == bucket));
-            self.settle_bucket(bucket, of_bucket);
-        }
+        Bucket::ALL.into_iter().for_each(|bucket| self.settle_bucket(bucket));
     }
 
-    fn settle_bucket(&mut self, bucket: Bucket, staged: impl Iterator<Item = Staged>) {
+    fn settle_bucket(&mut self, bucket: Bucket) {
+        let mut staged = std::mem::take(&mut self.staged[bucket as usize]);
+        drop_void(&mut staged);
         if !self.bucket(bucket).is_empty() {
-            for Staged { key, place, .. } in staged {
+            for (key, place) in staged {
                 match place {
                     Some(place) => self.put(bucket, key, place),
                     None => self.delete(bucket, &key),
@@ -133,7 +109,7 @@ impl Index {
             }
             return;
         }
-        let live = staged.filter_map(|Staged { key, place, .. }| Some((key, place?)));
+        let live = staged.into_iter().filter_map(|(key, place)| Some((key, place?)));
         // Collecting sorted pairs fills the map from the left, without looking for places.
         self.buckets[bucket as usize] = live.collect();
         let keys = &self.buckets[bucket as usize];
@@ -153,7 +129,7 @@ impl Index {
     }
 
     /// The first `n` of a bucket in key order.
-    pub(crate) fn first(&self, bucket: Bucket, n: usize) -> Vec<(Box<[u8]>, Location)> {
+    pub(crate) fn first(&self, bucket: Bucket, n: usize) -> Vec<(Key, Location)> {
         self.iter(bucket).take(n).map(|(key, place)| (key.into(), place)).collect()
     }
 
@@ -180,7 +156,7 @@ impl Index {
     }
 
     /// The next `n` jobs in queue order, from the start or behind `after`.
-    pub(crate) fn jobs(&self, after: Option<&str>, n: usize) -> Vec<(Box<[u8]>, Location)> {
+    pub(crate) fn jobs(&self, after: Option<&str>, n: usize) -> Vec<(Key, Location)> {
         let queue = self.bucket(Bucket::Queue);
         let after = after.map(str::as_bytes);
         match &self.fifo {
@@ -230,7 +206,7 @@ impl Index {
         }
     }
 
-    fn put(&mut self, bucket: Bucket, key: Box<[u8]>, place: Location) {
+    fn put(&mut self, bucket: Bucket, key: Key, place: Location) {
         self.live_bytes[bucket as usize] += live_len(bucket, &key, &place);
         let in_order = (bucket == Bucket::Queue && self.fifo.is_some()).then(|| key.clone());
         let replaced = match self.buckets[bucket as usize].entry(key) {
@@ -274,6 +250,19 @@ impl Index {
             fifo.remove(&old.order());
         }
     }
+}
+
+/// Sorts by key, and leaves the last operation on each.
+fn drop_void(staged: &mut Vec<Staged>) {
+    // Stable: of the operations on one key, the last one counts and stays last.
+    staged.sort_by(|(a, _), (b, _)| a.cmp(b));
+    staged.dedup_by(|later, earlier| {
+        let same_key = later.0 == earlier.0;
+        if same_key {
+            std::mem::swap(later, earlier);
+        }
+        same_key
+    });
 }
 
 fn live_len(bucket: Bucket, key: &[u8], place: &Location) -> u64 {

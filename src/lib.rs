@@ -63,6 +63,7 @@ mod walk;
 mod index;
 mod log;
 mod commit;
+mod nonces;
 #[warn(clippy::indexing_slicing)]
 mod format;
 mod seal;

@@ -11,6 +11,7 @@ use crate::commit::{Commit, Mark};
 use crate::format::SaltedCrc;
 use crate::format::frame::{self, ALIGNMENT, FRAME_LEN_MAX, FrameSeal, Location, SEQ_MAX, ValueCursor};
 use crate::format::record::{Action, Change};
+use crate::nonces::Nonces;
 use crate::seal::{NONCE_LEN, Nonce, Sealer, TAG_LEN, Tag};
 use crate::storage::{self, File, Map, Storage};
 use crate::walk::OpenFrame;
@@ -54,6 +55,7 @@ pub(crate) struct Log {
     /// Whether the last frame is a close frame, and durable.
     closed: bool,
     commit: Arc<Commit>,
+    nonces: Nonces,
     frame: Vec<u8>,
 }
 
@@ -88,7 +90,7 @@ impl Log {
         closed: bool,
     ) -> Self {
         let commit = Arc::new(Commit::new(tip.mark()));
-        Log { log, storage, tip, allocated, closed, commit, frame: Vec::new() }
+        Log { log, storage, tip, allocated, closed, commit, nonces: Nonces::new(), frame: Vec::new() }
     }
 
     pub(crate) fn commit(&self) -> &Commit {
@@ -182,9 +184,8 @@ impl Log {
         if seq > SEQ_MAX {
             return Err(Error::TooLarge { what: "a generation's count of frames", len: seq, max: SEQ_MAX });
         }
-        let mut nonce = [0; NONCE_LEN];
-        let random = self.storage.fill_random(&mut nonce);
-        random.map_err(self.log.io("get a nonce from the system's random generator for"))?;
+        let nonce = self.nonces.next(|bytes| self.storage.fill_random(bytes));
+        let nonce = nonce.map_err(self.log.io("get nonces from the system's random generator for"))?;
         let LogFile { sealer, crc, .. } = &*self.log;
         let durable_seq = self.commit.durable().seq;
         let seal = FrameSeal { sealer, crc, chain: &self.tip.chain, seq, durable_seq, nonce };

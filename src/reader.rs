@@ -12,7 +12,7 @@ use crate::format::bucket::{
 use crate::format::frame::Location;
 use crate::format::header::{HEADER_PAGE_LEN, Header};
 use crate::format::record::VALUE_LEN_MAX;
-use crate::index::Index;
+use crate::index::{Index, Key};
 use crate::log::{Tip, Values};
 use crate::{Error, Result};
 
@@ -57,7 +57,7 @@ pub struct LogEvent {
 #[derive(Clone, PartialEq, Eq)]
 pub struct LogBatch {
     events: Vec<LogEvent>,
-    pub(crate) keys: Vec<Box<[u8]>>,
+    pub(crate) keys: Vec<Key>,
     dropped: u64,
 }
 
@@ -208,7 +208,7 @@ pub(crate) trait Reader {
         let (places, values) = self.look(|index| index.jobs(after, n));
         let mut jobs = Vec::with_capacity(places.len());
         for (key, place) in places {
-            jobs.push(read_job(&values, key, place)?);
+            jobs.push(read_job(&values, &key, place)?);
         }
         self.confirm()?;
         Ok(jobs)
@@ -217,7 +217,7 @@ pub(crate) trait Reader {
     fn job(&self, run_id: &str) -> Result<Option<QueuedJob>> {
         check_run_id(run_id)?;
         let (place, values) = self.look(|index| index.get(Bucket::Queue, run_id.as_bytes()));
-        let job = place.map(|place| read_job(&values, run_id.as_bytes().into(), place)).transpose()?;
+        let job = place.map(|place| read_job(&values, run_id.as_bytes(), place)).transpose()?;
         self.confirm()?;
         Ok(job)
     }
@@ -275,7 +275,7 @@ pub(crate) trait Reader {
 ///
 /// # Errors
 /// What is wrong with the first one.
-pub(crate) fn read_events(values: &Values, places: &[(Box<[u8]>, Location)]) -> Result<Vec<LogEvent>> {
+pub(crate) fn read_events(values: &Values, places: &[(Key, Location)]) -> Result<Vec<LogEvent>> {
     let mut events = Vec::with_capacity(places.len());
     for (key, place) in places {
         let LogKey { ts_ms, .. } = LogKey::decode(key).ok_or_else(|| malformed(values, *place))?;
@@ -305,8 +305,8 @@ pub(crate) fn check_value(what: &'static str, value: &[u8]) -> Result<()> {
     Ok(())
 }
 
-fn read_job(values: &Values, key: Box<[u8]>, place: Location) -> Result<QueuedJob> {
-    let run_id = String::from_utf8(key.into_vec()).map_err(|_| malformed(values, place))?;
+fn read_job(values: &Values, key: &[u8], place: Location) -> Result<QueuedJob> {
+    let run_id = String::from_utf8(key.to_vec()).map_err(|_| malformed(values, place))?;
     match values.read(place) {
         Ok(payload) => Ok(QueuedJob { run_id, payload }),
         Err(error) => Err(error.about_job(run_id)),

@@ -5,14 +5,21 @@
 //! - HKDF-SHA-256: RFC 5869. `HKDF-Extract(salt, IKM) -> PRK`, `HKDF-Expand(PRK, info, L) -> OKM`.
 //! - AES-256-GCM with 96-bit nonces and 128-bit tags: NIST SP 800-38D.
 
-use aes_gcm::aead::{AeadInOut, KeyInit};
-use aes_gcm::{Aes256Gcm, Tag as GcmTag};
+#[cfg(not(feature = "ring"))]
+use by_aes_gcm::Cipher;
+#[cfg(feature = "ring")]
+use by_ring::Cipher;
 use ctutils::CtEq;
 use hkdf::Hkdf;
 use sha2::Sha256;
 use zeroize::{Zeroize, Zeroizing};
 
 use crate::AgentKey;
+
+#[cfg_attr(feature = "ring", cfg(test))]
+mod by_aes_gcm;
+#[cfg(feature = "ring")]
+mod by_ring;
 
 /// What AES-256-GCM puts behind a ciphertext.
 pub(crate) const TAG_LEN: usize = 16;
@@ -59,7 +66,7 @@ impl Prk {
         let mut key = Zeroizing::new([0; 32]);
         let info: [&[u8]; 3] = [b"backupy-state v1 frames", &id.store_id, &id.generation.to_le_bytes()];
         self.expand(&info, &mut key);
-        Sealer(Aes256Gcm::new((&*key).into()))
+        Sealer(Cipher::new(&key))
     }
 
     fn expand(&self, info: &[&[u8]], out: &mut [u8; 32]) {
@@ -73,13 +80,13 @@ pub(crate) fn equal_in_constant_time(a: &[u8; 32], b: &[u8; 32]) -> bool {
     a.ct_eq(b).to_bool()
 }
 
-/// Seals and opens the manifests and values of one generation. Wiped on drop.
-pub(crate) struct Sealer(Aes256Gcm);
+/// Seals and opens the manifests and values of one generation. Wiped on drop, as far as the cipher does that.
+pub(crate) struct Sealer(Cipher);
 
 impl Sealer {
     /// Seals in place: nonce N, AAD = header bytes 8..48 || previous frame's manifest tag.
     pub(crate) fn seal_manifest(&self, nonce: &Nonce, aad: &[u8; MANIFEST_AAD_LEN], text: &mut [u8]) -> Tag {
-        self.seal(nonce, aad, text)
+        self.0.seal(nonce, aad, text)
     }
 
     /// Opens in place what [`seal_manifest`](Self::seal_manifest) sealed.
@@ -90,12 +97,12 @@ impl Sealer {
         text: &mut [u8],
         tag: &Tag,
     ) -> Result<(), SealBroken> {
-        self.open(nonce, aad, text, tag)
+        self.0.open(nonce, aad, text, tag)
     }
 
     /// Seals value `i` of frame `seq` in place: nonce N with its last 4 bytes XOR (i + 1), AAD = seq || i.
     pub(crate) fn seal_value(&self, frame_nonce: &Nonce, seq: u64, i: u32, text: &mut [u8]) -> Tag {
-        self.seal(&value_nonce(frame_nonce, i), &value_aad(seq, i), text)
+        self.0.seal(&value_nonce(frame_nonce, i), &value_aad(seq, i), text)
     }
 
     /// Opens in place what [`seal_value`](Self::seal_value) sealed.
@@ -107,20 +114,7 @@ impl Sealer {
         text: &mut [u8],
         tag: &Tag,
     ) -> Result<(), SealBroken> {
-        self.open(&value_nonce(frame_nonce, i), &value_aad(seq, i), text, tag)
-    }
-
-    fn seal(&self, nonce: &Nonce, aad: &[u8], text: &mut [u8]) -> Tag {
-        // AES-GCM refuses only texts over 64 GiB, and a frame ends at 64 MiB.
-        self.0
-            .encrypt_inout_detached(nonce.into(), aad, text.into())
-            .expect("a frame is shorter than 64 GiB")
-            .into()
-    }
-
-    fn open(&self, nonce: &Nonce, aad: &[u8], text: &mut [u8], tag: &Tag) -> Result<(), SealBroken> {
-        let tag: &GcmTag = tag.into();
-        self.0.decrypt_inout_detached(nonce.into(), aad, text.into(), tag).map_err(|_| SealBroken)
+        self.0.open(&value_nonce(frame_nonce, i), &value_aad(seq, i), text, tag)
     }
 }
 
@@ -208,6 +202,27 @@ mod tests {
         meeting[11] ^= 2 ^ 1;
         assert_eq!(value_nonce(&meeting, 0), value_nonce(&NONCE, 1));
         assert_eq!(open(&meeting, 7, 0), Err(SealBroken));
+    }
+
+    #[cfg(feature = "ring")]
+    #[test]
+    fn each_cipher_opens_what_the_other_has_sealed() {
+        let key = [0xA5; 32];
+        let (ours, theirs) = (by_aes_gcm::Cipher::new(&key), by_ring::Cipher::new(&key));
+        for len in (0..300).chain([4096, 70_001]) {
+            let text: Vec<u8> = (0..=250).cycle().take(len).collect();
+            let aad = &text[..len.min(56)];
+            let (mut a, mut b) = (text.clone(), text.clone());
+            let tag = ours.seal(&NONCE, aad, &mut a);
+            assert_eq!((theirs.seal(&NONCE, aad, &mut b), &b), (tag, &a));
+            let mut other = tag;
+            other[15] ^= 1;
+            assert_eq!(ours.open(&NONCE, aad, &mut a.clone(), &other), Err(SealBroken));
+            assert_eq!(theirs.open(&NONCE, aad, &mut b.clone(), &other), Err(SealBroken));
+            assert_eq!(theirs.open(&NONCE, aad, &mut a, &tag), Ok(()));
+            assert_eq!(ours.open(&NONCE, aad, &mut b, &tag), Ok(()));
+            assert_eq!((a, b), (text.clone(), text));
+        }
     }
 
     #[test]

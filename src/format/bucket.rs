@@ -24,6 +24,8 @@ pub(crate) const LOG_KEY_LEN: usize = 16;
 pub(crate) const VALUE_PREFIX_LEN: usize = 8;
 
 impl Bucket {
+    pub(crate) const ALL: [Bucket; BUCKET_COUNT] = [Bucket::Config, Bucket::Queue, Bucket::Registry, Bucket::Logs];
+
     pub(crate) fn code(self) -> u8 {
         match self {
             Bucket::Config => 1,
