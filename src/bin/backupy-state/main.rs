@@ -11,17 +11,20 @@ use clap::error::ErrorKind;
 use clap::{ColorChoice, CommandFactory, Parser, Subcommand};
 
 mod compact;
+mod config;
 mod demo;
 mod dump;
 mod failure;
 mod frames;
 mod head;
 mod health;
+mod input;
 mod logs;
 mod look;
 mod place;
 mod progress;
 mod queue;
+mod registry;
 mod stats;
 mod text;
 mod verify;
@@ -56,8 +59,11 @@ enum Command {
     Verify(verify::Args),
     Stats(stats::Args),
     Frames(frames::Args),
+    Config(config::Args),
     Queue(queue::Args),
     Logs(logs::Args),
+    Session(registry::SessionArgs),
+    Heartbeat(registry::HeartbeatArgs),
     Head(head::Args),
     Compact(compact::CompactArgs),
     Rekey(compact::RekeyArgs),
@@ -75,7 +81,7 @@ Exit codes:
   3  damage, tampering, or older than `head --expect` allows
   4  wrong key
   5  locked by another process
-  6  not found
+  6  not found: no store, or not in it what was asked for
   7  not a store, or one of a newer format
 `health-check` exits with 0 or 1 only, whatever is wrong.
 
@@ -104,8 +110,11 @@ fn run(cli: &Cli) -> Result<(), Failure> {
         Command::Verify(args) => verify::run(place, args, &mut out),
         Command::Stats(args) => stats::run(place, args, &mut out),
         Command::Frames(args) => frames::run(place, args, &mut out),
+        Command::Config(args) => config::run(place, args, &mut out),
         Command::Queue(args) => queue::run(place, args, &mut out),
         Command::Logs(args) => logs::run(place, args, &mut out),
+        Command::Session(args) => registry::session(place, args, &mut out),
+        Command::Heartbeat(args) => registry::heartbeat(place, args, &mut out),
         Command::Head(args) => head::run(place, args, &mut out),
         Command::Compact(args) => compact::compact(place, args, &mut out),
         Command::Rekey(args) => compact::rekey(place, args, &mut out),
