@@ -13,6 +13,7 @@ use clap::{ColorChoice, CommandFactory, Parser, Subcommand};
 mod compact;
 mod config;
 mod demo;
+mod describe;
 mod dump;
 mod failure;
 mod frames;
@@ -21,6 +22,7 @@ mod health;
 mod input;
 mod logs;
 mod look;
+mod map;
 mod place;
 mod progress;
 mod queue;
@@ -59,6 +61,7 @@ enum Command {
     Verify(verify::Args),
     Stats(stats::Args),
     Frames(frames::Args),
+    Map(map::Args),
     Config(config::Args),
     Queue(queue::Args),
     Logs(logs::Args),
@@ -68,6 +71,8 @@ enum Command {
     Compact(compact::CompactArgs),
     Rekey(compact::RekeyArgs),
     Backup(compact::BackupArgs),
+    Completions(describe::CompletionsArgs),
+    Man(describe::ManArgs),
 }
 
 const NAME: &str = "backupy-state";
@@ -110,6 +115,7 @@ fn run(cli: &Cli) -> Result<(), Failure> {
         Command::Verify(args) => verify::run(place, args, &mut out),
         Command::Stats(args) => stats::run(place, args, &mut out),
         Command::Frames(args) => frames::run(place, args, &mut out),
+        Command::Map(args) => map::run(place, args, &mut out),
         Command::Config(args) => config::run(place, args, &mut out),
         Command::Queue(args) => queue::run(place, args, &mut out),
         Command::Logs(args) => logs::run(place, args, &mut out),
@@ -119,9 +125,26 @@ fn run(cli: &Cli) -> Result<(), Failure> {
         Command::Compact(args) => compact::compact(place, args, &mut out),
         Command::Rekey(args) => compact::rekey(place, args, &mut out),
         Command::Backup(args) => compact::backup(place, args, &mut out),
+        Command::Completions(args) => {
+            describe::completions(args, described(), &mut out);
+            Ok(())
+        }
+        Command::Man(args) => describe::man(args, described(), &mut out),
     };
     let written = out.finish();
     done.and(written)
+}
+
+/// The arguments, without the commands that are hidden: completions would offer them.
+fn described() -> clap::Command {
+    let whole = Cli::command();
+    let shown = whole.get_subcommands().filter(|command| !command.is_hide_set());
+    clap::Command::new(NAME)
+        .version(env!("CARGO_PKG_VERSION"))
+        .about(whole.get_about().cloned().unwrap_or_default())
+        .after_help(AFTER_HELP)
+        .args(whole.get_arguments().cloned())
+        .subcommands(shown.cloned())
 }
 
 /// Help and the version are asked for; anything else is a wrong use. Whether anybody reads it does not matter.
