@@ -40,6 +40,8 @@ pub(crate) fn completions(args: &CompletionsArgs, mut tool: clap::Command, out: 
 }
 
 pub(crate) fn man(args: &ManArgs, mut tool: clap::Command, out: &mut Out) -> Result<(), Failure> {
+    // There is no page for `help`.
+    tool = tool.disable_help_subcommand(true).mut_subcommands(|command| command.disable_help_subcommand(true));
     // Gives each command its whole name.
     tool.build();
     match &args.dir {
@@ -51,8 +53,7 @@ pub(crate) fn man(args: &ManArgs, mut tool: clap::Command, out: &mut Out) -> Res
 
 /// One page, and those of the commands below.
 fn write_pages(dir: &Path, tool: clap::Command, out: &mut Out) -> Result<(), Failure> {
-    for command in tool.get_subcommands().filter(|command| !command.is_hide_set() && command.get_name() != "help")
-    {
+    for command in tool.get_subcommands() {
         write_pages(dir, command.clone(), out)?;
     }
     let name = tool.get_display_name().unwrap_or_else(|| tool.get_name());
