@@ -11,9 +11,17 @@ use std::time::Duration;
 
 use crate::{Result, say};
 
-/// When it goes away without an answer: at which of the agent's words, counted, and whether it has booked that one.
-pub(crate) const OUTAGES: [(&str, usize, bool); 5] =
-    [("accepted", 3, false), ("done", 4, true), ("log", 9, true), ("keep", 6, false), ("done", 40, true)];
+/// When it goes away without an answer: at which of the agent's words, counted, and whether it has booked that one. Not booked,
+/// an agent that removed it too early has lost it; booked, one that is right tells it twice.
+pub(crate) const OUTAGES: [(&str, usize, bool); 7] = [
+    ("accepted", 3, false),
+    ("done", 4, true),
+    ("log", 9, true),
+    ("keep", 6, false),
+    ("accepted", 30, true),
+    ("done", 40, false),
+    ("log", 60, false),
+];
 const AWAY: Duration = Duration::from_millis(250);
 /// How many jobs it sends at a time, so that they come while others run.
 const SENT_AT_ONCE: usize = 3;
