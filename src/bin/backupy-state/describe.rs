@@ -35,8 +35,13 @@ pub(crate) struct ManArgs {
 
 pub(crate) fn completions(args: &CompletionsArgs, mut tool: clap::Command, out: &mut Out) {
     let (name, mut script) = (tool.get_name().to_owned(), Vec::new());
-    clap_complete::generate(args.shell, &mut tool, name, &mut script);
-    out.bytes(&script);
+    clap_complete::generate(args.shell, &mut tool, &name, &mut script);
+    let mut script = String::from_utf8_lossy(&script).into_owned();
+    if args.shell == Shell::Bash {
+        // clap_complete 4.6 writes a `-` in the tool's name in two ways, and then finds no command's options.
+        script = script.replace(&name.replace('-', "__subcmd__"), &name.replace('-', "__"));
+    }
+    out.bytes(script.as_bytes());
 }
 
 pub(crate) fn man(args: &ManArgs, mut tool: clap::Command, out: &mut Out) -> Result<(), Failure> {
