@@ -2,7 +2,7 @@
 
 use std::ffi::OsStr;
 use std::fs::File;
-use std::io::{self, IsTerminal, Read};
+use std::io::{self, IsTerminal, Read, Write};
 use std::path::PathBuf;
 
 use crate::failure::Failure;
@@ -20,8 +20,8 @@ impl Input {
         if self.file.as_os_str() == OsStr::new("-") {
             let stdin = io::stdin();
             if stdin.is_terminal() {
-                // Not to wait in silence.
-                eprintln!("backupy-state: reading from the terminal; end with Ctrl-D");
+                // Not to wait in silence; if nobody listens, that is no failure.
+                let _ = writeln!(io::stderr(), "backupy-state: reading from the terminal; end with Ctrl-D");
             }
             return read(stdin.lock(), "stdin");
         }
