@@ -276,6 +276,17 @@ fn the_svg_of_a_damaged_file_says_where_and_one_of_a_strange_path_is_well_formed
 }
 
 #[test]
+fn a_long_path_fits_the_svg_by_its_end() {
+    let place = Place::filled();
+    let long = place.folder.path().join("a".repeat(200));
+    fs::create_dir(&long).unwrap();
+    fs::copy(place.state(), long.join("state.db")).unwrap();
+    let svg = place.run(&format!("map --svg - --state {}/state.db", long.display())).well();
+    let title = format!(">…{}/state.db</text>", "a".repeat(60 - "…/state.db".chars().count()));
+    assert!(svg.contains(&title), "{svg}");
+}
+
+#[test]
 fn the_svg_holds_no_secrets() {
     let svg = Place::filled().run("map --svg -").well();
     for secret in [KEY, RAW_CONFIG, SESSION_ID, PAYLOAD, EVENT, "run-1"] {

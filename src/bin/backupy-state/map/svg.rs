@@ -46,7 +46,7 @@ pub(super) fn draw(layout: &Layout) -> String {
 
 fn head(layout: &Layout, height: u64) -> String {
     let report = &layout.report;
-    let path = escaped(&shortened(&report.path.display().to_string(), 80));
+    let path = escaped(&shortened(&report.path.display().to_string(), 60));
     let (frames, len) = (counted(report.frames, "frame"), bytes(report.file_len));
     let facts = format!("{frames} in a file of {len}, generation {}", report.generation);
     let (right, inner) = (WIDTH - 1, height - 1);
