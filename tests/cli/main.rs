@@ -3,9 +3,13 @@
 #![allow(clippy::unwrap_used, reason = "the helpers of tests are tests too")]
 
 mod codes;
+mod data;
 mod demo;
+mod describe;
 mod keys;
+mod map;
 mod place;
 mod reports;
 mod looks;
+mod terminal;
 mod upkeep;
