@@ -48,6 +48,7 @@ impl Contents {
                 }
             }
         }
+        pages.check_that_none_is_lost()?;
         Ok(contents)
     }
 

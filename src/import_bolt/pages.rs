@@ -80,6 +80,8 @@ pub(crate) struct Pages<'a> {
     meta: Meta,
     /// Of each page that the file has and the meta page knows.
     uses: Vec<Use>,
+    /// How many pages behind these are free, and so need not be there. `None` without the list.
+    free_behind: Option<u64>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -101,7 +103,9 @@ impl<'a> Pages<'a> {
         if meta.root < META_COUNT {
             return Err(Error::corrupt(path, meta.offset, "it has no root page"));
         }
-        let mut pages = Pages { path, source, meta, uses: vec![Use::Unseen; count] };
+        let mut uses = vec![Use::Unseen; count];
+        uses.iter_mut().take(META_COUNT as usize).for_each(|used| *used = Use::Taken);
+        let mut pages = Pages { path, source, meta, uses, free_behind: None };
         pages.read_freelist()?;
         Ok(pages)
     }
@@ -114,6 +118,21 @@ impl<'a> Pages<'a> {
     /// The bucket of buckets.
     pub(crate) fn root(&self) -> Tree {
         Tree { place: Place { offset: self.meta.offset, len: 0 }, root: self.meta.root }
+    }
+
+    /// Called when every bucket was walked: a page that is neither in use nor free has been lost, with all that is in it. Where
+    /// the list of free pages was not written, nobody can tell.
+    pub(crate) fn check_that_none_is_lost(&self) -> Result<()> {
+        let Some(free_behind) = self.free_behind else { return Ok(()) };
+        if let Some(lost) = self.uses.iter().position(|&used| used == Use::Unseen) {
+            let offset = lost as u64 * self.meta.page_len;
+            return Err(self.corrupt(offset, "the page is neither in use nor free, so something has lost it"));
+        }
+        if self.meta.high_water - self.uses.len() as u64 != free_behind {
+            let end = self.uses.len() as u64 * self.meta.page_len;
+            return Err(self.corrupt(end, "the file ends before the last of its pages"));
+        }
+        Ok(())
     }
 
     /// The bytes at a place that a walk has given.
@@ -129,6 +148,10 @@ impl<'a> Pages<'a> {
     pub(crate) fn walk(&mut self, tree: Tree, each: Each<'_>) -> Result<()> {
         if tree.root != 0 {
             let page = self.page(tree.root, tree.place.offset)?;
+            // An empty bucket is inside of its value, but for the one that is in no bucket.
+            if page.count == 0 && page.kind == LEAF && tree.place.len == 0 {
+                return self.slots(&page).map(drop);
+            }
             return self.walk_page(&page, Bounds::default(), 0, each);
         }
         let offset = tree.place.offset + TREE_LEN;
@@ -149,8 +172,8 @@ impl<'a> Pages<'a> {
 
     fn walk_page(&mut self, page: &Page, bounds: Bounds<'_>, depth: usize, each: Each<'_>) -> Result<()> {
         let slots = match page.kind {
+            LEAF | BRANCH if page.count == 0 => return Err(self.corrupt(page.offset, "the page has no keys")),
             LEAF => self.slots(page)?,
-            BRANCH if page.count == 0 => return Err(self.corrupt(page.offset, "a branch has no keys")),
             BRANCH if depth == DEPTH_MAX => return Err(self.corrupt(page.offset, "the tree is too deep")),
             BRANCH => self.slots(page)?,
             _ => return Err(self.corrupt(page.offset, "the page is neither a branch nor a leaf")),
@@ -307,23 +330,25 @@ impl<'a> Pages<'a> {
         if count > room as u64 {
             return Err(self.corrupt(page.offset, "the list of free pages is longer than its page"));
         }
+        let (mut before, mut free_behind) = (META_COUNT - 1, 0);
         #[allow(clippy::cast_possible_truncation, reason = "at most what fits the page")]
         for i in 0..count as usize {
             let at = from + i * 8;
             let id = u64_at(&page.bytes, at).unwrap_or_default();
-            let offset = page.offset + at as u64;
-            if !(META_COUNT..self.meta.high_water).contains(&id) {
-                return Err(self.corrupt(offset, "the list of free pages names one that the file does not have"));
+            if id <= before || id >= self.meta.high_water {
+                let what = "the list of free pages is not in its order, or names one that there is not";
+                return Err(self.corrupt(page.offset + at as u64, what));
             }
-            // Those behind the end of the file were never written.
-            let used = usize::try_from(id).ok().and_then(|id| self.uses.get_mut(id));
-            match used.map(|used| std::mem::replace(used, Use::Free)) {
-                None | Some(Use::Unseen) => {}
+            before = id;
+            match usize::try_from(id).ok().and_then(|id| self.uses.get_mut(id)) {
+                Some(used @ Use::Unseen) => *used = Use::Free,
                 Some(Use::Free | Use::Taken) => {
-                    return Err(self.corrupt(offset, "the list of free pages names one twice, or itself"));
+                    return Err(self.corrupt(page.offset + at as u64, "the list of free pages names itself"));
                 }
+                None => free_behind += 1,
             }
         }
+        self.free_behind = Some(free_behind);
         Ok(())
     }
 

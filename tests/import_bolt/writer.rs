@@ -75,7 +75,9 @@ pub struct Pages {
 
 impl Pages {
     pub fn new(page_len: usize) -> Self {
-        Pages { page_len, bytes: vec![0; page_len], has_freelist: true }
+        let mut bytes = page(2, LEAF, &[]);
+        bytes.resize(page_len, 0);
+        Pages { page_len, bytes, has_freelist: true }
     }
 
     pub fn next_id(&self) -> u64 {
