@@ -135,6 +135,15 @@ pub fn read_bolt(bytes: &[u8], key: &AgentKey) -> Result<BoltState> {
     with_checked(Path::new("bolt.db"), &bytes, key, |checked| checked.state())
 }
 
+/// As [`import_bolt`], from the bytes of a bbolt file: for fuzzing. No part of the stable interface.
+///
+/// # Errors
+/// As [`import_bolt`].
+#[doc(hidden)]
+pub fn import_bolt_bytes(bytes: &[u8], key: &AgentKey, into: &Store) -> Result<ImportReport> {
+    with_checked(Path::new("bolt.db"), &bytes, key, |checked| checked.import(into))
+}
+
 /// A file of which everything checks.
 struct Checked<'a> {
     contents: &'a Contents,

@@ -83,7 +83,7 @@ pub use error::{Error, Result};
 pub use head::Head;
 #[cfg(feature = "import-bolt")]
 #[doc(hidden)]
-pub use import_bolt::{BoltState, read_bolt};
+pub use import_bolt::{BoltState, import_bolt_bytes, read_bolt};
 #[cfg(feature = "import-bolt")]
 pub use import_bolt::{ImportReport, LeftOut, check_bolt, import_bolt};
 pub use key::AgentKey;

@@ -104,7 +104,7 @@ impl<'a> Pages<'a> {
             return Err(Error::corrupt(path, meta.offset, "it has no root page"));
         }
         let mut uses = vec![Use::Unseen; count];
-        uses.iter_mut().take(META_COUNT as usize).for_each(|used| *used = Use::Taken);
+        uses.iter_mut().zip(0..META_COUNT).for_each(|(used, _)| *used = Use::Taken);
         let mut pages = Pages { path, source, meta, uses, free_behind: None };
         pages.read_freelist()?;
         Ok(pages)

@@ -4,8 +4,12 @@
 
 mod codes;
 mod demo;
+mod import;
 mod keys;
 mod place;
 mod reports;
 mod looks;
 mod upkeep;
+
+#[path = "../import_bolt/writer.rs"]
+mod bolt;

@@ -8,8 +8,10 @@ use backupy_state::{AgentKey, BoltState, Error, Result, read_bolt};
 use crate::writer::Pages;
 use crate::{KEY, agent, key, real_file};
 
+type Sealed<'a> = (Option<&'a [u8]>, Option<&'a str>, bool, Vec<&'a [u8]>, Vec<&'a [u8]>);
+
 /// What damage cannot change without being seen: how many there are of everything, and all that is sealed.
-fn sealed(state: &BoltState) -> (Option<&[u8]>, Option<&str>, bool, Vec<&[u8]>, Vec<&[u8]>) {
+fn sealed(state: &BoltState) -> Sealed<'_> {
     let mut logs: Vec<_> = state.logs.iter().map(|event| &*event.payload).collect();
     // A wrong time puts an event in another place.
     logs.sort_unstable();

@@ -14,7 +14,7 @@ mod sim;
 
 use std::path::{Path, PathBuf};
 
-use backupy_state::{AgentKey, BoltState, Config, LogEvent, QueuedJob, Session};
+use backupy_state::{AgentKey, BoltState, Config, LogEvent, QueuedJob, Session, read_bolt};
 use writer::Agent;
 
 const KEY: &str = "bkpy_0123456789abcdef0123456789abcdef";
@@ -47,8 +47,11 @@ fn agent() -> Agent {
     }
 }
 
+/// Config, session, heartbeat, jobs and log events.
+type Contents = (Option<Config>, Option<Session>, Option<i64>, Vec<QueuedJob>, Vec<LogEvent>);
+
 /// What must come over of it: log events in the order of their times.
-fn expected(agent: &Agent) -> (Option<Config>, Option<Session>, Option<i64>, Vec<QueuedJob>, Vec<LogEvent>) {
+fn expected(agent: &Agent) -> Contents {
     let config = agent.config.clone().map(|(version, raw)| Config { version, raw });
     let session = agent
         .session
@@ -62,6 +65,14 @@ fn expected(agent: &Agent) -> (Option<Config>, Option<Session>, Option<i64>, Vec
     (config, session, agent.heartbeat.map(u64::cast_signed), jobs.collect(), logs)
 }
 
-fn found(state: BoltState) -> (Option<Config>, Option<Session>, Option<i64>, Vec<QueuedJob>, Vec<LogEvent>) {
+fn found(state: BoltState) -> Contents {
     (state.config, state.session, state.report.last_heartbeat_ms, state.jobs, state.logs)
+}
+
+/// The example of the documentation reads a file, and this says what is in it.
+#[test]
+fn the_example_is_what_it_was_made_from() {
+    let example = include_bytes!("example.db");
+    assert!(agent().file(KEY.as_bytes(), 512, 5) == example);
+    assert_eq!(found(read_bolt(example, &key()).unwrap()), expected(&agent()));
 }

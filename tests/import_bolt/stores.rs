@@ -13,7 +13,7 @@ use tempfile::TempDir;
 use crate::sim::world::Image;
 use crate::sim::{EIO, ENOSPC, Failure, Sim, crash};
 use crate::writer::Agent;
-use crate::{KEY, agent, expected, key};
+use crate::{Contents, KEY, agent, expected, key};
 
 /// A bbolt file, and a store that it may go into.
 struct Place {
@@ -49,14 +49,6 @@ fn large() -> Agent {
         ..agent()
     }
 }
-
-type Contents = (
-    Option<backupy_state::Config>,
-    Option<backupy_state::Session>,
-    Option<i64>,
-    Vec<backupy_state::QueuedJob>,
-    Vec<backupy_state::LogEvent>,
-);
 
 fn contents(store: &Store) -> Contents {
     (

@@ -17,6 +17,7 @@ mod failure;
 mod frames;
 mod head;
 mod health;
+mod import;
 mod logs;
 mod look;
 mod place;
@@ -62,6 +63,7 @@ enum Command {
     Compact(compact::CompactArgs),
     Rekey(compact::RekeyArgs),
     Backup(compact::BackupArgs),
+    Import(import::Args),
 }
 
 const NAME: &str = "backupy-state";
@@ -110,6 +112,7 @@ fn run(cli: &Cli) -> Result<(), Failure> {
         Command::Compact(args) => compact::compact(place, args, &mut out),
         Command::Rekey(args) => compact::rekey(place, args, &mut out),
         Command::Backup(args) => compact::backup(place, args, &mut out),
+        Command::Import(args) => import::run(place, args, &mut out),
     };
     let written = out.finish();
     done.and(written)
