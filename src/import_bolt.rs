@@ -1,7 +1,7 @@
 //! The way in for an operator who comes from the Go agent, which kept its state in a bbolt file.
 //!
 //! Reading order: `transfer.rs` (what is written, and how a second run goes on), `contents.rs` (buckets and seals),
-//! `pages.rs` and `meta.rs` (the file itself). The file is opened to read, and never changed.
+//! `pages.rs`, `page.rs` and `meta.rs` (the file itself). The file is opened to read, and never changed.
 
 use std::fs;
 use std::io::ErrorKind;
@@ -16,9 +16,12 @@ mod transfer;
 mod contents;
 mod pages;
 mod meta;
+mod page;
+mod source;
 
 use contents::{Contents, Opener};
-use pages::{Pages, Source};
+use pages::Pages;
+use source::Source;
 use transfer::Transfer;
 
 /// What [`import_bolt`] brought over. It holds no payloads, configuration, session id or key.
@@ -59,17 +62,20 @@ pub struct LeftOut {
 
 /// Brings the state of the Go agent, a bbolt file, over into a store: configuration, session, heartbeat, jobs and log events.
 ///
-/// `key` is the agent key that the file's values are under; the store may have another. The path means what it says, and the file is
-/// only read. All of it is read, checked and opened before anything is written: a damaged file imports nothing.
+/// `key` is the agent key that the file's values are under; the store may have another. The path means what it says, and the
+/// file is only read. All of it is read, checked and opened before anything is written: a damaged file imports nothing.
 ///
 /// The store must be new, or hold what an interrupted import of the same file had brought. Then the call goes on where
-/// that one ended, and nothing is there twice; one that was complete changes nothing. Nothing else should use the store meanwhile:
-/// start the agent when this has returned. It writes records of some 256 KiB, and all of it is durable on return.
+/// that one ended, and nothing is there twice; one that was complete changes nothing. Nothing else should use the store
+/// meanwhile: start the agent when this has returned. It writes records of some 256 KiB, configuration and session in the
+/// last one, and all of it is durable on return.
 ///
-/// bbolt guards neither the keys nor the structure of its file. Everything is checked that its writer always does alike,
-/// and each payload, the configuration and the session id have a seal that damage cannot pass. What damage may still
-/// change unseen is a run id, a time, the number of the configuration, and which payload belongs to which run id; and a damaged meta page
-/// gives the state of the transaction before, which the report tells.
+/// bbolt guards neither the keys nor the structure of its file, so all that its writer always does alike is checked: no page is
+/// out of its place, in two places or lost (where the list of free pages was written, as bbolt does by default). Each
+/// payload, the configuration and the session id have a seal that damage cannot pass. What it may still change unseen is a
+/// run id, a time, or the version of the configuration; a key or bucket that it made unknown is in
+/// [`left_out`](ImportReport::left_out), and a damaged meta page in [`meta_page_damaged`](ImportReport::meta_page_damaged).
+/// Whoever can write the file can also exchange whole values, and put an older file in its place.
 ///
 /// ```
 /// use backupy_state::{AgentKey, Store, check_bolt, import_bolt};

@@ -17,19 +17,56 @@ const CHANGES_MAX: usize = 6;
 
 #[derive(Arbitrary, Debug)]
 enum Change {
-    Byte { at: u16, to: u8 },
+    Byte {
+        at: u16,
+        to: u8,
+    },
     /// A field of a page's header, and of the header of one of its keys.
-    PageNumber { page: u8, to: u8 },
-    Kind { page: u8, to: u8 },
-    Count { page: u8, to: u16 },
-    Overflow { page: u8, to: u8 },
-    KeyField { page: u8, key: u8, field: u8, to: u16 },
-    CopyPage { from: u8, to: u8, is_renumbered: bool },
-    SwapPages { one: u8, other: u8, is_renumbered: bool },
+    PageNumber {
+        page: u8,
+        to: u8,
+    },
+    Kind {
+        page: u8,
+        to: u8,
+    },
+    Count {
+        page: u8,
+        to: u16,
+    },
+    Overflow {
+        page: u8,
+        to: u8,
+    },
+    KeyField {
+        page: u8,
+        key: u8,
+        field: u8,
+        to: u16,
+    },
+    CopyPage {
+        from: u8,
+        to: u8,
+        is_renumbered: bool,
+    },
+    SwapPages {
+        one: u8,
+        other: u8,
+        is_renumbered: bool,
+    },
     /// Of a meta page, one of the eight-byte fields behind the page length.
-    Meta { is_second: bool, field: u8, to: u64 },
-    PageLen { is_second: bool, log: u8 },
-    Cut { len: u16 },
+    Meta {
+        is_second: bool,
+        field: u8,
+        to: u64,
+    },
+    PageLen {
+        is_second: bool,
+        log: u8,
+    },
+    Cut {
+        len: u16,
+    },
 }
 
 #[derive(Arbitrary, Debug)]

@@ -3,7 +3,8 @@
 use zeroize::Zeroizing;
 
 use super::LeftOut;
-use super::pages::{Leaf, Pages, Place, Tree};
+use super::pages::{Leaf, Pages, Tree};
+use super::source::Place;
 use crate::format::bucket::RUN_ID_LEN_MAX;
 use crate::format::record::VALUE_LEN_MAX;
 use crate::seal::{BoltOpener, NONCE_LEN, Nonce, TAG_LEN, Tag};

@@ -2,7 +2,8 @@
 
 use std::path::Path;
 
-use super::pages::{PAGE_HEADER_LEN, Source, u64_at};
+use super::page::{PAGE_HEADER_LEN, u64_at};
+use super::source::Source;
 use crate::format::header::MAGIC;
 use crate::{Error, Result};
 
@@ -157,3 +158,31 @@ const META_END: usize = PAGE_HEADER_LEN + CHECKSUM_AT + 8;
 /// The shortest page that a meta page fits, and one that no machine has.
 const PAGE_LEN_LOG_MIN: u32 = 7;
 const PAGE_LEN_LOG_MAX: u32 = 31;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_checksum_is_that_of_its_published_vectors() {
+        for (text, hash) in
+            [("", 0xcbf2_9ce4_8422_2325), ("a", 0xaf63_dc4c_8601_ec8c), ("foobar", 0x8594_4171_f739_67e8)]
+        {
+            assert_eq!(fnv1a(text.as_bytes()), hash, "{text}");
+        }
+    }
+
+    #[test]
+    fn of_a_source_only_what_is_there_is_read() {
+        let bytes = &b"0123456789"[..];
+        let read = |len, offset| {
+            let mut buf = vec![0; len];
+            bytes.read_exact_at(&mut buf, offset).map(|()| buf)
+        };
+        assert_eq!(read(4, 6).unwrap(), b"6789");
+        assert_eq!(read(0, 10).unwrap(), b"");
+        for (len, offset) in [(5, 6), (1, 10), (0, 11), (1, u64::MAX)] {
+            assert!(read(len, offset).is_err(), "{len} at {offset}");
+        }
+    }
+}

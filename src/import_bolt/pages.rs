@@ -5,49 +5,14 @@
 //! within the bounds that the branches set, and no page in use is in the list of free ones. It follows bbolt 1.3
 //! (`page.go`, `node.go`, `bucket.go`, `freelist.go`), little-endian.
 
-use std::io;
-use std::ops::Range;
 use std::path::Path;
 
 use super::meta::{self, Meta};
+use super::page::{
+    BRANCH, BUCKET, FREELIST, LEAF, PAGE_HEADER_LEN, Page, SLOT_LEN, Slot, SlotHeader, u32_at, u64_at,
+};
+use super::source::{Place, Source};
 use crate::{Error, Result};
-
-/// The bytes of the file.
-pub(crate) trait Source {
-    fn len(&self) -> io::Result<u64>;
-    /// Fills `buf`; an end of the file before that is an error.
-    fn read_exact_at(&self, buf: &mut [u8], offset: u64) -> io::Result<()>;
-}
-
-impl Source for std::fs::File {
-    fn len(&self) -> io::Result<u64> {
-        Ok(self.metadata()?.len())
-    }
-
-    fn read_exact_at(&self, buf: &mut [u8], offset: u64) -> io::Result<()> {
-        std::os::unix::fs::FileExt::read_exact_at(self, buf, offset)
-    }
-}
-
-impl Source for &[u8] {
-    fn len(&self) -> io::Result<u64> {
-        Ok(<[u8]>::len(self) as u64)
-    }
-
-    fn read_exact_at(&self, buf: &mut [u8], offset: u64) -> io::Result<()> {
-        let from = usize::try_from(offset).ok().and_then(|from| self.get(from..));
-        let bytes = from.and_then(|rest| rest.get(..buf.len())).ok_or(io::ErrorKind::UnexpectedEof)?;
-        buf.copy_from_slice(bytes);
-        Ok(())
-    }
-}
-
-/// Bytes of the file.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Place {
-    pub(crate) offset: u64,
-    pub(crate) len: u32,
-}
 
 /// A bucket: a tree of pages, or one page inside of its value.
 #[derive(Clone, Copy, Debug)]
@@ -363,58 +328,6 @@ impl<'a> Pages<'a> {
     }
 }
 
-/// A page with those that it runs over into, or the one inside of a value.
-#[derive(Default)]
-struct Page {
-    offset: u64,
-    id: u64,
-    kind: u16,
-    count: u16,
-    overflow: u32,
-    bytes: Vec<u8>,
-}
-
-impl Page {
-    fn bytes_of(&self, range: &Range<usize>) -> &[u8] {
-        self.bytes.get(range.clone()).unwrap_or_default()
-    }
-}
-
-/// A key and what is under it, as ranges of the page.
-struct Slot {
-    /// Of its header, in the file.
-    at: u64,
-    key: Range<usize>,
-    value: Range<usize>,
-    value_len: u32,
-    /// Of a leaf the flags, of a branch the number of the child.
-    word: u64,
-}
-
-struct SlotHeader {
-    pos: u32,
-    key_len: u32,
-    value_len: u32,
-    word: u64,
-}
-
-impl SlotHeader {
-    fn parse(page: &Page, at: usize) -> Option<Self> {
-        let number = |i: usize| u32_at(&page.bytes, at + 4 * i);
-        Some(match page.kind {
-            LEAF => {
-                SlotHeader { word: number(0)?.into(), pos: number(1)?, key_len: number(2)?, value_len: number(3)? }
-            }
-            _ => SlotHeader {
-                pos: number(0)?,
-                key_len: number(1)?,
-                word: u64_at(&page.bytes, at + 8)?,
-                value_len: 0,
-            },
-        })
-    }
-}
-
 /// What the branches above a page say of its keys.
 #[derive(Clone, Copy, Default)]
 struct Bounds<'a> {
@@ -422,30 +335,10 @@ struct Bounds<'a> {
     below: Option<&'a [u8]>,
 }
 
-fn u32_at(bytes: &[u8], at: usize) -> Option<u32> {
-    bytes.get(at..)?.first_chunk().copied().map(u32::from_le_bytes)
-}
-
-pub(super) fn u64_at(bytes: &[u8], at: usize) -> Option<u64> {
-    bytes.get(at..)?.first_chunk().copied().map(u64::from_le_bytes)
-}
-
-pub(super) const PAGE_HEADER_LEN: usize = 16;
-/// The header of a key, in branches and leaves.
-const SLOT_LEN: usize = 16;
 /// A bucket's value before the page in it: the number of its root page, and a sequence.
 const TREE_LEN: u64 = 16;
 /// Pages 0 and 1 are no one's children.
 const META_COUNT: u64 = 2;
 
-const BRANCH: u16 = 0x01;
-const LEAF: u16 = 0x02;
-const FREELIST: u16 = 0x10;
-/// The flag of a key that holds a bucket.
-const BUCKET: u64 = 0x01;
-
 /// With two children a branch, far more pages than a file can have.
 const DEPTH_MAX: usize = 64;
-
-#[cfg(test)]
-mod tests;
