@@ -287,7 +287,7 @@ fn survives_power_cuts(agent: &Agent, limits: LogLimits) {
     drop(store);
     let (mut begun, mut ended, mut between) = (0, 0, 0);
     for moment in sim.take_moments() {
-        crash::some_images(&moment.world, 8, 6, &mut |image| {
+        crash::some_images(&moment.world, 8, 4, &mut |image| {
             let sim = Sim::on(image, 9);
             let store = open_with(&sim, limits).unwrap();
             let report = place.import(&store).unwrap();
