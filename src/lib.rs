@@ -42,9 +42,13 @@
 //!
 //! # Features
 //! - `tracing`: events for open, recovery and failure. They hold paths and counts, never payloads or keys.
+//! - `import-bolt`: `import_bolt`, for the state file of the agent that kept it in bbolt.
 //! - `cli`: the command line `backupy-state`.
 
 // In reading order: a file uses only what stands below it.
+#[cfg(feature = "import-bolt")]
+#[warn(clippy::indexing_slicing)]
+mod import_bolt;
 mod store;
 mod batch;
 mod snapshot;
@@ -77,6 +81,11 @@ pub use batch::Batch;
 pub use compaction::CompactionReport;
 pub use error::{Error, Result};
 pub use head::Head;
+#[cfg(feature = "import-bolt")]
+#[doc(hidden)]
+pub use import_bolt::{BoltState, import_bolt_bytes, read_bolt};
+#[cfg(feature = "import-bolt")]
+pub use import_bolt::{ImportReport, LeftOut, check_bolt, import_bolt};
 pub use key::AgentKey;
 pub use log_limits::{LogLimits, LogRate, WhenFull};
 pub use options::{CompactionPolicy, Durability, OpenOptions, QueueOrder};

@@ -6,6 +6,7 @@ mod codes;
 mod data;
 mod demo;
 mod describe;
+mod import;
 mod keys;
 mod map;
 mod place;
@@ -13,3 +14,6 @@ mod reports;
 mod looks;
 mod terminal;
 mod upkeep;
+
+#[path = "../import_bolt/writer.rs"]
+mod bolt;

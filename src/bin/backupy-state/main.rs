@@ -19,6 +19,7 @@ mod failure;
 mod frames;
 mod head;
 mod health;
+mod import;
 mod input;
 mod logs;
 mod look;
@@ -73,6 +74,7 @@ enum Command {
     Backup(compact::BackupArgs),
     Completions(describe::CompletionsArgs),
     Man(describe::ManArgs),
+    Import(import::Args),
 }
 
 const NAME: &str = "backupy-state";
@@ -130,6 +132,7 @@ fn run(cli: &Cli) -> Result<(), Failure> {
             Ok(())
         }
         Command::Man(args) => describe::man(args, described(), &mut out),
+        Command::Import(args) => import::run(place, args, &mut out),
     };
     let written = out.finish();
     done.and(written)

@@ -58,9 +58,14 @@ impl Place {
 
     /// The store itself, with its lock; it compacts when it is told to, and not otherwise.
     pub(crate) fn open(&self, lock: &Lock, options: &mut OpenOptions) -> Result<Store, Failure> {
+        self.open_or_create(lock, options.create(false))
+    }
+
+    /// The same; a missing store is made, unless the options say otherwise.
+    pub(crate) fn open_or_create(&self, lock: &Lock, options: &mut OpenOptions) -> Result<Store, Failure> {
         let key = self.key()?;
         let policy = CompactionPolicy { automatic: false, ..CompactionPolicy::default() };
-        let options = options.create(false).compaction(policy);
+        let options = options.compaction(policy);
         Ok(options.lock_timeout(Duration::from_secs(lock.lock_timeout.into())).open(self.state(), &key)?)
     }
 }
