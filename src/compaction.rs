@@ -437,14 +437,14 @@ const ROUNDS_MAX: usize = 8;
 /// What the writing end may be held for: less than a millisecond's work.
 const LAST_ROUND_LEN: u64 = 64 << 10;
 /// Long enough that a frame's own bytes do not count, short enough to stay in the processor's cache.
-const PACK_LEN: usize = 48 << 10;
+pub(crate) const PACK_LEN: usize = 48 << 10;
 
 /// Operations that will be one frame.
 #[derive(Default)]
-struct Pack {
+pub(crate) struct Pack {
     operations: Vec<Packed>,
     /// Their keys and values.
-    bytes: Zeroizing<Vec<u8>>,
+    pub(crate) bytes: Zeroizing<Vec<u8>>,
 }
 
 struct Packed {
@@ -457,7 +457,7 @@ struct Packed {
 
 impl Pack {
     /// `append_value` appends the value of a put.
-    fn add(
+    pub(crate) fn add(
         &mut self,
         operation: &Operation<'_>,
         append_value: impl FnOnce(&mut Vec<u8>) -> Result<()>,
@@ -471,7 +471,7 @@ impl Pack {
         Ok(())
     }
 
-    fn changes(&self) -> Vec<Change<'_>> {
+    pub(crate) fn changes(&self) -> Vec<Change<'_>> {
         let changes = self.operations.iter().map(|&Packed { action, bucket, key_at, value_at, end }| Change {
             operation: Operation { action, bucket, key: &self.bytes[key_at..value_at] },
             value: [&self.bytes[value_at..end], &[]],
@@ -479,7 +479,7 @@ impl Pack {
         changes.collect()
     }
 
-    fn clear(&mut self) {
+    pub(crate) fn clear(&mut self) {
         self.operations.clear();
         self.bytes.clear();
     }

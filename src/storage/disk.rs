@@ -61,9 +61,13 @@ impl Storage for Disk {
         fs::rename(from, to)
     }
 
+    fn link(&self, from: &Path, to: &Path) -> io::Result<()> {
+        fs::hard_link(from, to)
+    }
+
     fn rename_new(&self, from: &Path, to: &Path) -> io::Result<()> {
         // Unlike a rename, a link never replaces what is there.
-        fs::hard_link(from, to)?;
+        self.link(from, to)?;
         fs::remove_file(from)
     }
 

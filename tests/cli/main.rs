@@ -7,5 +7,6 @@ mod demo;
 mod keys;
 mod place;
 mod reports;
+mod salvage;
 mod looks;
 mod upkeep;

@@ -22,6 +22,7 @@ mod look;
 mod place;
 mod progress;
 mod queue;
+mod salvage;
 mod stats;
 mod text;
 mod verify;
@@ -62,6 +63,7 @@ enum Command {
     Compact(compact::CompactArgs),
     Rekey(compact::RekeyArgs),
     Backup(compact::BackupArgs),
+    Salvage(salvage::Args),
 }
 
 const NAME: &str = "backupy-state";
@@ -72,7 +74,7 @@ Exit codes:
   0  well
   1  failed
   2  usage: wrong arguments, or no key
-  3  damage, tampering, or older than `head --expect` allows
+  3  damage, tampering, something lost, or older than `head --expect` allows
   4  wrong key
   5  locked by another process
   6  not found
@@ -110,6 +112,7 @@ fn run(cli: &Cli) -> Result<(), Failure> {
         Command::Compact(args) => compact::compact(place, args, &mut out),
         Command::Rekey(args) => compact::rekey(place, args, &mut out),
         Command::Backup(args) => compact::backup(place, args, &mut out),
+        Command::Salvage(args) => salvage::run(place, args, &mut out),
     };
     let written = out.finish();
     done.and(written)
