@@ -73,8 +73,8 @@ fn killed() -> Subject {
 /// What came over.
 struct Salvaged {
     report: SalvageReport,
-    /// Where the last whole frame of the damaged file ends.
-    log_len: u64,
+    /// The number of the last whole frame of the damaged file.
+    last_seq: u64,
     model: Model,
 }
 
@@ -91,7 +91,8 @@ impl Salvaged {
 fn salvage(content: &Content) -> Result<Salvaged, Error> {
     let sim = Sim::on(&Image::from([(PathBuf::from(PATH), content.clone())]), 85);
     let storage: Arc<dyn Storage> = Arc::new(sim.clone());
-    let log_len = verify_on(&sim, PATH, Some(&key()), |_| {}).map_or(0, |report| report.log_len);
+    let mut last_seq = 0;
+    let _ = verify_on(&sim, PATH, Some(&key()), |frame| last_seq = frame.seq);
     let salvaged = salvage_on(&storage, PATH, &key(), TO);
     let mut files = sim.live();
     let new = files.remove(&PathBuf::from(TO));
@@ -108,7 +109,7 @@ fn salvage(content: &Content) -> Result<Salvaged, Error> {
     assert_eq!((report.jobs, report.log_events), (model.jobs.len() as u64, model.logs.len() as u64));
     assert_eq!((report.has_config, report.has_session), (model.config.is_some(), model.session.is_some()));
     assert!(report.lost.is_sorted_by_key(|lost| lost.offset) && report.more_lost == 0, "{report:?}");
-    Ok(Salvaged { report, log_len, model })
+    Ok(Salvaged { report, last_seq, model })
 }
 
 /// Everything a store holds, one by one; the order within the queue and the log buffer is theirs.
@@ -139,16 +140,24 @@ fn check(subject: &Subject, content: &Content, allowed: &BTreeSet<u64>, what: &d
     let salvaged = salvage(content).unwrap_or_else(|error| panic!("{}: {error}", what()));
     let mut lost = salvaged.lost();
     // What nothing vouches for looks like a torn tail, here as in every open.
-    let torn = subject.frames.iter().filter(|frame| frame.offset >= salvaged.log_len);
+    let torn = subject.frames.iter().filter(|frame| frame.seq > salvaged.last_seq);
+    let lost_before = lost.len();
     lost.extend(torn.map(|frame| frame.seq));
+    let is_torn = lost.len() > lost_before;
     let mut known = lost.clone();
     // Behind the last frame nothing tells where what is missing ends.
     known.retain(|&seq| seq <= subject.frames.last().unwrap().seq);
     assert!(known.is_subset(allowed), "{}: lost {lost:?}, allowed {allowed:?}: {:?}", what(), salvaged.report);
-    check_content(subject, &salvaged, &lost, what);
+    check_content(subject, &salvaged, &lost, is_torn, what);
 }
 
-fn check_content(subject: &Subject, salvaged: &Salvaged, lost: &BTreeSet<u64>, what: &dyn Fn() -> String) {
+fn check_content(
+    subject: &Subject,
+    salvaged: &Salvaged,
+    lost: &BTreeSet<u64>,
+    is_torn: bool,
+    what: &dyn Fn() -> String,
+) {
     let came = items(&salvaged.model);
     let once: BTreeSet<_> = subject.history.iter().flat_map(items).collect();
     assert!(came.iter().all(|item| once.contains(item)), "{}: {came:#?}", what());
@@ -156,7 +165,7 @@ fn check_content(subject: &Subject, salvaged: &Salvaged, lost: &BTreeSet<u64>, w
     let kept: Vec<_> = came.iter().filter(|item| must.contains(item)).cloned().collect();
     assert_eq!(kept, must, "{}: {:?}", what(), salvaged.report);
     let last = items(subject.last_state());
-    if came.iter().any(|item| !last.contains(item)) {
+    if came.iter().any(|item| !last.contains(item)) && !is_torn {
         assert!(salvaged.report.may_be_stale, "{}: {came:#?} and not {last:#?}", what());
     }
     if lost.is_empty() {
@@ -200,7 +209,7 @@ fn a_flipped_bit_costs_at_most_what_its_frame_holds() {
     let subject = closed();
     // The header page is nearly all zeros; and each look at damage pauses, for the writer that could be there.
     let places: Vec<_> =
-        (0..HEADER_PAGE_LEN).step_by(61).chain((HEADER_PAGE_LEN..subject.bytes.len()).step_by(7)).collect();
+        (0..HEADER_PAGE_LEN).step_by(211).chain((HEADER_PAGE_LEN..subject.bytes.len()).step_by(17)).collect();
     in_parallel(places.len(), |i| {
         let at = places[i];
         let mut content = subject.content.clone();
@@ -244,9 +253,10 @@ fn a_zeroed_frame_costs_itself_and_the_next_one() {
 #[test]
 fn a_zeroed_or_garbled_sector_costs_what_it_touches_and_the_next_frame() {
     let subject = closed();
-    let count = subject.bytes.len().div_ceil(SECTOR_LEN);
-    let mut random = Random::new(88);
-    for number in HEADER_PAGE_LEN / SECTOR_LEN..count {
+    let first_number = HEADER_PAGE_LEN / SECTOR_LEN;
+    in_parallel(subject.bytes.len().div_ceil(SECTOR_LEN) - first_number, |i| {
+        let number = first_number + i;
+        let mut random = Random::new(88 + i as u64);
         let range = number * SECTOR_LEN..((number + 1) * SECTOR_LEN).min(subject.bytes.len());
         for is_zero in [true, false] {
             let mut bytes = vec![0; range.len()];
@@ -259,15 +269,15 @@ fn a_zeroed_or_garbled_sector_costs_what_it_touches_and_the_next_frame() {
             let mut hits = subject.frames.iter().filter(hit).map(|frame| frame.seq);
             let first = hits.next().unwrap();
             let allowed = seqs(first..=hits.next_back().unwrap_or(first) + 1);
-            check(subject, &content, &allowed, &|| format!("sector {number}"));
+            check(subject, &content, &allowed, &|| format!("sector {number}, zeros: {is_zero}"));
         }
-    }
+    });
 }
 
 #[test]
 fn many_faults_in_one_store_cost_what_they_touch() {
     let subject = closed();
-    in_parallel(150, |seed| {
+    in_parallel(100, |seed| {
         let mut random = Random::new(1000 + seed as u64);
         let mut content = subject.content.clone();
         let mut allowed = BTreeSet::new();

@@ -11,7 +11,8 @@ use super::random::Random;
 use super::workload::{Agent, Call, Model, PATH, key};
 
 pub const RECORDS_PER_SESSION: usize = 70;
-const THREADS: usize = 2;
+/// More than there are processors, for those that wait.
+const THREADS: usize = 4;
 
 /// A store, and what it held after each of its records.
 pub struct Subject {
