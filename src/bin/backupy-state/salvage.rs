@@ -41,7 +41,7 @@ pub(crate) fn run(place: &Place, args: &Args, out: &mut Out) -> Result<(), Failu
     let report = progress::shown(how_far, || backupy_state::salvage(place.state(), &key, &args.to));
     let report = report.map_err(|error| match error {
         // Not through `Failure::from`: a missing folder of the new store is no missing store.
-        Error::Io { .. } => Failure::failed(error.to_string()),
+        Error::Io { ref path, .. } if *path != place.state() => Failure::failed(error.to_string()),
         error => error.into(),
     })?;
     if out.json {
