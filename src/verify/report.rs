@@ -7,7 +7,7 @@ use crate::format::header::HEADER_PAGE_LEN;
 use crate::format::record::{Action, Operation};
 use crate::{Error, Result};
 
-/// What [`verify`] found.
+/// What [`verify`](crate::verify) found.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct VerifyReport {
@@ -107,7 +107,7 @@ pub enum FaultKind {
     Tampering,
 }
 
-/// One frame of a log, as [`verify_each`] shows it.
+/// One frame of a log, as [`verify_each`](crate::verify_each) shows it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct FrameInfo {
