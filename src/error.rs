@@ -180,14 +180,14 @@ impl fmt::Display for Error {
             }
             Error::Corrupt { path, offset, what } => write!(
                 f,
-                "{} is damaged at offset {offset}: {what}; it was not changed, restore it or move it away",
+                "{} is damaged at offset {offset}: {what}; it was not changed, salvage what is left or restore it",
                 path.display()
             ),
             Error::Unauthentic { path, offset, what, run_id } => {
                 write!(f, "{} was tampered with at offset {offset}: {what}", path.display())?;
                 match run_id {
                     Some(id) => write!(f, "; it is the payload of job {id:?}, which ack_job removes"),
-                    None => f.write_str("; it was not changed, restore it or move it away"),
+                    None => f.write_str("; it was not changed, salvage what is left or restore it"),
                 }
             }
             Error::Stale { path, what } => {

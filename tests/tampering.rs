@@ -81,7 +81,6 @@ fn assert_seen_without_a_key(image: &Image, expected: usize) {
     let place = Place::new();
     image.write(place.path());
     let report = verify(place.path(), None).unwrap();
-    assert_eq!(report.faults.len(), 1);
     assert_eq!((report.faults[0].kind, report.faults[0].offset), (FaultKind::Tampering, expected as u64));
 }
 

@@ -11,6 +11,7 @@ mod keys;
 mod map;
 mod place;
 mod reports;
+mod salvage;
 mod looks;
 mod terminal;
 mod upkeep;

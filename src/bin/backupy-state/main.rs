@@ -28,6 +28,7 @@ mod place;
 mod progress;
 mod queue;
 mod registry;
+mod salvage;
 mod stats;
 mod text;
 mod verify;
@@ -75,6 +76,7 @@ enum Command {
     Completions(describe::CompletionsArgs),
     Man(describe::ManArgs),
     Import(import::Args),
+    Salvage(salvage::Args),
 }
 
 const NAME: &str = "backupy-state";
@@ -85,7 +87,7 @@ Exit codes:
   0  well
   1  failed
   2  usage: wrong arguments, or no key
-  3  damage, tampering, or older than `head --expect` allows
+  3  damage, tampering, something lost, or older than `head --expect` allows
   4  wrong key
   5  locked by another process
   6  not found: no store, or not in it what was asked for
@@ -133,6 +135,7 @@ fn run(cli: &Cli) -> Result<(), Failure> {
         }
         Command::Man(args) => describe::man(args, described(), &mut out),
         Command::Import(args) => import::run(place, args, &mut out),
+        Command::Salvage(args) => salvage::run(place, args, &mut out),
     };
     let written = out.finish();
     done.and(written)
