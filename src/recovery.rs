@@ -83,7 +83,10 @@ pub(crate) fn create_log(
     fill_random(storage, path, &mut salt)?;
     let authenticated = header::encode_authenticated(&GenerationId { generation, store_id, salt });
     let authenticator = Prk::extract(&salt, key).authenticator(&authenticated);
-    let file = storage.open(temporary, Access::CreateNew).map_err(storage::full_or_io("create", temporary))?;
+    let file = storage.open(temporary, Access::CreateNew).map_err(|source| match source.kind() {
+        io::ErrorKind::AlreadyExists => in_the_way(temporary),
+        _ => storage::full_or_io("create", temporary)(source),
+    })?;
     let written = storage::write_all_at(&*file, &header::encode_page(&authenticated, &authenticator), 0)
         // Guards against a power cut after the rename: the name must never stand for less than a whole header.
         .and_then(|()| file.sync_data());
@@ -92,6 +95,13 @@ pub(crate) fn create_log(
         // If this fails too, the next open removes it.
         let _ = storage.remove_file(temporary);
     })
+}
+
+fn in_the_way(temporary: &Path) -> Error {
+    let name = temporary.display();
+    Error::Invalid {
+        what: format!("{name} is in the way: a copy was cut short there, or is being made; remove it if none is"),
+    }
 }
 
 fn fill_random(storage: &dyn Storage, path: &Path, bytes: &mut [u8]) -> Result<()> {

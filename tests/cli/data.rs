@@ -224,9 +224,17 @@ fn logs_drain_ends_before_an_unreadable_event() {
     store.close().unwrap();
     place.tamper_with_frame(2);
     let said = place.run("logs drain --allow-secrets");
-    assert_eq!(said.failed(3), "log event 2 cannot be read; `verify` says why");
+    assert_eq!(
+        said.failed(3),
+        "log event 2 cannot be read; `verify` says why, `logs discard-unreadable` removes it"
+    );
     assert!(said.out.contains("drained     1\n"), "{said:?}");
     assert_eq!(place.open().log_count(), 2);
+
+    let said = place.run("logs discard-unreadable").well();
+    assert_eq!(said, "state       [DIR]/state.db\nlog events  1 left\ndiscarded   1\n");
+    assert_eq!(place.run("logs discard-unreadable --json").json()["discarded"], 0);
+    place.run("logs list").well();
 }
 
 #[test]

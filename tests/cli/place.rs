@@ -179,12 +179,13 @@ pub(crate) const LOOKS: [&str; 17] = [
 ];
 
 /// A call of each command that writes a value or removes one, with what it reads on its stdin.
-pub(crate) const WRITES: [(&str, &str); 6] = [
+pub(crate) const WRITES: [(&str, &str); 7] = [
     ("config set --version 8 -", RAW_CONFIG),
     ("queue enqueue run-1 -", PAYLOAD),
     ("queue ack run-1", ""),
     ("logs add -", EVENT),
     ("logs drain --discard", ""),
+    ("logs discard-unreadable", ""),
     ("heartbeat record", ""),
 ];
 

@@ -23,6 +23,7 @@ enum Command {
     List(List),
     Add(Add),
     Drain(Drain),
+    DiscardUnreadable(DiscardUnreadable),
 }
 
 /// Show the oldest log events with their times and lengths, and how many were dropped
@@ -94,12 +95,24 @@ struct Drain {
     lock: Lock,
 }
 
+/// Remove the log events that were tampered with
+///
+/// An event whose seal does not fit ends every peek and drain before it. This removes all of those, and counts them as
+/// dropped. Needs the lock: exit code 5 while an agent holds it.
+#[derive(clap::Args)]
+#[command(after_help = "Example:\n  backupy-state logs discard-unreadable")]
+struct DiscardUnreadable {
+    #[command(flatten)]
+    lock: Lock,
+}
+
 pub(crate) fn run(place: &Place, args: &Args, out: &mut Out) -> Result<(), Failure> {
     match &args.command {
         Command::Peek(args) => peek(place, args.limit, args.allow_secrets, out),
         Command::List(args) => peek(place, usize::MAX, args.allow_secrets, out),
         Command::Add(args) => add(place, args, out),
         Command::Drain(args) => drain(place, args, out),
+        Command::DiscardUnreadable(args) => discard_unreadable(place, args, out),
     }
 }
 
@@ -179,6 +192,21 @@ fn drain(place: &Place, args: &Drain, out: &mut Out) -> Result<(), Failure> {
     readable
 }
 
+fn discard_unreadable(place: &Place, args: &DiscardUnreadable, out: &mut Out) -> Result<(), Failure> {
+    let store = place.open(&args.lock, &mut OpenOptions::new())?;
+    let discarded = store.discard_unreadable_logs()?;
+    let (state, buffered) = (store.path().display().to_string(), store.log_count());
+    store.close()?;
+    if out.json {
+        out.json(&json!({ "state": state, "log_events": buffered, "discarded": discarded }));
+    } else {
+        out.row("state", state);
+        out.row("log events", format_args!("{} left", grouped(buffered as u64)));
+        out.row("discarded", grouped(discarded));
+    }
+    Ok(())
+}
+
 fn event_line(event: &LogEvent, secret: &str) -> String {
     format!("  {}  {}{secret}", Utc(event.ts_ms), bytes(len_of(&event.payload)))
 }
@@ -194,7 +222,10 @@ fn events_json(batch: &LogBatch, with_payload: impl Fn(Value, &[u8]) -> Value) -
 fn all_read(batch: &LogBatch, expected: usize) -> Result<(), Failure> {
     let read = batch.events().len();
     if read < expected {
-        let message = format!("log event {} cannot be read; `verify` says why", read + 1);
+        let message = format!(
+            "log event {} cannot be read; `verify` says why, `logs discard-unreadable` removes it",
+            read + 1
+        );
         return Err(Failure::new(Exit::Damage, message));
     }
     Ok(())

@@ -13,10 +13,11 @@ use crate::text::{Out, bytes, counted, grouped, len_of_file, tame};
 /// Bring everything that is still authentic in a damaged store into a new one
 ///
 /// Nothing of the damaged store is changed, and nothing that exists is overwritten. Exit code 0 if everything came over, 3 if
-/// something is lost: the new store is complete and can be used in both cases. Acks and deletes that are lost bring back what
+/// something is lost: the new store is complete and can be used in both cases. To go on with it, stop the agent and put it in the
+/// place of the old one. Acks and deletes that are lost bring back what
 /// they were about, so jobs may be delivered again.
 #[derive(clap::Args)]
-#[command(after_help = "Example, with the agent stopped:
+#[command(after_help = "Example:
   backupy-state --state /var/lib/backupy/state.db salvage /var/lib/backupy/salvaged.db
   mv /var/lib/backupy/state.db /var/lib/backupy/state.db.damaged
   mv /var/lib/backupy/salvaged.db /var/lib/backupy/state.db")]
