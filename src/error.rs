@@ -44,14 +44,16 @@ pub enum Error {
         /// Where it was looked for.
         path: PathBuf,
     },
-    /// Another handle holds the store. Wait, or end its process.
+    /// Another handle holds the store, or another process the file that was to be imported. Wait, or end its process.
     Locked {
-        /// The lock file.
+        /// The lock file, or the file that was to be imported.
         path: PathBuf,
         /// The process that holds it, as that process knows itself, when it could be read.
         holder: Option<u32>,
         /// How long the call waited.
         waited: Duration,
+        /// What can be done about it.
+        way_out: &'static str,
     },
     /// What stands at the path is no store. It was not changed.
     NotAStore {
@@ -157,12 +159,12 @@ impl fmt::Display for Error {
                 write!(f, "{what} of {len} bytes is over the limit of {max} bytes; nothing was written")
             }
             Error::NotFound { path } => write!(f, "there is no store at {}", path.display()),
-            Error::Locked { path, holder, waited } => {
+            Error::Locked { path, holder, waited, way_out } => {
                 write!(f, "{} is in use", path.display())?;
                 if let Some(pid) = holder {
                     write!(f, " by process {pid}")?;
                 }
-                write!(f, "; waited {:.1} s; a snapshot can be read meanwhile", waited.as_secs_f64())
+                write!(f, "; waited {:.1} s; {way_out}", waited.as_secs_f64())
             }
             Error::NotAStore { path, what } => {
                 write!(f, "{} is not a store but {what}; it was not changed", path.display())
@@ -178,14 +180,14 @@ impl fmt::Display for Error {
             }
             Error::Corrupt { path, offset, what } => write!(
                 f,
-                "{} is damaged at offset {offset}: {what}; it was not changed, restore it or move it away",
+                "{} is damaged at offset {offset}: {what}; it was not changed, salvage what is left or restore it",
                 path.display()
             ),
             Error::Unauthentic { path, offset, what, run_id } => {
                 write!(f, "{} was tampered with at offset {offset}: {what}", path.display())?;
                 match run_id {
                     Some(id) => write!(f, "; it is the payload of job {id:?}, which ack_job removes"),
-                    None => f.write_str("; it was not changed, restore it or move it away"),
+                    None => f.write_str("; it was not changed, salvage what is left or restore it"),
                 }
             }
             Error::Stale { path, what } => {

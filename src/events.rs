@@ -11,7 +11,7 @@ mod traced {
 
     use tracing::{error, info, warn};
 
-    use crate::{CompactionReport, Error, RecoveryReport};
+    use crate::{CompactionReport, Error, RecoveryReport, SalvageReport};
 
     pub(crate) fn opened(path: &Path, report: &RecoveryReport) {
         let RecoveryReport { created, clean, records, operations, bytes_set_aside, .. } = *report;
@@ -30,6 +30,11 @@ mod traced {
 
     pub(crate) fn open_failed(path: &Path, error: &Error) {
         error!(path = %path.display(), %error, "could not open the store");
+    }
+
+    pub(crate) fn damage_set_aside(path: &Path, damage: &Error, report: &SalvageReport) {
+        let (set_aside, lost) = (report.from.display(), report.lost.len() as u64 + report.more_lost);
+        error!(path = %path.display(), %damage, %set_aside, lost, "set the damaged log aside and went on with the rest");
     }
 
     pub(crate) fn drops_unreadable(path: &Path, error: &Error) {
@@ -61,10 +66,11 @@ mod traced {
 mod silent {
     use std::path::Path;
 
-    use crate::{CompactionReport, Error, RecoveryReport};
+    use crate::{CompactionReport, Error, RecoveryReport, SalvageReport};
 
     pub(crate) fn opened(_: &Path, _: &RecoveryReport) {}
     pub(crate) fn open_failed(_: &Path, _: &Error) {}
+    pub(crate) fn damage_set_aside(_: &Path, _: &Error, _: &SalvageReport) {}
     pub(crate) fn drops_unreadable(_: &Path, _: &Error) {}
     pub(crate) fn compacted(_: &Path, _: &CompactionReport) {}
     pub(crate) fn compaction_failed(_: &Path, _: &Error) {}

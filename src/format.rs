@@ -1,6 +1,7 @@
 //! The bytes of the log, one file for one section of FORMAT.md: pure functions, no I/O, no clock, no randomness.
 
 pub(crate) mod bucket;
+pub(crate) mod chain;
 pub(crate) mod frame;
 pub(crate) mod header;
 pub(crate) mod record;

@@ -60,6 +60,10 @@ impl Head {
         self.seq
     }
 
+    pub(crate) fn tag(&self) -> Tag {
+        self.tag
+    }
+
     /// In what a log falls short of this head, if it does. `tag_at` gives the tag of the log's frame of a number.
     pub(crate) fn shortfall(
         &self,

@@ -2,10 +2,10 @@
 
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
-use std::ops::Bound;
+use std::ops::{Bound, Range};
 
 use crate::format::bucket::{BUCKET_COUNT, Bucket, LOG_KEY_LEN, LogKey};
-use crate::format::frame::{Location, ValueCursor};
+use crate::format::frame::{FRAME_HEADER_LEN, Location, ValueCursor};
 use crate::format::record::{self, Action, Operation};
 use crate::options::QueueOrder;
 use crate::seal::TAG_LEN;
@@ -194,6 +194,25 @@ impl Index {
     /// What the live operations would take in a log that holds nothing else, without frame headers.
     pub(crate) fn live_bytes(&self) -> u64 {
         self.live_bytes.iter().sum()
+    }
+
+    /// Where these bytes lie, in the order of the file: each sealed value; and as much at the beginning of its frame's
+    /// manifest as the operations on live keys take there, wherever in it they are.
+    pub(crate) fn live_ranges(&self) -> Vec<Range<u64>> {
+        let mut ranges = Vec::new();
+        let mut in_manifests = BTreeMap::<u64, u64>::new();
+        for bucket in [Bucket::Config, Bucket::Queue, Bucket::Registry, Bucket::Logs] {
+            for (key, place) in self.iter(bucket) {
+                let value_at = place.value_offset();
+                let sealed_len = u64::from(place.len) + TAG_LEN as u64;
+                ranges.push(value_at..value_at + sealed_len);
+                *in_manifests.entry(place.frame_offset).or_default() += live_len(bucket, key, &place) - sealed_len;
+            }
+        }
+        let manifest_at = |frame_offset| frame_offset + FRAME_HEADER_LEN as u64;
+        ranges.extend(in_manifests.iter().map(|(&frame, len)| manifest_at(frame)..manifest_at(frame) + len));
+        ranges.sort_unstable_by_key(|range| range.start);
+        ranges
     }
 
     fn bucket(&self, bucket: Bucket) -> &Keys {

@@ -1,7 +1,7 @@
 //! The persistent state of a backup agent: an embedded, encrypted, crash-safe store in one append-only log file.
 //!
 //! [`Store`] is the agent's exclusive handle, [`Snapshot`] what any other process sees meanwhile, [`verify`] a check of
-//! the file. One store holds four buckets:
+//! the file, and [`salvage`] brings over what is left of a damaged one. One store holds four buckets:
 //!
 //! | bucket | holds | calls |
 //! |---|---|---|
@@ -42,13 +42,19 @@
 //!
 //! # Features
 //! - `tracing`: events for open, recovery and failure. They hold paths and counts, never payloads or keys.
+//! - `import-bolt`: `import_bolt`, for the state file of the agent that kept it in bbolt.
 //! - `cli`: the command line `backupy-state`.
 
 // In reading order: a file uses only what stands below it.
+#[cfg(feature = "import-bolt")]
+#[warn(clippy::indexing_slicing)]
+mod import_bolt;
 mod store;
 mod batch;
 mod snapshot;
 mod verify;
+mod on_damage;
+mod salvage;
 mod head;
 mod log_limits;
 mod reader;
@@ -58,7 +64,10 @@ mod events;
 mod key;
 mod compaction;
 mod live;
+mod pack;
 mod recovery;
+mod aside;
+mod losses;
 mod walk;
 mod index;
 mod log;
@@ -78,11 +87,20 @@ pub use batch::Batch;
 pub use compaction::CompactionReport;
 pub use error::{Error, Result};
 pub use head::Head;
+#[cfg(feature = "import-bolt")]
+#[doc(hidden)]
+pub use import_bolt::{BoltState, import_bolt_bytes, read_bolt};
+#[cfg(feature = "import-bolt")]
+pub use import_bolt::{ImportReport, LeftOut, check_bolt, import_bolt};
 pub use key::AgentKey;
 pub use log_limits::{LogLimits, LogRate, WhenFull};
-pub use options::{CompactionPolicy, Durability, OpenOptions, QueueOrder};
+pub use losses::{Lost, LostKey, SalvageReport};
+pub use options::{CompactionPolicy, Durability, OnDamage, OpenOptions, QueueOrder};
 pub use reader::{CompactionStats, Config, LogBatch, LogEvent, QueuedJob, Session, Stats};
 pub use recovery::RecoveryReport;
+pub use salvage::salvage;
+#[doc(hidden)]
+pub use salvage::salvage_on;
 pub use snapshot::Snapshot;
 pub use store::{Enqueued, LogAdmission, Store};
 #[doc(hidden)]

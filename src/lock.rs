@@ -28,7 +28,8 @@ pub(crate) fn acquire(path: &Path, timeout: Duration) -> Result<Lock> {
         let waited = begun.elapsed();
         let left = timeout.saturating_sub(waited);
         if left.is_zero() {
-            return Err(Error::Locked { path: path.to_path_buf(), holder: holder(&file), waited });
+            let way_out = "a snapshot can be read meanwhile";
+            return Err(Error::Locked { path: path.to_path_buf(), holder: holder(&file), waited, way_out });
         }
         thread::sleep(pause.min(left));
         pause = (pause * 2).min(PAUSE_MAX);

@@ -325,6 +325,11 @@ impl Values {
         opened
     }
 
+    /// The value opens, yet no writer of this format writes such a one.
+    pub(crate) fn malformed(&self, place: Location) -> Error {
+        Error::unauthentic(self.path(), place.value_offset(), "the value is not as its bucket's values are")
+    }
+
     /// Opens ciphertext and tag in place.
     fn unseal(&self, sealed: &mut [u8], nonce: &Nonce, place: Location) -> Result<()> {
         let opened = sealed

@@ -77,7 +77,7 @@ pub(crate) struct Plan {
     pub(crate) admitted: Vec<bool>,
     /// The last of the buffered events that make room, in drain order.
     pub(crate) drop_through: Option<Box<[u8]>>,
-    /// How many buffered events make room.
+    /// How many buffered events make room, or are discarded.
     pub(crate) made_room: u64,
 }
 

@@ -33,6 +33,18 @@ pub enum QueueOrder {
     Fifo,
 }
 
+/// What opening does about a store that is damaged or was tampered with.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum OnDamage {
+    /// [`Error::Corrupt`](crate::Error::Corrupt) or [`Error::Unauthentic`](crate::Error::Unauthentic), and not a byte is
+    /// changed.
+    #[default]
+    Refuse,
+    /// The damaged file is kept as `state.db.damaged-1`, or the next number that is free, and the store goes on with what is
+    /// authentic in it, as by [`salvage`](crate::salvage): for an agent that nobody watches.
+    SetAside,
+}
+
 /// When a store compacts itself.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct CompactionPolicy {
@@ -97,6 +109,7 @@ pub struct OpenOptions {
     pub(crate) compaction: CompactionPolicy,
     pub(crate) previous_key: Option<Arc<AgentKey>>,
     pub(crate) expected: Option<Head>,
+    pub(crate) on_damage: OnDamage,
     pub(crate) mmap: bool,
     pub(crate) storage: Arc<dyn Storage>,
 }
@@ -116,6 +129,7 @@ impl OpenOptions {
             compaction: CompactionPolicy::default(),
             previous_key: None,
             expected: None,
+            on_damage: OnDamage::default(),
             mmap: true,
             storage: Arc::new(Disk),
         }
@@ -185,6 +199,41 @@ impl OpenOptions {
     /// A newer generation is fine; no file at all is not.
     pub fn expect_at_least(&mut self, head: Head) -> &mut Self {
         self.expected = Some(head);
+        self
+    }
+
+    /// What opening does about damage or tampering: refuse the store (the default), or [set it aside](OnDamage::SetAside) and
+    /// go on with what is authentic. [`Store::recovery`] then says where the damaged file is and what is lost.
+    ///
+    /// A wrong key, a foreign file, a newer format, both copies of the header damaged, a stale file and I/O errors are
+    /// errors all the same. So is a value that does not open, of which only reading it tells. What goes on is the next
+    /// generation of the same store, so it passes [`expect_at_least`](Self::expect_at_least) from then on; what is set aside
+    /// has to pass it first: it must hold the expected frame or, if that one is lost, a later one.
+    ///
+    /// At any crash there is the damaged store under its name, or all that is authentic. It takes as much space on the disk
+    /// as the store does, and where there are no hard links, twice that.
+    ///
+    /// ```
+    /// # use backupy_state::{AgentKey, OnDamage, OpenOptions, Store};
+    /// # let folder = tempfile::tempdir()?;
+    /// # let path = folder.path().join("state.db");
+    /// # let key = AgentKey::new("key")?;
+    /// # let store = Store::open(&path, &key)?;
+    /// # store.enqueue_job("run-1", b"dump of orders")?;
+    /// # store.enqueue_job("run-2", b"dump of users")?;
+    /// # store.close()?;
+    /// # let mut bytes = std::fs::read(&path)?;
+    /// # bytes[4096 + 100] ^= 1;
+    /// # std::fs::write(&path, bytes)?;
+    /// let store = OpenOptions::new().on_damage(OnDamage::SetAside).open(&path, &key)?;
+    /// if let Some(report) = &store.recovery().salvaged {
+    ///     assert!(report.from.ends_with("state.db.damaged-1"));
+    ///     assert_eq!((report.lost.len(), report.jobs), (1, 1));
+    /// }
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn on_damage(&mut self, what: OnDamage) -> &mut Self {
+        self.on_damage = what;
         self
     }
 

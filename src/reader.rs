@@ -322,7 +322,7 @@ fn split_prefix(values: &Values, place: Location) -> Result<([u8; VALUE_PREFIX_L
 
 /// Authentic, yet nothing that a writer of this format writes.
 fn malformed(values: &Values, place: Location) -> Error {
-    Error::unauthentic(values.path(), place.value_offset(), "the value is not as its bucket's values are")
+    values.malformed(place)
 }
 
 /// Gives a type that implements [`Reader`] the public reading calls.

@@ -13,12 +13,13 @@ use crate::format::frame::{FrameKind, ValueCursor};
 use crate::format::header::{self, HEADER_PAGE_LEN, Header, HeaderSight};
 use crate::index::Index;
 use crate::log::{LogFile, Tip};
+use crate::losses::SalvageReport;
 use crate::options::QueueOrder;
 use crate::path::sibling;
 use crate::seal::{self, GenerationId, Prk, Tag};
 use crate::storage::{self, Access, File, Storage};
 use crate::walk::{self, Beside, Found, OpenFrame, Scan};
-use crate::{AgentKey, Error, Head, Result};
+use crate::{AgentKey, Error, Head, Result, aside};
 
 /// What opening a store found and did.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -38,6 +39,9 @@ pub struct RecoveryReport {
     pub bytes_set_aside: u64,
     /// Where these bytes are now.
     pub set_aside: Option<PathBuf>,
+    /// The store was damaged, and [`OnDamage::SetAside`](crate::OnDamage::SetAside) was asked for: where the damaged file is
+    /// now, what was brought over into the new one, and what is lost. Only this opening tells; the damaged file stays.
+    pub salvaged: Option<SalvageReport>,
     /// How long opening took, without the wait for the lock.
     pub took: Duration,
 }
@@ -79,7 +83,10 @@ pub(crate) fn create_log(
     fill_random(storage, path, &mut salt)?;
     let authenticated = header::encode_authenticated(&GenerationId { generation, store_id, salt });
     let authenticator = Prk::extract(&salt, key).authenticator(&authenticated);
-    let file = storage.open(temporary, Access::CreateNew).map_err(storage::full_or_io("create", temporary))?;
+    let file = storage.open(temporary, Access::CreateNew).map_err(|source| match source.kind() {
+        io::ErrorKind::AlreadyExists => in_the_way(temporary),
+        _ => storage::full_or_io("create", temporary)(source),
+    })?;
     let written = storage::write_all_at(&*file, &header::encode_page(&authenticated, &authenticator), 0)
         // Guards against a power cut after the rename: the name must never stand for less than a whole header.
         .and_then(|()| file.sync_data());
@@ -88,6 +95,13 @@ pub(crate) fn create_log(
         // If this fails too, the next open removes it.
         let _ = storage.remove_file(temporary);
     })
+}
+
+fn in_the_way(temporary: &Path) -> Error {
+    let name = temporary.display();
+    Error::Invalid {
+        what: format!("{name} is in the way: a copy was cut short there, or is being made; remove it if none is"),
+    }
 }
 
 fn fill_random(storage: &dyn Storage, path: &Path, bytes: &mut [u8]) -> Result<()> {
@@ -135,7 +149,7 @@ pub(crate) fn open(
     let mut report = RecoveryReport { clean, ..report(&replay, begun) };
     let mut allocated = ending.file_len;
     if let Some(until) = ending.torn_until {
-        report.set_aside = Some(set_torn_tail_aside(storage, &log, replay.tip.end, until)?);
+        report.set_aside = Some(aside::set_torn_tail_aside(storage, &log, replay.tip.end, until)?);
         report.bytes_set_aside = until - replay.tip.end;
         allocated = replay.tip.end;
     }
@@ -152,6 +166,7 @@ fn report(replay: &Replay, begun: Instant) -> RecoveryReport {
         operations: replay.operations,
         bytes_set_aside: 0,
         set_aside: None,
+        salvaged: None,
         took: begun.elapsed(),
     }
 }
@@ -191,40 +206,6 @@ pub(crate) fn read_header_page(file: &dyn File, path: &Path) -> Result<Vec<u8>> 
     page.truncate(len);
     Ok(page)
 }
-
-/// Copies the torn tail beside the log, and only then cuts it off.
-fn set_torn_tail_aside(storage: &dyn Storage, log: &LogFile, offset: u64, until: u64) -> Result<PathBuf> {
-    let torn = sibling(&log.path, ".torn");
-    // The zeros behind the tail are no bytes of anybody's; on a full disk the copy needs their room.
-    log.file.set_len(until).map_err(log.io("cut the space ahead off"))?;
-    if storage.kind(&torn).map_err(|source| Error::io("look at", &torn, source))? != storage::PathKind::Missing {
-        storage.remove_file(&torn).map_err(|source| Error::io("replace", &torn, source))?;
-    }
-    copy(storage, log, offset, until, &torn)?;
-    // Guards against a power cut that keeps the cut but loses the name of the copy.
-    sync_folder(storage, &torn)?;
-    log.file.set_len(offset).map_err(log.io("cut the torn tail off"))?;
-    // Guards against a power cut that brings the tail back behind a frame that is written in its place.
-    log.file.sync_data().map_err(log.io("sync"))?;
-    Ok(torn)
-}
-
-fn copy(storage: &dyn Storage, log: &LogFile, from: u64, until: u64, to: &Path) -> Result<()> {
-    let write_error = storage::full_or_io("set the torn tail aside in", to);
-    let file = storage.open(to, Access::CreateNew).map_err(&write_error)?;
-    let mut buf = vec![0; COPY_LEN];
-    let mut at = from;
-    while at < until {
-        let len = usize::try_from(until - at).map_or(COPY_LEN, |left| left.min(COPY_LEN));
-        storage::read_exact_at(&*log.file, &mut buf[..len], at).map_err(log.io("read"))?;
-        storage::write_all_at(&*file, &buf[..len], at - from).map_err(&write_error)?;
-        at += len as u64;
-    }
-    // Guards against a power cut after the original was cut off.
-    file.sync_data().map_err(&write_error)
-}
-
-const COPY_LEN: usize = 64 << 10;
 
 /// Removes what a crash during creation left behind. The caller holds the lock.
 pub(crate) fn remove_leftovers(storage: &dyn Storage, path: &Path) -> Result<()> {

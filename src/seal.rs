@@ -118,6 +118,27 @@ impl Sealer {
     }
 }
 
+/// Opens the values of the agent that kept its state in bbolt.
+#[cfg(feature = "import-bolt")]
+pub(crate) struct BoltOpener(Sealer);
+
+#[cfg(feature = "import-bolt")]
+impl BoltOpener {
+    /// HKDF(salt = "backupy-agent-state-salt", IKM = agent key, info = "backupy-agent/state-v1", 32).
+    pub(crate) fn new(key: &AgentKey) -> Self {
+        let (mut prk, hkdf) = Hkdf::<Sha256>::extract(Some(b"backupy-agent-state-salt"), key.as_bytes());
+        prk.as_mut_slice().zeroize();
+        let mut key = Zeroizing::new([0; 32]);
+        Prk(hkdf).expand(&[b"backupy-agent/state-v1"], &mut key);
+        BoltOpener(Sealer(Aes256Gcm::new((&*key).into())))
+    }
+
+    /// Opens in place: the value's own nonce, no associated data.
+    pub(crate) fn open(&self, nonce: &Nonce, text: &mut [u8], tag: &Tag) -> Result<(), SealBroken> {
+        self.0.open(nonce, &[], text, tag)
+    }
+}
+
 fn value_nonce(frame_nonce: &Nonce, i: u32) -> Nonce {
     let [head @ .., a, b, c, d] = *frame_nonce;
     let [a, b, c, d] = (u32::from_be_bytes([a, b, c, d]) ^ (i + 1)).to_be_bytes();

@@ -1,6 +1,7 @@
 //! What another process sees beside a live writer: without the lock, without writing a byte.
 
 use std::fmt;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -104,6 +105,14 @@ impl Snapshot {
         let Seen { header, replay, file_len, .. } = &self.seen;
         let stats = Stats::new(&replay.index, header.id.generation, replay.tip, *file_len);
         Stats { logs_dropped: self.recorded_drops().unwrap_or(0), ..stats }
+    }
+
+    /// Where the live bytes of [`stats`](Snapshot::stats) lie, in the order of the file, for a picture of it; those of a
+    /// manifest are taken together at its beginning. No part of the stable interface.
+    #[doc(hidden)]
+    #[must_use]
+    pub fn live_ranges(&self) -> Vec<Range<u64>> {
+        self.seen.replay.index.live_ranges()
     }
 
     /// The `n` oldest log events, oldest first, and how many were dropped, as far as the log knows.

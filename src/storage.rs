@@ -54,6 +54,10 @@ pub trait Storage: Debug + Send + Sync {
     fn open(&self, path: &Path, access: Access) -> io::Result<Box<dyn File>>;
     /// Puts `from` in the place of `to`.
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()>;
+    /// Gives the file `from` a second name; an existing `to` is an error and stays as it is.
+    fn link(&self, _from: &Path, _to: &Path) -> io::Result<()> {
+        Err(ErrorKind::Unsupported.into())
+    }
     /// Gives `from` the name `to`; an existing `to` is an error and stays as it is.
     fn rename_new(&self, from: &Path, to: &Path) -> io::Result<()> {
         match self.kind(to)? {

@@ -16,7 +16,7 @@ use crate::options::{Durability, OpenOptions};
 use crate::reader::{Reader, Stats, View, check_run_id, check_value, impl_reading_calls};
 use crate::recovery::{self, Recovered, RecoveryReport};
 use crate::storage::LockGuard;
-use crate::{AgentKey, Error, Result, events, path};
+use crate::{AgentKey, Error, Result, events, on_damage, path};
 
 mod log_buffer;
 
@@ -327,7 +327,7 @@ fn open_or_create<'a>(
             None => Err(Error::NotFound { path: path.to_path_buf() }),
         };
     }
-    let open = |key| Ok((recovery::open(storage, path, key, order, expected)?, key));
+    let open = |key| Ok((on_damage::open(options, path, key)?, key));
     match (open(key), &options.previous_key) {
         (Err(Error::WrongKey { .. }), Some(previous)) => open(previous),
         (opened, _) => opened,

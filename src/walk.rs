@@ -1,7 +1,8 @@
 //! Walking over a log frame by frame, and telling a torn tail from damage. Reads only.
 //!
 //! Implements the rows of *Opening* in FORMAT.md that look at frames. [`Walk`] needs no key and knows CRCs and
-//! numbers; [`Scan`] adds the seals. Recovery, snapshots and `verify` are all built on these two.
+//! numbers; [`Scan`] adds the seals. Recovery, snapshots and `verify` are all built on these two. What goes on behind
+//! damage is in `walk/resync.rs`.
 
 use std::io;
 use std::thread;
@@ -17,6 +18,10 @@ use crate::log::{LogFile, Tip};
 use crate::seal::TAG_LEN;
 use crate::storage::{self, File};
 use crate::{Error, Result};
+
+mod resync;
+
+pub(crate) use resync::{Gap, Piece, Resync};
 
 /// Whether somebody may be writing the file that is walked over.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -48,6 +53,12 @@ pub(crate) struct Walk<'a> {
     beside: Beside,
     offset: u64,
     seq: u64,
+    /// How often something doubtful was looked at again.
+    doubts: u32,
+    /// Behind the last byte of the file that is not zero, if that was looked for.
+    nonzero_end: Option<u64>,
+    /// The header that vouched last: where it is, and for what.
+    witness: Option<(u64, u64)>,
 }
 
 impl<'a> Walk<'a> {
@@ -59,7 +70,8 @@ impl<'a> Walk<'a> {
         offset: u64,
         seq: u64,
     ) -> io::Result<Self> {
-        Ok(Walk { crc, window: Window::new(file)?, beside, offset, seq })
+        let window = Window::new(file)?;
+        Ok(Walk { crc, window, beside, offset, seq, doubts: 0, nonzero_end: None, witness: None })
     }
 
     /// Where the next sight is.
@@ -75,8 +87,8 @@ impl<'a> Walk<'a> {
     /// Looks at the next place, and steps over a frame. After any other sight, it says the same again.
     pub(crate) fn next(&mut self) -> io::Result<Sight<'_>> {
         let mut pauses = match self.beside {
-            Beside::Nobody => [].iter(),
-            Beside::Writer => PAUSES_MS.iter(),
+            Beside::Writer if self.doubts < DOUBTS_MAX => PAUSES_MS.iter(),
+            Beside::Writer | Beside::Nobody => [].iter(),
         };
         let place = loop {
             let place = self.look();
@@ -86,9 +98,13 @@ impl<'a> Walk<'a> {
             };
             match pauses.next() {
                 Some(&pause) if is_doubtful => thread::sleep(Duration::from_millis(pause)),
-                _ => break place?,
+                _ => {
+                    self.doubts += u32::from(is_doubtful);
+                    break place?;
+                }
             }
             self.window.renew()?;
+            (self.nonzero_end, self.witness) = (None, None);
         };
         Ok(match place {
             Place::Frame(header) => {
@@ -133,11 +149,15 @@ impl<'a> Walk<'a> {
 
     /// Behind the last byte that is not zero; the current offset, where there is none.
     fn last_nonzero_end(&mut self) -> io::Result<u64> {
+        if let Some(end) = self.nonzero_end.filter(|&end| end > self.offset) {
+            return Ok(end);
+        }
         let mut end = self.offset;
         let mut at = self.offset;
         loop {
             let bytes = self.window.bytes(at, READ_LEN)?;
             if bytes.is_empty() {
+                self.nonzero_end = Some(end);
                 return Ok(end);
             }
             // A stretch at a time without an early exit, so that the space ahead is passed over by vectors.
@@ -151,15 +171,31 @@ impl<'a> Walk<'a> {
         }
     }
 
-    /// Whether a frame behind the current offset says that the frame expected here had been durable. Nothing begins
-    /// at `until` or behind it: there are only zeros.
+    /// Whether a frame behind the current offset says that the frame expected here had been durable.
     fn is_vouched_for(&mut self, until: u64) -> io::Result<bool> {
         let missing = self.seq + 1;
-        let mut at = self.offset + ALIGNMENT as u64;
+        if self.witness.is_some_and(|(at, durable_seq)| at > self.offset && durable_seq >= missing) {
+            return Ok(true);
+        }
+        let is_witness = |header: &FrameHeader| header.seq > missing && header.durable_seq >= missing;
+        let witness = self.find_header(self.offset + ALIGNMENT as u64, until, is_witness)?;
+        self.witness = witness.map(|(at, header)| (at, header.durable_seq));
+        Ok(witness.is_some())
+    }
+
+    /// The first plausible header from `from` on that is wanted, and where it is. Nothing begins at `until` or behind
+    /// it: there are only zeros.
+    fn find_header(
+        &mut self,
+        from: u64,
+        until: u64,
+        is_wanted: impl Fn(&FrameHeader) -> bool,
+    ) -> io::Result<Option<(u64, FrameHeader)>> {
+        let mut at = from;
         loop {
             let bytes = self.window.bytes(at, READ_LEN)?;
             if bytes.len() < FRAME_HEADER_LEN || at >= until {
-                return Ok(false);
+                return Ok(None);
             }
             let last = bytes.len() - FRAME_HEADER_LEN;
             let last = usize::try_from(until - at).map_or(last, |left| last.min(left));
@@ -168,10 +204,9 @@ impl<'a> Walk<'a> {
                 let bytes = &bytes[candidate..];
                 if frame::may_be_header(bytes)
                     && let FrameSight::Header(header) = frame::parse_header(bytes, self.crc)
-                    && header.seq > missing
-                    && header.durable_seq >= missing
+                    && is_wanted(&header)
                 {
-                    return Ok(true);
+                    return Ok(Some((at + candidate as u64, header)));
                 }
             }
             at += (last - last % ALIGNMENT + ALIGNMENT) as u64;
@@ -190,6 +225,8 @@ enum Place {
 
 /// Together 31 ms: a write of the largest frame is over by then.
 const PAUSES_MS: [u64; 5] = [1, 2, 4, 8, 16];
+/// In a file with more damage than this, the damage is hardly a write that is under way.
+const DOUBTS_MAX: u32 = 8;
 /// How much is read at once.
 const READ_LEN: usize = 256 << 10;
 

@@ -1,7 +1,7 @@
 //! Compaction, new keys, backups: on the real disk.
 #![allow(clippy::unwrap_used, reason = "a test ends where something is not as it should be")]
 
-use backupy_state::{AgentKey, CompactionPolicy, Durability, Error, OpenOptions, Snapshot, Store, verify};
+use backupy_state::{AgentKey, Durability, Error, OpenOptions, Snapshot, Store, salvage, verify};
 
 fn key() -> AgentKey {
     AgentKey::new("bkpy_0123456789abcdef0123456789abcdef").unwrap()
@@ -107,5 +107,20 @@ fn a_backup_is_a_store_of_its_own_and_never_replaces_a_file() {
     let copy = Store::open(folder.path().join("backup.db"), &key()).unwrap();
     assert_eq!(copy.queue_depth(), 1);
     assert!(copy.recovery().clean);
-    let _ = CompactionPolicy::default();
+}
+
+#[test]
+fn a_copy_that_was_cut_short_stays_and_is_named_as_what_is_in_the_way() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("state.db");
+    let store = Store::open(&path, &key()).unwrap();
+    let (backup, left_over) = (folder.path().join("backup.db"), folder.path().join("backup.db.new"));
+    std::fs::write(&left_over, b"cut short").unwrap();
+    for copied in [store.backup(&backup), salvage(&path, &key(), &backup).map(drop)] {
+        let said = copied.unwrap_err().to_string();
+        assert!(said.starts_with(&format!("{} is in the way", left_over.display())), "{said}");
+    }
+    assert_eq!(std::fs::read(&left_over).unwrap(), b"cut short");
+    std::fs::remove_file(&left_over).unwrap();
+    store.backup(&backup).unwrap();
 }

@@ -18,6 +18,8 @@ mod memory;
 mod page_reader;
 #[path = "format/page_writer.rs"]
 mod page_writer;
+#[path = "format/shapes.rs"]
+mod shapes;
 #[path = "format/tables.rs"]
 mod tables;
 #[path = "format/vectors.rs"]

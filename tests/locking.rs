@@ -43,7 +43,7 @@ fn a_store_that_another_process_holds_is_locked_and_its_pid_is_named() {
     let child = holder(&place, "kill");
     for timeout in [0, 1, 120].map(Duration::from_millis) {
         let error = open_within(&place, timeout).unwrap_err();
-        let Error::Locked { holder, waited, ref path } = error else { panic!("{error:?}") };
+        let Error::Locked { holder, waited, ref path, .. } = error else { panic!("{error:?}") };
         assert_eq!(holder, Some(child.pid()));
         assert!(waited >= timeout);
         assert!(path.ends_with("state.db.lock"));

@@ -8,7 +8,7 @@ use std::cell::Cell;
 use std::fs;
 use std::path::Path;
 
-use backupy_state::{AgentKey, Error, OpenOptions, Result, Store, verify};
+use backupy_state::{AgentKey, Error, OpenOptions, Result, Store, salvage, verify};
 
 /// Counts what each thread holds.
 struct Counting;
@@ -52,6 +52,7 @@ unsafe impl GlobalAlloc for Counting {
 static ALLOCATOR: Counting = Counting;
 
 const MIB: usize = 1 << 20;
+const LARGEST: usize = 12 * MIB;
 
 /// Runs `body` and gives the most it held at once.
 fn peak_of<T>(body: impl FnOnce() -> T) -> (usize, T) {
@@ -82,7 +83,7 @@ fn store_of(path: &Path, lens: &[usize]) {
 fn opening_holds_at_most_twice_the_file() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("state.db");
-    store_of(&path, &[9 * MIB, 1, 10 * MIB, MIB, 12 * MIB]);
+    store_of(&path, &[9 * MIB, 1, 10 * MIB, MIB, LARGEST]);
     let bytes = fs::read(&path).unwrap();
     // Whole, with a torn tail of every size, and damaged in front of large frames.
     let mut cases: Vec<Vec<u8>> = (1..=16).map(|n| bytes[..bytes.len() / 16 * n].to_vec()).collect();
@@ -98,6 +99,12 @@ fn opening_holds_at_most_twice_the_file() {
         drop(opened);
         let (peak, _) = peak_of(|| verify(&path, Some(&key())));
         assert!(peak <= 2 * case.len() + MIB, "case {i}: verify took {peak} bytes");
+        let to = folder.path().join(format!("salvaged-{i}.db"));
+        let (peak, salvaged) = peak_of(|| salvage(&path, &key(), &to));
+        // A value in the old frame, by itself, packed, and in the new frame.
+        assert!(peak <= 2 * case.len() + 4 * LARGEST + MIB, "case {i}: salvage took {peak} bytes");
+        salvaged.unwrap();
+        fs::remove_file(to).unwrap();
     }
 }
 

@@ -40,7 +40,14 @@ fn a_bbolt_file_is_named_as_what_it_is() {
     let bolt = Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared/bolt/small.db");
     let place = Place::new();
     fs::write(place.path(), fs::read(bolt).expect("the bbolt sample lies beside the repository")).unwrap();
-    assert_refused!(place, place.path(), Error::NotAStore { what: "a bbolt file", .. });
+    assert_refused!(place, place.path(), Error::NotAStore { .. });
+    let said = place.try_open().unwrap_err().to_string();
+    let expected = format!(
+        "{} is not a store but a bbolt file, which `backupy-state import FILE` and `import_bolt` bring over into a new \
+         store; it was not changed",
+        place.path().display()
+    );
+    assert_eq!(said, expected);
 }
 
 /// A store with something in it, closed.

@@ -64,13 +64,15 @@ pub fn run(bytes: &[u8]) {
 
 fn make(agent: &mut Agent, step: &Step) {
     let len = |len: u8| if len > 250 { 5000 } else { usize::from(len) };
+    // Long enough that no two log events are equal: the oracle tells them apart by what they hold.
+    let log_len = |n| len(n).max(8);
     let call = match *step {
         Step::Config { len: n } => Call::SaveConfig { len: len(n) },
         Step::Enqueue { job, len: n } => Call::Enqueue { job: job % 4, len: len(n) },
         Step::Ack { job } => Call::Ack { job: job % 4 },
         Step::Session { len: n } => Call::SaveSession { len: len(n) },
         Step::Heartbeat => Call::Heartbeat,
-        Step::Log { ts_ms, len: n } => Call::BufferLog { ts_ms: i64::from(ts_ms % 3), len: len(n) },
+        Step::Log { ts_ms, len: n } => Call::BufferLog { ts_ms: i64::from(ts_ms % 3), len: log_len(n) },
         Step::Drain { n } => Call::DrainLogs { n: usize::from(n % 4) },
         Step::Sync => Call::Sync,
         Step::Reopen => Call::Reopen,
@@ -79,7 +81,7 @@ fn make(agent: &mut Agent, step: &Step) {
         Step::Rekey => Call::Rekey,
         Step::ReopenRekeyed => Call::ReopenRekeyed,
         Step::Backup => Call::Backup,
-        Step::Batch { job, len: n } => Call::Batch { job: job % 4, len: len(n) },
+        Step::Batch { job, len: n } => Call::Batch { job: job % 4, len: log_len(n) },
         Step::Peek { n } => Call::PeekLogs { n: usize::from(n % 4) },
         Step::AckPeeked { n } => Call::AckLogs { n: usize::from(n % 4) },
     };

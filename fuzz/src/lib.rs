@@ -20,10 +20,14 @@ mod page_reader;
 #[path = "../../tests/format/page_writer.rs"]
 mod page_writer;
 
+#[path = "../../tests/import_bolt/writer.rs"]
+mod bolt_writer;
+
 mod base;
 mod look;
 mod sleep;
 
+pub mod bolt;
 pub mod crash;
 pub mod frame;
 pub mod model;

@@ -4,7 +4,8 @@
 use arbitrary::{Arbitrary, Unstructured};
 
 use crate::base::{self, Base, FRAME_HEADER_LEN, HEADER_PAGE_LEN, base};
-use crate::look::look;
+use crate::look::{look, salvage};
+use crate::sim::workload::Model;
 
 const MUTATIONS_MAX: usize = 8;
 const LEN_MAX: usize = 32 << 10;
@@ -105,6 +106,18 @@ pub fn run(bytes: &[u8]) {
     }
     if let Some(found) = look(&log) {
         assert!(base.states.contains(&found), "never was: {found:#?}");
+    }
+    if let Some(found) = salvage(&log) {
+        let was = |has: &dyn Fn(&Model) -> bool| base.states.iter().any(has);
+        for job in &found.jobs {
+            assert!(was(&|state| state.jobs.contains(job)), "never was: {job:?}");
+        }
+        for event in &found.logs {
+            assert!(was(&|state| state.logs.contains(event)), "never was: {event:?}");
+        }
+        assert!(was(&|state| state.config == found.config), "never was: {:?}", found.config);
+        assert!(was(&|state| state.session == found.session), "never was: {:?}", found.session);
+        assert!(was(&|state| state.heartbeat == found.heartbeat), "never was: {:?}", found.heartbeat);
     }
 }
 

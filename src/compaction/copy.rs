@@ -6,12 +6,12 @@ use std::sync::Arc;
 use zeroize::Zeroizing;
 
 use super::Shared;
-use crate::format::bucket::Bucket;
 use crate::format::frame::{ALIGNMENT, Location, ValueCursor};
 use crate::format::header::Header;
-use crate::format::record::{Action, Change, Operation};
+use crate::format::record::Operation;
 use crate::index::Index;
 use crate::log::{Log, LogFile, Tip, Values};
+use crate::pack::{PACK_LEN, Pack};
 use crate::path::sibling;
 use crate::reader::Reader;
 use crate::walk::{self, Beside, Found, OpenFrame, Scan};
@@ -202,51 +202,3 @@ fn of_new_file(temporary: &Path) -> impl Fn(Error) -> Error {
 const ROUNDS_MAX: usize = 8;
 /// What the writing end may be held for: less than a millisecond's work.
 const LAST_ROUND_LEN: u64 = 64 << 10;
-/// Long enough that a frame's own bytes do not count, short enough to stay in the processor's cache.
-const PACK_LEN: usize = 48 << 10;
-
-/// Operations that will be one frame.
-#[derive(Default)]
-struct Pack {
-    operations: Vec<Packed>,
-    /// Their keys and values.
-    bytes: Zeroizing<Vec<u8>>,
-}
-
-struct Packed {
-    action: Action,
-    bucket: Bucket,
-    key_at: usize,
-    value_at: usize,
-    end: usize,
-}
-
-impl Pack {
-    /// `append_value` appends the value of a put.
-    fn add(
-        &mut self,
-        operation: &Operation<'_>,
-        append_value: impl FnOnce(&mut Vec<u8>) -> Result<()>,
-    ) -> Result<()> {
-        let Operation { action, bucket, key } = *operation;
-        let key_at = self.bytes.len();
-        self.bytes.extend_from_slice(key);
-        let value_at = self.bytes.len();
-        append_value(&mut self.bytes)?;
-        self.operations.push(Packed { action, bucket, key_at, value_at, end: self.bytes.len() });
-        Ok(())
-    }
-
-    fn changes(&self) -> Vec<Change<'_>> {
-        let changes = self.operations.iter().map(|&Packed { action, bucket, key_at, value_at, end }| Change {
-            operation: Operation { action, bucket, key: &self.bytes[key_at..value_at] },
-            value: [&self.bytes[value_at..end], &[]],
-        });
-        changes.collect()
-    }
-
-    fn clear(&mut self) {
-        self.operations.clear();
-        self.bytes.clear();
-    }
-}

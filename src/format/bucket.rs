@@ -64,6 +64,18 @@ impl Bucket {
             Bucket::Logs => key.len() == LOG_KEY_LEN,
         }
     }
+
+    /// Whether a writer of this format could have put the value there, under a key that the bucket allows.
+    pub(crate) fn allows_value(self, key: &[u8], value: &[u8]) -> bool {
+        match self {
+            Bucket::Config => value.len() >= VALUE_PREFIX_LEN,
+            Bucket::Registry if key == SESSION_KEY => {
+                value.get(VALUE_PREFIX_LEN..).is_some_and(|id| std::str::from_utf8(id).is_ok())
+            }
+            Bucket::Registry => value.len() == VALUE_PREFIX_LEN,
+            Bucket::Queue | Bucket::Logs => true,
+        }
+    }
 }
 
 /// The key of a log event: byte order is time order, for times before 1970 too, and ties keep their order.
@@ -116,6 +128,27 @@ mod tests {
         for (bucket, allowed, refused) in rows {
             assert!(allowed.iter().all(|key| bucket.allows_key(key)), "{bucket:?}");
             assert!(!refused.iter().any(|key| bucket.allows_key(key)), "{bucket:?}");
+        }
+    }
+
+    #[test]
+    fn a_bucket_allows_the_values_that_its_readers_can_read_and_no_others() {
+        let rows: [(Bucket, &[u8], &[u8], bool); 12] = [
+            (Bucket::Config, CONFIG_KEY, &[7; 8], true),
+            (Bucket::Config, CONFIG_KEY, &[7; 9], true),
+            (Bucket::Config, CONFIG_KEY, &[7; 7], false),
+            (Bucket::Registry, SESSION_KEY, &[7; 8], true),
+            (Bucket::Registry, SESSION_KEY, b"01234567\xFF", false),
+            (Bucket::Registry, SESSION_KEY, &[7; 7], false),
+            (Bucket::Registry, HEARTBEAT_KEY, &[7; 8], true),
+            (Bucket::Registry, HEARTBEAT_KEY, &[7; 9], false),
+            (Bucket::Registry, DROPPED_KEY, &[7; 7], false),
+            (Bucket::Registry, DROPPED_KEY, &[7; 8], true),
+            (Bucket::Queue, b"job", b"", true),
+            (Bucket::Logs, &[0; LOG_KEY_LEN], b"", true),
+        ];
+        for (bucket, key, value, allowed) in rows {
+            assert_eq!(bucket.allows_value(key, value), allowed, "{bucket:?} {key:?} {value:?}");
         }
     }
 

@@ -85,6 +85,11 @@ pub(crate) fn parse_header(bytes: &[u8], crc: &SaltedCrc) -> FrameSight {
     }
 }
 
+/// What the 48 bytes say, whatever their CRC: for one who has a seal to hold them against.
+pub(crate) fn parse_unchecked(bytes: &[u8]) -> Option<FrameHeader> {
+    parse_fields(bytes.first_chunk()?).ok()
+}
+
 fn parse_fields(bytes: &[u8; FRAME_HEADER_LEN]) -> Result<FrameHeader, &'static str> {
     // No field reaches over the end of the 48 bytes.
     const SHORT: &str = "the frame header is cut short";
@@ -141,36 +146,79 @@ impl FrameHeader {
         sealer: &Sealer,
         text: &'t mut Zeroizing<Vec<u8>>,
     ) -> Result<(Option<Manifest<'t>>, Tag), &'static str> {
-        const SHORT: &str = "the frame's body is cut short";
+        let tag = self.stored_tag(body).ok_or(SHORT_BODY)?;
+        let manifest = self.unseal_manifest(body, chain, &tag, sealer, text)?;
+        if manifest.is_none() {
+            return Ok((None, tag));
+        }
+        let padding = body.get(self.values_end(manifest.as_ref())..).unwrap_or_default();
+        if padding.len() >= ALIGNMENT {
+            return Err("the frame is longer than its values");
+        }
+        if padding.iter().any(|&byte| byte != 0) {
+            return Err("the frame's padding is not zero");
+        }
+        Ok((manifest, tag))
+    }
+
+    /// As [`open_manifest`](Self::open_manifest), but asks neither for the padding nor for the tag that stands in `body`.
+    pub(crate) fn unseal_manifest<'t>(
+        &self,
+        body: &[u8],
+        chain: &Tag,
+        tag: &Tag,
+        sealer: &Sealer,
+        text: &'t mut Zeroizing<Vec<u8>>,
+    ) -> Result<Option<Manifest<'t>>, &'static str> {
+        self.load_manifest(body, text)?;
+        sealer
+            .open_manifest(&self.nonce, &self.manifest_aad(chain), text, tag)
+            .map_err(|_| "the frame's seal does not fit")?;
+        self.parse_manifest(text)
+    }
+
+    /// The manifest in `text`, which was opened before.
+    pub(crate) fn parse_manifest<'t>(&self, text: &'t [u8]) -> Result<Option<Manifest<'t>>, &'static str> {
+        if self.kind == FrameKind::Close {
+            return Ok(None);
+        }
+        let manifest = Manifest::parse(text)?;
+        if self.values_end(Some(&manifest)) > self.len as usize - FRAME_HEADER_LEN {
+            return Err("the values are longer than their frame");
+        }
+        Ok(Some(manifest))
+    }
+
+    /// The tag that stands behind the manifest in `body`.
+    pub(crate) fn stored_tag(&self, body: &[u8]) -> Option<Tag> {
+        bytes_at(body, self.manifest_len as usize)
+    }
+
+    /// Copies the sealed manifest of `body` into `text`.
+    pub(super) fn load_manifest(&self, body: &[u8], text: &mut Zeroizing<Vec<u8>>) -> Result<(), &'static str> {
         let manifest_len = self.manifest_len as usize;
-        let tag: Tag = bytes_at(body, manifest_len).ok_or(SHORT)?;
         if text.capacity() < manifest_len {
             // Growing in place would leave an unwiped copy of the last manifest behind.
             *text = Zeroizing::new(Vec::with_capacity(manifest_len.next_power_of_two()));
         }
         text.clear();
-        text.extend_from_slice(body.get(..manifest_len).ok_or(SHORT)?);
-        sealer
-            .open_manifest(&self.nonce, &self.manifest_aad(chain), text, &tag)
-            .map_err(|_| "the frame's seal does not fit")?;
-        if self.kind == FrameKind::Close {
-            return Ok((None, tag));
-        }
-        let manifest = Manifest::parse(text)?;
-        let values_end = (manifest_len + TAG_LEN) as u64 + manifest.sealed_values_len();
-        let padding = usize::try_from(values_end).ok().and_then(|end| body.get(end..));
-        match padding {
-            None => Err("the values are longer than their frame"),
-            Some(padding) if padding.len() >= ALIGNMENT => Err("the frame is longer than its values"),
-            Some(padding) if padding.iter().any(|&byte| byte != 0) => Err("the frame's padding is not zero"),
-            Some(_) => Ok((Some(manifest), tag)),
-        }
+        text.extend_from_slice(body.get(..manifest_len).ok_or(SHORT_BODY)?);
+        Ok(())
     }
 
-    fn manifest_aad(&self, chain: &Tag) -> [u8; MANIFEST_AAD_LEN] {
+    /// From the end of the header. Saturates, so that it is beyond any frame where it is no place at all.
+    fn values_end(&self, manifest: Option<&Manifest<'_>>) -> usize {
+        let values_len = manifest.map_or(0, Manifest::sealed_values_len);
+        usize::try_from(values_len)
+            .map_or(usize::MAX, |len| len.saturating_add(self.manifest_len as usize + TAG_LEN))
+    }
+
+    pub(super) fn manifest_aad(&self, chain: &Tag) -> [u8; MANIFEST_AAD_LEN] {
         manifest_aad(&self.sealed_part, chain)
     }
 }
+
+const SHORT_BODY: &str = "the frame's body is cut short";
 
 fn manifest_aad(sealed_part: &[u8; SEALED_PART_LEN], chain: &Tag) -> [u8; MANIFEST_AAD_LEN] {
     let mut aad = [0; MANIFEST_AAD_LEN];

@@ -19,7 +19,7 @@ const AUTHENTICATOR_AT: usize = 80;
 const CRC_AT: usize = 112;
 const COPY_LEN: usize = 116;
 
-const MAGIC: [u8; 12] = *b"\x89BKPYLOG\r\n\x1a\n";
+pub(crate) const MAGIC: [u8; 12] = *b"\x89BKPYLOG\r\n\x1a\n";
 const VERSION: u16 = 1;
 const KNOWN_FLAGS: u32 = 0;
 
@@ -133,7 +133,9 @@ pub(crate) fn describe_foreign(page: &[u8]) -> &'static str {
     swapped.reverse();
     match bytes_at(page, 16) {
         _ if page.is_empty() => "an empty file",
-        Some(magic) if magic == BBOLT_MAGIC || magic == swapped => "a bbolt file",
+        Some(magic) if magic == BBOLT_MAGIC || magic == swapped => {
+            "a bbolt file, which `backupy-state import FILE` and `import_bolt` bring over into a new store"
+        }
         _ => "a file of another kind",
     }
 }
@@ -235,9 +237,9 @@ mod tests {
     fn a_foreign_file_is_named() {
         let mut bolt = [0; 64];
         bolt[16..20].copy_from_slice(&0xED0C_DAED_u32.to_le_bytes());
-        assert_eq!(describe_foreign(&bolt), "a bbolt file");
+        assert!(describe_foreign(&bolt).starts_with("a bbolt file, which `backupy-state import FILE`"));
         bolt[16..20].reverse();
-        assert_eq!(describe_foreign(&bolt), "a bbolt file");
+        assert!(describe_foreign(&bolt).starts_with("a bbolt file, which `backupy-state import FILE`"));
         assert_eq!(describe_foreign(&[]), "an empty file");
         assert_eq!(describe_foreign(b"text"), "a file of another kind");
     }

@@ -65,6 +65,10 @@ impl Storage for Disk {
         fs::rename(from, to)
     }
 
+    fn link(&self, from: &Path, to: &Path) -> io::Result<()> {
+        fs::hard_link(from, to)
+    }
+
     fn rename_new(&self, from: &Path, to: &Path) -> io::Result<()> {
         #[cfg(target_os = "linux")]
         match rustix::fs::renameat_with(CWD, from, CWD, to, RenameFlags::NOREPLACE) {
@@ -73,7 +77,7 @@ impl Storage for Disk {
             done => return Ok(done?),
         }
         // Unlike a plain rename, a link never replaces what is there.
-        fs::hard_link(from, to)?;
+        self.link(from, to)?;
         // If this fails, the file has two names. It is there under the one asked for.
         let _ = fs::remove_file(from);
         Ok(())

@@ -4,6 +4,8 @@
 use std::sync::MutexGuard;
 use std::time::Instant;
 
+use zeroize::Zeroizing;
+
 use super::{Store, lock};
 use crate::batch::Batch;
 use crate::format::bucket::{Bucket, DROPPED_KEY, LogKey};
@@ -61,8 +63,8 @@ impl Store {
     /// Takes its durability from [`log_durability`](crate::OpenOptions::log_durability).
     ///
     /// # Errors
-    /// [`Error::Unauthentic`] when the oldest event does not fit its seal (one further on ends the batch before it),
-    /// and as every writing call. Nothing was removed, unless it is [`Error::Io`].
+    /// [`Error::Unauthentic`] when the oldest event does not fit its seal (one further on ends the batch before it;
+    /// [`discard_unreadable_logs`](Store::discard_unreadable_logs) removes it), and as every writing call. Nothing was removed, unless it is [`Error::Io`].
     pub fn drain_logs(&self, n: usize) -> Result<Vec<LogEvent>> {
         let writing = self.live.write()?;
         let (places, values) = self.look(|index| index.first(Bucket::Logs, n));
@@ -85,8 +87,8 @@ impl Store {
     /// hand the batch to [`ack_logs`](Store::ack_logs).
     ///
     /// # Errors
-    /// [`Error::Unauthentic`] when the oldest event does not fit its seal (one further on ends the batch before it),
-    /// [`Error::Io`].
+    /// [`Error::Unauthentic`] when the oldest event does not fit its seal (one further on ends the batch before it;
+    /// [`discard_unreadable_logs`](Store::discard_unreadable_logs) removes it), [`Error::Io`].
     ///
     /// ```
     /// # use backupy_state::{AgentKey, Store};
@@ -148,6 +150,49 @@ impl Store {
         drop(gate);
         self.committed(&pending, self.log_durability)?;
         Ok(count)
+    }
+
+    /// Removes every log event that does not fit its seal, and counts it as dropped: the way on when
+    /// [`peek_logs`](Store::peek_logs) and [`drain_logs`](Store::drain_logs) return `Unauthentic`. Reads the whole
+    /// buffer meanwhile. Returns how many there were; the others stay. Takes its durability from
+    /// [`log_durability`](crate::OpenOptions::log_durability).
+    ///
+    /// # Errors
+    /// As every writing call.
+    ///
+    /// ```
+    /// # use backupy_state::{AgentKey, Error, Store};
+    /// # let folder = tempfile::tempdir()?;
+    /// # let store = Store::open(folder.path().join("state.db"), &AgentKey::new("key")?)?;
+    /// # store.buffer_log(1_700_000_000_000, b"backup begun")?;
+    /// let batch = match store.peek_logs(100) {
+    ///     Err(Error::Unauthentic { .. }) => {
+    ///         store.discard_unreadable_logs()?;
+    ///         store.peek_logs(100)?
+    ///     }
+    ///     peeked => peeked?,
+    /// };
+    /// # assert_eq!((batch.events().len(), batch.dropped()), (1, 0));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn discard_unreadable_logs(&self) -> Result<u64> {
+        let writing = self.live.write()?;
+        let (places, values) = self.look(|index| index.first(Bucket::Logs, usize::MAX));
+        let mut changes = Vec::new();
+        for (key, place) in &places {
+            match values.read(*place).map(Zeroizing::new) {
+                Ok(_) => {}
+                Err(Error::Unauthentic { .. }) => changes.push(Change::delete(Bucket::Logs, key)),
+                Err(error) => return Err(error),
+            }
+        }
+        let discarded = changes.len() as u64;
+        if discarded > 0 {
+            let plan = Plan { made_room: discarded, ..Plan::default() };
+            let pending = append_with_drops(writing, lock(&self.log_gate), &plan, &changes)?;
+            self.committed(&pending, self.log_durability)?;
+        }
+        Ok(discarded)
     }
 
     /// Writes all of the batch or nothing of it, as one record, with one sync. An empty batch writes nothing. Takes its

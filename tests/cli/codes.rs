@@ -5,10 +5,24 @@ use std::fs::File;
 
 use backupy_state::{AgentKey, Store};
 
-use crate::place::{LOOKS, Place, crc32};
+use crate::place::{LOOKS, Place, WRITES, crc32};
 
 /// The commands that need a key and have no exit codes of their own.
-const STRICT_LOOKS: [&str; 7] = ["dump-state", "verify", "stats", "frames", "queue list", "logs peek", "head"];
+const STRICT_LOOKS: [&str; 13] = [
+    "dump-state",
+    "verify",
+    "stats",
+    "frames",
+    "map",
+    "config get",
+    "queue list",
+    "queue show run-1",
+    "logs peek",
+    "logs list",
+    "session",
+    "heartbeat",
+    "head",
+];
 
 #[track_caller]
 fn every_look_fails_with(place: &Place, code: i32, words: &str) {
@@ -16,7 +30,19 @@ fn every_look_fails_with(place: &Place, code: i32, words: &str) {
         let said = place.run(look);
         assert!(said.failed(code).contains(words), "{look}: {said:?}");
     }
+    every_write_fails_with(place, code, words);
     every_health_check_fails(place, words);
+}
+
+/// And leaves what is there as it is.
+#[track_caller]
+fn every_write_fails_with(place: &Place, code: i32, words: &str) {
+    let before = fs::read(place.state()).ok();
+    for (write, stdin) in WRITES {
+        let said = place.fed(write, stdin.as_bytes());
+        assert!(said.failed(code).contains(words) && said.out.is_empty(), "{write}: {said:?}");
+    }
+    assert!(fs::read(place.state()).ok() == before, "a write that failed has changed the file");
 }
 
 #[track_caller]
@@ -57,7 +83,23 @@ fn code_2_is_a_wrong_use() {
     let wrong = ["", "compress", "verify --fast", "stats extra", "demo --seconds 0", "verify --key secret"];
     let wrong_too =
         ["queue", "queue peek", "logs", "logs peek --limit x", "backup", "head --expect x", "rekey secret"];
-    for wrong in wrong.into_iter().chain(wrong_too) {
+    let wrong_data = [
+        "config",
+        "config set -",
+        "config get --raw",
+        "config get --raw --allow-secrets --json",
+        "queue show",
+        "queue show run-1 --raw",
+        "queue enqueue run-9",
+        "logs drain",
+        "logs drain --discard --allow-secrets",
+        "logs add",
+        "heartbeat record --at now",
+        "map --svg",
+        "completions",
+        "completions tcsh",
+    ];
+    for wrong in wrong.into_iter().chain(wrong_too).chain(wrong_data) {
         assert_eq!(place.run(wrong).code, Some(2), "{wrong}");
         assert_eq!(place.run(wrong).out, "", "{wrong}");
     }
@@ -111,14 +153,23 @@ fn code_5_is_locked() {
     let place = Place::empty();
     let _store = place.open();
     let said = place.run(&format!("demo --dir {}", place.folder.path().display()));
-    assert!(said.failed(5).contains(&format!("is in use by process {}", std::process::id())), "{said:?}");
+    let holder = format!("is in use by process {}", std::process::id());
+    assert!(said.failed(5).contains(&holder), "{said:?}");
+    for (write, stdin) in WRITES {
+        let said = place.fed(&format!("{write} --lock-timeout 0"), stdin.as_bytes());
+        assert!(said.failed(5).contains(&holder), "{write}: {said:?}");
+    }
 }
 
 #[test]
 fn code_6_is_not_found() {
     let place = Place::empty();
     every_look_fails_with(&place, 6, "there is no store at [DIR]/state.db");
-    assert_eq!(fs::read_dir(place.folder.path()).unwrap().count(), 0);
+    assert_eq!(
+        fs::read_dir(place.folder.path()).unwrap().count(),
+        0,
+        "a look or a write has left something behind"
+    );
     place.run("verify --state /nowhere/at/all/state.db").failed(6);
 }
 

@@ -45,19 +45,26 @@ fn a_state_without_extension_is_the_file_that_the_library_means() {
 #[test]
 fn help_of_every_command_has_an_example() {
     let place = Place::empty();
-    for command in ["", "demo", "health-check", "dump-state", "verify", "stats", "frames"].into_iter().chain([
-        "queue",
-        "queue list",
-        "logs",
-        "logs peek",
-        "head",
-        "compact",
-        "rekey",
-        "backup",
-    ]) {
+    let mut seen = 0;
+    for command in commands(&place, "") {
+        seen += 1;
         let help = place.run(&format!("{command} --help")).well();
         assert!(help.contains("Example:\n  "), "{help}");
         assert!(help.contains("BACKUPY_STATE_DIR") && help.contains("BACKUPY_AGENT_KEY"), "{help}");
         assert!(!help.contains("demo-agent"), "{help}");
     }
+    assert!(seen >= 30, "only {seen} commands are listed");
+}
+
+/// All commands with their parents, as the help lists them.
+fn commands(place: &Place, parent: &str) -> Vec<String> {
+    let help = place.run(&format!("{parent} --help")).well();
+    let listed = help.split_once("\nCommands:\n").map_or("", |(_, rest)| rest.split("\n\n").next().unwrap());
+    let mut all = vec![parent.to_owned()];
+    // What is indented further goes on with the line before.
+    let names = listed.lines().filter_map(|line| line.strip_prefix("  ")?.split(' ').next());
+    for name in names.filter(|name| !["", "help"].contains(name)) {
+        all.extend(commands(place, &format!("{parent} {name}")));
+    }
+    all
 }

@@ -114,7 +114,10 @@ fn logs_peek_says_when_it_ends_before_an_unreadable_event() {
     store.close().unwrap();
     place.tamper_with_frame(2);
     let said = place.run("logs peek --json");
-    assert_eq!(said.failed(3), "log event 2 cannot be read; `verify` says why");
+    assert_eq!(
+        said.failed(3),
+        "log event 2 cannot be read; `verify` says why, `logs discard-unreadable` removes it"
+    );
     assert!(said.out.contains("\"events\":[{\"len\":5,\"ts_ms\":1}]"), "{said:?}");
     place.run("logs peek --limit 1").well();
     place.tamper_with_frame(1);

@@ -1,8 +1,9 @@
 //! A folder with a store in it, the command on it, and what the command said.
 
 use std::fs;
+use std::io::Write;
 use std::path::PathBuf;
-use std::process::{Command, Output};
+use std::process::{Command, Output, Stdio};
 
 use backupy_state::{AgentKey, Store};
 use serde_json::Value;
@@ -95,6 +96,16 @@ impl Place {
         self.said(self.command(args).output().unwrap())
     }
 
+    /// With something on its stdin.
+    pub(crate) fn fed(&self, args: &str, stdin: &[u8]) -> Said {
+        let mut command = self.command(args);
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = command.spawn().unwrap();
+        // A command that fails early does not read it.
+        let _ = child.stdin.take().unwrap().write_all(stdin);
+        self.said(child.wait_with_output().unwrap())
+    }
+
     /// Puts words in the place of what differs from run to run.
     pub(crate) fn said(&self, output: Output) -> Said {
         let folder = fs::canonicalize(self.folder.path()).unwrap();
@@ -147,7 +158,7 @@ impl Said {
 }
 
 /// Every command that looks at a store.
-pub(crate) const LOOKS: [&str; 10] = [
+pub(crate) const LOOKS: [&str; 17] = [
     "health-check",
     "dump-state",
     "verify",
@@ -155,9 +166,27 @@ pub(crate) const LOOKS: [&str; 10] = [
     "stats",
     "frames",
     "frames --no-key",
+    "map",
+    "map --no-key",
+    "config get",
     "queue list",
+    "queue show run-1",
     "logs peek",
+    "logs list",
+    "session",
+    "heartbeat",
     "head",
+];
+
+/// A call of each command that writes a value or removes one, with what it reads on its stdin.
+pub(crate) const WRITES: [(&str, &str); 7] = [
+    ("config set --version 8 -", RAW_CONFIG),
+    ("queue enqueue run-1 -", PAYLOAD),
+    ("queue ack run-1", ""),
+    ("logs add -", EVENT),
+    ("logs drain --discard", ""),
+    ("logs discard-unreadable", ""),
+    ("heartbeat record", ""),
 ];
 
 /// CRC-32/ISO-HDLC, bit by bit: slow, and not the code under test.
@@ -186,4 +215,9 @@ fn tamper(bytes: &mut [u8], offset: usize, len: usize, at: usize) {
 #[test]
 fn the_crc_of_these_tests_has_the_known_check_value() {
     assert_eq!(crc32(&[b"1234", b"56789"]), 0xCBF4_3926_u32.to_le_bytes());
+}
+
+/// Not through the harness, which would swallow it: a test that did not run must not pass for one that did.
+pub(crate) fn say_skipped(why: &str) {
+    let _ = writeln!(std::io::stderr(), "SKIPPED: {why}");
 }

@@ -98,7 +98,7 @@ log         {log_len} bytes in a file of {log_len} bytes
     let expected = json!({
         "state": "[DIR]/state.db", "intact": true, "with_key": true, "generation": 1, "frames": 11,
         "operations": 10, "values": 8, "ends_closed": true, "file_len": log_len, "log_len": log_len,
-        "torn_len": 0, "faults": [],
+        "torn_len": 0, "faults": [], "more_faults": 0,
     });
     assert_eq!(said, expected);
 }

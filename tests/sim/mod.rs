@@ -25,6 +25,7 @@ use backupy_state::storage::{Access, File, LockGuard, Map, PathKind, Storage};
 pub mod content;
 pub mod crash;
 pub mod random;
+pub mod subject;
 pub mod workload;
 pub mod world;
 
@@ -38,7 +39,7 @@ pub enum Op {
     Kind,
     Open,
     Rename,
-    /// A second name for a file: the first half of `rename_new`; the other half is a [`Op::Remove`].
+    /// A second name for a file, also as the first half of `rename_new`; the other half is a [`Op::Remove`].
     Link,
     CopyOwner,
     Remove,
@@ -279,16 +280,19 @@ impl Storage for Sim {
         Ok(())
     }
 
+    fn link(&self, from: &Path, to: &Path) -> io::Result<()> {
+        let (mut state, _) = self.begin(Op::Link)?;
+        let inode = state.world.named(from).ok_or(ErrorKind::NotFound)?;
+        if state.world.named(to).is_some() {
+            return Err(ErrorKind::AlreadyExists.into());
+        }
+        state.world.change_name(NameChange::Create { path: to.to_owned(), inode });
+        Ok(())
+    }
+
     /// As on a real disk, in two steps: a power cut or a failure may come between them.
     fn rename_new(&self, from: &Path, to: &Path) -> io::Result<()> {
-        {
-            let (mut state, _) = self.begin(Op::Link)?;
-            let inode = state.world.named(from).ok_or(ErrorKind::NotFound)?;
-            if state.world.named(to).is_some() {
-                return Err(ErrorKind::AlreadyExists.into());
-            }
-            state.world.change_name(NameChange::Create { path: to.to_owned(), inode });
-        }
+        self.link(from, to)?;
         // If the old name stays, the file has two.
         let _ = self.remove_file(from);
         Ok(())
@@ -317,7 +321,8 @@ impl Storage for Sim {
         let lock_error = |source| Error::Io { operation: "lock", path: path.to_owned(), source };
         let (mut state, _) = begun.map_err(lock_error)?;
         if !state.locked.insert(path.to_owned()) {
-            return Err(Error::Locked { path: path.to_owned(), holder: None, waited: Duration::ZERO });
+            let (path, waited, way_out) = (path.to_owned(), Duration::ZERO, "try again");
+            return Err(Error::Locked { path, holder: None, waited, way_out });
         }
         let guard: Box<dyn Any + Send + Sync> =
             Box::new(SimLock { sim: self.clone(), path: path.to_owned(), session: state.session });

@@ -28,7 +28,7 @@ pub(crate) struct CompactArgs {
 #[command(after_help = "Example:\n  backupy-state rekey --key-file old.key --new-key-file new.key")]
 pub(crate) struct RekeyArgs {
     /// The file with the new agent key [default: the key itself is in $BACKUPY_NEW_AGENT_KEY]
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", value_hint = clap::ValueHint::FilePath)]
     new_key_file: Option<PathBuf>,
 
     #[command(flatten)]
@@ -43,7 +43,7 @@ pub(crate) struct RekeyArgs {
 #[command(after_help = "Example:\n  backupy-state backup /backup/state.db")]
 pub(crate) struct BackupArgs {
     /// Where to put it
-    #[arg(value_name = "FILE")]
+    #[arg(value_name = "FILE", value_hint = clap::ValueHint::FilePath)]
     to: PathBuf,
 
     #[command(flatten)]

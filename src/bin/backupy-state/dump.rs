@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 use crate::failure::Failure;
 use crate::look::Look;
 use crate::place::Place;
-use crate::text::{Out, Utc, ago, bytes, grouped, len_of, now_ms};
+use crate::text::{Out, Utc, ago, grouped, now_ms};
 
 /// Show what the store holds
 ///
@@ -36,10 +36,7 @@ fn show(look: &mut Look, out: &mut Out) {
         "config",
         match look.readable(look.snapshot.load_config()) {
             Ok(None) => "none".to_owned(),
-            Ok(Some(config)) => {
-                let len = bytes(len_of(&config.raw));
-                format!("version {}, {len}{}", config.version, look.secret(&config.raw))
-            }
+            Ok(Some(config)) => look.config_line(&config),
             Err(why) => why,
         },
     );
@@ -47,10 +44,7 @@ fn show(look: &mut Look, out: &mut Out) {
         "session",
         match look.readable(look.snapshot.load_session()) {
             Ok(None) => "none".to_owned(),
-            Ok(Some(session)) => {
-                let since = Utc(session.server_time_ms);
-                format!("present, server time {since}{}", look.secret(session.session_id.as_bytes()))
-            }
+            Ok(Some(session)) => look.session_line(&session),
             Err(why) => why,
         },
     );
@@ -70,18 +64,12 @@ fn show(look: &mut Look, out: &mut Out) {
 fn as_json(look: &mut Look, out: &mut Out) {
     let config = match look.readable(look.snapshot.load_config()) {
         Ok(None) => Value::Null,
-        Ok(Some(config)) => {
-            let shape = json!({ "version": config.version, "len": config.raw.len() });
-            look.with_secret(shape, "raw", &config.raw)
-        }
+        Ok(Some(config)) => look.config_json(&config),
         Err(why) => json!({ "error": why }),
     };
     let session = match look.readable(look.snapshot.load_session()) {
         Ok(None) => Value::Null,
-        Ok(Some(session)) => {
-            let shape = json!({ "server_time_ms": session.server_time_ms });
-            look.with_secret(shape, "session_id", session.session_id.as_bytes())
-        }
+        Ok(Some(session)) => look.session_json(&session),
         Err(why) => json!({ "error": why }),
     };
     let heartbeat = match look.readable(look.snapshot.last_heartbeat()) {

@@ -1,10 +1,10 @@
 //! A look at what a store holds: secrets only where they were asked for, and what cannot be read does not hide the rest.
 
-use backupy_state::{Error, Snapshot};
+use backupy_state::{Config, Error, QueuedJob, Session, Snapshot};
 use serde_json::{Value, json};
 
 use crate::failure::Failure;
-use crate::text::{Shown, bytes, len_of, tame};
+use crate::text::{Shown, Utc, bytes, len_of, tame};
 
 pub(crate) struct Look {
     pub(crate) snapshot: Snapshot,
@@ -17,6 +17,12 @@ pub(crate) struct Look {
 pub(crate) struct Job {
     run_id: String,
     payload: Result<Vec<u8>, String>,
+}
+
+impl From<QueuedJob> for Job {
+    fn from(job: QueuedJob) -> Self {
+        Job { run_id: job.run_id, payload: Ok(job.payload) }
+    }
 }
 
 impl Look {
@@ -41,7 +47,7 @@ impl Look {
             let job = match next {
                 Ok(mut jobs) => match jobs.pop() {
                     None => return,
-                    Some(job) => Job { run_id: job.run_id, payload: Ok(job.payload) },
+                    Some(job) => Job::from(job),
                 },
                 Err(Error::Unauthentic { path, offset, what, run_id: Some(run_id) }) => {
                     let error = Error::Unauthentic { path, offset, what, run_id: Some(run_id.clone()) };
@@ -87,8 +93,28 @@ impl Look {
         why
     }
 
+    pub(crate) fn config_line(&self, config: &Config) -> String {
+        let len = bytes(len_of(&config.raw));
+        format!("version {}, {len}{}", config.version, self.secret(&config.raw))
+    }
+
+    pub(crate) fn config_json(&self, config: &Config) -> Value {
+        let shape = json!({ "version": config.version, "len": config.raw.len() });
+        self.with_secret(shape, "raw", &config.raw)
+    }
+
+    pub(crate) fn session_line(&self, session: &Session) -> String {
+        let since = Utc(session.server_time_ms);
+        format!("present, server time {since}{}", self.secret(session.session_id.as_bytes()))
+    }
+
+    pub(crate) fn session_json(&self, session: &Session) -> Value {
+        let shape = json!({ "server_time_ms": session.server_time_ms });
+        self.with_secret(shape, "session_id", session.session_id.as_bytes())
+    }
+
     pub(crate) fn secret(&self, value: &[u8]) -> String {
-        if self.secrets { format!(": {}", Shown::new(value)) } else { String::new() }
+        if self.secrets { revealed(value) } else { String::new() }
     }
 
     pub(crate) fn with_secret(&self, mut object: Value, name: &str, value: &[u8]) -> Value {
@@ -97,4 +123,9 @@ impl Look {
         }
         object
     }
+}
+
+/// A secret that was asked for, behind what else there is to say.
+pub(crate) fn revealed(value: &[u8]) -> String {
+    format!(": {}", Shown::new(value))
 }

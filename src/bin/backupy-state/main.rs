@@ -11,17 +11,24 @@ use clap::error::ErrorKind;
 use clap::{ColorChoice, CommandFactory, Parser, Subcommand};
 
 mod compact;
+mod config;
 mod demo;
+mod describe;
 mod dump;
 mod failure;
 mod frames;
 mod head;
 mod health;
+mod import;
+mod input;
 mod logs;
 mod look;
+mod map;
 mod place;
 mod progress;
 mod queue;
+mod registry;
+mod salvage;
 mod stats;
 mod text;
 mod verify;
@@ -56,12 +63,20 @@ enum Command {
     Verify(verify::Args),
     Stats(stats::Args),
     Frames(frames::Args),
+    Map(map::Args),
+    Config(config::Args),
     Queue(queue::Args),
     Logs(logs::Args),
+    Session(registry::SessionArgs),
+    Heartbeat(registry::HeartbeatArgs),
     Head(head::Args),
     Compact(compact::CompactArgs),
     Rekey(compact::RekeyArgs),
     Backup(compact::BackupArgs),
+    Completions(describe::CompletionsArgs),
+    Man(describe::ManArgs),
+    Import(import::Args),
+    Salvage(salvage::Args),
 }
 
 const NAME: &str = "backupy-state";
@@ -72,10 +87,10 @@ Exit codes:
   0  well
   1  failed
   2  usage: wrong arguments, or no key
-  3  damage, tampering, or older than `head --expect` allows
+  3  damage, tampering, something lost, or older than `head --expect` allows
   4  wrong key
   5  locked by another process
-  6  not found
+  6  not found: no store, or not in it what was asked for
   7  not a store, or one of a newer format
 `health-check` exits with 0 or 1 only, whatever is wrong.
 
@@ -104,15 +119,38 @@ fn run(cli: &Cli) -> Result<(), Failure> {
         Command::Verify(args) => verify::run(place, args, &mut out),
         Command::Stats(args) => stats::run(place, args, &mut out),
         Command::Frames(args) => frames::run(place, args, &mut out),
+        Command::Map(args) => map::run(place, args, &mut out),
+        Command::Config(args) => config::run(place, args, &mut out),
         Command::Queue(args) => queue::run(place, args, &mut out),
         Command::Logs(args) => logs::run(place, args, &mut out),
+        Command::Session(args) => registry::session(place, args, &mut out),
+        Command::Heartbeat(args) => registry::heartbeat(place, args, &mut out),
         Command::Head(args) => head::run(place, args, &mut out),
         Command::Compact(args) => compact::compact(place, args, &mut out),
         Command::Rekey(args) => compact::rekey(place, args, &mut out),
         Command::Backup(args) => compact::backup(place, args, &mut out),
+        Command::Completions(args) => {
+            describe::completions(args, described(), &mut out);
+            Ok(())
+        }
+        Command::Man(args) => describe::man(args, described(), &mut out),
+        Command::Import(args) => import::run(place, args, &mut out),
+        Command::Salvage(args) => salvage::run(place, args, &mut out),
     };
     let written = out.finish();
     done.and(written)
+}
+
+/// The arguments, without the commands that are hidden: completions would offer them.
+fn described() -> clap::Command {
+    let whole = Cli::command();
+    let shown = whole.get_subcommands().filter(|command| !command.is_hide_set());
+    clap::Command::new(NAME)
+        .version(env!("CARGO_PKG_VERSION"))
+        .about(whole.get_about().cloned().unwrap_or_default())
+        .after_help(AFTER_HELP)
+        .args(whole.get_arguments().cloned())
+        .subcommands(shown.cloned())
 }
 
 /// Help and the version are asked for; anything else is a wrong use. Whether anybody reads it does not matter.

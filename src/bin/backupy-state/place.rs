@@ -4,6 +4,8 @@ use std::env;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use clap::ValueHint;
+
 use backupy_state::{AgentKey, CompactionPolicy, Error, OpenOptions, Snapshot, Store};
 
 use crate::failure::Failure;
@@ -13,11 +15,11 @@ use crate::text::len_of_file;
 #[derive(clap::Args)]
 pub(crate) struct Place {
     /// The state file [default: $BACKUPY_STATE_DIR/state.db, else /var/lib/backupy/state.db]
-    #[arg(long, global = true, value_name = "PATH")]
+    #[arg(long, global = true, value_name = "PATH", value_hint = ValueHint::FilePath)]
     pub(crate) state: Option<PathBuf>,
 
     /// The file with the agent key [default: the key itself is in $BACKUPY_AGENT_KEY]
-    #[arg(long, global = true, value_name = "FILE")]
+    #[arg(long, global = true, value_name = "FILE", value_hint = ValueHint::FilePath)]
     pub(crate) key_file: Option<PathBuf>,
 }
 
@@ -56,9 +58,14 @@ impl Place {
 
     /// The store itself, with its lock; it compacts when it is told to, and not otherwise.
     pub(crate) fn open(&self, lock: &Lock, options: &mut OpenOptions) -> Result<Store, Failure> {
+        self.open_or_create(lock, options.create(false))
+    }
+
+    /// The same; a missing store is made, unless the options say otherwise.
+    pub(crate) fn open_or_create(&self, lock: &Lock, options: &mut OpenOptions) -> Result<Store, Failure> {
         let key = self.key()?;
         let policy = CompactionPolicy { automatic: false, ..CompactionPolicy::default() };
-        let options = options.create(false).compaction(policy);
+        let options = options.compaction(policy);
         Ok(options.lock_timeout(Duration::from_secs(lock.lock_timeout.into())).open(self.state(), &key)?)
     }
 }

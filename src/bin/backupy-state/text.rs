@@ -37,6 +37,19 @@ impl Out {
         self.line(value);
     }
 
+    /// Bytes as they are.
+    pub(crate) fn bytes(&mut self, bytes: &[u8]) {
+        if self.failed.is_none() {
+            self.failed = self.stdout.write_all(bytes).err();
+        }
+    }
+
+    /// Shows what was written so far, and tells whether all of it was taken.
+    pub(crate) fn is_taken(&mut self) -> bool {
+        self.flush();
+        self.failed.is_none()
+    }
+
     /// Shows what was written so far.
     pub(crate) fn flush(&mut self) {
         if self.failed.is_none() {

@@ -43,9 +43,9 @@ pub(crate) fn run(place: &Place, args: &Args, out: &mut Out) -> Result<(), Failu
 pub(crate) fn check(report: &VerifyReport) -> Result<(), Failure> {
     let Some(first) = report.faults.first() else { return Ok(()) };
     let (path, kind) = (report.path.display(), kind_name(first.kind));
-    let others = match report.faults.len() {
-        1 => String::new(),
-        len => format!(", and {} more", len - 1),
+    let others = match report.faults.len() as u64 - 1 + report.more_faults {
+        0 => String::new(),
+        others => format!(", and {} more", grouped(others)),
     };
     let message = format!("{path} is not intact: {kind} at offset {}: {}{others}", first.offset, first.what);
     Err(Failure::new(Exit::Damage, message))
@@ -75,6 +75,9 @@ fn show(report: &VerifyReport, out: &mut Out) {
     for fault in &report.faults {
         out.row(kind_name(fault.kind), format_args!("at offset {}: {}", fault.offset, fault.what));
     }
+    if report.more_faults > 0 {
+        out.row("faults", format_args!("{} more", grouped(report.more_faults)));
+    }
 }
 
 fn as_json(report: &VerifyReport) -> Value {
@@ -92,6 +95,7 @@ fn as_json(report: &VerifyReport) -> Value {
         "log_len": report.log_len,
         "torn_len": report.torn_len,
         "faults": report.faults.iter().map(fault).collect::<Vec<_>>(),
+        "more_faults": report.more_faults,
     })
 }
 

@@ -1,0 +1,48 @@
+//! Values that are secrets: they come from a file or from stdin, never from an argument, which every process may read.
+
+use std::ffi::OsStr;
+use std::fs::File;
+use std::io::{self, IsTerminal, Read, Write};
+use std::path::PathBuf;
+
+use crate::failure::Failure;
+
+/// Where a value comes from.
+#[derive(clap::Args)]
+pub(crate) struct Input {
+    /// The file with the bytes, as they are; `-` reads stdin
+    #[arg(value_name = "FILE", value_hint = clap::ValueHint::FilePath)]
+    file: PathBuf,
+}
+
+impl Input {
+    pub(crate) fn read(&self) -> Result<Vec<u8>, Failure> {
+        if self.file.as_os_str() == OsStr::new("-") {
+            let stdin = io::stdin();
+            if stdin.is_terminal() {
+                // Not to wait in silence; if nobody listens, that is no failure.
+                let _ = writeln!(io::stderr(), "backupy-state: reading from the terminal; end with Ctrl-D");
+            }
+            return read(stdin.lock(), "stdin");
+        }
+        let name = self.file.display().to_string();
+        let file =
+            File::open(&self.file).map_err(|error| Failure::failed(format!("could not open {name}: {error}")))?;
+        read(file, &name)
+    }
+}
+
+fn read(from: impl Read, name: &str) -> Result<Vec<u8>, Failure> {
+    let mut bytes = Vec::new();
+    // One more than the limit is enough to know, however long it is.
+    from.take(LEN_MAX + 1)
+        .read_to_end(&mut bytes)
+        .map_err(|error| Failure::failed(format!("could not read {name}: {error}")))?;
+    if bytes.len() as u64 > LEN_MAX {
+        return Err(Failure::failed(format!("{name} is over the limit of {LEN_MAX} bytes; nothing was written")));
+    }
+    Ok(bytes)
+}
+
+/// What the library takes.
+const LEN_MAX: u64 = 16 << 20;

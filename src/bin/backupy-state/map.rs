@@ -1,0 +1,80 @@
+//! `map`: a picture of the state file. This file owns the arguments and the report; what lies where is in `layout`, the two
+//! pictures are in `terminal` and `svg`.
+
+use std::fs::File;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+
+use serde_json::{Map, Value, json};
+
+use crate::failure::Failure;
+use crate::place::Place;
+use crate::text::{Out, bytes, len_of};
+use crate::verify;
+
+mod layout;
+mod svg;
+mod terminal;
+
+use layout::Layout;
+
+/// Draw what lies where in the state file
+///
+/// Header, what is live, what is dead (replaced, removed, or the frames' own bytes), free space, a torn tail and damage; without
+/// the key, live and dead are one. Checks as `verify` does on the way, with the same exit codes. Colours on a terminal only,
+/// and not with NO_COLOR.
+#[derive(clap::Args)]
+#[command(after_help = "Example:\n  backupy-state map --svg map.svg")]
+pub(crate) struct Args {
+    /// Draw without the key: records, free space and damage
+    #[arg(long)]
+    no_key: bool,
+
+    /// Draw it into this file, which must not be there yet; `-` writes it to stdout
+    #[arg(long, value_name = "FILE", value_hint = clap::ValueHint::FilePath)]
+    svg: Option<PathBuf>,
+}
+
+pub(crate) fn run(place: &Place, args: &Args, out: &mut Out) -> Result<(), Failure> {
+    let key = if args.no_key { None } else { Some(place.key()?) };
+    let layout = Layout::read(place, key.as_ref())?;
+    match &args.svg {
+        None if out.json => out.json(&as_json(&layout)),
+        None => terminal::draw(&layout, out),
+        Some(file) if file.as_os_str() == "-" => out.bytes(svg::draw(&layout).as_bytes()),
+        Some(file) => write_svg(file, &layout, out)?,
+    }
+    verify::check(&layout.report)
+}
+
+fn write_svg(file: &Path, layout: &Layout, out: &mut Out) -> Result<(), Failure> {
+    let (picture, name) = (svg::draw(layout), file.display().to_string());
+    File::create_new(file)
+        .and_then(|mut file| file.write_all(picture.as_bytes()))
+        .map_err(|error| Failure::failed(format!("could not write {name}: {error}")))?;
+    let state = layout.report.path.display().to_string();
+    if out.json {
+        out.json(&json!({ "state": state, "svg": name, "svg_len": picture.len() }));
+    } else {
+        out.row("state", state);
+        out.row("picture", format_args!("{name}, {}", bytes(len_of(picture.as_bytes()))));
+    }
+    Ok(())
+}
+
+fn as_json(layout: &Layout) -> Value {
+    let (cell_len, cells) = layout.cells(terminal::CELLS_MAX);
+    let parts: Map<String, Value> =
+        layout.parts().into_iter().map(|(kind, len)| (kind.name().to_owned(), len.into())).collect();
+    json!({
+        "state": layout.report.path.display().to_string(),
+        "intact": layout.report.is_intact(),
+        "with_key": layout.report.with_key,
+        "generation": layout.report.generation,
+        "frames": layout.report.frames,
+        "file_len": layout.report.file_len,
+        "parts": parts,
+        "cell_len": cell_len,
+        "cells": cells.into_iter().map(layout::Kind::mark).collect::<String>(),
+    })
+}

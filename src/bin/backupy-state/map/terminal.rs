@@ -1,0 +1,84 @@
+//! The map in a terminal, or in plain text. A kind has a mark of its own, so that nothing depends on its colour.
+
+use std::env;
+use std::io::{self, IsTerminal};
+
+use crate::text::{Out, bytes, grouped};
+
+use super::layout::{Kind, Layout};
+
+const WIDTH: usize = 64;
+const HEIGHT: usize = 16;
+pub(super) const CELLS_MAX: u64 = (WIDTH * HEIGHT) as u64;
+
+pub(super) fn draw(layout: &Layout, out: &mut Out) {
+    let paint = Paint::new();
+    let (cell_len, cells) = layout.cells(CELLS_MAX);
+    let report = &layout.report;
+    out.row("state", report.path.display());
+    out.row("generation", report.generation);
+    out.row("frames", grouped(report.frames));
+    out.row("file", format_args!("{}, {} a mark", bytes(report.file_len), grouped(cell_len)));
+    out.line("");
+    let width = fitting_width();
+    for (row, kinds) in cells.chunks(width).enumerate() {
+        let offset = len_of_cells(row * width, cell_len);
+        out.line(format_args!("{:>11} {}", grouped(offset), paint.all(kinds)));
+    }
+    out.line("");
+    let parts = layout.parts();
+    let longest = parts.iter().map(|(_, len)| bytes(*len).len()).max().unwrap_or_default();
+    for (kind, len) in parts {
+        let (mark, name, means) = (paint.all(&[kind]), kind.name(), kind.means());
+        out.line(format_args!("{:>11} {mark} {name:<10} {:>longest$}  {means}", "", bytes(len)));
+    }
+}
+
+fn len_of_cells(count: usize, cell_len: u64) -> u64 {
+    count as u64 * cell_len
+}
+
+/// The columns for cells: a power of two, so that each row begins at a round offset.
+fn fitting_width() -> usize {
+    let columns = match rustix::termios::tcgetwinsize(io::stdout()) {
+        Ok(size) if size.ws_col > 0 => usize::from(size.ws_col),
+        _ => return WIDTH,
+    };
+    [WIDTH, WIDTH / 2].into_iter().find(|width| OFFSET_WIDTH + width <= columns).unwrap_or(WIDTH / 4)
+}
+
+const OFFSET_WIDTH: usize = 12;
+
+/// Whether marks are coloured.
+struct Paint(bool);
+
+impl Paint {
+    fn new() -> Self {
+        let is_set = |var| env::var_os(var).is_some_and(|value| !value.is_empty());
+        let is_dumb = env::var_os("TERM").is_none_or(|term| term == "dumb");
+        Paint(io::stdout().is_terminal() && !is_set("NO_COLOR") && !is_dumb)
+    }
+
+    fn all(&self, kinds: &[Kind]) -> String {
+        let stretches = kinds.chunk_by(|a, b| a == b);
+        stretches.map(|stretch| self.stretch(stretch[0], stretch.len())).collect()
+    }
+
+    fn stretch(&self, kind: Kind, count: usize) -> String {
+        let marks = kind.mark().to_string().repeat(count);
+        if self.0 { format!("\x1b[{}m{marks}\x1b[0m", colours(kind)) } else { marks }
+    }
+}
+
+/// Of the palette with 256 colours: what the picture in SVG has, as near as may be.
+fn colours(kind: Kind) -> &'static str {
+    match kind {
+        Kind::Header => "97;48;5;25",
+        Kind::Live => "30;48;5;36",
+        Kind::Dead => "30;48;5;246",
+        Kind::Record => "30;48;5;74",
+        Kind::Torn => "30;48;5;220",
+        Kind::Damaged => "97;48;5;160",
+        Kind::Free => "2",
+    }
+}

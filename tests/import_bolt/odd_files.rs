@@ -1,0 +1,417 @@
+//! Files that bbolt writes seldom or never, made by hand: what is odd but right comes over, and the rest is refused where it is
+//! wrong.
+
+use backupy_state::{Error, Result, read_bolt};
+
+use crate::writer::{
+    Agent, BRANCH, LEAF, Pages, Seals, Slot, bucket, child, fix_checksum, inline, page, tree, value,
+};
+use crate::{KEY, agent, expected, found, key};
+
+const PAGE_LENS: [usize; 8] = [512, 1024, 2048, 4096, 8192, 16384, 32768, 65536];
+
+/// The file with one more bucket, or another one in the place of the agent's.
+fn with_bucket(slot: Slot, pages: Pages) -> Vec<u8> {
+    let (mut agent, mut pages) = (agent(), pages);
+    match &*slot.key {
+        b"queue" => agent.jobs.clear(),
+        b"logs_buffer" => agent.logs.clear(),
+        _ => {}
+    }
+    let mut buckets = agent.buckets(KEY.as_bytes(), &mut pages, 4);
+    buckets.retain(|other| other.key != slot.key);
+    buckets.push(slot);
+    buckets.sort_by(|a, b| a.key.cmp(&b.key));
+    let root = pages.add(LEAF, &buckets);
+    pages.finish(root)
+}
+
+fn with(slot: Slot) -> Vec<u8> {
+    with_bucket(slot, Pages::new(1024))
+}
+
+#[track_caller]
+fn assert_corrupt(file: &[u8], words: &str) {
+    match read_bolt(file, &key()) {
+        Err(Error::Corrupt { what, offset, .. }) => {
+            assert!(what.contains(words), "{what}");
+            assert!(offset < file.len() as u64, "{offset}");
+        }
+        other => panic!("{other:?}, not {words:?}"),
+    }
+}
+
+#[test]
+fn pages_may_have_any_length() {
+    for page_len in PAGE_LENS {
+        for per_page in [2, 3, 100] {
+            let file = agent().file(KEY.as_bytes(), page_len, per_page);
+            let state = read_bolt(&file, &key()).unwrap();
+            assert!(!state.report.meta_page_damaged);
+            assert_eq!(found(state), expected(&agent()), "{page_len}, {per_page}");
+        }
+    }
+}
+
+#[test]
+fn a_page_may_run_over_into_many() {
+    let jobs = (0..6).map(|i| (format!("run-{i}"), vec![i; 3000 * usize::from(i)])).collect();
+    let agent = Agent { jobs, ..agent() };
+    let file = agent.file(KEY.as_bytes(), 512, 4);
+    assert_eq!(found(read_bolt(&file, &key()).unwrap()), expected(&agent));
+}
+
+#[test]
+fn a_tree_may_be_deep() {
+    let jobs = (0..600).map(|i| (format!("run-{i:03}"), vec![7; 9])).collect();
+    let agent = Agent { jobs, ..agent() };
+    let file = agent.file(KEY.as_bytes(), 512, 2);
+    assert_eq!(found(read_bolt(&file, &key()).unwrap()), expected(&agent));
+}
+
+#[test]
+fn a_file_without_buckets_or_with_empty_ones_holds_nothing() {
+    let mut pages = Pages::new(4096);
+    let root = pages.add(LEAF, &[]);
+    for file in [pages.finish(root), Agent::default().file(KEY.as_bytes(), 4096, 4)] {
+        let state = read_bolt(&file, &key()).unwrap();
+        assert_eq!(found(state), expected(&Agent::default()));
+    }
+}
+
+#[test]
+fn the_list_of_free_pages_may_be_missing() {
+    let mut pages = Pages::new(512);
+    pages.has_freelist = false;
+    let file = with_bucket(bucket(b"zzz", inline(&[])), pages);
+    assert_eq!(found(read_bolt(&file, &key()).unwrap()), expected(&agent()));
+}
+
+#[test]
+fn either_meta_page_is_enough_and_the_newer_one_counts() {
+    for page_len in PAGE_LENS {
+        let file = agent().file(KEY.as_bytes(), page_len, 4);
+        for at in [0, page_len] {
+            for byte in 16..80 {
+                let mut damaged = file.clone();
+                damaged[at + byte] ^= 0x10;
+                let state = read_bolt(&damaged, &key()).unwrap();
+                assert!(state.report.meta_page_damaged);
+                assert_eq!(found(state), expected(&agent()), "{page_len}, {at}, {byte}");
+            }
+        }
+        let mut damaged = file.clone();
+        damaged[60] ^= 1;
+        damaged[page_len + 60] ^= 1;
+        assert_corrupt(&damaged, "neither of its meta pages checks");
+    }
+    // The newer one is the second; where its root is a page that does not fit, nobody falls back on the older one.
+    let mut file = agent().file(KEY.as_bytes(), 512, 4);
+    file[512 + 32] ^= 0xFF;
+    fix_checksum(&mut file, 512);
+    assert_corrupt(&file, "a page that the file does not have");
+    let txid_at = 16 + 48;
+    file[txid_at..txid_at + 8].copy_from_slice(&12_u64.to_le_bytes());
+    fix_checksum(&mut file, 0);
+    assert_eq!(found(read_bolt(&file, &key()).unwrap()), expected(&agent()));
+}
+
+#[test]
+fn a_meta_page_with_a_right_checksum_may_still_be_wrong() {
+    let forged = |at: usize, bytes: &[u8]| {
+        let mut file = agent().file(KEY.as_bytes(), 512, 4);
+        for meta in [0, 512] {
+            file[meta + 16 + at..][..bytes.len()].copy_from_slice(bytes);
+            fix_checksum(&mut file, meta);
+        }
+        read_bolt(&file, &key())
+    };
+    let foreign = |result: Result<_>, words: &str| match result {
+        Err(Error::NotAStore { what, .. }) => assert!(what.contains(words), "{what}"),
+        other => panic!("{other:?}"),
+    };
+    foreign(forged(0, b"text"), "a file of another kind");
+    foreign(forged(0, &0xED0C_DAED_u32.to_be_bytes()), "other byte order");
+    foreign(forged(4, &3_u32.to_le_bytes()), "a version that this one cannot import");
+    for page_len in [0_u32, 1, 64, 1000, u32::MAX, 1 << 31] {
+        let result = forged(8, &page_len.to_le_bytes());
+        assert!(matches!(result, Err(Error::Corrupt { offset: 0, .. })), "{page_len}: {result:?}");
+    }
+    for (at, number) in [(16, 0), (16, 1), (16, 2), (16, u64::MAX), (32, 0), (32, 1 << 60), (40, 0), (40, 3)] {
+        let result = forged(at, &u64::to_le_bytes(number));
+        assert!(matches!(result, Err(Error::Corrupt { .. })), "{at} {number}: {result:?}");
+    }
+}
+
+#[test]
+fn other_files_are_no_bbolt_files() {
+    for bytes in [&b""[..], b"x", &[0; 4096], &[0xFF; 10_000], b"To do: milk, bread\n"] {
+        assert!(matches!(read_bolt(bytes, &key()), Err(Error::NotAStore { .. })), "{} bytes", bytes.len());
+    }
+    let mut pages = Pages::new(512);
+    let root = pages.add(LEAF, &[bucket(b"members", inline(&[value(b"a", b"b")]))]);
+    let file = pages.finish(root);
+    let error = read_bolt(&file, &key()).unwrap_err();
+    assert!(matches!(error, Error::NotAStore { what: "another program's bbolt file", .. }), "{error:?}");
+}
+
+#[test]
+fn a_missing_bucket_is_damage() {
+    for missing in 0..4 {
+        let mut pages = Pages::new(512);
+        let mut buckets = agent().buckets(KEY.as_bytes(), &mut pages, 4);
+        buckets.remove(missing);
+        let root = pages.add(LEAF, &buckets);
+        assert_corrupt(&pages.finish(root), "buckets is missing");
+    }
+}
+
+#[test]
+fn what_has_no_place_in_a_store_is_told() {
+    let mut pages = Pages::new(512);
+    let deep = pages.add_tree((0..9).map(|i| value(&[i], b"v")).collect(), 2);
+    let outer = pages.add(LEAF, &[bucket(b"inner", tree(deep)), value(b"x", b"y")]);
+    let file = with_bucket(bucket(b"later", tree(outer)), pages);
+    let state = read_bolt(&file, &key()).unwrap();
+    let left_out: Vec<_> = state.report.left_out.iter().map(|left| (&*left.bucket, left.keys)).collect();
+    assert_eq!(left_out, [("later", 10)]);
+    assert_eq!(found(state), expected(&agent()));
+
+    let state = read_bolt(&with(bucket(b"registry", inline(&[value(b"mood", b"good")]))), &key()).unwrap();
+    let left_out: Vec<_> = state.report.left_out.iter().map(|left| (&*left.bucket, left.keys)).collect();
+    assert_eq!(left_out, [("registry", 1)]);
+    assert_eq!((state.session, state.report.last_heartbeat_ms), (None, None));
+}
+
+#[test]
+fn half_of_a_pair_is_damage() {
+    let sealed = Seals::new(KEY.as_bytes()).seal(b"text");
+    let seven = 7_u64.to_be_bytes();
+    for (name, key, value_of, words) in [
+        ("config", "current", &sealed[..], "not both"),
+        ("config", "version", &seven, "not both"),
+        ("registry", "session_id", &sealed, "not both"),
+        ("registry", "server_time_ms", &seven, "not both"),
+        ("registry", "last_heartbeat_ms", &seven[1..], "a number of eight bytes"),
+    ] {
+        assert_corrupt(&with(bucket(name.as_bytes(), inline(&[value(key.as_bytes(), value_of)]))), words);
+    }
+}
+
+#[test]
+fn keys_that_a_store_does_not_allow_are_refused() {
+    let sealed = Seals::new(KEY.as_bytes()).seal(b"text");
+    let queue = |run_id: &[u8]| with(bucket(b"queue", inline(&[value(run_id, &sealed)])));
+    assert_corrupt(&queue(b"run-\xFF"), "not UTF-8");
+    assert_corrupt(&queue(b""), "not in their order");
+    assert!(read_bolt(&queue(&[b'r'; 1024]), &key()).is_ok());
+    let too_long = read_bolt(&queue(&[b'r'; 1025]), &key());
+    assert!(matches!(too_long, Err(Error::TooLarge { what: "a run id", len: 1025, max: 1024 })), "{too_long:?}");
+    for len in [1, 15, 17] {
+        assert_corrupt(&with(bucket(b"logs_buffer", inline(&[value(&vec![1; len], &sealed)]))), "a log event");
+    }
+    let mut session = Seals::new(KEY.as_bytes());
+    let fields = [value(b"server_time_ms", &[0; 8]), value(b"session_id", &session.seal(b"\xFF"))];
+    assert_corrupt(&with(bucket(b"registry", inline(&fields))), "session id is not UTF-8");
+}
+
+#[test]
+fn values_over_the_limit_are_refused_before_anything_is_opened() {
+    let queue = |len: usize| {
+        let sealed = Seals::new(KEY.as_bytes()).seal(&vec![7; len]);
+        let mut pages = Pages::new(4096);
+        let root = pages.add(LEAF, &[value(b"run-1", &sealed)]);
+        with_bucket(bucket(b"queue", tree(root)), pages)
+    };
+    assert_eq!(read_bolt(&queue(16 << 20), &key()).unwrap().jobs[0].payload.len(), 16 << 20);
+    let refused = read_bolt(&queue((16 << 20) + 1), &key());
+    assert!(matches!(refused, Err(Error::TooLarge { what: "a payload", .. })), "{refused:?}");
+}
+
+#[test]
+fn a_value_that_is_not_sealed_or_whose_seal_does_not_fit_is_damage() {
+    let sealed = Seals::new(KEY.as_bytes()).seal(b"text");
+    let queue = |payload: &[u8]| with(bucket(b"queue", inline(&[value(b"run-1", payload)])));
+    for wrong in [&b""[..], &[1], &sealed[..28], &[&[2], &sealed[1..]].concat()] {
+        assert_corrupt(&queue(wrong), "not sealed as the agent seals");
+    }
+    for at in 1..sealed.len() {
+        let mut broken = sealed.clone();
+        broken[at] ^= 1;
+        assert_corrupt(&queue(&broken), "does not fit its seal");
+    }
+}
+
+#[test]
+fn a_cycle_ends() {
+    // A branch above itself, and one above its own parent.
+    let mut pages = Pages::new(512);
+    let own = pages.next_id();
+    let root = pages.add(BRANCH, &[child(b"a", own)]);
+    assert_corrupt(&with_bucket(bucket(b"queue", tree(root)), pages), "in use elsewhere");
+    let mut pages = Pages::new(512);
+    let lower = pages.next_id();
+    pages.add(BRANCH, &[child(b"a", lower + 1)]);
+    pages.add(BRANCH, &[child(b"a", lower)]);
+    assert_corrupt(&with_bucket(bucket(b"queue", tree(lower)), pages), "in use elsewhere");
+}
+
+#[test]
+fn a_tree_that_is_too_deep_is_refused() {
+    let chain = |depth| {
+        let mut pages = Pages::new(512);
+        let sealed = Seals::new(KEY.as_bytes()).seal(b"text");
+        let mut root = pages.add(LEAF, &[value(b"run-1", &sealed)]);
+        for _ in 0..depth {
+            root = pages.add(BRANCH, &[child(b"run-1", root)]);
+        }
+        with_bucket(bucket(b"queue", tree(root)), pages)
+    };
+    assert_eq!(read_bolt(&chain(64), &key()).unwrap().jobs.len(), 1);
+    assert_corrupt(&chain(65), "too deep");
+    assert_corrupt(&chain(5000), "too deep");
+}
+
+#[test]
+fn buckets_within_buckets_may_be_as_deep_as_they_like() {
+    let mut pages = Pages::new(512);
+    let mut inner = pages.add(LEAF, &[value(b"k", b"v")]);
+    for _ in 0..5000 {
+        inner = pages.add(LEAF, &[bucket(b"b", tree(inner))]);
+    }
+    let state = read_bolt(&with_bucket(bucket(b"zzz", tree(inner)), pages), &key()).unwrap();
+    assert_eq!(state.report.left_out[0].keys, 1);
+}
+
+#[test]
+fn pages_that_do_not_fit_their_place_are_refused() {
+    let sealed = Seals::new(KEY.as_bytes()).seal(b"text");
+    let leaf = |pages: &mut Pages, id: &[u8]| pages.add(LEAF, &[value(id, &sealed)]);
+    type Make<'a> = &'a dyn Fn(&mut Pages) -> u64;
+    let cases: [(&str, Make<'_>); 12] = [
+        ("does not have", &|_| 1),
+        ("does not have", &|_| u64::MAX),
+        ("is free", &|_| 2),
+        ("in use elsewhere", &|pages| {
+            let shared = leaf(pages, b"a");
+            pages.add(BRANCH, &[child(b"a", shared), child(b"b", shared)])
+        }),
+        ("number of another", &|pages| {
+            let root = leaf(pages, b"a");
+            let at = pages.bytes.len() - pages.page_len;
+            pages.bytes[at] ^= 1;
+            root
+        }),
+        ("over the end of the file", &|pages| {
+            let root = leaf(pages, b"a");
+            let at = pages.bytes.len() - pages.page_len;
+            pages.bytes[at + 12..at + 16].fill(0xFF);
+            root
+        }),
+        ("neither a branch nor a leaf", &|pages| pages.add(3, &[])),
+        ("the page has no keys", &|pages| pages.add(BRANCH, &[])),
+        ("the page has no keys", &|pages| pages.add(LEAF, &[])),
+        ("not in their order", &|pages| pages.add(LEAF, &[value(b"b", &sealed), value(b"a", &sealed)])),
+        ("not in their order", &|pages| pages.add(LEAF, &[value(b"a", &sealed), value(b"a", &sealed)])),
+        ("flags that bbolt does not set", &|pages| pages.add(LEAF, &[Slot { word: 2, ..value(b"a", &sealed) }])),
+    ];
+    for (words, make) in cases {
+        let mut pages = Pages::new(512);
+        let root = make(&mut pages);
+        assert_corrupt(&with_bucket(bucket(b"queue", tree(root)), pages), words);
+    }
+    // Across pages: a child with keys before its branch's, behind the next branch's, or that another child has too.
+    for keys in [[b"a", b"d"], [b"c", b"a"], [b"e", b"d"], [b"d", b"d"]] {
+        let mut pages = Pages::new(512);
+        let (first, second) = (leaf(&mut pages, keys[0]), leaf(&mut pages, keys[1]));
+        let root = pages.add(BRANCH, &[child(b"b", first), child(b"d", second)]);
+        assert_corrupt(&with_bucket(bucket(b"queue", tree(root)), pages), "not in their order");
+    }
+}
+
+#[test]
+fn a_page_that_is_not_packed_is_refused() {
+    let sealed = Seals::new(KEY.as_bytes()).seal(b"text");
+    let slots = [value(b"a", &sealed), value(b"b", &sealed)];
+    // Of the page header the count, of the two keys each field of their headers.
+    let fields = [(10, ""), (11, "more keys than fit"), (20, "not where"), (24, "not where"), (28, "not where")];
+    let of_the_last = [(36, "not where"), (40, ""), (44, "")];
+    for (at, words) in fields.into_iter().chain(of_the_last) {
+        for change in [1, 0x80] {
+            let mut pages = Pages::new(512);
+            let root = pages.add(LEAF, &slots);
+            let start = pages.bytes.len() - pages.page_len;
+            pages.bytes[start + at] ^= change;
+            assert_corrupt(&with_bucket(bucket(b"queue", tree(root)), pages), words);
+        }
+    }
+    // No keys at all, where there were some.
+    let mut pages = Pages::new(512);
+    let root = pages.add(LEAF, &slots);
+    let start = pages.bytes.len() - pages.page_len;
+    pages.bytes[start + 10] = 0;
+    assert_corrupt(&with_bucket(bucket(b"queue", tree(root)), pages), "has no keys");
+    let mut pages = Pages::new(512);
+    let root = pages.add(LEAF, &slots);
+    let start = pages.bytes.len() - pages.page_len;
+    pages.bytes[start + 10] = 0;
+    assert_corrupt(&pages.finish(root), "says that it is empty");
+}
+
+#[test]
+fn a_bucket_within_a_value_is_as_long_as_what_it_holds() {
+    let good = inline(&[value(b"mood", b"good")]);
+    assert!(read_bolt(&with(bucket(b"registry", good.clone())), &key()).is_ok());
+    for wrong in [&good[..good.len() - 1], &[&good[..], &[0]].concat(), &good[..31], &good[..16], &good[..15], b""]
+    {
+        let refused = read_bolt(&with(bucket(b"registry", wrong.to_vec())), &key());
+        assert!(matches!(refused, Err(Error::Corrupt { .. })), "{refused:?}");
+    }
+    assert_corrupt(&with(bucket(b"registry", [&tree(0)[..], &page(0, BRANCH, &[])].concat())), "no leaf");
+    assert_corrupt(&with(bucket(b"registry", inline(&[bucket(b"b", inline(&[]))]))), "inside of another's value");
+    assert_corrupt(&with(bucket(b"registry", [&tree(9)[..], &[0]].concat())), "length");
+    assert_corrupt(&with(value(b"registry", b"x")), "where only buckets do");
+    let mut pages = Pages::new(512);
+    let inner = pages.add(LEAF, &[]);
+    let root = pages.add(LEAF, &[bucket(b"b", tree(inner))]);
+    assert_corrupt(&with_bucket(bucket(b"queue", tree(root)), pages), "where a value belongs");
+}
+
+#[test]
+fn a_list_of_free_pages_that_cannot_be_is_refused() {
+    let file = |ids: &[u64], count: u16| {
+        let mut pages = Pages::new(512);
+        pages.has_freelist = false;
+        let buckets = agent().buckets(KEY.as_bytes(), &mut pages, 4);
+        let root = pages.add(LEAF, &buckets);
+        let list = pages.next_id();
+        let slots = pages.bytes.len();
+        pages.add(0x10, &[]);
+        pages.bytes[slots + 10..slots + 12].copy_from_slice(&count.to_le_bytes());
+        let ids: Vec<u8> = ids.iter().flat_map(|id| id.to_le_bytes()).collect();
+        pages.bytes[slots + 16..slots + 16 + ids.len()].copy_from_slice(&ids);
+        let mut file = pages.finish(root);
+        for meta in [0, 512] {
+            file[meta + 48..meta + 56].copy_from_slice(&list.to_le_bytes());
+            fix_checksum(&mut file, meta);
+        }
+        (file, root, list)
+    };
+    let (_, root, list) = file(&[], 0);
+    assert!(read_bolt(&file(&[2], 1).0, &key()).is_ok());
+    // A long list has its count before it.
+    assert!(read_bolt(&file(&[1, 2], u16::MAX).0, &key()).is_ok());
+    for (ids, count, words) in [
+        (vec![root], 1, "is free"),
+        (vec![2, list], 2, "names itself"),
+        (vec![2, 2], 2, "not in its order"),
+        (vec![0], 1, "not in its order"),
+        (vec![2, list + 1], 2, "one that there is not"),
+        (vec![], 0, "neither in use nor free"),
+        (vec![2], 63, "longer than its page"),
+        (vec![62, 2], u16::MAX, "longer than its page"),
+        (vec![u64::MAX, 2], u16::MAX, "longer than its page"),
+    ] {
+        assert_corrupt(&file(&ids, count).0, words);
+    }
+}

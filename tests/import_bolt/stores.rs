@@ -1,0 +1,376 @@
+//! What an import does to stores: new ones, those of an interrupted import, those with a state of their own, small log
+//! buffers, and a power cut at every operation.
+
+use std::fs;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use backupy_state::{
+    AgentKey, Batch, Error, ImportReport, LogLimits, OpenOptions, Result, Store, WhenFull, import_bolt,
+};
+use tempfile::TempDir;
+
+use crate::sim::world::Image;
+use crate::sim::{EIO, ENOSPC, Failure, Sim, crash};
+use crate::writer::Agent;
+use crate::{Contents, KEY, agent, expected, key};
+
+/// A bbolt file, and a store that it may go into.
+struct Place {
+    folder: TempDir,
+}
+
+impl Place {
+    fn with(agent: &Agent) -> Self {
+        let place = Place { folder: tempfile::tempdir().unwrap() };
+        fs::write(place.from(), agent.file(KEY.as_bytes(), 4096, 5)).unwrap();
+        place
+    }
+
+    fn from(&self) -> PathBuf {
+        self.folder.path().join("old.db")
+    }
+
+    fn open(&self) -> Store {
+        Store::open(self.folder.path().join("state.db"), &key()).unwrap()
+    }
+
+    fn import(&self, store: &Store) -> Result<ImportReport> {
+        import_bolt(self.from(), &key(), store)
+    }
+}
+
+/// Payloads of some 60 KiB, so that an import takes several records.
+fn large() -> Agent {
+    let payload = |i: u8| vec![i; 60_000 + usize::from(i)];
+    Agent {
+        jobs: (0..10).map(|i| (format!("run-{i:02}"), payload(i))).collect(),
+        logs: (0..10).map(|i| (u64::from(i) / 3, i.into(), payload(i))).collect(),
+        ..agent()
+    }
+}
+
+fn contents(store: &Store) -> Contents {
+    (
+        store.load_config().unwrap(),
+        store.load_session().unwrap(),
+        store.last_heartbeat().unwrap(),
+        store.dequeue_jobs(usize::MAX).unwrap(),
+        store.peek_logs(usize::MAX).unwrap().events().to_vec(),
+    )
+}
+
+fn assert_refused(place: &Place, store: &Store) {
+    let (before, seq) = (contents(store), store.stats().seq);
+    let error = place.import(store).unwrap_err();
+    assert!(matches!(error, Error::Invalid { .. }), "{error:?}");
+    assert!(error.to_string().contains("holds a state of its own"), "{error}");
+    assert_eq!((contents(store), store.stats().seq), (before, seq));
+}
+
+#[test]
+fn an_import_takes_several_records_and_a_second_one_none() {
+    let place = Place::with(&large());
+    let store = place.open();
+    let report = place.import(&store).unwrap();
+    assert_eq!(contents(&store), expected(&large()));
+    let seq = store.stats().seq;
+    assert!(seq > 4, "{seq}");
+    assert_eq!((report.jobs, report.log_events, report.already_there), (10, 10, 0));
+
+    let again = place.import(&store).unwrap();
+    assert_eq!(again.already_there, 20);
+    assert_eq!((contents(&store), store.stats().seq), (expected(&large()), seq));
+}
+
+#[test]
+fn a_small_file_is_one_record() {
+    let place = Place::with(&agent());
+    let store = place.open();
+    place.import(&store).unwrap();
+    assert_eq!(store.stats().seq, 1);
+}
+
+#[test]
+fn an_empty_file_writes_nothing() {
+    let place = Place::with(&Agent::default());
+    let store = place.open();
+    assert_eq!(place.import(&store).unwrap(), place.import(&store).unwrap());
+    assert_eq!(store.stats().seq, 0);
+}
+
+#[test]
+fn what_came_over_is_durable_also_in_a_store_that_buffers() {
+    let place = Place::with(&agent());
+    let sim = Sim::new(3);
+    let mut options = OpenOptions::new();
+    let options = options.storage(Arc::new(sim.clone())).mmap(false);
+    let store = options.durability(backupy_state::Durability::Buffered).open("/sim/state.db", &key()).unwrap();
+    place.import(&store).unwrap();
+    crash::some_images(&sim.world(), 4, 20, &mut |image| {
+        assert_eq!(contents(&open(&Sim::on(image, 5)).unwrap()), expected(&agent()));
+    });
+}
+
+#[test]
+fn a_store_with_a_state_of_its_own_is_left_alone() {
+    let place = Place::with(&agent());
+    type Use<'a> = &'a dyn Fn(&Store) -> Result<()>;
+    let uses: [Use<'_>; 8] = [
+        &|store| store.save_config(7, b"another"),
+        &|store| store.save_config(7, b"interval = 42"),
+        &|store| store.save_session("session-1", 5),
+        &|store| store.record_heartbeat(1_700_000_060_000),
+        &|store| store.enqueue_job("run-99", b"new").map(drop),
+        &|store| store.enqueue_job("run-00", b"another payload").map(drop),
+        &|store| store.enqueue_job("run-01", &[1; 41]).map(drop),
+        &|store| store.buffer_log(5, b"first").map(drop),
+    ];
+    for used in uses {
+        let folder = tempfile::tempdir().unwrap();
+        let store = Store::open(folder.path().join("state.db"), &key()).unwrap();
+        used(&store).unwrap();
+        assert_refused(&place, &store);
+    }
+}
+
+#[test]
+fn a_store_that_went_on_after_the_import_is_left_alone() {
+    let place = Place::with(&agent());
+    type Use<'a> = &'a dyn Fn(&Store) -> Result<()>;
+    let uses: [Use<'_>; 9] = [
+        &|store| store.ack_job("run-00").map(drop),
+        &|store| store.ack_job("run-19").map(drop),
+        &|store| store.enqueue_job("run-20", b"new").map(drop),
+        &|store| store.enqueue_job("run-05", b"replaced").map(drop),
+        &|store| store.drain_logs(1).map(drop),
+        &|store| store.drain_logs(100).map(drop),
+        &|store| store.buffer_log(10_000, b"new").map(drop),
+        &|store| store.record_heartbeat(1_700_000_060_001),
+        &|store| store.save_config(8, b"interval = 43"),
+    ];
+    for used in uses {
+        let folder = tempfile::tempdir().unwrap();
+        let store = Store::open(folder.path().join("state.db"), &key()).unwrap();
+        place.import(&store).unwrap();
+        used(&store).unwrap();
+        assert_refused(&place, &store);
+    }
+}
+
+#[test]
+fn an_interrupted_import_of_another_file_is_left_alone() {
+    let place = Place::with(&agent());
+    let store = place.open();
+    // As far as the second record of an import.
+    for i in 0..5 {
+        store.enqueue_job(&format!("run-{i:02}"), &vec![i; 40 + usize::from(i)]).unwrap();
+    }
+    let mut other = agent();
+    other.jobs[3].1[0] ^= 1;
+    let place = Place { folder: place.folder };
+    fs::write(place.from(), other.file(KEY.as_bytes(), 4096, 5)).unwrap();
+    assert_refused(&place, &store);
+    fs::write(place.from(), agent().file(KEY.as_bytes(), 4096, 5)).unwrap();
+    assert_eq!(place.import(&store).unwrap().already_there, 5);
+    assert_eq!(contents(&store), expected(&agent()));
+}
+
+#[test]
+fn a_refused_file_writes_nothing() {
+    let place = Place::with(&agent());
+    let good = fs::read(place.from()).unwrap();
+    let mut damaged = good.clone();
+    // Of the last page with a payload: everything before it is good.
+    let at = damaged.windows(10).rposition(|window| window == b"\x01\0\0\0\0\0\0\0\0\0").unwrap();
+    damaged[at + 14] ^= 1;
+    fs::write(place.from(), &damaged).unwrap();
+    let store = place.open();
+    let error = place.import(&store).unwrap_err();
+    assert!(matches!(error, Error::Corrupt { what: "the value does not fit its seal", .. }), "{error:?}");
+    fs::write(place.from(), &good).unwrap();
+    let error = import_bolt(place.from(), &AgentKey::new("another").unwrap(), &store).unwrap_err();
+    assert!(matches!(error, Error::WrongKey { .. }), "{error:?}");
+    let error = import_bolt(store.path(), &key(), &store).unwrap_err();
+    assert!(matches!(&error, Error::Invalid { what } if what.contains("is a store already")), "{error:?}");
+    let error = import_bolt(place.folder.path(), &key(), &store).unwrap_err();
+    assert!(matches!(error, Error::NotAStore { what: "a folder", .. }), "{error:?}");
+    let error = import_bolt(place.folder.path().join("none.db"), &key(), &store).unwrap_err();
+    assert!(matches!(error, Error::NotFound { .. }), "{error:?}");
+    assert_eq!(store.stats().seq, 0);
+    place.import(&store).unwrap();
+    assert_eq!(contents(&store), expected(&agent()));
+}
+
+#[test]
+fn a_file_that_its_agent_has_open_is_refused() {
+    let place = Place::with(&agent());
+    let store = place.open();
+    let agents = fs::File::open(place.from()).unwrap();
+    fs2::FileExt::lock_exclusive(&agents).unwrap();
+    let error = place.import(&store).unwrap_err();
+    assert!(matches!(&error, Error::Locked { path, .. } if *path == place.from()), "{error:?}");
+    assert!(error.to_string().ends_with("stop the agent that writes to it, then import it"), "{error}");
+    fs2::FileExt::unlock(&agents).unwrap();
+    // A reader of it is in nobody's way.
+    fs2::FileExt::lock_shared(&agents).unwrap();
+    place.import(&store).unwrap();
+    assert_eq!(contents(&store), expected(&agent()));
+}
+
+fn limits(max_count: Option<u64>, max_bytes: Option<u64>, when_full: WhenFull) -> LogLimits {
+    let mut limits = LogLimits::default();
+    (limits.max_count, limits.max_bytes, limits.when_full) = (max_count, max_bytes, when_full);
+    limits
+}
+
+#[test]
+fn log_events_over_the_limits_are_counted_and_told() {
+    let all = expected(&large()).4;
+    for (limits, kept) in [
+        (limits(Some(4), None, WhenFull::DropOldest), 6..10),
+        (limits(Some(4), None, WhenFull::DropNewest), 0..4),
+        (limits(None, Some(250_000), WhenFull::DropOldest), 6..10),
+        (limits(None, Some(250_000), WhenFull::DropNewest), 0..4),
+    ] {
+        let place = Place::with(&large());
+        let mut options = OpenOptions::new();
+        let path = place.folder.path().join("state.db");
+        let store = options.log_limits(limits).open(&path, &key()).unwrap();
+        let report = place.import(&store).unwrap();
+        assert_eq!((report.log_events, report.log_events_dropped), (10, 6), "{limits:?}");
+        let batch = store.peek_logs(100).unwrap();
+        assert_eq!((batch.events(), batch.dropped()), (&all[kept], 6), "{limits:?}");
+        // And again, also after a reopening.
+        assert_eq!(place.import(&store).unwrap().already_there, 20);
+        store.close().unwrap();
+        let store = options.open(&path, &key()).unwrap();
+        assert_eq!(place.import(&store).unwrap().log_events_dropped, 6);
+        assert_eq!(store.peek_logs(100).unwrap().dropped(), 6);
+    }
+}
+
+#[test]
+fn the_rate_of_the_log_buffer_does_not_bind_an_import() {
+    let logs: Vec<_> = (0..300).map(|i| (i, i, b"event".to_vec())).collect();
+    let agent = Agent { logs, ..agent() };
+    let place = Place::with(&agent);
+    let mut limits = LogLimits::default();
+    limits.rate = Some(backupy_state::LogRate { per_second: 1, burst: 1 });
+    let path = place.folder.path().join("state.db");
+    let store = OpenOptions::new().log_limits(limits).open(path, &key()).unwrap();
+    assert_eq!(place.import(&store).unwrap().log_events_dropped, 0);
+    assert_eq!(contents(&store), expected(&agent));
+}
+
+/// A store on a simulated disk.
+fn open(sim: &Sim) -> Result<Store> {
+    open_with(sim, LogLimits::default())
+}
+
+fn open_with(sim: &Sim, limits: LogLimits) -> Result<Store> {
+    let mut options = OpenOptions::new();
+    options.storage(Arc::new(sim.clone())).mmap(false).log_limits(limits).open("/sim/state.db", &key())
+}
+
+/// Cuts the power at every operation of an import; the next run completes it, whatever the disk then holds.
+fn survives_power_cuts(agent: &Agent, limits: LogLimits) {
+    let place = Place::with(agent);
+    let whole = {
+        let store = open_with(&Sim::new(7), limits).unwrap();
+        (place.import(&store).unwrap(), contents(&store), store.peek_logs(0).unwrap().dropped())
+    };
+    let sim = Sim::new(7);
+    sim.record();
+    let store = open_with(&sim, limits).unwrap();
+    place.import(&store).unwrap();
+    drop(store);
+    let (mut begun, mut ended, mut between) = (0, 0, 0);
+    for moment in sim.take_moments() {
+        crash::some_images(&moment.world, 8, 4, &mut |image| {
+            let sim = Sim::on(image, 9);
+            let store = open_with(&sim, limits).unwrap();
+            let report = place.import(&store).unwrap();
+            match report.already_there {
+                0 => begun += 1,
+                there if there == report.jobs + report.log_events => ended += 1,
+                _ => between += 1,
+            }
+            let found = (report_of(&report), contents(&store));
+            assert_eq!(found, (report_of(&whole.0), whole.1.clone()), "before operation {}", moment.ops);
+            assert_eq!(store.peek_logs(0).unwrap().dropped(), whole.2);
+        });
+    }
+    assert!(begun > 0 && ended > 0 && between > 10, "{begun} {between} {ended}");
+}
+
+/// The report without what differs from run to run.
+fn report_of(report: &ImportReport) -> ImportReport {
+    let mut report = report.clone();
+    report.already_there = 0;
+    report
+}
+
+#[test]
+fn an_import_that_a_power_cut_interrupts_is_completed_by_the_next_run() {
+    survives_power_cuts(&large(), LogLimits::default());
+}
+
+#[test]
+fn an_import_into_a_small_log_buffer_that_a_power_cut_interrupts_is_completed_by_the_next_run() {
+    survives_power_cuts(&large(), limits(Some(3), None, WhenFull::DropOldest));
+    survives_power_cuts(&large(), limits(Some(3), None, WhenFull::DropNewest));
+}
+
+#[test]
+fn an_import_of_nothing_but_jobs_or_events_is_completed_by_the_next_run() {
+    let only_jobs = Agent { jobs: large().jobs, ..Agent::default() };
+    survives_power_cuts(&only_jobs, LogLimits::default());
+    let only_logs = Agent { logs: large().logs, ..Agent::default() };
+    survives_power_cuts(&only_logs, LogLimits::default());
+}
+
+#[test]
+fn an_import_of_which_an_operation_fails_is_completed_by_the_next_run() {
+    let place = Place::with(&large());
+    let sim = Sim::new(7);
+    let store = open(&sim).unwrap();
+    let from = sim.ops();
+    place.import(&store).unwrap();
+    let ops = from..sim.ops();
+    assert!(ops.len() > 10);
+    for (n, code) in ops.flat_map(|n| [(n, EIO), (n, ENOSPC)]) {
+        let sim = Sim::new(7);
+        let store = open(&sim).unwrap();
+        sim.fail(n, Failure::Errno(code));
+        let imported = place.import(&store);
+        sim.heal();
+        if let Err(error) = &imported {
+            assert!(
+                matches!(error, Error::Io { .. } | Error::Full { .. } | Error::Failed { .. }),
+                "{n}: {error:?}"
+            );
+        }
+        drop(store);
+        sim.kill();
+        let image: Image = sim.live();
+        let store = open(&Sim::on(&image, 9)).unwrap();
+        place.import(&store).unwrap();
+        assert_eq!(contents(&store), expected(&large()), "{n}");
+    }
+}
+
+#[test]
+fn a_batch_of_the_agents_own_between_two_runs_is_noticed() {
+    // Nothing of the config has come over yet, so only the jobs and events can tell.
+    let place = Place::with(&agent());
+    for batch in [
+        Batch::new().enqueue_job("run-00", &[0; 40]).enqueue_job("run-02", &[2; 42]),
+        Batch::new().enqueue_job("run-00", &[0; 40]).buffer_log(-5, b"of 1969"),
+    ] {
+        let folder = tempfile::tempdir().unwrap();
+        let store = Store::open(folder.path().join("state.db"), &key()).unwrap();
+        store.write(batch).unwrap();
+        assert_refused(&place, &store);
+    }
+}
