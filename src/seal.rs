@@ -120,7 +120,7 @@ impl Sealer {
 
 /// Opens the values of the agent that kept its state in bbolt.
 #[cfg(feature = "import-bolt")]
-pub(crate) struct BoltOpener(Sealer);
+pub(crate) struct BoltOpener(Cipher);
 
 #[cfg(feature = "import-bolt")]
 impl BoltOpener {
@@ -130,7 +130,7 @@ impl BoltOpener {
         prk.as_mut_slice().zeroize();
         let mut key = Zeroizing::new([0; 32]);
         Prk(hkdf).expand(&[b"backupy-agent/state-v1"], &mut key);
-        BoltOpener(Sealer(Aes256Gcm::new((&*key).into())))
+        BoltOpener(Cipher::new(&key))
     }
 
     /// Opens in place: the value's own nonce, no associated data.
