@@ -21,7 +21,7 @@ const _: () = assert!(size_of::<Key>() == 40);
 
 impl Key {
     /// The first bytes as a number that compares as they do; zeros behind a shorter key.
-    fn head(&self) -> u64 {
+    pub(super) fn head(&self) -> u64 {
         let bytes: &[u8] = match self {
             Key::Short { bytes, .. } => bytes,
             Key::Long(bytes) => bytes,
