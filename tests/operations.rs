@@ -5,7 +5,9 @@ mod common;
 
 use std::sync::Arc;
 
-use backupy_state::{AgentKey, Durability, Error, LogAdmission, OpenOptions, QueueOrder, Store};
+use backupy_state::{
+    AgentKey, Batch, Durability, Error, LogAdmission, OpenOptions, QueueOrder, Store, verify_each,
+};
 use common::{Action, CountedDisk, Place, Random, State, key};
 
 const VALUE_LEN_MAX: usize = 16 << 20;
@@ -188,6 +190,34 @@ fn values_of_16_mib_are_kept_and_one_byte_more_is_too_large() {
     assert!(state.session == Some((largest, 2)));
 }
 
+/// The longest record is one frame of 64 MiB: a header of 48 bytes, a manifest of 4 bytes and 8 more for each put with
+/// its key, and a tag of 16 bytes for the manifest and for each value.
+#[test]
+fn a_batch_of_64_mib_is_kept_and_one_that_needs_8_bytes_more_is_too_large() {
+    const FRAME_LEN_MAX: usize = 64 << 20;
+    let place = Place::new();
+    let store = place.open();
+    let ids = ["1", "2", "3", "4", "5"];
+    let beside_values = 48 + 4 + 16 + ids.len() * (8 + 1 + 16);
+    let last_len = FRAME_LEN_MAX - beside_values - 4 * (15 << 20);
+    let batch = |last_len: usize| {
+        let lens = [15 << 20, 15 << 20, 15 << 20, 15 << 20, last_len];
+        ids.iter().zip(lens).fold(Batch::new(), |batch, (id, len)| batch.enqueue_job(id, &vec![7; len]))
+    };
+    let before = std::fs::read(place.path()).unwrap();
+    let written = store.write(batch(last_len + 1));
+    let Err(Error::TooLarge { what: "a record", len, max }) = written else { panic!("{written:?}") };
+    assert_eq!((len, max), (FRAME_LEN_MAX as u64 + 8, FRAME_LEN_MAX as u64));
+    assert_eq!(std::fs::read(place.path()).unwrap(), before);
+    assert_eq!(store.queue_depth(), 0);
+
+    store.write(batch(last_len)).unwrap();
+    drop(store);
+    let store = place.open();
+    assert_eq!(store.job("5").unwrap().unwrap().payload.len(), last_len);
+    assert_eq!(store.queue_depth(), ids.len());
+}
+
 #[test]
 fn random_actions_leave_what_the_model_holds() {
     for seed in 0..12 {
@@ -339,4 +369,40 @@ fn a_key_file_is_the_key_without_one_newline() {
     std::fs::write(place.at("agent.key"), format!("{}\n\n", common::KEY)).unwrap();
     let other = AgentKey::from_file(place.at("agent.key")).unwrap();
     assert!(matches!(Store::open(place.path(), &other), Err(Error::WrongKey { .. })));
+}
+
+#[test]
+fn verify_each_shows_every_frame_and_what_its_record_does() {
+    let place = Place::new();
+    let store = place.open();
+    store.save_config(1, b"raw").unwrap();
+    store.enqueue_job("job", b"payload").unwrap();
+    store.record_heartbeat(5).unwrap();
+    store.buffer_log(7, b"event").unwrap();
+    store.ack_job("job").unwrap();
+    store.drain_logs(1).unwrap();
+    store.close().unwrap();
+
+    let (mut operations, mut closes, mut end) = (Vec::new(), Vec::new(), 4096);
+    let report = verify_each(place.path(), Some(&key()), |frame| {
+        assert_eq!(frame.offset, end);
+        end += frame.len;
+        closes.push(frame.is_close);
+        operations.extend(frame.operations.iter().map(|operation| {
+            (operation.action, operation.bucket, operation.key_len, operation.run_id.clone(), operation.value_len)
+        }));
+    });
+    let job = || Some("job".to_owned());
+    let expected = [
+        ("put", "config", 7, None, Some(8 + 3)),
+        ("put", "queue", 3, job(), Some(7)),
+        ("put", "registry", 9, None, Some(8)),
+        ("put", "logs", 16, None, Some(5)),
+        ("delete", "queue", 3, job(), None),
+        ("delete-through", "logs", 16, None, None),
+    ];
+    assert_eq!(operations, expected);
+    assert_eq!(closes, [false, false, false, false, false, false, true]);
+    assert!(report.unwrap().is_intact());
+    assert_eq!(end, std::fs::metadata(place.path()).unwrap().len());
 }
