@@ -373,3 +373,31 @@ impl Sealed {
         map.append_to(&mut text, place.value_offset(), len).then_some(Sealed { nonce, text })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::AgentKey;
+    use crate::format::bucket::Bucket;
+    use crate::seal::{GenerationId, Prk};
+    use crate::storage::{Access, Disk};
+
+    #[test]
+    fn a_generation_ends_with_its_highest_number() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("state.db");
+        let file = Disk.open(&path, Access::CreateNew).unwrap();
+        let id = GenerationId { generation: 1, store_id: [1; 16], salt: [2; 32] };
+        let sealer = Prk::extract(&id.salt, &AgentKey::new("key").unwrap()).frame_sealer(&id);
+        let log = LogFile { path, file, sealer, crc: SaltedCrc::new(&id.salt) };
+        let tip = Tip { end: 4096, seq: SEQ_MAX - 1, chain: [0; TAG_LEN] };
+        let mut log = Log::new(Arc::new(log), Arc::new(Disk), tip, tip.end, false);
+
+        let change = Change::delete(Bucket::Queue, b"job");
+        log.append(&[change]).unwrap();
+        assert_eq!(log.tip().seq, SEQ_MAX);
+        let end = log.tip().end;
+        assert!(matches!(log.append(&[change]), Err(Error::TooLarge { max: SEQ_MAX, .. })));
+        assert_eq!(log.tip().end, end);
+    }
+}

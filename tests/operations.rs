@@ -6,7 +6,8 @@ mod common;
 use std::sync::Arc;
 
 use backupy_state::{
-    AgentKey, Batch, Durability, Error, LogAdmission, OpenOptions, QueueOrder, Store, verify_each,
+    AgentKey, Batch, CompactionPolicy, Durability, Error, LogAdmission, OpenOptions, QueueOrder, Store,
+    verify_each,
 };
 use common::{Action, CountedDisk, Place, Random, State, key};
 
@@ -328,6 +329,28 @@ fn the_statistics_add_up() {
     let after = place.open().stats();
     assert_eq!((after.live_bytes, after.seq), (before.live_bytes, before.seq + 1));
     assert_eq!((after.free_bytes, after.generation), (0, 1));
+}
+
+/// A step is an eighth of the log, at least 64 KiB and at most 4 MiB. Behind it lie 64 KiB for acks, up to a whole page.
+#[test]
+fn the_log_grows_in_steps_and_keeps_its_reserve_ahead() {
+    const KIB: u64 = 1 << 10;
+    let place = Place::new();
+    let policy = CompactionPolicy { automatic: false, ..CompactionPolicy::default() };
+    let store =
+        OpenOptions::new().durability(Durability::Buffered).compaction(policy).open(place.path(), &key()).unwrap();
+    let (few, some, many) = ([1000; 300], [100_000; 40], [12 << 20; 4]);
+    for (i, len) in few.into_iter().chain(some).chain(many).enumerate() {
+        let before = store.stats();
+        store.enqueue_job(&i.to_string(), &vec![1; len]).unwrap();
+        let after = store.stats();
+        let needed = after.log_len + 64 * KIB;
+        let step = (before.log_len / 8).clamp(64 * KIB, 4096 * KIB);
+        let grown = (needed + step).next_multiple_of(4 * KIB);
+        let expected = if needed <= before.file_len { before.file_len } else { grown };
+        assert_eq!(after.file_len, expected, "job {i}, behind {before:?}");
+        assert_eq!(std::fs::metadata(place.path()).unwrap().len(), expected);
+    }
 }
 
 #[test]
