@@ -251,12 +251,17 @@ fn random_actions_leave_what_the_model_holds() {
 fn values_are_read_with_the_map_and_without_it() {
     for mmap in [true, false] {
         let place = Place::new();
-        let store = OpenOptions::new().mmap(mmap).open(place.path(), &key()).unwrap();
+        let disk = CountedDisk::default();
+        let store =
+            OpenOptions::new().storage(Arc::new(disk.clone())).mmap(mmap).open(place.path(), &key()).unwrap();
         // Far over the first steps, so that the log outgrows its first maps.
         for i in 0..40_u8 {
             store.enqueue_job(&format!("run-{i:02}"), &vec![i; 20_000]).unwrap();
-            let newest = store.job(&format!("run-{i:02}")).unwrap().unwrap();
-            assert!(newest.payload == vec![i; 20_000]);
+            let reads = disk.reads_of(|| {
+                let newest = store.job(&format!("run-{i:02}")).unwrap().unwrap();
+                assert!(newest.payload == vec![i; 20_000]);
+            });
+            assert_eq!(reads == 0, mmap, "{reads} reads");
         }
         let jobs = store.dequeue_jobs(100).unwrap();
         assert!(jobs.iter().zip(0..).all(|(job, i)| job.payload == vec![i; 20_000]));
