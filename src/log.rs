@@ -379,3 +379,58 @@ impl Sealed {
         map.append_to(&mut text, place.value_offset(), len).then_some(Sealed { nonce, text })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::AgentKey;
+    use crate::format::bucket::Bucket;
+    use crate::format::record::Operation;
+    use crate::seal::{GenerationId, Prk};
+    use crate::storage::{Access, Disk};
+
+    const CHANGE: Change<'_> = Change {
+        operation: Operation { action: Action::Delete, bucket: Bucket::Queue, key: b"job" },
+        value: [&[]; 2],
+    };
+
+    /// In a file of its own, behind a frame `seq` that is not there.
+    fn log_behind(seq: u64, folder: &Path) -> Log {
+        let path = folder.join("state.db");
+        let file = Disk.open(&path, Access::CreateNew).unwrap();
+        let id = GenerationId { generation: 1, store_id: [1; 16], salt: [2; 32] };
+        let sealer = Prk::extract(&id.salt, &AgentKey::new("key").unwrap()).frame_sealer(&id);
+        let log = LogFile { path, file, sealer, crc: SaltedCrc::new(&id.salt) };
+        let tip = Tip { end: 4096, seq, chain: [0; TAG_LEN] };
+        Log::new(Arc::new(log), Arc::new(Disk), tip, tip.end, false)
+    }
+
+    #[test]
+    fn a_generation_ends_with_its_highest_number() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut log = log_behind(SEQ_MAX - 1, folder.path());
+        log.append(&[CHANGE]).unwrap();
+        let tip = log.tip();
+        assert_eq!(tip.seq, SEQ_MAX);
+        assert!(matches!(log.append(&[CHANGE]), Err(Error::TooLarge { max: SEQ_MAX, .. })));
+        assert_eq!(log.tip(), tip);
+    }
+
+    #[test]
+    fn the_reserve_is_given_back_only_when_all_is_and_taken_again() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut log = log_behind(0, folder.path());
+        log.append(&[CHANGE]).unwrap();
+        let end = log.tip().end;
+        let mut gives_back = |what| (log.give_back(what).unwrap(), log.allocated(), log.log.file.len().unwrap());
+        let reserve_only = end + RESERVE_LEN;
+        assert_eq!(gives_back(GiveBack::AllButTheReserve), (true, reserve_only, reserve_only));
+        assert_eq!(gives_back(GiveBack::AllButTheReserve), (false, reserve_only, reserve_only));
+        assert_eq!(gives_back(GiveBack::All), (true, end, end));
+        assert_eq!(gives_back(GiveBack::All), (false, end, end));
+        assert_eq!(gives_back(GiveBack::AllButTheReserve), (false, end, end));
+        log.take_reserve_again();
+        assert!(log.allocated() >= reserve_only);
+        assert_eq!(log.log.file.len().unwrap(), log.allocated());
+    }
+}

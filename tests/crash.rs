@@ -7,15 +7,16 @@ mod sim;
 
 use std::collections::{HashMap, HashSet};
 use std::panic::{self, AssertUnwindSafe};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard};
 use std::thread;
 use std::time::Instant;
 
+use sim::content::SECTOR_LEN;
 use sim::crash;
 use sim::random::{Random, mix};
-use sim::workload::{Agent, BackedUp, Call, Mode, Model, Oracle, open};
+use sim::workload::{Agent, BackedUp, Call, Mode, Model, Oracle, PATH, open};
 use sim::world::{self, Image, World};
 use sim::{Moment, Op, Sim};
 
@@ -55,6 +56,7 @@ const DEPTH_TWO_SHARES: [u64; 4] = [1, 1, 12, 96];
 /// How many images a moment of calls that are made again.
 const AGAIN_IMAGES: usize = 60;
 const THREADS: usize = 2;
+const HEADER_PAGE_LEN: usize = 4096;
 
 #[derive(Clone, Debug)]
 struct History {
@@ -140,6 +142,43 @@ fn what_is_acknowledged_after_a_kill_behind_the_rename_survives_that_the_rename_
         crash::images(&next.sim.world(), 73, &mut |image| {
             let store = open(&Sim::on(image, 74), Mode::Sync).unwrap();
             assert_eq!(Model::take(&store).unwrap(), expected);
+        });
+    }
+}
+
+/// What was only buffered is durable once the store was closed, and no close frame stands for records that are not there.
+#[test]
+fn buffered_calls_survive_every_power_cut_after_their_close() {
+    let calls = vec![Call::Enqueue { job: 0, len: 1200 }, Call::Heartbeat, Call::Reopen, Call::Heartbeat];
+    check_all(&[History { mode: Mode::Buffered, seed: 76, calls, cut_all: true }], &Seen::new());
+}
+
+/// Behind the torn record lies a whole one, and the next record that is written is as long as the torn one: if the power
+/// cut could bring the tail back, the whole one would stand in its place again, chained to what is gone.
+#[test]
+fn a_torn_tail_that_was_cut_off_never_comes_back_behind_a_new_record() {
+    let mut agent = Agent::new(Sim::new(77), Mode::Buffered);
+    agent.start().unwrap();
+    // Each record fills two sectors, so that one may be lost and the other not.
+    let [torn, whole] = [0, 1].map(|job| Call::Enqueue { job, len: 927 });
+    agent.make(torn).unwrap();
+    agent.make(whole).unwrap();
+    let mut image = agent.sim.live();
+    agent.sim.kill();
+    let log = image.get_mut(Path::new(PATH)).unwrap();
+    let first_frame = HEADER_PAGE_LEN / SECTOR_LEN;
+    log.put_sector(first_frame, None);
+
+    let mut next = Agent::new(Sim::on(&image, 78), Mode::Sync);
+    next.start().unwrap();
+    assert_eq!(next.store().recovery().bytes_set_aside, 2048);
+    next.sim.record();
+    next.make(torn).unwrap();
+    for moment in next.sim.take_moments() {
+        let allowed = next.allowed_at(moment.ops);
+        crash::images(&moment.world, 79, &mut |image| {
+            let store = open(&Sim::on(image, 80), Mode::Sync).unwrap();
+            assert!(allowed.contains(&Model::take(&store).unwrap()));
         });
     }
 }

@@ -530,6 +530,28 @@ fn a_failed_write_ends_writing() {
     survives(&agent.sim.world(), agent.oracle.allowed());
 }
 
+/// A new store has no space ahead, so its first call makes some.
+#[test]
+fn an_io_error_while_the_log_grows_ends_writing() {
+    let new_store = || {
+        let mut agent = Agent::new(Sim::new(18), Mode::Sync);
+        agent.start().unwrap();
+        agent
+    };
+    let call = Call::Enqueue { job: 0, len: 700 };
+    let mut healthy = new_store();
+    let begun = healthy.sim.ops();
+    healthy.make(call).unwrap();
+    let growing = begun + healthy.sim.trace()[begun..].iter().position(|&op| op == Op::Write).unwrap();
+
+    let mut agent = new_store();
+    agent.sim.fail(growing, Failure::Errno(EIO));
+    let made = agent.make(call);
+    assert!(matches!(made, Err(Error::Io { operation: "allocate space in", .. })), "{made:?}");
+    refuses_writes_and_goes_on_reading(&agent);
+    survives(&agent.sim.world(), agent.oracle.allowed());
+}
+
 /// What was not written is not done, for those who read on either.
 #[test]
 fn an_ack_that_finds_no_room_leaves_the_job_in_the_queue() {

@@ -5,7 +5,10 @@ mod common;
 
 use std::sync::Arc;
 
-use backupy_state::{AgentKey, Durability, Error, LogAdmission, OpenOptions, QueueOrder, Store};
+use backupy_state::{
+    AgentKey, Batch, CompactionPolicy, Durability, Error, LogAdmission, OpenOptions, QueueOrder, Store,
+    verify_each,
+};
 use common::{Action, CountedDisk, Place, Random, State, key};
 
 const VALUE_LEN_MAX: usize = 16 << 20;
@@ -188,6 +191,34 @@ fn values_of_16_mib_are_kept_and_one_byte_more_is_too_large() {
     assert!(state.session == Some((largest, 2)));
 }
 
+/// The longest record is one frame of 64 MiB: a header of 48 bytes, a manifest of 4 bytes and 8 more for each put with
+/// its key, and a tag of 16 bytes for the manifest and for each value.
+#[test]
+fn a_batch_of_64_mib_is_kept_and_one_that_needs_8_bytes_more_is_too_large() {
+    const FRAME_LEN_MAX: usize = 64 << 20;
+    let place = Place::new();
+    let store = place.open();
+    let ids = ["1", "2", "3", "4", "5"];
+    let beside_values = 48 + 4 + 16 + ids.len() * (8 + 1 + 16);
+    let last_len = FRAME_LEN_MAX - beside_values - 4 * (15 << 20);
+    let batch = |last_len: usize| {
+        let lens = [15 << 20, 15 << 20, 15 << 20, 15 << 20, last_len];
+        ids.iter().zip(lens).fold(Batch::new(), |batch, (id, len)| batch.enqueue_job(id, &vec![7; len]))
+    };
+    let before = std::fs::read(place.path()).unwrap();
+    let written = store.write(batch(last_len + 1));
+    let Err(Error::TooLarge { what: "a record", len, max }) = written else { panic!("{written:?}") };
+    assert_eq!((len, max), (FRAME_LEN_MAX as u64 + 8, FRAME_LEN_MAX as u64));
+    assert_eq!(std::fs::read(place.path()).unwrap(), before);
+    assert_eq!(store.queue_depth(), 0);
+
+    store.write(batch(last_len)).unwrap();
+    drop(store);
+    let store = place.open();
+    assert_eq!(store.job("5").unwrap().unwrap().payload.len(), last_len);
+    assert_eq!(store.queue_depth(), ids.len());
+}
+
 #[test]
 fn random_actions_leave_what_the_model_holds() {
     for seed in 0..12 {
@@ -220,12 +251,17 @@ fn random_actions_leave_what_the_model_holds() {
 fn values_are_read_with_the_map_and_without_it() {
     for mmap in [true, false] {
         let place = Place::new();
-        let store = OpenOptions::new().mmap(mmap).open(place.path(), &key()).unwrap();
+        let disk = CountedDisk::default();
+        let store =
+            OpenOptions::new().storage(Arc::new(disk.clone())).mmap(mmap).open(place.path(), &key()).unwrap();
         // Far over the first steps, so that the log outgrows its first maps.
         for i in 0..40_u8 {
             store.enqueue_job(&format!("run-{i:02}"), &vec![i; 20_000]).unwrap();
-            let newest = store.job(&format!("run-{i:02}")).unwrap().unwrap();
-            assert!(newest.payload == vec![i; 20_000]);
+            let reads = disk.reads_of(|| {
+                let newest = store.job(&format!("run-{i:02}")).unwrap().unwrap();
+                assert!(newest.payload == vec![i; 20_000]);
+            });
+            assert_eq!(reads == 0, mmap, "{reads} reads");
         }
         let jobs = store.dequeue_jobs(100).unwrap();
         assert!(jobs.iter().zip(0..).all(|(job, i)| job.payload == vec![i; 20_000]));
@@ -300,6 +336,28 @@ fn the_statistics_add_up() {
     assert_eq!((after.free_bytes, after.generation), (0, 1));
 }
 
+/// A step is an eighth of the log, at least 64 KiB and at most 4 MiB. Behind it lie 64 KiB for acks, up to a whole page.
+#[test]
+fn the_log_grows_in_steps_and_keeps_its_reserve_ahead() {
+    const KIB: u64 = 1 << 10;
+    let place = Place::new();
+    let policy = CompactionPolicy { automatic: false, ..CompactionPolicy::default() };
+    let store =
+        OpenOptions::new().durability(Durability::Buffered).compaction(policy).open(place.path(), &key()).unwrap();
+    let (few, some, many) = ([1000; 300], [100_000; 40], [12 << 20; 4]);
+    for (i, len) in few.into_iter().chain(some).chain(many).enumerate() {
+        let before = store.stats();
+        store.enqueue_job(&i.to_string(), &vec![1; len]).unwrap();
+        let after = store.stats();
+        let needed = after.log_len + 64 * KIB;
+        let step = (before.log_len / 8).clamp(64 * KIB, 4096 * KIB);
+        let grown = (needed + step).next_multiple_of(4 * KIB);
+        let expected = if needed <= before.file_len { before.file_len } else { grown };
+        assert_eq!(after.file_len, expected, "job {i}, behind {before:?}");
+        assert_eq!(std::fs::metadata(place.path()).unwrap().len(), expected);
+    }
+}
+
 #[test]
 fn nothing_is_live_when_everything_was_removed() {
     let place = Place::new();
@@ -339,4 +397,40 @@ fn a_key_file_is_the_key_without_one_newline() {
     std::fs::write(place.at("agent.key"), format!("{}\n\n", common::KEY)).unwrap();
     let other = AgentKey::from_file(place.at("agent.key")).unwrap();
     assert!(matches!(Store::open(place.path(), &other), Err(Error::WrongKey { .. })));
+}
+
+#[test]
+fn verify_each_shows_every_frame_and_what_its_record_does() {
+    let place = Place::new();
+    let store = place.open();
+    store.save_config(1, b"raw").unwrap();
+    store.enqueue_job("job", b"payload").unwrap();
+    store.record_heartbeat(5).unwrap();
+    store.buffer_log(7, b"event").unwrap();
+    store.ack_job("job").unwrap();
+    store.drain_logs(1).unwrap();
+    store.close().unwrap();
+
+    let (mut operations, mut closes, mut end) = (Vec::new(), Vec::new(), 4096);
+    let report = verify_each(place.path(), Some(&key()), |frame| {
+        assert_eq!(frame.offset, end);
+        end += frame.len;
+        closes.push(frame.is_close);
+        operations.extend(frame.operations.iter().map(|operation| {
+            (operation.action, operation.bucket, operation.key_len, operation.run_id.clone(), operation.value_len)
+        }));
+    });
+    let job = || Some("job".to_owned());
+    let expected = [
+        ("put", "config", 7, None, Some(8 + 3)),
+        ("put", "queue", 3, job(), Some(7)),
+        ("put", "registry", 9, None, Some(8)),
+        ("put", "logs", 16, None, Some(5)),
+        ("delete", "queue", 3, job(), None),
+        ("delete-through", "logs", 16, None, None),
+    ];
+    assert_eq!(operations, expected);
+    assert_eq!(closes, [false, false, false, false, false, false, true]);
+    assert!(report.unwrap().is_intact());
+    assert_eq!(end, std::fs::metadata(place.path()).unwrap().len());
 }

@@ -235,6 +235,19 @@ fn what_a_crash_during_creation_left_over_is_removed() {
 }
 
 #[test]
+fn a_left_over_that_cannot_be_removed_is_an_io_error_that_names_it() {
+    let place = Place::new();
+    place.open().enqueue_job("run-1", b"payload").unwrap();
+    // Nobody removes a folder by mistake.
+    fs::create_dir(place.at("state.db.new")).unwrap();
+    let opened = place.try_open();
+    let Err(Error::Io { path, .. }) = &opened else { panic!("{opened:?}") };
+    assert!(path.ends_with("state.db.new"));
+    fs::remove_dir(place.at("state.db.new")).unwrap();
+    assert_eq!(place.open().queue_depth(), 1);
+}
+
+#[test]
 fn a_left_over_is_not_removed_without_the_lock() {
     let place = Place::new();
     let store = place.open();

@@ -6,10 +6,12 @@ mod common;
 
 use std::fs;
 use std::path::Path;
+use std::sync::Arc;
 
 use backupy_state::{Durability, Error, OpenOptions, Snapshot, Store};
 use common::{
-    Action, Child, Image, Place, Random, Shown, State, child_path, key, listing, names, say, spawn, test_binary,
+    Action, Child, CountedDisk, Image, Place, Random, Shown, State, child_path, key, listing, names, say, spawn,
+    test_binary,
 };
 
 /// The writer's calls. Behind each of them it records a heartbeat, the number of calls so far.
@@ -279,6 +281,49 @@ fn damage_that_stays_is_reported() {
     // What was read before is not read again.
     assert!(shown.refresh().is_ok());
     assert_eq!(shown.job("run-0").unwrap().unwrap().payload, b"payload");
+}
+
+/// What looks like damage may be half written: it is looked at six times, after the header was read. The writer here is
+/// done before read `n`.
+#[test]
+fn what_only_looks_like_damage_is_looked_at_again() {
+    for n in 1..=8 {
+        let place = Place::new();
+        let store = place.open();
+        for i in 0..4 {
+            store.enqueue_job(&format!("run-{i}"), b"payload").unwrap();
+        }
+        store.close().unwrap();
+        let whole = fs::read(place.path()).unwrap();
+        let mut image = Image::read(place.path());
+        let frame = image.frames()[1].clone();
+        image.flip(frame.start + 60).write(place.path());
+        let (disk, path) = (CountedDisk::default(), place.path());
+        disk.before_read(n, move || fs::write(path, whole).unwrap());
+        let opened = Snapshot::open_on(Arc::new(disk), place.path(), &key());
+        match n {
+            8 => assert!(matches!(opened, Err(Error::Corrupt { .. }))),
+            _ => assert_eq!(opened.unwrap().queue_depth(), 4, "whole before read {n}"),
+        }
+    }
+}
+
+/// A writer that ends cuts the space ahead off; a restarted one, a torn tail.
+#[test]
+fn a_file_that_is_cut_between_a_look_at_its_length_and_a_read_is_looked_at_again() {
+    let place = Place::new();
+    let store = place.open();
+    store.enqueue_job("run-0", b"payload").unwrap();
+    store.enqueue_job("run-1", b"payload").unwrap();
+    store.close().unwrap();
+    let first_end = Image::read(place.path()).frames()[0].end as u64;
+    let (disk, path) = (CountedDisk::default(), place.path());
+    // The first read is that of the header.
+    disk.before_read(2, move || {
+        fs::OpenOptions::new().write(true).open(path).unwrap().set_len(first_end).unwrap();
+    });
+    let shown = Snapshot::open_on(Arc::new(disk), place.path(), &key()).unwrap();
+    assert_eq!(shown.queue_depth(), 1);
 }
 
 /// A failed sync can take a record back that a snapshot had shown; the next writer puts another in its place.

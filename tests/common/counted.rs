@@ -1,18 +1,28 @@
-//! The machine's disk, with a count of the syncs.
+//! The machine's disk, with a count of the syncs and reads, and with something that happens before one of the reads.
 
+use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use backupy_state::Result;
 use backupy_state::storage::{Access, Disk, File, LockGuard, Map, PathKind, Storage};
 
 /// Clones count together.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Default)]
 pub(crate) struct CountedDisk {
     syncs: Arc<AtomicU64>,
+    reads: Arc<AtomicU64>,
+    /// The number of a read, and what happens before it.
+    before_read: Arc<Mutex<Option<(u64, Box<dyn FnOnce() + Send>)>>>,
+}
+
+impl fmt::Debug for CountedDisk {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("CountedDisk").finish_non_exhaustive()
+    }
 }
 
 impl CountedDisk {
@@ -23,8 +33,28 @@ impl CountedDisk {
         self.syncs.load(Ordering::SeqCst) - before
     }
 
+    /// How many reads of files the call makes; a look through a memory map is none.
+    pub(crate) fn reads_of(&self, call: impl FnOnce()) -> u64 {
+        let before = self.reads.load(Ordering::SeqCst);
+        call();
+        self.reads.load(Ordering::SeqCst) - before
+    }
+
+    /// Makes the call right before the read `n` of those to come, from 1.
+    pub(crate) fn before_read(&self, n: u64, call: impl FnOnce() + Send + 'static) {
+        let n = self.reads.load(Ordering::SeqCst) + n;
+        *self.before_read.lock().unwrap() = Some((n, Box::new(call)));
+    }
+
     fn count(&self) {
         self.syncs.fetch_add(1, Ordering::SeqCst);
+    }
+
+    fn count_read(&self) {
+        let n = self.reads.fetch_add(1, Ordering::SeqCst) + 1;
+        if let Some((_, call)) = self.before_read.lock().unwrap().take_if(|(due, _)| *due == n) {
+            call();
+        }
     }
 }
 
@@ -76,6 +106,7 @@ impl File for CountedFile {
     }
 
     fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<usize> {
+        self.disk.count_read();
         self.file.read_at(buf, offset)
     }
 
