@@ -275,9 +275,8 @@ impl Index {
 fn drop_void(staged: &mut Vec<Staged>) {
     // Sorting what stands for a key moves a quarter of the bytes, and seldom looks at the key itself.
     let mut order: Vec<(u64, usize)> = staged.iter().enumerate().map(|(i, (key, _))| (key.head(), i)).collect();
-    let by_key = |a: &(u64, usize), b: &(u64, usize)| {
-        a.0.cmp(&b.0).then_with(|| staged[a.1].0.cmp(&staged[b.1].0))
-    };
+    let by_key =
+        |a: &(u64, usize), b: &(u64, usize)| a.0.cmp(&b.0).then_with(|| staged[a.1].0.cmp(&staged[b.1].0));
     order.sort_unstable_by(|a, b| by_key(a, b).then_with(|| a.1.cmp(&b.1)));
     let last_of_each = order.chunk_by(|a, b| by_key(a, b).is_eq()).filter_map(<[_]>::last);
     *staged = last_of_each.map(|&(_, i)| staged[i].clone()).collect();
