@@ -3,7 +3,7 @@
 use std::io;
 use std::process;
 
-use zeroize::{Zeroize, Zeroizing};
+use zeroize::Zeroizing;
 
 use crate::seal::{NONCE_LEN, Nonce};
 
@@ -12,14 +12,16 @@ const FETCHED: usize = 64;
 
 /// Nonces that nobody has used. Wiped as they are used, and on drop.
 pub(crate) struct Nonces {
-    ahead: Zeroizing<Vec<Nonce>>,
+    fetched: Zeroizing<Vec<Nonce>>,
+    /// How many of them were used.
+    used: usize,
     /// Who fetched them. The child of a fork holds a copy of what its parent is going to use.
     process: u32,
 }
 
 impl Nonces {
     pub(crate) fn new() -> Self {
-        Nonces { ahead: Zeroizing::default(), process: process::id() }
+        Nonces { fetched: Zeroizing::default(), used: 0, process: process::id() }
     }
 
     /// A nonce that no other call returns. `fill` is asked for random bytes where none are left.
@@ -28,18 +30,14 @@ impl Nonces {
     }
 
     fn next_in(&mut self, process: u32, fill: impl FnOnce(&mut [u8]) -> io::Result<()>) -> io::Result<Nonce> {
-        if self.process != process {
-            self.ahead.zeroize();
-            self.process = process;
-        }
-        if self.ahead.is_empty() {
+        if self.process != process || self.used == self.fetched.len() {
             let mut fetched = Zeroizing::new(vec![[0; NONCE_LEN]; FETCHED]);
             fill(fetched.as_flattened_mut())?;
-            self.ahead = fetched;
+            *self = Nonces { fetched, used: 0, process };
         }
-        let nonce = std::mem::take(self.ahead.last_mut().ok_or(io::ErrorKind::UnexpectedEof)?);
-        self.ahead.pop();
-        Ok(nonce)
+        let nonce = self.fetched.get_mut(self.used).ok_or(io::ErrorKind::UnexpectedEof)?;
+        self.used += 1;
+        Ok(std::mem::take(nonce))
     }
 }
 
@@ -76,16 +74,16 @@ mod tests {
     fn a_used_nonce_is_gone() {
         let (mut nonces, mut source) = (Nonces::new(), Source(1));
         let nonce = nonces.next(|bytes| source.fill(bytes)).unwrap();
-        assert_eq!(nonces.ahead.len(), FETCHED - 1);
-        assert!(!nonces.ahead.contains(&nonce));
+        assert_eq!(nonces.fetched.len(), FETCHED);
+        assert!(!nonces.fetched.contains(&nonce));
     }
 
     #[test]
     fn the_child_of_a_fork_uses_none_that_its_parent_holds() {
         let (mut nonces, mut source) = (Nonces::new(), Source(1));
         nonces.next_in(7, |bytes| source.fill(bytes)).unwrap();
-        let held = nonces.ahead.clone();
-        let mut in_child = Nonces { ahead: held.clone(), process: 7 };
+        let held = nonces.fetched.clone();
+        let mut in_child = Nonces { fetched: held.clone(), used: 1, process: 7 };
         for _ in 0..FETCHED {
             let nonce = in_child.next_in(8, |bytes| source.fill(bytes)).unwrap();
             assert!(!held.contains(&nonce));
