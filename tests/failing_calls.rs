@@ -469,6 +469,11 @@ fn little_room_is_enough_for_an_ack() {
     sim.set_capacity(sim.world().used() + 4096);
     assert!(matches!(agent.make(Call::Enqueue { job: 1, len: 500 }), Err(Error::Full { .. })));
     agent.make(Call::Ack { job: 0 }).unwrap();
+
+    // The next space ahead begins behind the ack, and not on it.
+    sim.set_capacity(u64::MAX);
+    agent.make(Call::Enqueue { job: 2, len: 500 }).unwrap();
+    survives(&sim.world(), agent.oracle.allowed());
 }
 
 /// The next record is shorter, so what was left of this one would stand behind it.

@@ -15,11 +15,11 @@ use backupy_state::storage::{Access, Disk, File, LockGuard, Map, PathKind, Stora
 pub(crate) struct CountedDisk {
     syncs: Arc<AtomicU64>,
     reads: Arc<AtomicU64>,
-    /// The number of a read, and what happens before it.
-    before_read: Arc<Mutex<Option<(u64, Surprise)>>>,
+    before_read: Arc<Mutex<Option<BeforeRead>>>,
 }
 
-type Surprise = Box<dyn FnOnce() + Send>;
+/// The number of a read, and what happens before it.
+type BeforeRead = (u64, Box<dyn FnOnce() + Send>);
 
 impl fmt::Debug for CountedDisk {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
