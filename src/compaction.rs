@@ -16,8 +16,9 @@ use copy::Copy;
 use crate::index::Index;
 use crate::live::{Live, Writing, lock};
 use crate::log::{GiveBack, Log, Values};
+use crate::new_log::{self, NewLog};
 use crate::reader::{CompactionStats, Reader, View};
-use crate::storage::{self, PathKind};
+use crate::storage;
 use crate::{AgentKey, Error, Result, events, recovery};
 
 mod copy;
@@ -173,9 +174,9 @@ impl Shared {
         let file_len = copy.finish(writing.log.tip())?;
         self.put_in_place(&mut copy, &writing)?;
         let report = CompactionReport {
-            generation: copy.header.id.generation,
+            generation: copy.new.header.id.generation,
             bytes_before,
-            bytes_after: copy.new.tip().end,
+            bytes_after: copy.new.log.tip().end,
             took: begun.elapsed(),
         };
         self.go_on_in(&mut copy, writing, file_len);
@@ -188,7 +189,7 @@ impl Shared {
         let generation = self.live.header().id.generation + 1;
         let copy = Copy::create(self, path, generation, key)?;
         storage
-            .copy_owner_and_mode(path, &copy.temporary)
+            .copy_owner_and_mode(path, copy.new.temporary())
             .map_err(|source| Error::io("keep the owner and mode of", path, source))?;
         Ok(copy)
     }
@@ -196,7 +197,7 @@ impl Shared {
     /// Gives the new file the old one's name, durably.
     fn put_in_place(&self, copy: &mut Copy<'_>, writing: &Writing<'_>) -> Result<()> {
         let Live { path, storage, .. } = &*self.live;
-        let (same, _) = self.live.look(|index| copy.index.holds_as_much_as(index));
+        let (same, _) = self.live.look(|index| copy.new.index.holds_as_much_as(index));
         if !same {
             let what = "the compacted log does not hold what the old one does; please report this";
             return Err(Error::corrupt(path, 0, what));
@@ -205,49 +206,36 @@ impl Shared {
             return Err(Error::Failed { path: path.clone() });
         }
         storage
-            .rename(&copy.temporary, path)
+            .rename(copy.new.temporary(), path)
             .map_err(storage::full_or_io("put the compacted log in the place of", path))?;
-        copy.keep = true;
+        copy.new.keep();
         // Nobody knows which of the two files a power cut would leave under the name.
         recovery::sync_folder(&**storage, path)
             .inspect_err(|_| writing.log.commit().fail(&std::io::ErrorKind::Other.into()))
     }
 
     fn go_on_in(&self, copy: &mut Copy<'_>, writing: Writing<'_>, file_len: u64) {
-        let Copy { new, file, header, index, .. } = copy;
+        let NewLog { log, file, header, index, .. } = &mut copy.new;
         let mut index = std::mem::replace(index, Index::new(self.live.order));
         // A batch that was peeked before names its events by their ordinals.
         self.live.look(|old| index.count_ordinals_on_from(old));
         let values = Arc::new(Values::new(Arc::clone(file), self.live.mmap));
         let view = View { header: *header, index, values };
-        let log = Log::new(Arc::clone(file), Arc::clone(&self.live.storage), new.tip(), file_len, true);
+        let log = Log::new(Arc::clone(file), Arc::clone(&self.live.storage), log.tip(), file_len, true);
         drop(writing.switch(log, view));
     }
 
     /// Makes a copy of this generation under another name.
     fn backup(&self, path: &Path, key: &AgentKey) -> Result<()> {
         drop(self.live.write()?);
-        let Live { storage, .. } = &*self.live;
-        let target = storage.resolve(path).map_err(|source| Error::io("find", path, source))?;
-        let refuse =
-            || Error::Invalid { what: format!("{} exists already; it was not changed", target.display()) };
-        let kind = storage.kind(&target).map_err(|source| Error::io("look at", &target, source))?;
-        if kind != PathKind::Missing {
-            return Err(refuse());
-        }
+        let target = new_log::free_target(&*self.live.storage, path)?;
         let mut copy = Copy::create(self, &target, self.live.header().id.generation, key)?;
         copy.catch_up()?;
         // Held to the end: what is replaced behind the tip meanwhile would be left out with nothing in its place.
         let writing = self.live.write()?;
         copy.finish(writing.log.tip())?;
         drop(writing);
-        storage.rename_new(&copy.temporary, &target).map_err(|source| match source.kind() {
-            std::io::ErrorKind::AlreadyExists => refuse(),
-            _ => Error::io("name the backup", &target, source),
-        })?;
-        copy.keep = true;
-        recovery::sync_folder(&**storage, &target)?;
-        copy.end_cleanly()
+        copy.new.name(&target, "name the backup")
     }
 
     /// An error when the store is being closed.

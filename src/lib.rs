@@ -66,6 +66,7 @@ mod events;
 mod key;
 mod compaction;
 mod live;
+mod new_log;
 mod pack;
 mod recovery;
 mod aside;

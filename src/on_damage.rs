@@ -15,7 +15,6 @@ use std::path::Path;
 
 use crate::losses::SalvageReport;
 use crate::options::{OnDamage, OpenOptions};
-use crate::path::sibling;
 use crate::recovery::{self, Recovered};
 use crate::salvage::Source;
 use crate::walk::Beside;
@@ -41,15 +40,14 @@ pub(crate) fn open(options: &OpenOptions, path: &Path, key: &AgentKey) -> Result
 
 fn set_aside(options: &OpenOptions, path: &Path, key: &AgentKey) -> Result<SalvageReport> {
     let storage = &options.storage;
-    let temporary = sibling(path, ".new");
     let source = Source::open(&**storage, path, key)?.expecting(options.expected);
-    let (mut new, report) = source.bring_over(storage, key, &temporary, path, Beside::Nobody)?;
+    let (mut new, report) = source.bring_over(storage, key, path, Beside::Nobody)?;
     storage
-        .copy_owner_and_mode(path, &temporary)
+        .copy_owner_and_mode(path, new.temporary())
         .map_err(|source| Error::io("keep the owner and mode of", path, source))?;
     let damaged = aside::keep_damaged(&**storage, path)?;
     storage
-        .rename(&temporary, path)
+        .rename(new.temporary(), path)
         .map_err(|source| Error::io("put the salvaged log in the place of", path, source))?;
     new.keep();
     recovery::sync_folder(&**storage, path)?;
