@@ -6,6 +6,7 @@
 mod sim;
 
 use std::collections::{HashMap, HashSet};
+use std::io::{self, Write};
 use std::panic::{self, AssertUnwindSafe};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -58,6 +59,13 @@ const AGAIN_IMAGES: usize = 60;
 const THREADS: usize = 2;
 const HEADER_PAGE_LEN: usize = 4096;
 
+/// Also when the test passes, where `println` would be kept back: the log of a run has the counts.
+macro_rules! tell {
+    ($($said:tt)*) => {
+        let _ = writeln!(io::stderr(), $($said)*);
+    };
+}
+
 #[derive(Clone, Debug)]
 struct History {
     mode: Mode,
@@ -93,13 +101,13 @@ fn every_short_history_survives_a_power_cut_at_every_operation() {
         let all = |mode| (0..ALPHABET.len().pow(len)).map(move |number| exhaustive(mode, len, number));
         check_all(&Mode::ALL.into_iter().flat_map(all).collect::<Vec<_>>(), &seen);
         let count = seen.count();
-        println!("all histories of up to {len} calls: {count} distinct images in {:.1?}", begun.elapsed());
+        tell!("all histories of up to {len} calls: {count} distinct images in {:.1?}", begun.elapsed());
     }
     for len in 1..=MORE_HISTORY_LEN {
         let all = |mode| (0..(ALPHABET.len() + MORE.len()).pow(len)).filter_map(move |n| with_more(mode, len, n));
         check_all(&Mode::ALL.into_iter().flat_map(all).collect::<Vec<_>>(), &seen);
         let count = seen.count();
-        println!("with compaction, up to {len} calls: {count} distinct images in {:.1?}", begun.elapsed());
+        tell!("with compaction, up to {len} calls: {count} distinct images in {:.1?}", begun.elapsed());
     }
     assert!(seen.count() >= 1_000_000);
 }
@@ -113,7 +121,7 @@ fn random_histories_survive_a_power_cut_at_every_operation() {
     let first_seed = variable("CRASH_SEED", 1);
     let count = variable("CRASH_HISTORIES", RANDOM_HISTORIES);
     check_all(&(first_seed..first_seed + count).map(random_history).collect::<Vec<_>>(), &seen);
-    println!("{count} random histories: {} distinct images in {:.1?}", seen.count(), begun.elapsed());
+    tell!("{count} random histories: {} distinct images in {:.1?}", seen.count(), begun.elapsed());
 }
 
 /// The rename of a compaction is in the page cache only when its process is killed. The next process must not be
