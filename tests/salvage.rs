@@ -325,6 +325,12 @@ fn repeated_frames_are_taken_once() {
             let content = subject.with_frames(place, then);
             check(subject, &content, &BTreeSet::new(), &|| format!("{copied} again at {place}"));
         }
+        // Of several, each is chained to the one before it.
+        if let Some(copied) = place.checked_sub(5) {
+            let then = [&all[copied..copied + 3], &all[place..]].concat();
+            let content = subject.with_frames(place, then);
+            check(subject, &content, &BTreeSet::new(), &|| format!("{copied} and two more again at {place}"));
+        }
         // One from further on costs at most itself and what it is in front of.
         let later = (place + 5).min(all.len() - 1);
         let content = subject.with_frames(place, [&[all[later]], &all[place..]].concat());
