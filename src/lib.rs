@@ -79,6 +79,7 @@ mod nonces;
 #[warn(clippy::indexing_slicing)]
 mod format;
 mod seal;
+mod wiped;
 mod path;
 #[doc(hidden)]
 pub mod storage;

@@ -15,6 +15,7 @@ use crate::nonces::Nonces;
 use crate::seal::{NONCE_LEN, Nonce, Sealer, TAG_LEN, Tag};
 use crate::storage::{self, File, Map, Storage};
 use crate::walk::OpenFrame;
+use crate::wiped::{self, Wiped};
 use crate::{Error, Result};
 
 /// An open log file with the keys of its generation.
@@ -314,11 +315,12 @@ impl Values {
     }
 
     /// Opens the value at `place`, which lies in `frame`, and appends it to `out`.
-    pub(crate) fn open_into(&self, out: &mut Vec<u8>, frame: &OpenFrame<'_>, place: Location) -> Result<()> {
+    pub(crate) fn open_into(&self, out: &mut Wiped, frame: &OpenFrame<'_>, place: Location) -> Result<()> {
         let (start, len) = (place.offset_in_body(), place.len as usize);
         // The manifest was held against the frame's length, so the value is there.
         let sealed = frame.body.get(start..start + len + TAG_LEN).unwrap_or_default();
         let at = out.len();
+        wiped::reserve(out, sealed.len());
         out.extend_from_slice(sealed);
         let opened = self.unseal(&mut out[at..], &frame.header.nonce, place);
         out.truncate(if opened.is_ok() { at + len } else { at });

@@ -5,8 +5,6 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use zeroize::Zeroizing;
-
 use crate::format::frame::{ALIGNMENT, ValueCursor};
 use crate::format::header::Header;
 use crate::format::record::Operation;
@@ -18,6 +16,7 @@ use crate::path::sibling;
 use crate::seal::GenerationId;
 use crate::storage::{self, Storage};
 use crate::walk::{self, Beside, Found, Scan};
+use crate::wiped::Wiped;
 use crate::{AgentKey, Error, Result, recovery};
 
 /// Removed again when dropped, unless it has got its name.
@@ -76,7 +75,7 @@ impl NewLog {
     pub(crate) fn add(
         &mut self,
         operation: &Operation<'_>,
-        append_value: impl FnOnce(&mut Vec<u8>) -> Result<()>,
+        append_value: impl FnOnce(&mut Wiped) -> Result<()>,
     ) -> Result<()> {
         self.pack.add(operation, append_value)?;
         if self.pack.bytes.len() >= PACK_LEN { self.flush() } else { Ok(()) }
@@ -106,14 +105,14 @@ impl NewLog {
         self.log.pending().wait()?;
         self.file.file.drop_cache(self.checked.end).map_err(self.file.io("drop the page cache of"))?;
         let values = Values::new(Arc::clone(&self.file), false);
-        let mut value = Zeroizing::default();
+        let mut value = Wiped::default();
         let mut scan = Scan::new(&self.file, Beside::Nobody, self.checked)?;
         while let Found::Frame(frame) = scan.next()? {
             keep_going()?;
             let mut places = ValueCursor::new(frame.offset, &frame.header);
             let operations = frame.manifest.into_iter().flat_map(|manifest| manifest.operations());
             for place in operations.filter_map(|operation| places.place(&operation)) {
-                Vec::clear(&mut value);
+                value.clear();
                 values.open_into(&mut value, &frame, place)?;
             }
         }

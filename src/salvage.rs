@@ -6,8 +6,6 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use zeroize::Zeroizing;
-
 use crate::format::bucket::{Bucket, CONFIG_KEY, SESSION_KEY};
 use crate::format::frame::ValueCursor;
 use crate::format::header::Header;
@@ -168,14 +166,13 @@ impl Source {
 /// What was brought over so far.
 struct Salvaged {
     new: NewLog,
-    value: Zeroizing<Vec<u8>>,
     records: u64,
     operations: u64,
 }
 
 impl Salvaged {
     fn new(new: NewLog) -> Self {
-        Salvaged { new, value: Zeroizing::default(), records: 0, operations: 0 }
+        Salvaged { new, records: 0, operations: 0 }
     }
 
     /// Takes over what the frame's record does, but for the puts whose values are lost.
@@ -185,20 +182,22 @@ impl Salvaged {
         let mut places = ValueCursor::new(frame.offset, &frame.header);
         for operation in manifest.operations() {
             let place = places.place(&operation);
-            Vec::clear(&mut self.value);
-            if let Some(place) = place {
-                let opened = old.open_into(&mut self.value, frame, place);
-                if opened.is_err() || !operation.bucket.allows_value(operation.key, &self.value) {
-                    losses.note_value(&operation, place);
-                    continue;
-                }
+            let mut lost = None;
+            let added = self.new.add(&operation, |bytes| {
+                let Some(place) = place else { return Ok(()) };
+                let at = bytes.len();
+                let opened = old.open_into(bytes, frame, place).and_then(|()| {
+                    let is_well_formed = operation.bucket.allows_value(operation.key, &bytes[at..]);
+                    if is_well_formed { Ok(()) } else { Err(old.malformed(place)) }
+                });
+                opened.inspect_err(|_| lost = Some(place))
+            });
+            if let Some(place) = lost {
+                losses.note_value(&operation, place);
+                continue;
             }
+            added?;
             losses.note_superseded(&operation);
-            let value = &self.value;
-            self.new.add(&operation, |bytes| {
-                bytes.extend_from_slice(value);
-                Ok(())
-            })?;
             self.operations += 1;
         }
         Ok(())

@@ -267,7 +267,10 @@ impl<'a> Window<'a> {
         self.bytes.drain(..at);
         self.start = offset;
         let kept = self.bytes.len();
-        self.bytes.resize(within(len.max(READ_LEN)), 0);
+        let wanted = within(len.max(READ_LEN));
+        // No more than the longest frame so far: doubling would hold up to twice that.
+        self.bytes.reserve_exact(wanted - kept);
+        self.bytes.resize(wanted, 0);
         let rest = &mut self.bytes[kept..];
         if let Err(error) = storage::read_exact_at(self.file, rest, offset + kept as u64) {
             self.bytes.clear();

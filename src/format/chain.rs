@@ -1,10 +1,9 @@
 //! What a frame tells of the tag before it, where that tag is lost. Implements *Reading behind damage* of FORMAT.md.
 
-use zeroize::Zeroizing;
-
 use super::frame::FrameHeader;
 use super::record::Manifest;
 use crate::seal::{Sealer, TAG_LEN, Tag};
+use crate::wiped::Wiped;
 
 /// Tells which 16 bytes a manifest could have been chained to, thousands of times faster than opening it with each.
 ///
@@ -25,7 +24,7 @@ impl ChainProbe {
     /// `None` where the body is cut short.
     pub(crate) fn new(header: &FrameHeader, body: &[u8], sealer: &Sealer) -> Option<Self> {
         let stored = u128::from_be_bytes(header.stored_tag(body)?);
-        let mut text = Zeroizing::default();
+        let mut text = Wiped::default();
         header.load_manifest(body, &mut text).ok()?;
         // Sealing adds the key stream, which turns ciphertext into plaintext and back; the tag is over what comes out.
         // Nothing of it leaves the process, so that the nonce is used again does no harm.
@@ -60,13 +59,7 @@ impl ChainProbe {
 
 impl FrameHeader {
     /// The tag that the manifest in `body` must have behind `chain`.
-    pub(crate) fn expected_tag(
-        &self,
-        body: &[u8],
-        chain: &Tag,
-        sealer: &Sealer,
-        text: &mut Zeroizing<Vec<u8>>,
-    ) -> Option<Tag> {
+    pub(crate) fn expected_tag(&self, body: &[u8], chain: &Tag, sealer: &Sealer, text: &mut Wiped) -> Option<Tag> {
         self.load_manifest(body, text).ok()?;
         let aad = self.manifest_aad(chain);
         // As above: to plaintext, and back to what stands there.
@@ -79,7 +72,7 @@ impl FrameHeader {
         &self,
         body: &[u8],
         sealer: &Sealer,
-        text: &'t mut Zeroizing<Vec<u8>>,
+        text: &'t mut Wiped,
     ) -> Option<Option<Manifest<'t>>> {
         self.load_manifest(body, text).ok()?;
         sealer.seal_manifest(&self.nonce, &self.manifest_aad(&[0; TAG_LEN]), text);
@@ -144,9 +137,9 @@ mod tests {
         let chain = [5; TAG_LEN];
         for jobs in [0, 1, 7] {
             let (header, body) = sealed(jobs, &chain);
-            let expected = header.expected_tag(&body, &chain, &sealer(), &mut Zeroizing::default());
+            let expected = header.expected_tag(&body, &chain, &sealer(), &mut Wiped::default());
             assert_eq!(expected, header.stored_tag(&body));
-            let mut text = Zeroizing::default();
+            let mut text = Wiped::default();
             let manifest = header.read_unproven(&body, &sealer(), &mut text).unwrap();
             assert_eq!(manifest.map_or(0, |manifest| manifest.count()), u32::from(jobs));
         }

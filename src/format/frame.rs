@@ -1,10 +1,9 @@
 //! The frame: how a record lies in the log, sealed and chained. Implements *Frame* and *Sealing* of FORMAT.md.
 
-use zeroize::Zeroizing;
-
 use super::record::{self, Action, Change, Manifest, Operation};
 use super::{SaltedCrc, bytes_at};
 use crate::seal::{MANIFEST_AAD_LEN, NONCE_LEN, Nonce, Sealer, TAG_LEN, Tag};
+use crate::wiped::{self, Wiped};
 
 // The header, as a ladder of offsets.
 const HEADER_CRC_AT: usize = 0;
@@ -144,7 +143,7 @@ impl FrameHeader {
         body: &[u8],
         chain: &Tag,
         sealer: &Sealer,
-        text: &'t mut Zeroizing<Vec<u8>>,
+        text: &'t mut Wiped,
     ) -> Result<(Option<Manifest<'t>>, Tag), &'static str> {
         let tag = self.stored_tag(body).ok_or(SHORT_BODY)?;
         let manifest = self.unseal_manifest(body, chain, &tag, sealer, text)?;
@@ -168,7 +167,7 @@ impl FrameHeader {
         chain: &Tag,
         tag: &Tag,
         sealer: &Sealer,
-        text: &'t mut Zeroizing<Vec<u8>>,
+        text: &'t mut Wiped,
     ) -> Result<Option<Manifest<'t>>, &'static str> {
         self.load_manifest(body, text)?;
         sealer
@@ -195,14 +194,11 @@ impl FrameHeader {
     }
 
     /// Copies the sealed manifest of `body` into `text`.
-    pub(super) fn load_manifest(&self, body: &[u8], text: &mut Zeroizing<Vec<u8>>) -> Result<(), &'static str> {
-        let manifest_len = self.manifest_len as usize;
-        if text.capacity() < manifest_len {
-            // Growing in place would leave an unwiped copy of the last manifest behind.
-            *text = Zeroizing::new(Vec::with_capacity(manifest_len.next_power_of_two()));
-        }
+    pub(super) fn load_manifest(&self, body: &[u8], text: &mut Wiped) -> Result<(), &'static str> {
+        let sealed = body.get(..self.manifest_len as usize).ok_or(SHORT_BODY)?;
         text.clear();
-        text.extend_from_slice(body.get(..manifest_len).ok_or(SHORT_BODY)?);
+        wiped::reserve(text, sealed.len());
+        text.extend_from_slice(sealed);
         Ok(())
     }
 
@@ -413,7 +409,7 @@ mod tests {
 
     fn open(bytes: &[u8], chain: &Tag) -> Result<Tag, &'static str> {
         let FrameSight::Header(header) = parse_header(bytes, &crc()) else { panic!("no header") };
-        let mut text = Zeroizing::default();
+        let mut text = Wiped::default();
         header.open_manifest(&bytes[FRAME_HEADER_LEN..], chain, &sealer(), &mut text).map(|(_, tag)| tag)
     }
 
@@ -441,7 +437,7 @@ mod tests {
         assert_eq!((header.seq, header.durable_seq, header.kind), (9, 4, FrameKind::Record));
         assert!(header.body_checks(&bytes[FRAME_HEADER_LEN..], &crc()));
 
-        let mut text = Zeroizing::default();
+        let mut text = Wiped::default();
         let (sealer, body) = (sealer(), &bytes[FRAME_HEADER_LEN..]);
         let (manifest, tag) = header.open_manifest(body, &CHAIN, &sealer, &mut text).unwrap();
         assert_eq!(tag, chain);
