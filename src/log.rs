@@ -215,7 +215,7 @@ impl Log {
         Error::io("write", &self.log.path, error)
     }
 
-    /// Sees to it that `len` bytes of zeros lie ahead, and behind them the reserve, if the disk has them. `reserve`
+    /// Sees to it that `len` bytes of zeros lie ahead, which the next frame goes over, and behind them the reserve, if the disk has them. `reserve`
     /// is what must stay ahead in any case: a put leaves all of it, what gives space back may use it up.
     fn make_room(&mut self, len: u64, reserve: u64) -> Result<()> {
         let wanted = self.tip.end + len + RESERVE_LEN;
@@ -227,7 +227,7 @@ impl Log {
             if target <= self.allocated {
                 return Ok(());
             }
-            match self.grow_to(target.next_multiple_of(SECTOR_LEN)) {
+            match self.grow_to(target.next_multiple_of(SECTOR_LEN), self.tip.end + len) {
                 Ok(()) => return Ok(()),
                 Err(error) if storage::is_full(&error) => {}
                 Err(error) => {
@@ -240,20 +240,39 @@ impl Log {
     }
 
     /// Writes zeros up to `target`. They are allocated as they are written, which a later full disk cannot take
-    /// back, and no sync of a frame has to convert or allocate anything.
-    fn grow_to(&mut self, target: u64) -> io::Result<()> {
-        let mut at = self.allocated;
-        while at < target {
-            let len = (target - at).min(ZEROS.len() as u64);
-            #[allow(clippy::cast_possible_truncation, reason = "at most the length of ZEROS")]
-            if let Err(error) = storage::write_all_at(&*self.log.file, &ZEROS[..len as usize], at) {
-                // Zeros do no harm, but a full disk should get them back.
-                self.log.file.set_len(self.allocated)?;
-                return Err(error);
-            }
-            at += len;
+    /// back, and no sync of a frame has to convert or allocate anything. Where a long frame that ends at `frame_end` goes over
+    /// them at once, writing them would take as long as writing the frame: there they are only allocated.
+    fn grow_to(&mut self, target: u64, frame_end: u64) -> io::Result<()> {
+        let grown = self.allocate_for(frame_end).and_then(|from| self.write_zeros(from, target));
+        if let Err(error) = grown {
+            // Zeros do no harm, but a full disk should get them back.
+            self.log.file.set_len(self.allocated)?;
+            return Err(error);
         }
         self.allocated = target;
+        Ok(())
+    }
+
+    /// Returns where zeros are still to be written from.
+    fn allocate_for(&self, frame_end: u64) -> io::Result<u64> {
+        if frame_end < self.allocated + STEP_LEN_MIN {
+            return Ok(self.allocated);
+        }
+        match self.log.file.allocate(frame_end) {
+            Ok(()) => Ok(frame_end),
+            Err(error) if error.kind() == io::ErrorKind::Unsupported => Ok(self.allocated),
+            Err(error) => Err(error),
+        }
+    }
+
+    fn write_zeros(&self, from: u64, until: u64) -> io::Result<()> {
+        let mut at = from;
+        while at < until {
+            let len = (until - at).min(ZEROS.len() as u64);
+            #[allow(clippy::cast_possible_truncation, reason = "at most the length of ZEROS")]
+            storage::write_all_at(&*self.log.file, &ZEROS[..len as usize], at)?;
+            at += len;
+        }
         Ok(())
     }
 }

@@ -19,8 +19,10 @@ use crate::seal::TAG_LEN;
 use crate::storage::{self, File};
 use crate::{Error, Result};
 
+mod ahead;
 mod resync;
 
+pub(crate) use ahead::{Ending, Replayed, replay};
 pub(crate) use resync::{Gap, Piece, Resync};
 
 /// Whether somebody may be writing the file that is walked over.

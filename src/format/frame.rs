@@ -1,5 +1,7 @@
 //! The frame: how a record lies in the log, sealed and chained. Implements *Frame* and *Sealing* of FORMAT.md.
 
+use std::thread;
+
 use super::record::{self, Action, Change, Manifest, Operation};
 use super::{SaltedCrc, bytes_at};
 use crate::seal::{MANIFEST_AAD_LEN, NONCE_LEN, Nonce, Sealer, TAG_LEN, Tag};
@@ -147,17 +149,25 @@ impl FrameHeader {
     ) -> Result<(Option<Manifest<'t>>, Tag), &'static str> {
         let tag = self.stored_tag(body).ok_or(SHORT_BODY)?;
         let manifest = self.unseal_manifest(body, chain, &tag, sealer, text)?;
-        if manifest.is_none() {
-            return Ok((None, tag));
-        }
-        let padding = body.get(self.values_end(manifest.as_ref())..).unwrap_or_default();
-        if padding.len() >= ALIGNMENT {
+        self.check_padding(manifest.as_ref(), body.last_chunk().ok_or(SHORT_BODY)?)?;
+        Ok((manifest, tag))
+    }
+
+    /// `last_bytes` are the last of the frame.
+    pub(crate) fn check_padding(
+        &self,
+        manifest: Option<&Manifest<'_>>,
+        last_bytes: &[u8; ALIGNMENT],
+    ) -> Result<(), &'static str> {
+        let padding_len = (self.len as usize - FRAME_HEADER_LEN).saturating_sub(self.values_end(manifest));
+        if padding_len >= ALIGNMENT {
             return Err("the frame is longer than its values");
         }
+        let padding = last_bytes.get(ALIGNMENT - padding_len..).unwrap_or_default();
         if padding.iter().any(|&byte| byte != 0) {
             return Err("the frame's padding is not zero");
         }
-        Ok((manifest, tag))
+        Ok(())
     }
 
     /// As [`open_manifest`](Self::open_manifest), but asks neither for the padding nor for the tag that stands in `body`.
@@ -170,6 +180,17 @@ impl FrameHeader {
         text: &'t mut Wiped,
     ) -> Result<Option<Manifest<'t>>, &'static str> {
         self.load_manifest(body, text)?;
+        self.unseal_in_place(text, chain, tag, sealer)
+    }
+
+    /// Opens the sealed manifest in `text` where it lies.
+    pub(crate) fn unseal_in_place<'t>(
+        &self,
+        text: &'t mut [u8],
+        chain: &Tag,
+        tag: &Tag,
+        sealer: &Sealer,
+    ) -> Result<Option<Manifest<'t>>, &'static str> {
         sealer
             .open_manifest(&self.nonce, &self.manifest_aad(chain), text, tag)
             .map_err(|_| "the frame's seal does not fit")?;
@@ -193,9 +214,14 @@ impl FrameHeader {
         bytes_at(body, self.manifest_len as usize)
     }
 
+    /// The sealed manifest in `body`.
+    pub(crate) fn sealed_manifest<'b>(&self, body: &'b [u8]) -> Option<&'b [u8]> {
+        body.get(..self.manifest_len as usize)
+    }
+
     /// Copies the sealed manifest of `body` into `text`.
     pub(super) fn load_manifest(&self, body: &[u8], text: &mut Wiped) -> Result<(), &'static str> {
-        let sealed = body.get(..self.manifest_len as usize).ok_or(SHORT_BODY)?;
+        let sealed = self.sealed_manifest(body).ok_or(SHORT_BODY)?;
         text.clear();
         wiped::reserve(text, sealed.len());
         text.extend_from_slice(sealed);
@@ -345,12 +371,12 @@ pub(crate) fn encode(changes: &[Change<'_>], seal: &FrameSeal<'_>, out: &mut Vec
     let aad = manifest_aad(&sealed_part, seal.chain);
     let chain = seal.sealer.seal_manifest(&seal.nonce, &aad, &mut out[FRAME_HEADER_LEN..]);
     out.extend_from_slice(&chain);
-    for (i, change) in (0..).zip(changes.iter().filter(|change| sealed_value_len(change) != 0)) {
-        let start = out.len();
+    for change in changes.iter().filter(|change| sealed_value_len(change) != 0) {
         change.value.iter().for_each(|part| out.extend_from_slice(part));
-        let tag = seal.sealer.seal_value(&seal.nonce, seal.seq, i, &mut out[start..]);
-        out.extend_from_slice(&tag);
+        out.extend_from_slice(&[0; TAG_LEN]);
     }
+    let values_at = manifest_end + TAG_LEN;
+    seal_values(changes, seal, &mut out[values_at..]);
     out.resize(len as usize, 0);
 
     let body_crc = seal.crc.of(&out[FRAME_HEADER_LEN..]);
@@ -363,6 +389,45 @@ pub(crate) fn encode(changes: &[Change<'_>], seal: &FrameSeal<'_>, out: &mut Vec
 }
 
 const _: () = assert!(NONCE_AT + NONCE_LEN == KIND_AT);
+
+/// Seals the values in `out`, each with room for its tag behind it. Of many bytes, another thread seals half.
+fn seal_values(changes: &[Change<'_>], seal: &FrameSeal<'_>, out: &mut [u8]) {
+    if out.len() < SEALED_BY_TWO_MIN {
+        return seal_in_order(changes, 0, seal, out);
+    }
+    let (front, back) = changes.split_at(changes.len() / 2);
+    let lens = front.iter().map(sealed_value_len).filter(|&len| len != 0);
+    let (puts, len) = lens.fold((0, 0), |(puts, sum), len| (puts + 1, sum + len));
+    let Some((front_out, back_out)) = usize::try_from(len).ok().and_then(|len| out.split_at_mut_checked(len))
+    else {
+        return;
+    };
+    let mut seal_front = || seal_in_order(front, 0, seal, front_out);
+    let is_sealing = thread::scope(|scope| {
+        let started = thread::Builder::new().spawn_scoped(scope, &mut seal_front);
+        seal_in_order(back, puts, seal, back_out);
+        started.is_ok()
+    });
+    if !is_sealing {
+        seal_front();
+    }
+}
+
+/// The first value has the number `i`.
+fn seal_in_order(changes: &[Change<'_>], mut i: u32, seal: &FrameSeal<'_>, mut out: &mut [u8]) {
+    for change in changes {
+        let Action::Put { value_len } = change.operation.action else { continue };
+        let value;
+        (value, out) = out.split_at_mut(value_len as usize + TAG_LEN);
+        if let Some((text, tag)) = value.split_last_chunk_mut() {
+            *tag = seal.sealer.seal_value(&seal.nonce, seal.seq, i, text);
+        }
+        i += 1;
+    }
+}
+
+/// Starting a thread costs less than a tenth of what it spares.
+const SEALED_BY_TWO_MIN: usize = 1 << 20;
 
 #[cfg(test)]
 #[allow(clippy::indexing_slicing, clippy::cast_possible_truncation, reason = "frames that the tests make")]

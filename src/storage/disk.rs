@@ -137,6 +137,12 @@ impl File for DiskFile {
         self.0.write_at(buf, offset)
     }
 
+    fn allocate(&self, len: u64) -> io::Result<()> {
+        let old_len = self.len()?;
+        let more = len.checked_sub(old_len).ok_or(ErrorKind::InvalidInput)?;
+        Ok(rustix::fs::fallocate(&self.0, rustix::fs::FallocateFlags::empty(), old_len, more)?)
+    }
+
     fn set_len(&self, len: u64) -> io::Result<()> {
         self.0.set_len(len)
     }

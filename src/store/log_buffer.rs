@@ -49,7 +49,7 @@ impl Store {
         let (ordinal, _) = self.look(Index::next_ordinal);
         let key = LogKey { ts_ms, ordinal: ordinal.ok_or_else(ordinals_used_up)? }.encode();
         let event = Change::put(Bucket::Logs, &key, &[], payload);
-        let pending = append_with_drops(writing, gate, &plan, &[event])?;
+        let pending = append_with_drops(writing, gate, &plan, vec![event])?;
         self.committed(&pending, self.log_durability)?;
         Ok(match plan.made_room {
             0 => LogAdmission::Buffered,
@@ -189,7 +189,7 @@ impl Store {
         let discarded = changes.len() as u64;
         if discarded > 0 {
             let plan = Plan { made_room: discarded, ..Plan::default() };
-            let pending = append_with_drops(writing, lock(&self.log_gate), &plan, &changes)?;
+            let pending = append_with_drops(writing, lock(&self.log_gate), &plan, changes)?;
             self.committed(&pending, self.log_durability)?;
         }
         Ok(discarded)
@@ -214,7 +214,7 @@ impl Store {
             gate.dropped += plan.dropped();
             return Ok(());
         }
-        let pending = append_with_drops(writing, gate, &plan, &changes)?;
+        let pending = append_with_drops(writing, gate, &plan, changes)?;
         self.committed(&pending, self.durability)
     }
 
@@ -225,7 +225,7 @@ impl Store {
         if gate.recorded == Some(gate.dropped) {
             return Ok(());
         }
-        match append_with_drops(writing, gate, &Plan::default(), &[]) {
+        match append_with_drops(writing, gate, &Plan::default(), Vec::new()) {
             Err(Error::Full { .. }) => Ok(()),
             written => written.map(drop),
         }
@@ -243,15 +243,18 @@ fn append_with_drops(
     writing: Writing<'_>,
     mut gate: MutexGuard<'_, LogGate>,
     plan: &Plan,
-    changes: &[Change<'_>],
+    changes: Vec<Change<'_>>,
 ) -> Result<Pending> {
     let dropped = gate.dropped + plan.dropped();
     let counter = dropped.to_le_bytes();
-    let room = plan.drop_through.as_ref().map(|last| Change::delete_through(Bucket::Logs, last));
-    let count =
-        (gate.recorded != Some(dropped)).then(|| Change::put(Bucket::Registry, DROPPED_KEY, &counter, &[]));
-    let all: Vec<_> = room.into_iter().chain(changes.iter().copied()).chain(count).collect();
-    let pending = writing.append(&all)?;
+    let mut changes = changes;
+    if let Some(last) = &plan.drop_through {
+        changes.insert(0, Change::delete_through(Bucket::Logs, last));
+    }
+    if gate.recorded != Some(dropped) {
+        changes.push(Change::put(Bucket::Registry, DROPPED_KEY, &counter, &[]));
+    }
+    let pending = writing.append(&changes)?;
     (gate.dropped, gate.recorded) = (dropped, Some(dropped));
     Ok(pending)
 }

@@ -401,6 +401,10 @@ impl File for SimFile {
         Ok(len)
     }
 
+    fn allocate(&self, len: u64) -> io::Result<()> {
+        self.set_len(len)
+    }
+
     fn set_len(&self, len: u64) -> io::Result<()> {
         let (mut state, _) = self.begin_write(Op::SetLen)?;
         state.world.inode_mut(self.inode).set_len(len);
