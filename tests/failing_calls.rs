@@ -557,6 +557,47 @@ fn an_io_error_while_the_log_grows_ends_writing() {
     survives(&agent.sim.world(), agent.oracle.allowed());
 }
 
+/// A frame longer than a step of space ahead goes over space that is allocated but holds no zeros yet.
+#[test]
+fn a_long_frame_that_finds_no_room_leaves_the_log_as_it_was() {
+    let (call, before) = (Call::Enqueue { job: 0, len: 300_000 }, Call::Enqueue { job: 1, len: 400 });
+    let used = || {
+        let mut agent = Agent::new(Sim::new(19), Mode::Sync);
+        agent.start().unwrap();
+        agent.make(before).unwrap();
+        agent
+    };
+    let mut healthy = used();
+    let begun = healthy.sim.ops();
+    healthy.make(call).unwrap();
+    let ops = &healthy.sim.trace()[begun..];
+    let (allocating, writing) = (Op::SetLen, Op::Write);
+    assert_eq!(ops.iter().filter(|&&op| op == allocating).count(), 1, "{ops:?}");
+    let with_room = ops.iter().filter(|&&op| op == writing).count();
+    assert!(with_room >= 2, "zeros for the reserve, and the frame: {ops:?}");
+
+    for (n, &op) in ops.iter().enumerate().filter(|&(_, &op)| op == allocating || op == writing) {
+        let mut agent = used();
+        let len = agent.store().stats().log_len;
+        agent.sim.fail(begun + n, Failure::Errno(ENOSPC));
+        let made = agent.make(call);
+        // Where a smaller step suffices, the call goes on.
+        assert!(matches!(made, Ok(()) | Err(Error::Full { .. })), "{op:?} {n}: {made:?}");
+        if made.is_err() {
+            assert_eq!(agent.store().stats().log_len, len);
+            agent.make(Call::Ack { job: 1 }).unwrap();
+        }
+        survives(&agent.sim.world(), agent.oracle.allowed());
+
+        let mut agent = used();
+        agent.sim.fail(begun + n, Failure::Errno(EIO));
+        let made = agent.make(call);
+        assert!(matches!(made, Err(Error::Io { .. })), "{op:?} {n}: {made:?}");
+        refuses_writes_and_goes_on_reading(&agent);
+        survives(&agent.sim.world(), agent.oracle.allowed());
+    }
+}
+
 /// What was not written is not done, for those who read on either.
 #[test]
 fn an_ack_that_finds_no_room_leaves_the_job_in_the_queue() {
