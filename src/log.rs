@@ -303,7 +303,7 @@ pub(crate) enum GiveBack {
 pub(crate) struct Values {
     log: Arc<LogFile>,
     /// `None` where values are read by `pread` only.
-    map: Option<RwLock<Option<Map>>>,
+    map: Option<RwLock<Option<Arc<Map>>>>,
 }
 
 impl Values {
@@ -319,18 +319,18 @@ impl Values {
         &self.log
     }
 
-    /// Reads and opens the value at `place`.
+    /// Reads and opens the value at `place`. Of many values, [`Reading`] is quicker.
     ///
     /// # Errors
-    /// `Unauthentic` when its seal does not fit, without naming what it is; `Io`.
+    /// As [`Reading::read`].
     pub(crate) fn read(&self, place: Location) -> Result<Vec<u8>> {
-        let Sealed { nonce, mut text } = match self.read_map(place) {
-            Some(sealed) => sealed,
-            None => self.read_file(place).map_err(self.log.io("read"))?,
-        };
-        self.unseal(&mut text, &nonce, place)?;
-        text.truncate(place.len as usize);
-        Ok(text)
+        self.reading().read(place)
+    }
+
+    /// To read some values, one after the other.
+    pub(crate) fn reading(&self) -> Reading<'_> {
+        let held = self.map.as_ref().map(|map| map.read().unwrap_or_else(PoisonError::into_inner));
+        Reading { values: self, map: held.and_then(|map| map.clone()) }
     }
 
     /// Opens the value at `place`, which lies in `frame`, and appends it to `out`.
@@ -369,19 +369,43 @@ impl Values {
         Ok(sealed)
     }
 
-    fn read_map(&self, place: Location) -> Option<Sealed> {
+    /// A map of the log as it is now, for others to use as well. Where mapping fails, there is still `pread`.
+    fn renew_map(&self) -> Option<Arc<Map>> {
         let map = self.map.as_ref()?;
-        let held = map.read().unwrap_or_else(PoisonError::into_inner);
-        if let Some(sealed) = held.as_ref().and_then(|map| Sealed::copy(map, place)) {
-            return Some(sealed);
-        }
-        drop(held);
-        // The log has outgrown the map: a new one covers the space ahead too, so this happens once a step. Where
-        // mapping fails, there is still pread.
-        let renewed = self.log.file.map().ok()??;
-        let sealed = Sealed::copy(&renewed, place);
-        *map.write().unwrap_or_else(PoisonError::into_inner) = Some(renewed);
-        sealed
+        let renewed = Arc::new(self.log.file.map().ok()??);
+        *map.write().unwrap_or_else(PoisonError::into_inner) = Some(Arc::clone(&renewed));
+        Some(renewed)
+    }
+}
+
+/// Reads values by one map, without asking for it each time.
+pub(crate) struct Reading<'a> {
+    values: &'a Values,
+    map: Option<Arc<Map>>,
+}
+
+impl Reading<'_> {
+    /// Reads and opens the value at `place`.
+    ///
+    /// # Errors
+    /// `Unauthentic` when its seal does not fit, without naming what it is; `Io`.
+    pub(crate) fn read(&mut self, place: Location) -> Result<Vec<u8>> {
+        let Sealed { nonce, mut text } = match self.read_map(place) {
+            Some(sealed) => sealed,
+            None => self.values.read_file(place).map_err(self.values.log.io("read"))?,
+        };
+        self.values.unseal(&mut text, &nonce, place)?;
+        text.truncate(place.len as usize);
+        Ok(text)
+    }
+
+    fn read_map(&mut self, place: Location) -> Option<Sealed> {
+        let copy = |map: &Option<Arc<Map>>| Sealed::copy(map.as_ref()?, place);
+        copy(&self.map).or_else(|| {
+            // The log has outgrown the map: a new one covers the space ahead too, so this happens once a step.
+            self.map = self.values.renew_map();
+            copy(&self.map)
+        })
     }
 }
 

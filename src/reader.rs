@@ -13,7 +13,7 @@ use crate::format::frame::Location;
 use crate::format::header::{HEADER_PAGE_LEN, Header};
 use crate::format::record::VALUE_LEN_MAX;
 use crate::index::{Index, Key};
-use crate::log::{Tip, Values};
+use crate::log::{Reading, Tip, Values};
 use crate::{Error, Result};
 
 /// The configuration that was saved last.
@@ -207,8 +207,9 @@ pub(crate) trait Reader {
         after.map_or(Ok(()), check_run_id)?;
         let (places, values) = self.look(|index| index.jobs(after, n));
         let mut jobs = Vec::with_capacity(places.len());
+        let mut reading = values.reading();
         for (key, place) in places {
-            jobs.push(read_job(&values, &key, place)?);
+            jobs.push(read_job(&values, &mut reading, &key, place)?);
         }
         self.confirm()?;
         Ok(jobs)
@@ -217,7 +218,8 @@ pub(crate) trait Reader {
     fn job(&self, run_id: &str) -> Result<Option<QueuedJob>> {
         check_run_id(run_id)?;
         let (place, values) = self.look(|index| index.get(Bucket::Queue, run_id.as_bytes()));
-        let job = place.map(|place| read_job(&values, run_id.as_bytes(), place)).transpose()?;
+        let mut reading = values.reading();
+        let job = place.map(|place| read_job(&values, &mut reading, run_id.as_bytes(), place)).transpose()?;
         self.confirm()?;
         Ok(job)
     }
@@ -277,9 +279,10 @@ pub(crate) trait Reader {
 /// What is wrong with the first one.
 pub(crate) fn read_events(values: &Values, places: &[(Key, Location)]) -> Result<Vec<LogEvent>> {
     let mut events = Vec::with_capacity(places.len());
+    let mut reading = values.reading();
     for (key, place) in places {
         let LogKey { ts_ms, .. } = LogKey::decode(key).ok_or_else(|| malformed(values, *place))?;
-        match values.read(*place) {
+        match reading.read(*place) {
             Ok(payload) => events.push(LogEvent { ts_ms, payload }),
             Err(error) if events.is_empty() => return Err(error),
             Err(_) => break,
@@ -305,9 +308,9 @@ pub(crate) fn check_value(what: &'static str, value: &[u8]) -> Result<()> {
     Ok(())
 }
 
-fn read_job(values: &Values, key: &[u8], place: Location) -> Result<QueuedJob> {
+fn read_job(values: &Values, reading: &mut Reading<'_>, key: &[u8], place: Location) -> Result<QueuedJob> {
     let run_id = String::from_utf8(key.to_vec()).map_err(|_| malformed(values, place))?;
-    match values.read(place) {
+    match reading.read(place) {
         Ok(payload) => Ok(QueuedJob { run_id, payload }),
         Err(error) => Err(error.about_job(run_id)),
     }

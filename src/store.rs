@@ -189,11 +189,10 @@ impl Store {
     pub fn enqueue_job(&self, run_id: &str, payload: &[u8]) -> Result<Enqueued> {
         check_run_id(run_id)?;
         check_value("a payload", payload)?;
-        let writing = self.live.write()?;
-        let key = run_id.as_bytes();
-        let (replaced, _) = self.look(|index| index.get(Bucket::Queue, key).is_some());
-        self.commit(writing, &[Change::put(Bucket::Queue, key, &[], payload)], self.durability)?;
-        Ok(if replaced { Enqueued::Replaced } else { Enqueued::Added })
+        let change = Change::put(Bucket::Queue, run_id.as_bytes(), &[], payload);
+        let (pending, replaced) = self.live.write()?.append_counting(&[change])?;
+        self.committed(&pending, self.durability)?;
+        Ok(if replaced > 0 { Enqueued::Replaced } else { Enqueued::Added })
     }
 
     /// Removes a job for good. Returns whether the queue held it; if not, nothing is written.

@@ -1,5 +1,6 @@
 //! The frame: how a record lies in the log, sealed and chained. Implements *Frame* and *Sealing* of FORMAT.md.
 
+use std::num::NonZeroU32;
 use std::thread;
 
 use super::record::{self, Action, Change, Manifest, Operation};
@@ -250,11 +251,11 @@ fn manifest_aad(sealed_part: &[u8; SEALED_PART_LEN], chain: &Tag) -> [u8; MANIFE
 }
 
 /// Where a value lies.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Location {
     pub(crate) frame_offset: u64,
-    /// Fits 32 bits: see [`SEQ_MAX`].
-    seq: u32,
+    /// Fits 32 bits: see [`SEQ_MAX`]. Never zero, so that an `Option` of a location is no longer.
+    seq: NonZeroU32,
     /// From the start of the frame.
     value_at: u32,
     /// The value's number in its frame, from 0.
@@ -265,7 +266,7 @@ pub(crate) struct Location {
 
 impl Location {
     pub(crate) fn seq(&self) -> u64 {
-        u64::from(self.seq)
+        u64::from(self.seq.get())
     }
 
     pub(crate) fn value_offset(&self) -> u64 {
@@ -283,7 +284,7 @@ impl Location {
 
     /// Where the value was put in the order of all puts of its generation.
     pub(crate) fn order(&self) -> (u32, u32) {
-        (self.seq, self.i)
+        (self.seq.get(), self.i)
     }
 }
 
@@ -296,7 +297,7 @@ pub(crate) struct ValueCursor {
 impl ValueCursor {
     pub(crate) fn new(frame_offset: u64, header: &FrameHeader) -> Self {
         #[allow(clippy::cast_possible_truncation, reason = "parse_fields and the writer keep seq within 2^31")]
-        let seq = header.seq as u32;
+        let seq = NonZeroU32::new(header.seq as u32).unwrap_or(NonZeroU32::MIN);
         #[allow(clippy::cast_possible_truncation, reason = "a small constant")]
         let value_at = FRAME_LEN_MIN as u32 + header.manifest_len;
         ValueCursor { next: Location { frame_offset, seq, value_at, i: 0, len: 0 } }
