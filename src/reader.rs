@@ -59,6 +59,8 @@ pub struct LogBatch {
     events: Vec<LogEvent>,
     pub(crate) keys: Vec<Key>,
     dropped: u64,
+    /// The same, with all that had been acked or drained before: for the store that it was peeked from.
+    pub(crate) dropped_ever: u64,
 }
 
 impl LogBatch {
@@ -256,7 +258,7 @@ pub(crate) trait Reader {
         let events = read_events(&values, &places)?;
         self.confirm()?;
         let keys = places.into_iter().map(|(key, _)| key).take(events.len()).collect();
-        Ok(LogBatch { events, keys, dropped })
+        Ok(LogBatch { events, keys, dropped, dropped_ever: dropped })
     }
 
     /// How many log events had been dropped when the log was written last.

@@ -128,3 +128,30 @@ fn drops_between_peek_and_ack_stay_counted() {
     assert_eq!(store.stats().logs_dropped, 1);
     assert_eq!(times(&store), [2, 3]);
 }
+
+/// Two batches tell of the same drops. Those since then nobody has told yet.
+#[test]
+fn drops_are_taken_off_once_and_only_when_told() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = open(&folder.path().join("state.db"), |limits| limits.max_count = Some(2));
+    for ts in 0..4 {
+        store.buffer_log(ts, b"x").unwrap();
+    }
+    let (first, again) = (store.peek_logs(1).unwrap(), store.peek_logs(1).unwrap());
+    assert_eq!((first.dropped(), again.dropped()), (2, 2));
+    assert_eq!(store.ack_logs(first).unwrap(), 1);
+    for ts in 4..6 {
+        store.buffer_log(ts, b"x").unwrap();
+    }
+    assert_eq!(store.ack_logs(again).unwrap(), 0);
+    assert_eq!(store.stats().logs_dropped, 1);
+
+    // A drain in between has reset the count.
+    let before = store.peek_logs(1).unwrap();
+    store.drain_logs(1).unwrap();
+    for ts in 6..8 {
+        store.buffer_log(ts, b"x").unwrap();
+    }
+    store.ack_logs(before).unwrap();
+    assert_eq!(store.peek_logs(9).unwrap().dropped(), 1);
+}

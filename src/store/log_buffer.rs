@@ -76,7 +76,7 @@ impl Store {
                 changes.push(Change::delete(Bucket::Registry, DROPPED_KEY));
             }
             let pending = writing.append(&changes)?;
-            (gate.dropped, gate.recorded) = (0, Some(0));
+            gate.note_told(0);
             drop(gate);
             self.committed(&pending, self.log_durability)?;
         }
@@ -102,11 +102,16 @@ impl Store {
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn peek_logs(&self, n: usize) -> Result<LogBatch> {
-        let dropped = lock(&self.log_gate).dropped;
-        Reader::peek_logs(self, n, dropped)
+        let (dropped, dropped_ever) = {
+            let gate = lock(&self.log_gate);
+            (gate.dropped, gate.dropped_ever())
+        };
+        let mut batch = Reader::peek_logs(self, n, dropped)?;
+        batch.dropped_ever = dropped_ever;
+        Ok(batch)
     }
 
-    /// Removes exactly the events of the batch, and takes its count of dropped events off the count. Returns how many
+    /// Removes exactly the events of the batch, and takes the drops that it tells of off the count, if no other batch did. Returns how many
     /// of them it removed: those that were drained or made room meanwhile were gone already. A batch is good for the handle
     /// it was peeked from; after a reopening, peek again. Takes its durability from
     /// [`log_durability`](crate::OpenOptions::log_durability).
@@ -132,7 +137,7 @@ impl Store {
             }
         });
         let Removed { mut changes, count } = removed;
-        let dropped = gate.dropped.saturating_sub(batch.dropped());
+        let dropped = gate.left_after(batch.dropped_ever);
         let counter = dropped.to_le_bytes();
         if gate.recorded != Some(dropped) {
             changes.push(match dropped {
@@ -142,11 +147,11 @@ impl Store {
         }
         if changes.is_empty() {
             // What was dropped since the last record may be all that the batch tells.
-            gate.dropped = dropped;
+            gate.note_told(dropped);
             return Ok(count);
         }
         let pending = writing.append(&changes)?;
-        (gate.dropped, gate.recorded) = (dropped, Some(dropped));
+        gate.note_told(dropped);
         drop(gate);
         self.committed(&pending, self.log_durability)?;
         Ok(count)
