@@ -140,7 +140,7 @@ impl NewLog {
     pub(crate) fn name(&mut self, target: &Path, operation: &'static str) -> Result<()> {
         self.storage.rename_new(&self.temporary, target).map_err(|source| match source.kind() {
             std::io::ErrorKind::AlreadyExists => exists(target),
-            _ => Error::io(operation, target, source),
+            _ => storage::full_or_io(operation, target)(source),
         })?;
         self.keep();
         // Guards against a power cut that takes the name back after the caller was told that it is there.
