@@ -51,6 +51,20 @@ fn a_full_buffer_drops_the_newest_when_asked_to() {
 }
 
 #[test]
+fn as_many_of_the_oldest_make_room_as_the_bytes_of_the_new_one_need() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = open(&folder.path().join("state.db"), |limits| limits.max_bytes = Some(10));
+    for ts_ms in 1..=5 {
+        store.buffer_log(ts_ms, b"12").unwrap();
+    }
+    let seq = store.stats().seq;
+    assert_eq!(store.buffer_log(6, b"12345").unwrap(), LogAdmission::DroppedOldest(3));
+    assert_eq!(store.stats().seq, seq + 1, "they go and it comes in one record");
+    assert_eq!(store.buffer_log(7, &[0; 10]).unwrap(), LogAdmission::DroppedOldest(3));
+    assert_eq!((store.log_count(), store.stats().logs_dropped), (1, 6));
+}
+
+#[test]
 fn an_event_larger_than_the_buffer_is_dropped_whatever_when_full_says() {
     let folder = tempfile::tempdir().unwrap();
     let store = open(&folder.path().join("state.db"), |limits| limits.max_bytes = Some(4));
