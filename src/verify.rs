@@ -51,6 +51,20 @@ pub fn verify(path: impl AsRef<Path>, key: Option<&AgentKey>) -> Result<VerifyRe
 ///
 /// # Errors
 /// As [`verify`].
+///
+/// ```
+/// # use backupy_state::{AgentKey, Store, verify_each};
+/// # let folder = tempfile::tempdir()?;
+/// # let (path, key) = (folder.path().join("state.db"), AgentKey::new("key")?);
+/// # let store = Store::open(&path, &key)?;
+/// # store.enqueue_job("run-1", b"dump of orders")?;
+/// let mut run_ids = Vec::new();
+/// verify_each(&path, Some(&key), |frame| {
+///     run_ids.extend(frame.operations.iter().filter_map(|operation| operation.run_id.clone()));
+/// })?;
+/// assert_eq!(run_ids, ["run-1"]);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 pub fn verify_each(
     path: impl AsRef<Path>,
     key: Option<&AgentKey>,
