@@ -228,7 +228,7 @@ impl Shared {
     /// Makes a copy of this generation under another name.
     fn backup(&self, path: &Path, key: &AgentKey) -> Result<()> {
         drop(self.live.write()?);
-        let target = new_log::free_target(&*self.live.storage, path)?;
+        let target = new_log::free_target(&*self.live.storage, &self.live.path, path)?;
         let mut copy = Copy::create(self, &target, self.live.header().id.generation, key)?;
         copy.catch_up()?;
         // Held to the end: what is replaced behind the tip meanwhile would be left out with nothing in its place.

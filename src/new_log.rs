@@ -159,9 +159,15 @@ impl Drop for NewLog {
     }
 }
 
-/// Where a copy would go, which must be free. Looked at before the work, and again as the copy gets its name.
-pub(crate) fn free_target(storage: &dyn Storage, to: &Path) -> Result<PathBuf> {
+/// Where a copy of the log `of` would go, which must be free. Looked at before the work, and again as the copy gets its name.
+pub(crate) fn free_target(storage: &dyn Storage, of: &Path, to: &Path) -> Result<PathBuf> {
     let target = storage.resolve(to).map_err(|source| Error::io("find", to, source))?;
+    if target == sibling(of, ".new") {
+        let name = target.display();
+        return Err(Error::Invalid {
+            what: format!("{name} is what the next open would remove; choose another name"),
+        });
+    }
     match storage.kind(&target).map_err(|source| Error::io("look at", &target, source))? {
         storage::PathKind::Missing => Ok(target),
         _ => Err(exists(&target)),

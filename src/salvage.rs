@@ -32,7 +32,7 @@ use crate::{AgentKey, Error, Head, Result, path, recovery};
 /// `to`. Both paths mean what they say for `to`, and as for [`Store::open`](crate::Store::open) for `from`.
 ///
 /// # Errors
-/// [`Error::Invalid`] when something stands at `to`; nothing of it is changed. [`Error::NotFound`],
+/// [`Error::Invalid`] when something stands at `to`, of which nothing is changed, or `to` is `<from>.new`. [`Error::NotFound`],
 /// [`Error::NotAStore`], [`Error::UnsupportedFormat`], [`Error::WrongKey`]; [`Error::Corrupt`] when both copies of the header
 /// are damaged, without which nothing can be opened; [`Error::Full`], [`Error::Io`].
 ///
@@ -77,7 +77,7 @@ pub fn salvage_on(
 ) -> Result<SalvageReport> {
     let (from, to) = (path::resolve(&**storage, from.as_ref())?, to.as_ref());
     let source = Source::open(&**storage, &from, key)?;
-    let target = new_log::free_target(&**storage, to)?;
+    let target = new_log::free_target(&**storage, &from, to)?;
     let (mut new, report) = source.bring_over(storage, key, &target, Beside::Writer)?;
     new.name(&target, "name the salvaged store")?;
     Ok(report)

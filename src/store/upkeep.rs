@@ -14,7 +14,7 @@ impl Store {
     /// Makes everything durable that `Buffered` calls have written.
     ///
     /// # Errors
-    /// [`Error::Io`] when the sync fails, [`Error::Failed`] after an earlier failure.
+    /// [`Io`](crate::Error::Io) when the sync fails, [`Failed`](crate::Error::Failed) after an earlier failure.
     ///
     /// ```
     /// # use backupy_state::{AgentKey, Durability, OpenOptions};
@@ -36,8 +36,9 @@ impl Store {
     /// meanwhile. Waits for a compaction that is running already. On return the new file is durable.
     ///
     /// # Errors
-    /// [`Error::Full`] when there is no room for the new file, [`Error::Unauthentic`] when a live value does not fit its seal,
-    /// [`Error::Io`], [`Error::Failed`]. The old log stays and the store goes on, unless it says `Failed` from then on.
+    /// [`Full`](crate::Error::Full) when there is no room for the new file, [`Unauthentic`](crate::Error::Unauthentic) when a
+    /// live value does not fit its seal (with the run id, where it is a job's), [`Io`](crate::Error::Io) and
+    /// [`Failed`](crate::Error::Failed). The old log stays and the store goes on, unless it says `Failed` from then on.
     ///
     /// ```
     /// # let folder = tempfile::tempdir()?;
@@ -83,8 +84,8 @@ impl Store {
     /// backup.
     ///
     /// # Errors
-    /// [`Error::Invalid`] when something stands at the path already; nothing of it is changed. And as
-    /// [`compact`](Store::compact).
+    /// [`Invalid`](crate::Error::Invalid) when something stands at the path already, of which nothing is changed, or when it is
+    /// the store's own with `.new` behind it, which the next open removes. And as [`compact`](Store::compact).
     ///
     /// ```
     /// # use backupy_state::{AgentKey, Snapshot, Store};
@@ -122,7 +123,8 @@ impl Store {
         &self.recovery
     }
 
-    /// Where the log ends, as far as it is durable: the anchor for [`OpenOptions::expect_at_least`].
+    /// Where the log ends, as far as it is durable: the anchor for
+    /// [`expect_at_least`](crate::OpenOptions::expect_at_least).
     ///
     /// ```
     /// # let folder = tempfile::tempdir()?;
