@@ -208,7 +208,7 @@ impl OpenOptions {
         self
     }
 
-    /// The durability of [`Store::buffer_log`] and [`Store::drain_logs`].
+    /// The durability of [`Store::buffer_log`], [`Store::drain_logs`] and [`Store::ack_logs`].
     ///
     /// ```
     /// # use backupy_state::{AgentKey, Durability, OpenOptions};
@@ -377,7 +377,8 @@ impl OpenOptions {
     /// - [`Error::NotAStore`](crate::Error::NotAStore), [`Error::UnsupportedFormat`](crate::Error::UnsupportedFormat),
     ///   [`Error::WrongKey`](crate::Error::WrongKey), [`Error::Corrupt`](crate::Error::Corrupt),
     ///   [`Error::Unauthentic`](crate::Error::Unauthentic), [`Error::Stale`](crate::Error::Stale): what stands there; not a byte of it was changed.
-    /// - [`Error::Full`](crate::Error::Full): no space to create the store or to set a torn tail aside.
+    /// - [`Error::Full`](crate::Error::Full): no space to create the store, to set a torn tail or a damaged log aside, or to put
+    ///   it under the new key.
     /// - [`Error::Io`](crate::Error::Io): anything the operating system refused, such as a folder that is not there.
     ///
     /// ```
