@@ -294,8 +294,8 @@ impl OpenOptions {
     /// What opening does about damage or tampering: refuse the store (the default), or [set it aside](OnDamage::SetAside) and
     /// go on with what is authentic. [`Store::recovery`] then says where the damaged file is and what is lost.
     ///
-    /// A wrong key, a foreign file, a newer format, both copies of the header damaged, a stale file and I/O errors are
-    /// errors all the same. So is a value that does not open, of which only reading it tells. What goes on is the next
+    /// A wrong key, a foreign file, a newer format, both copies of the header damaged in the same field, a stale file and I/O
+    /// errors are errors all the same. So is a value that does not open, of which only reading it tells. What goes on is the next
     /// generation of the same store, so it passes [`expect_at_least`](Self::expect_at_least) from then on; what is set aside
     /// has to pass it first: it must hold the expected frame or, if that one is lost, a later one.
     ///

@@ -21,7 +21,7 @@ use crate::{AgentKey, Error, Head, Result, path, recovery};
 
 /// Brings everything that is still authentic in the store `from`, in order, into a new store `to`, under the same key. Not
 /// a byte of `from` is changed, and it needs no lock. Works on every file that [`verify`](crate::verify) calls damaged, as
-/// long as one copy of its header is good; of a store that is intact, it is a copy.
+/// long as each field of its header is good in one of the two copies; of a store that is intact, it is a copy.
 ///
 /// The report lists what was lost. A lost put brings back nothing, and a lost delete or ack removes nothing: what it
 /// was about may be there again, in an older form. So jobs are still delivered at least once, and perhaps again. A torn
@@ -34,7 +34,7 @@ use crate::{AgentKey, Error, Head, Result, path, recovery};
 /// # Errors
 /// [`Error::Invalid`] when something stands at `to`, of which nothing is changed, or `to` is `<from>.new`. [`Error::NotFound`],
 /// [`Error::NotAStore`], [`Error::UnsupportedFormat`], [`Error::WrongKey`]; [`Error::Corrupt`] when both copies of the header
-/// are damaged, without which nothing can be opened; [`Error::Full`], [`Error::Io`].
+/// are damaged in the same field, without which nothing can be opened; [`Error::Full`], [`Error::Io`].
 ///
 /// ```
 /// use backupy_state::{AgentKey, Error, Store, salvage};
@@ -93,7 +93,10 @@ pub(crate) struct Source {
 
 impl Source {
     pub(crate) fn open(storage: &dyn Storage, path: &Path, key: &AgentKey) -> Result<Self> {
-        let (log, header) = recovery::open_log(open_file(storage, path)?, path, key)?;
+        let file = open_file(storage, path)?;
+        let page = recovery::read_header_page(&*file, path)?;
+        let (header, _) = recovery::header_behind_damage(&page, path, key)?;
+        let log = recovery::with_keys(file, path, key, &header)?;
         Ok(Source { values: Values::new(Arc::new(log), false), header, expected: None })
     }
 
