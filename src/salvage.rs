@@ -134,7 +134,7 @@ impl Source {
         self.check_age(watched, walk.tip())?;
         let Salvaged { mut new, records, operations, .. } = salvaged;
         new.flush()?;
-        new.finish(|| Ok(()))?;
+        new.finish(|_| Ok(()))?;
         let index = &new.index;
         let (lost, more_lost, may_be_stale) = losses.list();
         let report = SalvageReport {

@@ -176,6 +176,20 @@ fn closing_or_dropping_the_store_stops_a_compaction_and_loses_nothing() {
     }
 }
 
+/// A bar that stood at its end while half of the work was still to do would say nothing.
+#[test]
+fn how_far_a_copy_was_read_back_can_be_seen() {
+    let place = Place::new();
+    let mut options = OpenOptions::new();
+    options.compaction(CompactionPolicy { automatic: false, ..CompactionPolicy::default() });
+    let store = options.open(place.path(), &key()).unwrap();
+    wear(&store);
+    assert_eq!(store.checked_of_copy(), 0);
+    let report = store.compact().unwrap();
+    let checked = store.checked_of_copy();
+    assert!((report.bytes_after - 1000..report.bytes_after).contains(&checked), "{checked} of {report:?}");
+}
+
 #[test]
 fn a_compaction_that_failed_is_tried_again_after_a_pause_and_not_by_every_call() {
     let (place, disk) =

@@ -2,6 +2,7 @@
 
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use super::Shared;
 use crate::format::bucket::Bucket;
@@ -31,6 +32,7 @@ impl<'a> Copy<'a> {
         let live = &*shared.live;
         let Header { id, authenticator, .. } = live.header();
         let old = live.look(|_| ()).1;
+        shared.checked.store(0, Ordering::Relaxed);
         let new = NewLog::create(&live.storage, path, &GenerationId { generation, ..id }, key, live.order)?;
         Ok(Copy { shared, old, taken: walk::first_tip(&authenticator), new })
     }
@@ -41,7 +43,7 @@ impl<'a> Copy<'a> {
             let tip = self.shared.live.write()?.log.tip();
             let left = tip.end - self.taken.end;
             self.take_until(tip)?;
-            self.new.check(|| self.shared.keep_going())?;
+            self.new.check(|checked| self.shared.keep_going_at(checked))?;
             if left <= LAST_ROUND_LEN {
                 break;
             }
@@ -52,7 +54,7 @@ impl<'a> Copy<'a> {
     /// Takes over the rest, and puts a close frame behind it. Returns the length to use.
     pub(super) fn finish(&mut self, tip: Tip) -> Result<u64> {
         self.take_until(tip)?;
-        self.new.finish(|| self.shared.keep_going())
+        self.new.finish(|checked| self.shared.keep_going_at(checked))
     }
 
     /// Copies what is still live of the frames up to `tip`, and what they delete.
