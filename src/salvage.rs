@@ -28,8 +28,9 @@ use crate::{AgentKey, Error, Head, Result, path, recovery};
 /// tail, which the next open would set aside, is not brought over either.
 ///
 /// The new store has the same store id and the next generation: put in the place of the old one, it passes an
-/// [anchor](crate::Head) of the old one. When this returns, it is durable. Where anything fails, there is nothing at
-/// `to`. Both paths mean what they say for `to`, and as for [`Store::open`](crate::Store::open) for `from`.
+/// [anchor](crate::Head) of the old one. It belongs to whom the old one does, where the caller may give it away. When
+/// this returns, it is durable. Where anything fails, there is nothing at `to`. Both paths mean what they say for `to`,
+/// and as for [`Store::open`](crate::Store::open) for `from`.
 ///
 /// # Errors
 /// [`Error::Invalid`] when something stands at `to`, of which nothing is changed, or `to` is `<from>.new`. [`Error::NotFound`],
@@ -79,6 +80,8 @@ pub fn salvage_on(
     let source = Source::open(&**storage, &from, key)?;
     let target = new_log::free_target(&**storage, &from, to)?;
     let (mut new, report) = source.bring_over(storage, key, &target, Beside::Writer)?;
+    // Root salvages for an agent that is not root. Nobody else can give files away: then it is the caller's.
+    let _ = storage.copy_owner_and_mode(&from, new.temporary());
     new.name(&target, "name the salvaged store")?;
     Ok(report)
 }

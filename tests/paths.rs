@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use backupy_state::storage::{Disk, Storage};
-use backupy_state::{Error, Snapshot, Store, verify};
+use backupy_state::{Error, Snapshot, Store, salvage, verify};
 use common::{
     Image, Place, assert_refused, child_path, existing, is_root, key, listing, names, say, spawn, test_binary,
 };
@@ -312,6 +312,18 @@ fn a_shell_of_roots_does_not_lock_the_agent_out() {
     store.close().unwrap();
     let mut image = Image::read(place.path());
     image.append(b"torn again").write(place.path());
+    let mut child = spawn(&mut command);
+    child.expect("opened, 1 jobs");
+    child.finish();
+}
+
+/// What root salvages is put in the place of the damaged store, and the agent has to open it there.
+#[test]
+fn a_salvaged_store_belongs_to_the_agent() {
+    let (place, mut command) = store_of_nobody();
+    let salvaged = place.at("salvaged.db");
+    salvage(place.path(), &key(), &salvaged).unwrap();
+    fs::rename(salvaged, place.path()).unwrap();
     let mut child = spawn(&mut command);
     child.expect("opened, 1 jobs");
     child.finish();
