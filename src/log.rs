@@ -10,7 +10,7 @@ use std::sync::{Arc, PoisonError, RwLock};
 use crate::commit::{Commit, Mark};
 use crate::format::SaltedCrc;
 use crate::format::frame::{self, ALIGNMENT, FRAME_LEN_MAX, FrameSeal, Location, SEQ_MAX, ValueCursor};
-use crate::format::record::{Action, Change};
+use crate::format::record::Change;
 use crate::nonces::Nonces;
 use crate::seal::{NONCE_LEN, Nonce, Sealer, TAG_LEN, Tag};
 use crate::storage::{self, File, Map, Storage};
@@ -120,7 +120,7 @@ impl Log {
         if len > FRAME_LEN_MAX as u64 {
             return Err(Error::TooLarge { what: "a record", len, max: FRAME_LEN_MAX as u64 });
         }
-        let gives_back = changes.iter().all(|change| !matches!(change.operation.action, Action::Put { .. }));
+        let gives_back = changes.iter().all(Change::gives_back);
         self.make_room(len, if gives_back { 0 } else { RESERVE_LEN })?;
         self.write(changes)
     }
@@ -430,7 +430,7 @@ mod tests {
     use super::*;
     use crate::AgentKey;
     use crate::format::bucket::Bucket;
-    use crate::format::record::Operation;
+    use crate::format::record::{Action, Operation};
     use crate::seal::{GenerationId, Prk};
     use crate::storage::{Access, Disk};
 

@@ -174,14 +174,37 @@ fn report(replay: &Replay, begun: Instant) -> RecoveryReport {
 /// Reads the header page and derives the keys: what stands here, and is the key right?
 pub(crate) fn open_log(file: Box<dyn File>, path: &Path, key: &AgentKey) -> Result<(LogFile, Header)> {
     let header = read_header(&*file, path)?;
-    let prk = Prk::extract(&header.id.salt, key);
-    let expected = prk.authenticator(&header.authenticated);
-    if !seal::equal_in_constant_time(&expected, &header.authenticator) {
+    Ok((with_keys(file, path, key, &header)?, header))
+}
+
+/// The log with the keys of its header.
+pub(crate) fn with_keys(file: Box<dyn File>, path: &Path, key: &AgentKey, header: &Header) -> Result<LogFile> {
+    let Some(prk) = authentic_prk(key, header) else {
         return Err(Error::WrongKey { path: path.to_path_buf() });
-    }
+    };
     let sealer = prk.frame_sealer(&header.id);
     let crc = SaltedCrc::new(&header.id.salt);
-    Ok((LogFile { path: path.to_path_buf(), file, sealer, crc }, header))
+    Ok(LogFile { path: path.to_path_buf(), file, sealer, crc })
+}
+
+fn authentic_prk(key: &AgentKey, header: &Header) -> Option<Prk> {
+    let prk = Prk::extract(&header.id.salt, key);
+    let expected = prk.authenticator(&header.authenticated);
+    seal::equal_in_constant_time(&expected, &header.authenticator).then_some(prk)
+}
+
+/// The header, for whoever goes on behind damage: where no copy checks, one is put together from both, if the key proves it
+/// right. Returns the damage too.
+pub(crate) fn header_behind_damage(page: &[u8], path: &Path, key: &AgentKey) -> Result<(Header, Option<Error>)> {
+    match parse_header_page(page, path) {
+        Err(damage @ Error::Corrupt { .. }) => {
+            match header::candidates(page).find(|header| authentic_prk(key, header).is_some()) {
+                Some(header) => Ok((header, Some(damage))),
+                None => Err(damage),
+            }
+        }
+        parsed => Ok((parsed?, None)),
+    }
 }
 
 /// Reads the header page without a key.

@@ -8,11 +8,12 @@ mod sim;
 use std::collections::HashSet;
 use std::panic::{self, AssertUnwindSafe};
 use std::path::Path;
+use std::sync::Arc;
 
-use backupy_state::{Error, Result, Stats, verify_on};
+use backupy_state::{Batch, Error, LogAdmission, LogLimits, LogRate, OpenOptions, Result, Stats, verify_on};
 use sim::crash;
 use sim::random::mix;
-use sim::workload::{Agent, Call, Mode, Model, PATH, TORN, key, open};
+use sim::workload::{Agent, Call, FEW, Mode, Model, PATH, TORN, key, open};
 use sim::world::{self, FailedSync, World};
 use sim::{EDQUOT, EINTR, EIO, ENOSPC, Failure, Op, Sim};
 
@@ -438,6 +439,46 @@ fn full_disk_refuses_puts_and_lets_ack_and_drain_work() {
     sim.set_capacity(800 << 10);
     agent.make(Call::Enqueue { job: 0, len: 4000 }).unwrap();
     survives(&sim.world(), agent.oracle.allowed());
+}
+
+/// The count of dropped events is put into the log by what removes something; it must not make an ack a put.
+#[test]
+fn full_disk_lets_acks_work_while_a_count_of_drops_is_not_written_yet() {
+    let sim = Sim::new(19);
+    sim.set_capacity(400 << 10);
+    let mut agent = Agent::new(sim.clone(), Mode::Buffered);
+    agent.start().unwrap();
+    let log = Call::BufferLog { ts_ms: 1, len: 100 };
+    let mut jobs = 0;
+    while agent.make(Call::Enqueue { job: jobs, len: 4000 }).is_ok() {
+        jobs += 1;
+        if jobs == 1 {
+            (0..FEW).for_each(|_| agent.make(log).unwrap());
+        }
+    }
+    while agent.make(Call::Heartbeat).is_ok() {}
+    agent.make(Call::PeekLogs { n: 1 }).unwrap();
+    agent.make(log).unwrap();
+    assert_eq!(agent.store().stats().logs_dropped, 1);
+    agent.make(Call::AckLogs { n: 1 }).unwrap();
+    survives(&sim.world(), agent.oracle.allowed());
+
+    // A batch that only acks, and the close, which has nothing else to write.
+    let refused = agent.make(log);
+    assert!(matches!(refused, Err(Error::Full { .. })), "{refused:?}");
+    let mut limits = LogLimits::default();
+    limits.rate = Some(LogRate { per_second: 0, burst: 0 });
+    agent.close().unwrap();
+    let mut options = OpenOptions::new();
+    options.storage(Arc::new(sim.clone())).mmap(false).log_limits(limits);
+    let dropped = || options.open(PATH, &key()).unwrap();
+    let store = dropped();
+    assert_eq!(store.buffer_log(1, b"too fast").unwrap(), LogAdmission::Dropped);
+    store.write(Batch::new().ack_job("run-0")).unwrap();
+    assert_eq!(store.buffer_log(1, b"too fast").unwrap(), LogAdmission::Dropped);
+    assert_eq!((store.queue_depth(), store.stats().logs_dropped), (usize::from(jobs) - 1, 3));
+    store.close().unwrap();
+    assert_eq!(dropped().stats().logs_dropped, 3);
 }
 
 /// The next session has no room for what a torn tail takes, or for the reserve, and still comes up.

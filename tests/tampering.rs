@@ -122,8 +122,12 @@ fn a_changed_value_is_unauthentic_when_it_is_read_and_blocks_nothing_else() {
     assert_eq!(store.job("a").unwrap().unwrap().payload, b"payload of a");
     assert_eq!(store.dequeue_jobs(1).unwrap()[0].run_id, "a");
     assert_eq!(store.dequeue_jobs_after("b", 3).unwrap()[0].run_id, "c");
+    // Neither a compaction nor a new key can go on with it: they say which job it is.
+    assert!(is_b(store.compact().unwrap_err()));
+    assert!(store.stats().compaction.last_error.unwrap().contains("job \"b\", which ack_job removes"));
     assert!(store.ack_job("b").unwrap());
     assert_eq!(store.dequeue_jobs(3).unwrap().len(), 2);
+    assert_eq!(store.compact().unwrap().generation, 2);
     store.close().unwrap();
     assert_eq!(place.open().dequeue_jobs(3).unwrap().len(), 2);
 }

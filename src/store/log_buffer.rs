@@ -6,12 +6,12 @@ use std::time::Instant;
 
 use zeroize::Zeroizing;
 
-use super::{Store, lock};
+use super::Store;
 use crate::batch::Batch;
 use crate::format::bucket::{Bucket, DROPPED_KEY, LogKey};
 use crate::format::record::Change;
 use crate::index::Index;
-use crate::live::Writing;
+use crate::live::{Writing, lock};
 use crate::log::Pending;
 use crate::log_limits::{LogGate, Plan};
 use crate::reader::{self, LogBatch, LogEvent, Reader, check_value};
@@ -37,6 +37,20 @@ impl Store {
     ///
     /// # Errors
     /// [`Error::TooLarge`] over 16 MiB, and as every writing call.
+    ///
+    /// ```
+    /// # let folder = tempfile::tempdir()?;
+    /// # let store = backupy_state::Store::open(folder.path().join("state.db"), &backupy_state::AgentKey::new("key")?)?;
+    /// use backupy_state::LogAdmission;
+    ///
+    /// match store.buffer_log(1_700_000_000_000, b"backup begun")? {
+    ///     LogAdmission::Buffered => {}
+    ///     LogAdmission::DroppedOldest(count) => eprintln!("{count} older events made room"),
+    ///     LogAdmission::Dropped => eprintln!("over the limits"),
+    /// }
+    /// # assert_eq!(store.log_count(), 1);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn buffer_log(&self, ts_ms: i64, payload: &[u8]) -> Result<LogAdmission> {
         check_value("a log event", payload)?;
         let writing = self.live.write()?;
@@ -65,6 +79,16 @@ impl Store {
     /// # Errors
     /// [`Error::Unauthentic`] when the oldest event does not fit its seal (one further on ends the batch before it;
     /// [`discard_unreadable_logs`](Store::discard_unreadable_logs) removes it), and as every writing call. Nothing was removed, unless it is [`Error::Io`].
+    ///
+    /// ```
+    /// # let folder = tempfile::tempdir()?;
+    /// # let store = backupy_state::Store::open(folder.path().join("state.db"), &backupy_state::AgentKey::new("key")?)?;
+    /// store.buffer_log(2_000, b"second")?;
+    /// store.buffer_log(1_000, b"first")?;
+    /// assert_eq!(store.drain_logs(1)?[0].payload, b"first");
+    /// assert_eq!(store.log_count(), 1);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn drain_logs(&self, n: usize) -> Result<Vec<LogEvent>> {
         let writing = self.live.write()?;
         let (places, values) = self.look(|index| index.first(Bucket::Logs, n));
@@ -76,7 +100,7 @@ impl Store {
                 changes.push(Change::delete(Bucket::Registry, DROPPED_KEY));
             }
             let pending = writing.append(&changes)?;
-            (gate.dropped, gate.recorded) = (0, Some(0));
+            gate.note_told(0);
             drop(gate);
             self.committed(&pending, self.log_durability)?;
         }
@@ -102,17 +126,33 @@ impl Store {
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn peek_logs(&self, n: usize) -> Result<LogBatch> {
-        let dropped = lock(&self.log_gate).dropped;
-        Reader::peek_logs(self, n, dropped)
+        let (dropped, dropped_ever) = {
+            let gate = lock(&self.log_gate);
+            (gate.dropped, gate.dropped_ever())
+        };
+        let mut batch = Reader::peek_logs(self, n, dropped)?;
+        batch.dropped_ever = dropped_ever;
+        Ok(batch)
     }
 
-    /// Removes exactly the events of the batch, and takes its count of dropped events off the count. Returns how many
+    /// Removes exactly the events of the batch, and takes the drops that it tells of off the count, if no other batch did. Returns how many
     /// of them it removed: those that were drained or made room meanwhile were gone already. A batch is good for the handle
     /// it was peeked from; after a reopening, peek again. Takes its durability from
     /// [`log_durability`](crate::OpenOptions::log_durability).
     ///
     /// # Errors
     /// As every writing call.
+    ///
+    /// ```
+    /// # let folder = tempfile::tempdir()?;
+    /// # let store = backupy_state::Store::open(folder.path().join("state.db"), &backupy_state::AgentKey::new("key")?)?;
+    /// store.buffer_log(2_000, b"seen")?;
+    /// let batch = store.peek_logs(10)?;
+    /// store.buffer_log(1_000, b"older, and came later")?;
+    /// assert_eq!(store.ack_logs(batch)?, 1);
+    /// assert_eq!(store.peek_logs(10)?.events()[0].payload, b"older, and came later");
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn ack_logs(&self, batch: LogBatch) -> Result<usize> {
         let writing = self.live.write()?;
         let mut gate = lock(&self.log_gate);
@@ -132,7 +172,7 @@ impl Store {
             }
         });
         let Removed { mut changes, count } = removed;
-        let dropped = gate.dropped.saturating_sub(batch.dropped());
+        let dropped = gate.left_after(batch.dropped_ever);
         let counter = dropped.to_le_bytes();
         if gate.recorded != Some(dropped) {
             changes.push(match dropped {
@@ -142,11 +182,11 @@ impl Store {
         }
         if changes.is_empty() {
             // What was dropped since the last record may be all that the batch tells.
-            gate.dropped = dropped;
+            gate.note_told(dropped);
             return Ok(count);
         }
         let pending = writing.append(&changes)?;
-        (gate.dropped, gate.recorded) = (dropped, Some(dropped));
+        gate.note_told(dropped);
         drop(gate);
         self.committed(&pending, self.log_durability)?;
         Ok(count)
@@ -201,6 +241,17 @@ impl Store {
     /// # Errors
     /// [`Error::Invalid`] or [`Error::TooLarge`] for the first call in it that is wrong, [`Error::TooLarge`] when all of it
     /// is over 64 MiB, and as every writing call.
+    ///
+    /// ```
+    /// # let folder = tempfile::tempdir()?;
+    /// # let store = backupy_state::Store::open(folder.path().join("state.db"), &backupy_state::AgentKey::new("key")?)?;
+    /// use backupy_state::Batch;
+    ///
+    /// store.enqueue_job("run-1", b"dump of orders")?;
+    /// store.write(Batch::new().ack_job("run-1").enqueue_job("run-1/done", b"ok"))?;
+    /// assert_eq!(store.dequeue_jobs(10)?[0].run_id, "run-1/done");
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn write(&self, mut batch: Batch) -> Result<()> {
         batch.check()?;
         let writing = self.live.write()?;
