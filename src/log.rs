@@ -9,7 +9,7 @@ use std::sync::{Arc, PoisonError, RwLock};
 
 use crate::commit::{Commit, Mark};
 use crate::format::SaltedCrc;
-use crate::format::frame::{self, ALIGNMENT, FRAME_LEN_MAX, FrameSeal, Location, SEQ_MAX, ValueCursor};
+use crate::format::frame::{self, ALIGNMENT, FRAME_LEN_MAX, FrameSeal, Location, SEQ_MAX, ValueCursor, Workspace};
 use crate::format::record::Change;
 use crate::nonces::Nonces;
 use crate::seal::{NONCE_LEN, Nonce, Sealer, TAG_LEN, Tag};
@@ -57,7 +57,7 @@ pub(crate) struct Log {
     closed: bool,
     commit: Arc<Commit>,
     nonces: Nonces,
-    frame: Vec<u8>,
+    workspace: Workspace,
 }
 
 /// A frame that was written: for the index, and to wait for its sync without holding the log.
@@ -91,7 +91,16 @@ impl Log {
         closed: bool,
     ) -> Self {
         let commit = Arc::new(Commit::new(tip.mark()));
-        Log { log, storage, tip, allocated, closed, commit, nonces: Nonces::new(), frame: Vec::new() }
+        Log {
+            log,
+            storage,
+            tip,
+            allocated,
+            closed,
+            commit,
+            nonces: Nonces::new(),
+            workspace: Workspace::default(),
+        }
     }
 
     pub(crate) fn commit(&self) -> &Commit {
@@ -187,16 +196,17 @@ impl Log {
         }
         let nonce = self.nonces.next(|bytes| self.storage.fill_random(bytes));
         let nonce = nonce.map_err(self.log.io("get nonces from the system's random generator for"))?;
-        let LogFile { sealer, crc, .. } = &*self.log;
+        let LogFile { sealer, crc, file, .. } = &*self.log;
         let durable_seq = self.commit.durable().seq;
         let seal = FrameSeal { sealer, crc, chain: &self.tip.chain, seq, durable_seq, nonce };
-        let (header, chain) = frame::encode(changes, &seal, &mut self.frame);
-        let written = storage::write_all_at(&*self.log.file, &self.frame, self.tip.end);
-        self.frame.truncate(FRAME_KEPT_LEN);
-        self.frame.shrink_to(FRAME_KEPT_LEN);
-        if let Err(error) = written {
-            return Err(self.undo_write(error));
-        }
+        let encoded = frame::encode(changes, &seal, &mut self.workspace, |bytes, at| {
+            storage::write_all_at(&**file, bytes, self.tip.end + at as u64)
+        });
+        self.workspace.shrink_to(FRAME_KEPT_LEN);
+        let (header, chain) = match encoded {
+            Ok(encoded) => encoded,
+            Err(error) => return Err(self.undo_write(error)),
+        };
         let places = ValueCursor::new(self.tip.end, &header);
         self.tip = Tip { end: self.tip.end + u64::from(header.len), seq, chain };
         self.closed = false;
