@@ -372,6 +372,7 @@ pub(crate) fn encode<E>(
     #[allow(clippy::cast_possible_truncation, reason = "the caller has checked the frame limit")]
     let len = frame_len(changes) as u32;
     head.clear();
+    head.reserve(FRAME_LEN_MIN + usize::try_from(record::manifest_len(changes)).unwrap_or_default());
     head.resize(FRAME_HEADER_LEN, 0);
     if kind == FrameKind::Record {
         record::encode_manifest(changes, head);
