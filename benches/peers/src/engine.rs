@@ -17,7 +17,8 @@ pub(crate) trait Engine: Send + Sync {
     /// `None` where it takes longer the more jobs there are.
     fn depth(&self) -> Option<u64>;
     fn save_config(&self, raw: &[u8]);
-    fn load_config(&self) -> Vec<u8>;
+    /// Its length.
+    fn load_config(&self) -> usize;
     fn heartbeat(&self, ts_ms: i64);
     fn log(&self, ts_ms: i64, payload: &[u8]);
     /// The oldest log events, which are removed.
@@ -130,8 +131,9 @@ impl<K: Kv> Engine for Sealed<K> {
         self.kv.write(Table::Config, vec![self.sealed(b"current", raw)], vec![]);
     }
 
-    fn load_config(&self) -> Vec<u8> {
-        self.cipher.open(b"current", self.kv.get(Table::Config, b"current").unwrap())
+    fn load_config(&self) -> usize {
+        let raw = self.cipher.open(b"current", self.kv.get(Table::Config, b"current").unwrap());
+        std::hint::black_box(raw).len()
     }
 
     fn heartbeat(&self, ts_ms: i64) {

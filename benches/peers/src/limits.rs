@@ -92,7 +92,7 @@ impl Limit {
         let (work, engine, field) = (self.work, self.engine, self.field);
         let ratio = match self.than {
             Engine(other) => results.ratio((work, engine, field), (work, other, field)),
-            BestPeer => results.ratio((work, engine, field), (work, results.best_peer(work)?, field)),
+            BestPeer => results.ratio((work, engine, field), (work, results.best_peer(work, field)?, field)),
             Work(other) => results.ratio((work, engine, field), (other, engine, field)),
             Field(other) => results.ratio((work, engine, field), (work, engine, other)),
             Unit(unit, _) => results.spread((work, engine, field)).map(|spread| spread.map(|value| value / unit)),
@@ -117,7 +117,7 @@ impl Limit {
         };
         match self.than {
             Engine(other) => format!("{sign} {bound} x {other}"),
-            BestPeer => format!("{sign} {bound} x the best peer ({})", results.best_peer(self.work).unwrap_or("none")),
+            BestPeer => format!("{sign} {bound} x the best peer ({})", results.best_peer(self.work, self.field).unwrap_or("none")),
             Work(other) => format!("{sign} {bound} x {}", crate::works::by_name(other).title),
             Field(other) => format!("{} {sign} {bound} x {other}", self.field),
             Unit(_, "") if self.field == "ratio" => format!("{sign} {bound}"),

@@ -6,7 +6,7 @@ use std::process::Command;
 use std::time::Instant;
 
 use crate::engines::{BBOLT, BBOLT_BATCH, FLOOR, RING, STORE};
-use crate::figure::{Figure, SECONDS};
+use crate::figure::Figure;
 use crate::report;
 use crate::works::{self, Work};
 
@@ -16,11 +16,13 @@ pub(crate) struct Options {
     only: Vec<String>,
     /// The binary that was built with feature `ring`.
     ring: Option<PathBuf>,
-    /// The Go program, and which bbolt is in it.
+    /// The Go program.
     bbolt: Option<PathBuf>,
-    pub(crate) bbolt_version: Option<String>,
+    /// Versions that the lock file does not know.
+    pub(crate) versions: Vec<String>,
+    pub(crate) date: String,
     /// Where the stores lie while they are measured.
-    work: PathBuf,
+    pub(crate) work: PathBuf,
     /// Where the report goes.
     out: PathBuf,
 }
@@ -34,7 +36,8 @@ impl Options {
                 ["--only", name] => options.only.push(name.to_owned()),
                 ["--ring", path] => options.ring = Some(path.into()),
                 ["--bbolt", path] => options.bbolt = Some(path.into()),
-                ["--bbolt-version", version] => options.bbolt_version = Some(version.to_owned()),
+                ["--version-of", version] => options.versions.push(version.to_owned()),
+                ["--date", date] => options.date = date.to_owned(),
                 ["--work", path] => options.work = path.into(),
                 ["--out", path] => options.out = path.into(),
                 _ => panic!("what is {pair:?}? --rounds N, --only NAME, --work FOLDER, --out FOLDER"),
@@ -44,6 +47,7 @@ impl Options {
     }
 
     pub(crate) fn run(&self) {
+        assert!(!report::is_in_memory(&self.work), "a sync does nothing in memory: give a folder on a disk by --work");
         let works: Vec<_> = works::all().into_iter().filter(|work| self.is_wanted(work)).collect();
         let mut results = Results::default();
         for round in 0..self.rounds {
@@ -137,7 +141,7 @@ impl Results {
         self.0.get(&(work, engine))?.get(&round)?.0.get(field).copied()
     }
 
-    fn rounds(&self) -> std::ops::Range<usize> {
+    pub(crate) fn rounds(&self) -> std::ops::Range<usize> {
         0..self.0.values().flat_map(|rounds| rounds.keys()).max().map_or(0, |last| last + 1)
     }
 
@@ -151,11 +155,17 @@ impl Results {
         Spread::of(self.rounds().filter_map(ratio).collect())
     }
 
-    pub(crate) fn best_peer(&self, work: &str) -> Option<&'static str> {
+    pub(crate) fn has_field(&self, work: &str, field: &str) -> bool {
+        let mut of_work = self.0.iter().filter(|((of, _), _)| *of == work);
+        of_work.any(|(_, rounds)| rounds.values().any(|figure| figure.0.contains_key(field)))
+    }
+
+    /// The peer with the least median.
+    pub(crate) fn best_peer(&self, work: &str, field: &'static str) -> Option<&'static str> {
         let is_peer = |engine: &str| ![STORE, RING, FLOOR].contains(&engine);
         let of_work = self.0.keys().filter(|(of, engine)| *of == work && is_peer(engine));
         let medians = of_work.filter_map(|(work, engine)| {
-            Some((*engine, self.spread((work, engine, SECONDS))?.median))
+            Some((*engine, self.spread((work, engine, field))?.median))
         });
         medians.min_by(|a, b| a.1.total_cmp(&b.1)).map(|(engine, _)| engine)
     }

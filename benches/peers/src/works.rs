@@ -25,8 +25,16 @@ pub(crate) struct Work {
     pub(crate) measure: fn(&str, &Path) -> Figure,
 }
 
+pub(crate) const GROUPS: [(&str, &[Work]); 5] = [
+    ("Durable calls", durable::WORKS),
+    ("Many jobs", bulk::WORKS),
+    ("Reading", reads::WORKS),
+    ("Opening", opening::WORKS),
+    ("Footprint", footprint::WORKS),
+];
+
 pub(crate) fn all() -> Vec<Work> {
-    [durable::WORKS, bulk::WORKS, reads::WORKS, opening::WORKS, footprint::WORKS].concat()
+    GROUPS.map(|(_, works)| works).concat()
 }
 
 pub(crate) fn by_name(name: &str) -> Work {
