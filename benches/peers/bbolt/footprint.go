@@ -27,11 +27,11 @@ func deviceBytes(folder string, _ bool) figure {
 	defer s.close()
 	s.enqueueAll(0, live, payload)
 	before := bytesWritten(folder)
-	for i := 0; i < pairs; i++ {
+	calls := timeCalls(pairs, long, func(i int) {
 		s.enqueue(runID(i+live), payload)
 		s.ack(runID(i))
-	}
-	return figure{"ratio": (bytesWritten(folder) - before) / float64(pairs*len(payload))}
+	})
+	return figure{"ratio": (bytesWritten(folder) - before) / (calls["count"] * float64(len(payload)))}
 }
 
 // bytesWritten is how much the disk has written on which the folder lies, as in the Rust crate.

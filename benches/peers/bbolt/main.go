@@ -16,8 +16,8 @@ import (
 type figure map[string]float64
 
 var works = map[string]func(folder string, batched bool) figure{
-	"enqueue-512":       func(folder string, _ bool) figure { return enqueue(folder, 512, 1000) },
-	"enqueue-8k":        func(folder string, _ bool) figure { return enqueue(folder, 8<<10, 500) },
+	"enqueue-512":       func(folder string, _ bool) figure { return enqueue(folder, 512, 500) },
+	"enqueue-8k":        func(folder string, _ bool) figure { return enqueue(folder, 8<<10, 250) },
 	"enqueue-8-threads": eightThreads,
 	"heartbeat":         heartbeat,
 	"log":               logAppend,
@@ -59,21 +59,22 @@ func check(err error) {
 	}
 }
 
-// A slow disk must not make a run take an hour.
 const (
-	timeMax  = 1500 * time.Millisecond
+	short = 1500 * time.Millisecond
+	// Where what is measured includes what an engine does from time to time only.
+	long     = 4 * time.Second
 	callsMin = 100
 )
 
-// timeCalls calls until there were count or the time is over.
-func timeCalls(count int, call func(i int)) figure {
+// timeCalls calls until there were count or the time is over: a slow disk must not make a run take an hour.
+func timeCalls(count int, most time.Duration, call func(i int)) figure {
 	each := make([]time.Duration, 0, count)
 	begun := time.Now()
 	for i := 0; i < count; i++ {
 		callBegun := time.Now()
 		call(i)
 		each = append(each, time.Since(callBegun))
-		if i >= callsMin && time.Since(begun) > timeMax {
+		if i >= callsMin && time.Since(begun) > most {
 			break
 		}
 	}
@@ -83,7 +84,7 @@ func timeCalls(count int, call func(i int)) figure {
 func calls(each []time.Duration, took time.Duration) figure {
 	sort.Slice(each, func(a, b int) bool { return each[a] < each[b] })
 	percentile := func(n int) float64 { return each[(len(each)-1)*n/100].Seconds() }
-	return figure{"seconds": took.Seconds() / float64(len(each)), "p50": percentile(50), "p99": percentile(99)}
+	return figure{"seconds": took.Seconds() / float64(len(each)), "p50": percentile(50), "p99": percentile(99), "count": float64(len(each))}
 }
 
 func average(count int, call func()) figure {

@@ -19,11 +19,11 @@ func enqueue(folder string, length, count int) figure {
 	defer s.close()
 	payload := make([]byte, length)
 	s.enqueue(runID(count), payload)
-	return timeCalls(count, func(i int) { s.enqueue(runID(i), payload) })
+	return timeCalls(count, short, func(i int) { s.enqueue(runID(i), payload) })
 }
 
 func eightThreads(folder string, batched bool) figure {
-	const threads, duration = 8, 1200 * time.Millisecond
+	const threads, duration = 8, 800 * time.Millisecond
 	s := openState(folder)
 	defer s.close()
 	if batched {
@@ -60,14 +60,14 @@ func heartbeat(folder string, _ bool) figure {
 	s := openState(folder)
 	defer s.close()
 	s.heartbeat(0)
-	return timeCalls(500, func(i int) { s.heartbeat(int64(i)) })
+	return timeCalls(250, short, func(i int) { s.heartbeat(int64(i)) })
 }
 
 func logAppend(folder string, _ bool) figure {
 	s := openState(folder)
 	defer s.close()
 	s.log(0, payload)
-	return timeCalls(500, func(i int) { s.log(int64(i), payload) })
+	return timeCalls(250, short, func(i int) { s.log(int64(i), payload) })
 }
 
 func drain(folder string, _ bool) figure {
@@ -81,14 +81,14 @@ func drain(folder string, _ bool) figure {
 	check(s.db.Sync())
 	s.db.NoSync = false
 	s.drain(events)
-	return timeCalls(drains, func(int) { expect(len(s.drain(events)), events) })
+	return timeCalls(drains, short, func(int) { expect(len(s.drain(events)), events) })
 }
 
 func churn(folder string, _ bool) figure {
 	s := openState(folder)
 	defer s.close()
 	s.enqueueAll(0, live, payload)
-	return timeCalls(2*2000, func(i int) {
+	return timeCalls(2*2000, long, func(i int) {
 		if i%2 == 0 {
 			s.enqueue(runID(i/2+live), payload)
 		} else {

@@ -39,6 +39,8 @@ pub(crate) enum Mode {
     Durable,
     /// When the kernel has it.
     Buffered,
+    /// The same, in a process that only prepares what another one opens.
+    Bulk,
 }
 
 /// The tables of a peer, one for each bucket of the store.

@@ -5,7 +5,7 @@ use std::fs::File;
 use std::hint::black_box;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use backupy_state::Store;
 
@@ -46,12 +46,12 @@ impl Appender {
         Appender { frame_lens: [self.frame_lens, other.frame_lens].concat() }
     }
 
-    pub(crate) fn time(self, folder: &Path, count: usize) -> Figure {
+    pub(crate) fn time(self, folder: &Path, count: usize, most: Duration) -> Figure {
         let lens = &self.frame_lens;
         let file = zeros(&folder.join("floor"), (count + 2) * lens.iter().sum::<usize>() / lens.len());
         let frame = vec![7; *lens.iter().max().unwrap()];
         let mut at = 0;
-        time_calls(count, |i| {
+        time_calls(count, most, |i| {
             let frame = &frame[..lens[i % lens.len()]];
             file.write_all_at(frame, at).unwrap();
             file.sync_data().unwrap();

@@ -117,7 +117,10 @@ impl Limit {
         };
         match self.than {
             Engine(other) => format!("{sign} {bound} x {other}"),
-            BestPeer => format!("{sign} {bound} x the best peer ({})", results.best_peer(self.work, self.field).unwrap_or("none")),
+            BestPeer => format!(
+                "{sign} {bound} x the best peer ({})",
+                results.best_peer(self.work, self.field).unwrap_or("none")
+            ),
             Work(other) => format!("{sign} {bound} x {}", crate::works::by_name(other).title),
             Field(other) => format!("{} {sign} {bound} x {other}", self.field),
             Unit(_, "") if self.field == "ratio" => format!("{sign} {bound}"),

@@ -6,7 +6,7 @@ use std::path::Path;
 
 use crate::engines::{BBOLT, BBOLT_BATCH, FLOOR, RING, STORE};
 use crate::figure::SECONDS;
-use crate::limits::{LIMITS, Than};
+use crate::limits::LIMITS;
 use crate::rounds::{Options, Results};
 use crate::works::{self, GROUPS, Work};
 
@@ -48,7 +48,7 @@ The floor is the plainest code that could do the work:
 {versions}
 ",
         date = options.date,
-        rounds = results.rounds().len(),
+        rounds = options.rounds,
         floors = floors(),
         machine = machine::describe(&options.work),
         versions = machine::versions(options),
@@ -85,6 +85,7 @@ fn limits(results: &Results) -> String {
         let by = if limit.engine == STORE { String::new() } else { format!(" ({})", limit.engine) };
         let title = works::by_name(limit.work).title;
         let (figure, verdict) = match limit.measured(results) {
+            None if !results.has(limit.work) => continue,
             None => ("not measured".to_owned(), "-"),
             Some(spread) => {
                 let is_met = limit.is_met(&spread);
@@ -96,8 +97,7 @@ fn limits(results: &Results) -> String {
         };
         writeln!(text, "| {title}{by} | {} | {figure} | {verdict} |", limit.text(results)).unwrap();
     }
-    let fields = LIMITS.iter().filter(|limit| matches!(limit.than, Than::Unit(..))).count();
-    writeln!(text, "\n{met} of {measured} met; {} are not ratios but what is named.\n", fields).unwrap();
+    writeln!(text, "\n{met} of {measured} met.\n").unwrap();
     text
 }
 
@@ -111,9 +111,10 @@ fn group(title: &str, works: &'static [Work], results: &Results) -> String {
     if columns.is_empty() {
         return String::new();
     }
-    let mut text = format!("## {title}\n\n| work | {} | store / floor | store / best peer |\n", columns.join(" | "));
+    let mut text =
+        format!("## {title}\n\n| work | {} | store / floor | store / best peer |\n", columns.join(" | "));
     writeln!(text, "|---|{}", "---:|".repeat(columns.len() + 2)).unwrap();
-    for work in works {
+    for work in works.iter().filter(|work| results.has(work.name)) {
         let unit = Unit::of(work.name, results);
         let figure = |engine: &&'static str| match results.spread((work.name, engine, unit.field)) {
             Some(spread) => unit.show(spread.median),

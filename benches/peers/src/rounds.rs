@@ -12,7 +12,7 @@ use crate::works::{self, Work};
 
 #[derive(Default)]
 pub(crate) struct Options {
-    rounds: usize,
+    pub(crate) rounds: usize,
     only: Vec<String>,
     /// The binary that was built with feature `ring`.
     ring: Option<PathBuf>,
@@ -47,13 +47,18 @@ impl Options {
     }
 
     pub(crate) fn run(&self) {
-        assert!(!report::is_in_memory(&self.work), "a sync does nothing in memory: give a folder on a disk by --work");
+        assert!(
+            !report::is_in_memory(&self.work),
+            "a sync does nothing in memory: give a folder on a disk by --work"
+        );
         let works: Vec<_> = works::all().into_iter().filter(|work| self.is_wanted(work)).collect();
         let mut results = Results::default();
         for round in 0..self.rounds {
             for work in &works {
                 let begun = Instant::now();
-                self.measure(work, round, &mut results);
+                for repeat in 0..work.repeats {
+                    self.measure(work, round * work.repeats + repeat, &mut results);
+                }
                 eprintln!("round {} {:<20} {:>6.1} s", round + 1, work.name, begun.elapsed().as_secs_f64());
             }
         }
@@ -160,13 +165,16 @@ impl Results {
         of_work.any(|(_, rounds)| rounds.values().any(|figure| figure.0.contains_key(field)))
     }
 
+    pub(crate) fn has(&self, work: &str) -> bool {
+        self.0.keys().any(|(of, _)| *of == work)
+    }
+
     /// The peer with the least median.
     pub(crate) fn best_peer(&self, work: &str, field: &'static str) -> Option<&'static str> {
         let is_peer = |engine: &str| ![STORE, RING, FLOOR].contains(&engine);
         let of_work = self.0.keys().filter(|(of, engine)| *of == work && is_peer(engine));
-        let medians = of_work.filter_map(|(work, engine)| {
-            Some((*engine, self.spread((work, engine, field))?.median))
-        });
+        let medians =
+            of_work.filter_map(|(work, engine)| Some((*engine, self.spread((work, engine, field))?.median)));
         medians.min_by(|a, b| a.1.total_cmp(&b.1)).map(|(engine, _)| engine)
     }
 }

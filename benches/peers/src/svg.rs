@@ -74,7 +74,8 @@ impl Panel {
     fn draw(&self, top: f64, svg: &mut String) {
         if !self.title.is_empty() {
             let y = top + PANEL_HEAD - 12.0;
-            writeln!(svg, "<text x=\"{MARGIN}\" y=\"{y}\" font-weight=\"600\">{}</text>", escaped(self.title)).unwrap();
+            writeln!(svg, "<text x=\"{MARGIN}\" y=\"{y}\" font-weight=\"600\">{}</text>", escaped(self.title))
+                .unwrap();
         }
         let most = self.bars.iter().map(|bar| bar.value).fold(f64::MIN_POSITIVE, f64::max);
         for (bar, row) in self.bars.iter().zip(0_u16..) {

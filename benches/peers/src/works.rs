@@ -22,6 +22,9 @@ pub(crate) struct Work {
     /// What the floor does, where there is one.
     pub(crate) floor: &'static str,
     pub(crate) engines: &'static [&'static str],
+    /// How often in each round: short works are repeated instead of prolonged, so that store and floor are measured as
+    /// close to each other as can be.
+    pub(crate) repeats: usize,
     pub(crate) measure: fn(&str, &Path) -> Figure,
 }
 
@@ -73,19 +76,19 @@ pub(crate) fn prepare(what: &str, name: &str, folder: &Path) {
     match what {
         "live" if name == engines::FLOOR => floor::write_replay(folder, count),
         "live" => {
-            let engine = engines::open(name, folder, Mode::Buffered);
+            let engine = engines::open(name, folder, Mode::Bulk);
             fill(&*engine, name, count, &PAYLOAD);
             engine.sync();
             engine.close();
         }
         "killed" => {
-            let engine = engines::open(name, folder, Mode::Buffered);
+            let engine = engines::open(name, folder, Mode::Bulk);
             fill(&*engine, name, count, &PAYLOAD);
             engine.sync();
             rustix::process::kill_process(rustix::process::getpid(), rustix::process::Signal::KILL).unwrap();
         }
         "dead" => {
-            let engine = engines::open(name, folder, Mode::Buffered);
+            let engine = engines::open(name, folder, Mode::Bulk);
             churn_buffered(&*engine, name, count);
             engine.sync();
             engine.close();

@@ -16,7 +16,8 @@ pub(crate) struct Fjall {
 impl Fjall {
     pub(crate) fn open(folder: &Path, mode: Mode) -> Self {
         // What is sealed does not compress: trying costs time only.
-        let options = || KeyspaceCreateOptions::default().data_block_compression_policy(CompressionPolicy::disabled());
+        let options =
+            || KeyspaceCreateOptions::default().data_block_compression_policy(CompressionPolicy::disabled());
         let database = Database::builder(folder.join("state.fjall"))
             .journal_compression(fjall::CompressionType::None)
             .open()

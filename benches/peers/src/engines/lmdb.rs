@@ -21,10 +21,12 @@ impl Lmdb {
         // Its default for durable calls: one fdatasync for the pages, and a synchronous write for the root.
         let flags = if mode == Mode::Durable { EnvFlags::empty() } else { EnvFlags::NO_SYNC };
         // SAFETY: the folder is of this process alone.
-        let env = unsafe { EnvOpenOptions::new().map_size(MAP_SIZE).max_dbs(4).flags(flags).open(folder) }.unwrap();
+        let env =
+            unsafe { EnvOpenOptions::new().map_size(MAP_SIZE).max_dbs(4).flags(flags).open(folder) }.unwrap();
         let transaction = env.write_txn().unwrap();
         let databases = env.create_databases_and_commit(transaction, |opener, transaction| {
-            let databases = Table::ALL.map(|table| opener.create_database(transaction, Some(table.name())).unwrap());
+            let databases =
+                Table::ALL.map(|table| opener.create_database(transaction, Some(table.name())).unwrap());
             Ok::<_, heed::Error>(CommitOrAbort::<_, ()>::Commit(databases))
         });
         let databases = databases.unwrap().unwrap_commit();

@@ -18,6 +18,8 @@ impl RaftEngine {
     pub(crate) fn open(folder: &Path, mode: Mode) -> Self {
         let folder = folder.join("state.raft");
         let is_new = !folder.exists();
+        // It takes time and space, which a log that is only prepared to be opened does not need; what has it, keeps it.
+        let prefill_for_recycle = if is_new { mode != Mode::Bulk } else { has_reserved_files(&folder) };
         let config = Config {
             dir: folder.to_str().unwrap().to_owned(),
             // What is sealed does not compress.
@@ -27,12 +29,12 @@ impl RaftEngine {
             target_file_size: ReadableSize(FILE_LEN),
             purge_threshold: ReadableSize(4 * FILE_LEN),
             enable_log_recycle: true,
-            prefill_for_recycle: true,
+            prefill_for_recycle,
             prefill_limit: Some(ReadableSize(4 * FILE_LEN)),
             ..Config::default()
         };
         let engine = Engine::open(config).unwrap();
-        if is_new {
+        if is_new && prefill_for_recycle {
             // The first file was not written before, so it is filled: from here on it is as in a log that has been in use.
             for _ in 0..=FILE_LEN / (64 << 10) {
                 let mut filler = LogBatch::default();
@@ -48,6 +50,11 @@ impl RaftEngine {
         }
         RaftEngine { engine, mode }
     }
+}
+
+fn has_reserved_files(folder: &Path) -> bool {
+    let mut files = fs::read_dir(folder).unwrap();
+    files.any(|file| file.unwrap().path().extension().is_some_and(|extension| extension == "reserved"))
 }
 
 /// What raft-engine calls a region.

@@ -58,11 +58,8 @@ impl Kv for Redb {
     fn first(&self, bucket: Table, count: usize) -> Vec<(Key, Value)> {
         let transaction = self.database.begin_read().unwrap();
         let table = transaction.open_table(table(bucket)).unwrap();
-        let copy = |row: Result<(redb::AccessGuard<&[u8]>, redb::AccessGuard<&[u8]>), _>| {
-            let (key, value) = row.unwrap();
-            (key.value().to_vec(), value.value().to_vec())
-        };
-        table.iter().unwrap().take(count).map(copy).collect()
+        let rows = table.iter().unwrap().take(count).map(Result::unwrap);
+        rows.map(|(key, value)| (key.value().to_vec(), value.value().to_vec())).collect()
     }
 
     fn count(&self, bucket: Table) -> Option<u64> {

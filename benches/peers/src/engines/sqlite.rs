@@ -24,9 +24,7 @@ impl Sqlite {
         for table in Table::ALL {
             // One tree and not two: the key leads to the value without a row id in between.
             let columns = "(key BLOB PRIMARY KEY, value BLOB NOT NULL) WITHOUT ROWID";
-            connection
-                .execute_batch(&format!("CREATE TABLE IF NOT EXISTS {} {columns}", table.name()))
-                .unwrap();
+            connection.execute_batch(&format!("CREATE TABLE IF NOT EXISTS {} {columns}", table.name())).unwrap();
         }
         Sqlite(Mutex::new(connection))
     }

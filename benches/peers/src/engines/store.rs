@@ -9,7 +9,7 @@ use crate::engine::{Engine, Job, Mode};
 pub(crate) fn open(folder: &Path, mode: Mode) -> Store {
     let durability = match mode {
         Mode::Durable => Durability::Sync,
-        Mode::Buffered => Durability::Buffered,
+        Mode::Buffered | Mode::Bulk => Durability::Buffered,
     };
     let key = AgentKey::new("bkpy_0123456789abcdef0123456789abcdef").unwrap();
     OpenOptions::new().durability(durability).open(folder.join("state.db"), &key).unwrap()

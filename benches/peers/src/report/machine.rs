@@ -46,10 +46,8 @@ pub(super) fn versions(options: &Options) -> String {
         ["backupy-state", "aes-gcm", "raft-engine", "fjall", "heed", "redb", "rusqlite", "libsqlite3-sys"];
     let of_lock = PACKAGES.iter().filter_map(|name| Some(format!("{name} {}", locked(name)?)));
     let lmdb = heed::lmdb_version();
-    let of_library = [
-        format!("LMDB {}.{}.{}", lmdb.major, lmdb.minor, lmdb.patch),
-        format!("SQLite {}", rusqlite::version()),
-    ];
+    let of_library =
+        [format!("LMDB {}.{}.{}", lmdb.major, lmdb.minor, lmdb.patch), format!("SQLite {}", rusqlite::version())];
     let all: Vec<_> = of_lock.chain(of_library).chain(options.versions.iter().cloned()).collect();
     format!("{}.\n", all.join(", "))
 }

@@ -12,8 +12,11 @@ pub(super) struct Unit {
 
 impl Unit {
     pub(super) fn of(work: &str, results: &Results) -> Self {
-        let units =
-            [Unit { field: SECONDS, show: time }, Unit { field: "bytes", show: bytes }, Unit { field: "ratio", show: plain }];
+        let units = [
+            Unit { field: SECONDS, show: time },
+            Unit { field: "bytes", show: bytes },
+            Unit { field: "ratio", show: plain },
+        ];
         let is_measured = |unit: &Unit| results.has_field(work, unit.field);
         units.into_iter().find(is_measured).unwrap_or(units[0])
     }

@@ -16,6 +16,7 @@ pub(crate) const WORKS: &[Work] = &[
         floor: "seal, CRC and pwrite in a loop",
         // redb holds what is not durable in its own memory, where it does not survive a killed process: another promise.
         engines: &[STORE, RING, FLOOR, "raft-engine", "fjall", "LMDB", "SQLite"],
+        repeats: 1,
         measure: buffered,
     },
     Work {
@@ -23,6 +24,7 @@ pub(crate) const WORKS: &[Work] = &[
         title: "100,000 jobs of 512 B in one transaction, a job, buffered",
         floor: "seal and CRC in a loop, one pwrite",
         engines: &[STORE, RING, FLOOR],
+        repeats: 1,
         measure: |name, folder| batch(name, folder, Mode::Buffered),
     },
     Work {
@@ -30,6 +32,7 @@ pub(crate) const WORKS: &[Work] = &[
         title: "100,000 jobs of 512 B in one transaction, a job, durable",
         floor: "seal and CRC in a loop, one pwrite, fdatasync",
         engines: &[STORE, RING, FLOOR, "raft-engine", "fjall", "LMDB", "redb", "SQLite", BBOLT],
+        repeats: 1,
         measure: |name, folder| batch(name, folder, Mode::Durable),
     },
 ];

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use super::{LIVE, PAYLOAD, Work, jobs, run_id};
 use crate::engine::{Engine, Mode};
 use crate::engines::{self, BBOLT, BBOLT_BATCH, FLOOR, STORE};
-use crate::figure::{Figure, time_calls};
+use crate::figure::{Figure, LONG, SHORT, time_calls};
 use crate::floor::Appender;
 
 const ENGINES: &[&str] = &[STORE, FLOOR, "raft-engine", "fjall", "LMDB", "redb", "SQLite", BBOLT];
@@ -20,20 +20,23 @@ pub(crate) const WORKS: &[Work] = &[
         title: "durable enqueue, 512 B",
         floor: APPEND,
         engines: ENGINES,
-        measure: |name, folder| enqueue(name, folder, 512, 1000),
+        repeats: 3,
+        measure: |name, folder| enqueue(name, folder, 512, 500),
     },
     Work {
         name: "enqueue-8k",
         title: "durable enqueue, 8 KiB",
         floor: APPEND,
         engines: ENGINES,
-        measure: |name, folder| enqueue(name, folder, 8 << 10, 500),
+        repeats: 3,
+        measure: |name, folder| enqueue(name, folder, 8 << 10, 250),
     },
     Work {
         name: "enqueue-8-threads",
         title: "durable enqueue, 512 B, 8 threads",
         floor: "",
         engines: &[STORE, "raft-engine", "fjall", "LMDB", "redb", "SQLite", BBOLT, BBOLT_BATCH],
+        repeats: 1,
         measure: eight_threads,
     },
     Work {
@@ -41,20 +44,23 @@ pub(crate) const WORKS: &[Work] = &[
         title: "durable heartbeat",
         floor: APPEND,
         engines: ENGINES,
-        measure: |name, folder| calls(name, folder, 500, |_| {}, |engine, i| engine.heartbeat(i as i64)),
+        repeats: 3,
+        measure: |name, folder| calls(name, folder, 250, |_| {}, |engine, i| engine.heartbeat(i as i64)),
     },
     Work {
         name: "log",
         title: "durable log append, 512 B",
         floor: APPEND,
         engines: ENGINES,
-        measure: |name, folder| calls(name, folder, 500, |_| {}, |engine, i| engine.log(i as i64, &PAYLOAD)),
+        repeats: 3,
+        measure: |name, folder| calls(name, folder, 250, |_| {}, |engine, i| engine.log(i as i64, &PAYLOAD)),
     },
     Work {
         name: "drain",
         title: "durable drain of 100 log events",
         floor: APPEND,
         engines: ENGINES,
+        repeats: 3,
         measure: drain,
     },
     Work {
@@ -62,6 +68,7 @@ pub(crate) const WORKS: &[Work] = &[
         title: "churn, each enqueue or ack, 100 live",
         floor: APPEND,
         engines: ENGINES,
+        repeats: 1,
         measure: churn,
     },
 ];
@@ -74,13 +81,13 @@ fn calls(
     call: impl Fn(&dyn Engine, usize),
 ) -> Figure {
     if name == FLOOR {
-        return Appender::frame_of(folder, prepare, |engine| call(engine, 0)).time(folder, count);
+        return Appender::frame_of(folder, prepare, |engine| call(engine, 0)).time(folder, count, SHORT);
     }
     let engine = engines::open(name, folder, Mode::Durable);
     prepare(&*engine);
     // The first call pays for what all later ones find.
     call(&*engine, count);
-    let figure = time_calls(count, |i| call(&*engine, i));
+    let figure = time_calls(count, SHORT, |i| call(&*engine, i));
     engine.close();
     figure
 }
@@ -97,7 +104,7 @@ fn drain(name: &str, folder: &Path) -> Figure {
     let append = |engine: &dyn Engine, count| (0..count).for_each(|i| engine.log(i as i64, &PAYLOAD));
     let drain = |engine: &dyn Engine| assert_eq!(engine.drain(EVENTS), EVENTS);
     if name == FLOOR {
-        return Appender::frame_of(folder, |engine| append(engine, EVENTS), drain).time(folder, DRAINS);
+        return Appender::frame_of(folder, |engine| append(engine, EVENTS), drain).time(folder, DRAINS, SHORT);
     }
     let engine = engines::open(name, folder, Mode::Buffered);
     append(&*engine, (DRAINS + 1) * EVENTS);
@@ -120,11 +127,11 @@ fn churn(name: &str, folder: &Path) -> Figure {
         let fill = |engine: &dyn Engine| engine.enqueue(&run_id(0), &PAYLOAD);
         let enqueue = Appender::frame_of(folder, |_| {}, |engine| engine.enqueue(&run_id(0), &PAYLOAD));
         let ack = Appender::frame_of(folder, fill, |engine| engine.ack(&run_id(0)));
-        return enqueue.and(ack).time(folder, 2 * PAIRS);
+        return enqueue.and(ack).time(folder, 2 * PAIRS, LONG);
     }
     let engine = engines::open(name, folder, Mode::Durable);
     engine.enqueue_all(&jobs(0..LIVE, &PAYLOAD));
-    let figure = time_calls(2 * PAIRS, |i| {
+    let figure = time_calls(2 * PAIRS, LONG, |i| {
         write(&*engine, i);
         if i.is_multiple_of(1000) {
             engine.tidy();
@@ -137,7 +144,7 @@ fn churn(name: &str, folder: &Path) -> Figure {
 /// Until the time is over, so that no thread waits for the last ones.
 fn eight_threads(name: &str, folder: &Path) -> Figure {
     const THREADS: usize = 8;
-    const TIME: Duration = Duration::from_millis(1200);
+    const TIME: Duration = Duration::from_millis(800);
     let engine = engines::open(name, folder, Mode::Durable);
     engine.enqueue(&run_id(0), &PAYLOAD);
     let start = Barrier::new(THREADS + 1);

@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::{LIVE, PAYLOAD, Work, churn_buffered, jobs, prepare_in_child, run_id};
 use crate::engine::Mode;
 use crate::engines::{self, BBOLT, STORE};
-use crate::figure::Figure;
+use crate::figure::{Figure, LONG, time_calls};
 use crate::process;
 
 const ENGINES: &[&str] = &[STORE, "raft-engine", "fjall", "LMDB", "redb", "SQLite", BBOLT];
@@ -17,6 +17,7 @@ pub(crate) const WORKS: &[Work] = &[
         title: "memory at 100,000 live jobs of 512 B",
         floor: "",
         engines: ENGINES,
+        repeats: 1,
         measure: memory,
     },
     Work {
@@ -24,6 +25,7 @@ pub(crate) const WORKS: &[Work] = &[
         title: "device bytes for each byte of payload, in churn",
         floor: "",
         engines: ENGINES,
+        repeats: 1,
         measure: device_bytes,
     },
     Work {
@@ -31,6 +33,7 @@ pub(crate) const WORKS: &[Work] = &[
         title: "length of the files after 5,000 pairs, 100 live",
         floor: "",
         engines: ENGINES,
+        repeats: 1,
         measure: |name, folder| files_len(name, folder, 5_000),
     },
     Work {
@@ -38,9 +41,17 @@ pub(crate) const WORKS: &[Work] = &[
         title: "length of the files after 50,000 pairs, 100 live",
         floor: "",
         engines: ENGINES,
+        repeats: 1,
         measure: |name, folder| files_len(name, folder, 50_000),
     },
-    Work { name: "idle", title: "an idle engine, 10 live jobs", floor: "", engines: &[STORE, "raft-engine", "fjall", "SQLite", BBOLT], measure: idle },
+    Work {
+        name: "idle",
+        title: "an idle engine, 10 live jobs",
+        floor: "",
+        engines: &[STORE, "raft-engine", "fjall", "SQLite", BBOLT],
+        repeats: 1,
+        measure: idle,
+    },
 ];
 
 /// What opening and a look at the first jobs make the process grow by.
@@ -62,16 +73,16 @@ fn device_bytes(name: &str, folder: &Path) -> Figure {
     let engine = engines::open(name, folder, Mode::Durable);
     engine.enqueue_all(&jobs(0..LIVE, &PAYLOAD));
     let before = process::bytes_written(folder);
-    for i in 0..PAIRS {
+    let calls = time_calls(PAIRS, LONG, |i| {
         engine.enqueue(&run_id(i + LIVE), &PAYLOAD);
         engine.ack(&run_id(i));
         if i.is_multiple_of(500) {
             engine.tidy();
         }
-    }
+    });
     let written = process::bytes_written(folder) - before;
     engine.close();
-    Figure::of(&[("ratio", written / (PAIRS * PAYLOAD.len()) as f64)])
+    Figure::of(&[("ratio", written / (calls.0["count"] * PAYLOAD.len() as f64))])
 }
 
 /// With the engine still open, as it is beside a running agent.

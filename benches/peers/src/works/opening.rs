@@ -18,6 +18,7 @@ pub(crate) const WORKS: &[Work] = &[
         title: "open, 1,000 live jobs",
         floor: REPLAY,
         engines: ENGINES,
+        repeats: 1,
         measure: |name, folder| open(name, folder, "live-1000", 1_000),
     },
     Work {
@@ -25,6 +26,7 @@ pub(crate) const WORKS: &[Work] = &[
         title: "open, 10,000 live jobs",
         floor: REPLAY,
         engines: ENGINES,
+        repeats: 1,
         measure: |name, folder| open(name, folder, "live-10000", 10_000),
     },
     Work {
@@ -32,6 +34,7 @@ pub(crate) const WORKS: &[Work] = &[
         title: "open, 100,000 live jobs",
         floor: REPLAY,
         engines: ENGINES,
+        repeats: 1,
         measure: |name, folder| open(name, folder, "live-100000", 100_000),
     },
     Work {
@@ -39,6 +42,7 @@ pub(crate) const WORKS: &[Work] = &[
         title: "open after a kill, 100,000 live jobs",
         floor: "",
         engines: &[STORE, "raft-engine", "fjall", "LMDB", "redb", "SQLite", BBOLT],
+        repeats: 1,
         measure: |name, folder| open(name, folder, "killed-100000", 100_000),
     },
     Work {
@@ -46,6 +50,7 @@ pub(crate) const WORKS: &[Work] = &[
         title: "open, 100 live after 100,000 dead",
         floor: "",
         engines: &[STORE, "raft-engine", "fjall", "LMDB", "redb", "SQLite", BBOLT],
+        repeats: 1,
         measure: |name, folder| open(name, folder, "dead-100000", LIVE),
     },
 ];

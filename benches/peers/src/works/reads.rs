@@ -14,13 +14,28 @@ const ENGINES: &[&str] = &[STORE, RING, FLOOR, "raft-engine", "fjall", "LMDB", "
 const OPEN: &str = "opening the values in memory with aes-gcm";
 
 pub(crate) const WORKS: &[Work] = &[
-    Work { name: "dequeue", title: "dequeue(100), 512 B", floor: OPEN, engines: ENGINES, measure: dequeue },
-    Work { name: "config", title: "load_config, 4 KiB", floor: OPEN, engines: ENGINES, measure: config },
+    Work {
+        name: "dequeue",
+        title: "dequeue(100), 512 B",
+        floor: OPEN,
+        engines: ENGINES,
+        repeats: 1,
+        measure: dequeue,
+    },
+    Work {
+        name: "config",
+        title: "load_config, 4 KiB",
+        floor: OPEN,
+        engines: ENGINES,
+        repeats: 1,
+        measure: config,
+    },
     Work {
         name: "depth-10",
         title: "queue_depth of 10 jobs",
         floor: "",
         engines: &[STORE, "LMDB", "redb"],
+        repeats: 1,
         measure: |name, folder| depth(name, folder, 10),
     },
     Work {
@@ -28,6 +43,7 @@ pub(crate) const WORKS: &[Work] = &[
         title: "queue_depth of 1,000,000 jobs",
         floor: "",
         engines: &[STORE, "LMDB", "redb"],
+        repeats: 1,
         measure: |name, folder| depth(name, folder, 1_000_000),
     },
 ];
