@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"io"
 	"path/filepath"
+	"sort"
 	"sync"
 	"time"
 
@@ -91,11 +92,17 @@ func (s *state) put(bucket, key, value []byte) {
 
 func (s *state) enqueue(id string, payload []byte) { s.put(bucketQueue, []byte(id), payload) }
 
+// enqueueAll puts the keys in order: out of order, each put moves what comes behind it.
 func (s *state) enqueueAll(first, end int, payload []byte) {
+	ids := make([]string, 0, end-first)
+	for i := first; i < end; i++ {
+		ids = append(ids, runID(i))
+	}
+	sort.Strings(ids)
 	check(s.db.Update(func(tx *bolt.Tx) error {
 		queue := tx.Bucket(bucketQueue)
-		for i := first; i < end; i++ {
-			key := []byte(runID(i))
+		for _, id := range ids {
+			key := []byte(id)
 			if err := queue.Put(key, s.seal(key, payload)); err != nil {
 				return err
 			}

@@ -65,6 +65,9 @@ pub(crate) type Value = Vec<u8>;
 
 /// What a peer does: bytes under keys, in order.
 pub(crate) trait Kv: Send + Sync {
+    /// Whether a large transaction is faster with its keys in order.
+    const LIKES_ORDER: bool;
+
     /// One transaction.
     fn write(&self, table: Table, puts: Vec<(Key, Value)>, deletes: Vec<Key>);
     fn get(&self, table: Table, key: &[u8]) -> Option<Value>;
@@ -110,7 +113,11 @@ impl<K: Kv> Engine for Sealed<K> {
 
     fn enqueue_all(&self, jobs: &[Job]) {
         let puts = jobs.iter().map(|(run_id, payload)| self.sealed(run_id.as_bytes(), payload));
-        self.kv.write(Table::Queue, puts.collect(), vec![]);
+        let mut puts: Vec<_> = puts.collect();
+        if K::LIKES_ORDER {
+            puts.sort_unstable();
+        }
+        self.kv.write(Table::Queue, puts, vec![]);
     }
 
     fn ack(&self, run_id: &str) {

@@ -155,7 +155,7 @@ fn idle(results: &Results) -> String {
     for engine in COLUMNS {
         let field = |field| results.spread(("idle", engine, field)).map(|spread| spread.median);
         let Some(bytes) = field("bytes") else { continue };
-        let [threads, wakeups] = ["threads", "wakeups"].map(|name| plain(field(name).unwrap_or_default()));
+        let [threads, wakeups] = ["threads", "wakeups"].map(|name| units::few(field(name).unwrap_or_default()));
         writeln!(text, "| {engine} | {} | {threads} | {wakeups} |", units::bytes(bytes)).unwrap();
     }
     if text.is_empty() {

@@ -28,6 +28,8 @@ impl Fjall {
 }
 
 impl Kv for Fjall {
+    const LIKES_ORDER: bool = false;
+
     fn write(&self, table: Table, puts: Vec<(Key, Value)>, deletes: Vec<Key>) {
         let keyspace = &self.keyspaces[table as usize];
         // fdatasync: all that a journal needs. In its buffered mode the kernel has it when `commit` returns.

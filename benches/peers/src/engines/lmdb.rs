@@ -35,6 +35,8 @@ impl Lmdb {
 }
 
 impl Kv for Lmdb {
+    const LIKES_ORDER: bool = true;
+
     fn write(&self, table: Table, puts: Vec<(Key, Value)>, deletes: Vec<Key>) {
         let database = self.databases[table as usize];
         let mut transaction = self.env.write_txn().unwrap();

@@ -63,6 +63,8 @@ fn region(table: Table) -> u64 {
 }
 
 impl Kv for RaftEngine {
+    const LIKES_ORDER: bool = false;
+
     fn write(&self, table: Table, puts: Vec<(Key, Value)>, deletes: Vec<Key>) {
         let mut batch = LogBatch::with_capacity(puts.len() + deletes.len());
         for (key, value) in puts {

@@ -31,6 +31,8 @@ impl Redb {
 }
 
 impl Kv for Redb {
+    const LIKES_ORDER: bool = true;
+
     fn write(&self, bucket: Table, puts: Vec<(Key, Value)>, deletes: Vec<Key>) {
         let mut transaction = self.database.begin_write().unwrap();
         // Its default for durable calls: one sync a commit, and a checksum tells after a crash whether it was whole.

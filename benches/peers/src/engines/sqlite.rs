@@ -35,6 +35,8 @@ impl Sqlite {
 }
 
 impl Kv for Sqlite {
+    const LIKES_ORDER: bool = true;
+
     fn write(&self, table: Table, puts: Vec<(Key, Value)>, deletes: Vec<Key>) {
         let mut connection = self.connection();
         let run = |connection: &Connection| {

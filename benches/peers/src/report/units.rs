@@ -52,6 +52,11 @@ pub(super) fn count(value: f64) -> String {
     separated.into_iter().collect()
 }
 
+/// A small number of things, or the mean of two.
+pub(super) fn few(value: f64) -> String {
+    format!("{value}")
+}
+
 /// Three digits, or more where there are more before the point.
 pub(super) fn plain(value: f64) -> String {
     match value.abs() {
