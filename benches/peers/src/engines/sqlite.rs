@@ -22,8 +22,8 @@ impl Sqlite {
         connection.pragma_update(None, "mmap_size", 1 << 30).unwrap();
         connection.set_prepared_statement_cache_capacity(32);
         for table in Table::ALL {
-            // One tree and not two: the key leads to the value without a row id in between.
-            let columns = "(key BLOB PRIMARY KEY, value BLOB NOT NULL) WITHOUT ROWID";
+            // With a row id: values go to the end of the table, and a commit writes two pages where without it three.
+            let columns = "(key BLOB PRIMARY KEY, value BLOB NOT NULL)";
             connection.execute_batch(&format!("CREATE TABLE IF NOT EXISTS {} {columns}", table.name())).unwrap();
         }
         Sqlite(Mutex::new(connection))
