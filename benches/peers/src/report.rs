@@ -53,7 +53,22 @@ The floor is the plainest code that could do the work:
         machine = machine::describe(&options.work),
         versions = machine::versions(options),
     );
-    fs::write(out.join("RESULTS.md"), format!("{head}\n{images}{}", tables(results))).unwrap();
+    fs::write(out.join("RESULTS.md"), format!("{head}\n{images}{}{}", tables(results), footnotes(options)))
+        .unwrap();
+}
+
+/// What the figures of the footprint do not say themselves.
+fn footnotes(options: &Options) -> &'static str {
+    match options.own_disk {
+        Some(_) => {
+            "Memory is what the process holds for itself (`RssAnon`): pages of a mapped file are not in it. Device bytes are \
+             counted on a disk that nobody else writes to (a loop device), with the file system's journal.\n"
+        }
+        None => {
+            "Memory is what the process holds for itself (`RssAnon`): pages of a mapped file are not in it. Device bytes are \
+             those of the whole disk, with the file system's journal and with what others wrote meanwhile.\n"
+        }
+    }
 }
 
 /// One line for each floor, with the works that are measured against it.

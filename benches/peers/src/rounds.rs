@@ -23,6 +23,8 @@ pub(crate) struct Options {
     pub(crate) date: String,
     /// Where the stores lie while they are measured.
     pub(crate) work: PathBuf,
+    /// A disk that nobody else writes to, for the work that counts what is written.
+    pub(crate) own_disk: Option<PathBuf>,
     /// Where the report goes.
     out: PathBuf,
 }
@@ -39,6 +41,7 @@ impl Options {
                 ["--version-of", version] => options.versions.push(version.to_owned()),
                 ["--date", date] => options.date = date.to_owned(),
                 ["--work", path] => options.work = path.into(),
+                ["--own-disk", path] => options.own_disk = Some(path.into()),
                 ["--out", path] => options.out = path.into(),
                 _ => panic!("what is {pair:?}? --rounds N, --only NAME, --work FOLDER, --out FOLDER"),
             }
@@ -81,8 +84,9 @@ impl Options {
         engines.rotate_left(round % len);
         for engine in engines {
             let Some(program) = self.program(engine) else { continue };
-            let folder = tempfile::tempdir_in(&self.work).unwrap();
-            rustix::fs::syncfs(std::fs::File::open(&self.work).unwrap()).unwrap();
+            let disk = self.own_disk.as_ref().filter(|_| work.name == "device").unwrap_or(&self.work);
+            let folder = tempfile::tempdir_in(disk).unwrap();
+            rustix::fs::syncfs(std::fs::File::open(disk).unwrap()).unwrap();
             match run(&program, work.name, engine, folder.path()) {
                 Ok(figure) => results.add(work.name, engine, round, figure),
                 Err(why) => eprintln!("{} by {engine}: {why}", work.name),
