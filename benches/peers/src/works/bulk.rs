@@ -21,7 +21,7 @@ pub(crate) const WORKS: &[Work] = &[
     },
     Work {
         name: "batch",
-        title: "100,000 jobs of 512 B in one transaction, a job, buffered",
+        title: "100,000 jobs of 512 B in one transaction, time a job, buffered",
         floor: "seal and CRC in a loop, one pwrite",
         engines: &[STORE, RING, FLOOR],
         repeats: 1,
@@ -29,7 +29,7 @@ pub(crate) const WORKS: &[Work] = &[
     },
     Work {
         name: "batch-durable",
-        title: "100,000 jobs of 512 B in one transaction, a job, durable",
+        title: "100,000 jobs of 512 B in one transaction, time a job, durable",
         floor: "seal and CRC in a loop, one pwrite, fdatasync",
         engines: &[STORE, RING, FLOOR, "raft-engine", "fjall", "LMDB", "redb", "SQLite", BBOLT],
         repeats: 1,
