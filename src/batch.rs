@@ -2,13 +2,12 @@
 
 use std::fmt;
 
-use zeroize::Zeroizing;
-
 use crate::format::bucket::{
     Bucket, CONFIG_KEY, HEARTBEAT_KEY, LOG_KEY_LEN, LogKey, SESSION_KEY, VALUE_PREFIX_LEN,
 };
 use crate::format::record::Change;
 use crate::reader::{check_run_id, check_value};
+use crate::wiped::Wiped;
 use crate::{Error, Result};
 
 /// Writing calls that become one record: after a crash all of them are there, or none.
@@ -38,9 +37,9 @@ pub struct Batch {
 }
 
 enum Call {
-    Put { bucket: Bucket, key: Box<[u8]>, prefix: Option<[u8; VALUE_PREFIX_LEN]>, value: Zeroizing<Box<[u8]>> },
+    Put { bucket: Bucket, key: Box<[u8]>, prefix: Option<[u8; VALUE_PREFIX_LEN]>, value: Wiped },
     Ack { run_id: Box<[u8]> },
-    Log { ts_ms: i64, payload: Zeroizing<Box<[u8]>> },
+    Log { ts_ms: i64, payload: Wiped },
 }
 
 impl Batch {
@@ -143,7 +142,7 @@ impl Batch {
     /// ```
     pub fn buffer_log(self, ts_ms: i64, payload: &[u8]) -> Self {
         let payload_checked = check_value("a log event", payload);
-        self.add(payload_checked, || Call::Log { ts_ms, payload: Zeroizing::new(payload.into()) })
+        self.add(payload_checked, || Call::Log { ts_ms, payload: payload.to_vec().into() })
     }
 
     /// Keeps the first thing that is wrong; nothing behind it matters, since nothing will be written.
@@ -202,7 +201,7 @@ impl Batch {
 
 impl Call {
     fn put(bucket: Bucket, key: &[u8], prefix: Option<[u8; VALUE_PREFIX_LEN]>, value: &[u8]) -> Self {
-        Call::Put { bucket, key: key.into(), prefix, value: Zeroizing::new(value.into()) }
+        Call::Put { bucket, key: key.into(), prefix, value: value.to_vec().into() }
     }
 }
 

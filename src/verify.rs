@@ -3,8 +3,6 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use zeroize::Zeroizing;
-
 use crate::format::SaltedCrc;
 use crate::format::frame::{FrameHeader, FrameKind, ValueCursor};
 use crate::format::header::{self, Header};
@@ -13,6 +11,7 @@ use crate::log::Values;
 use crate::snapshot::open_file;
 use crate::storage::{Disk, File, Storage};
 use crate::walk::{self, Beside, OpenFrame, Piece, Resync, Sight, Walk};
+use crate::wiped::Wiped;
 use crate::{AgentKey, Error, Result, path, recovery};
 
 mod report;
@@ -194,7 +193,7 @@ impl Check<'_> {
             operations.push(OperationInfo::new(&operation));
             let Some(place) = places.place(&operation) else { continue };
             self.report.values += 1;
-            match values.read(place).map(Zeroizing::new) {
+            match values.read(place).map(Wiped::from) {
                 Ok(value) if operation.bucket.allows_value(operation.key, &value) => {}
                 Ok(_) => self.report.note_error(values.malformed(place))?,
                 // In a damaged frame, damage is what broke the seal.

@@ -4,8 +4,6 @@
 use std::sync::MutexGuard;
 use std::time::Instant;
 
-use zeroize::Zeroizing;
-
 use super::Store;
 use crate::batch::Batch;
 use crate::format::bucket::{Bucket, DROPPED_KEY, LogKey};
@@ -15,6 +13,7 @@ use crate::live::{Writing, lock};
 use crate::log::Pending;
 use crate::log_limits::{LogGate, Plan};
 use crate::reader::{self, LogBatch, LogEvent, Reader, check_value};
+use crate::wiped::Wiped;
 use crate::{Error, Result};
 
 /// What [`Store::buffer_log`] did with the event.
@@ -220,7 +219,7 @@ impl Store {
         let (places, values) = self.look(|index| index.first(Bucket::Logs, usize::MAX));
         let mut changes = Vec::new();
         for (key, place) in &places {
-            match values.read(*place).map(Zeroizing::new) {
+            match values.read(*place).map(Wiped::from) {
                 Ok(_) => {}
                 Err(Error::Unauthentic { .. }) => changes.push(Change::delete(Bucket::Logs, key)),
                 Err(error) => return Err(error),
