@@ -18,7 +18,7 @@ pub(crate) use machine::is_in_memory;
 
 use units::{Unit, plain};
 
-pub(crate) fn write(out: &Path, results: &Results, options: &Options) {
+pub(crate) fn write(out: &Path, results: &Results, options: &Options, rounds: usize) {
     let charts = out.join("charts");
     fs::create_dir_all(&charts).unwrap();
     let mut images = String::new();
@@ -48,7 +48,6 @@ The floor is the plainest code that could do the work:
 {versions}
 ",
         date = options.date,
-        rounds = options.rounds,
         floors = floors(),
         machine = machine::describe(&options.work),
         versions = machine::versions(options),

@@ -12,7 +12,7 @@ use crate::works::{self, Work};
 
 #[derive(Default)]
 pub(crate) struct Options {
-    pub(crate) rounds: usize,
+    rounds: usize,
     only: Vec<String>,
     /// The binary that was built with feature `ring`.
     ring: Option<PathBuf>,
@@ -64,11 +64,12 @@ impl Options {
                 }
                 eprintln!("round {} {:<20} {:>6.1} s", round + 1, work.name, begun.elapsed().as_secs_f64());
             }
+            // A part of the table must not take the place of the whole.
+            if self.only.is_empty() {
+                report::write(&self.out, &results, self, round + 1);
+            }
         }
-        // A part of the table must not take the place of the whole.
-        if self.only.is_empty() {
-            report::write(&self.out, &results, self);
-        } else {
+        if !self.only.is_empty() {
             println!("{}", report::tables(&results));
         }
     }
