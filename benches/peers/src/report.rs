@@ -160,7 +160,7 @@ fn threads(results: &Results) -> String {
         return text;
     }
     let head = "## Eight threads, each in durable enqueues of 512 B\n\n| | jobs a second | p50 of a call | p99 |\n|---|---:|---:|---:|\n";
-    let note = "\n`bbolt Batch` lets concurrent calls share a transaction; the agent's Go package calls `Update`, as in the line above it.\n\n";
+    let note = "\n`bbolt Batch` lets concurrent calls share a transaction (`DB.Batch`); in the line above it, and in the limit, each call is one of its own (`DB.Update`).\n\n";
     format!("{head}{text}{note}")
 }
 
