@@ -6,7 +6,7 @@
 //! the new file and nothing else.
 
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
@@ -49,6 +49,8 @@ struct Shared {
     key: Mutex<AgentKey>,
     running: AtomicBool,
     stopping: AtomicBool,
+    /// Up to where the copy that is being made was read back.
+    checked: AtomicU64,
     record: Mutex<Record>,
 }
 
@@ -70,6 +72,7 @@ impl Compactor {
             key: Mutex::new(key),
             running: AtomicBool::new(false),
             stopping: AtomicBool::new(false),
+            checked: AtomicU64::new(0),
             record: Mutex::default(),
         };
         Compactor { shared: Arc::new(shared), thread: Mutex::new(None) }
@@ -77,6 +80,10 @@ impl Compactor {
 
     pub(crate) fn stats(&self) -> CompactionStats {
         self.shared.record().stats.clone()
+    }
+
+    pub(crate) fn checked(&self) -> u64 {
+        self.shared.checked.load(Ordering::Relaxed)
     }
 
     /// Starts a thread if a compaction is due, none is running, and the last failure is long enough ago.
@@ -228,7 +235,7 @@ impl Shared {
     /// Makes a copy of this generation under another name.
     fn backup(&self, path: &Path, key: &AgentKey) -> Result<()> {
         drop(self.live.write()?);
-        let target = new_log::free_target(&*self.live.storage, path)?;
+        let target = new_log::free_target(&*self.live.storage, &self.live.path, path)?;
         let mut copy = Copy::create(self, &target, self.live.header().id.generation, key)?;
         copy.catch_up()?;
         // Held to the end: what is replaced behind the tip meanwhile would be left out with nothing in its place.
@@ -244,6 +251,12 @@ impl Shared {
             return Err(Error::Failed { path: self.live.path.clone() });
         }
         Ok(())
+    }
+
+    /// The same, and notes for whoever watches how far the copy was read back.
+    fn keep_going_at(&self, checked: u64) -> Result<()> {
+        self.checked.store(checked, Ordering::Relaxed);
+        self.keep_going()
     }
 
     fn note(&self, done: &Result<CompactionReport>) {

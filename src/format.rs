@@ -18,9 +18,17 @@ impl SaltedCrc {
     }
 
     pub(crate) fn of(&self, bytes: &[u8]) -> u32 {
-        let mut crc = self.0.clone();
+        let mut crc = self.clone();
         crc.update(bytes);
-        crc.finalize()
+        crc.finish()
+    }
+
+    fn update(&mut self, bytes: &[u8]) {
+        self.0.update(bytes);
+    }
+
+    fn finish(self) -> u32 {
+        self.0.finalize()
     }
 }
 

@@ -49,12 +49,30 @@ impl Head {
     }
 
     /// The number of the log file among those of the store, from 1.
+    ///
+    /// ```
+    /// # let folder = tempfile::tempdir()?;
+    /// # let store = backupy_state::Store::open(folder.path().join("state.db"), &backupy_state::AgentKey::new("key")?)?;
+    /// assert_eq!(store.head().generation(), 1);
+    /// store.compact()?;
+    /// assert_eq!(store.head().generation(), 2);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     #[must_use]
     pub fn generation(&self) -> u64 {
         self.generation
     }
 
     /// The number of the frame in its generation; 0 where there was none.
+    ///
+    /// ```
+    /// # let folder = tempfile::tempdir()?;
+    /// # let store = backupy_state::Store::open(folder.path().join("state.db"), &backupy_state::AgentKey::new("key")?)?;
+    /// assert_eq!(store.head().seq(), 0);
+    /// store.record_heartbeat(1_700_000_000_000)?;
+    /// assert_eq!(store.head().seq(), 1);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     #[must_use]
     pub fn seq(&self) -> u64 {
         self.seq

@@ -114,6 +114,15 @@ pub fn import_bolt(from: impl AsRef<Path>, key: &AgentKey, into: &Store) -> Resu
 ///
 /// # Errors
 /// As [`import_bolt`], but for those of the store.
+///
+/// ```
+/// # use std::path::Path;
+/// # use backupy_state::{AgentKey, check_bolt};
+/// let old = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/import_bolt/example.db");
+/// let key = AgentKey::new("bkpy_0123456789abcdef0123456789abcdef")?;
+/// println!("{} jobs would come over", check_bolt(&old, &key)?.jobs);
+/// # Ok::<(), backupy_state::Error>(())
+/// ```
 pub fn check_bolt(from: impl AsRef<Path>, key: &AgentKey) -> Result<ImportReport> {
     let from = from.as_ref();
     let file = open(from)?;

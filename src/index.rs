@@ -19,6 +19,7 @@ type Keys = BTreeMap<Key, Location>;
 type Fifo = BTreeMap<(u32, u32), Key>;
 /// A key, and where its value is after the operation: `None` for a delete.
 type Staged = (Key, Option<Location>);
+const _: () = assert!(size_of::<Staged>() == 64);
 
 /// What is live in one generation.
 pub(crate) struct Index {
@@ -53,19 +54,26 @@ impl Index {
         }
     }
 
-    /// Applies a record's operations in their order; `places` begins at its first value.
-    pub(crate) fn apply<'a>(&mut self, operations: impl Iterator<Item = Operation<'a>>, mut places: ValueCursor) {
+    /// Applies a record's operations in their order; `places` begins at its first value. Returns how many of the puts replaced
+    /// something.
+    pub(crate) fn apply<'a>(
+        &mut self,
+        operations: impl Iterator<Item = Operation<'a>>,
+        mut places: ValueCursor,
+    ) -> usize {
+        let mut replaced = 0;
         for operation in operations {
             let place = places.place(&operation);
             match (operation.action, place) {
                 (Action::Put { .. }, Some(place)) => {
                     self.note_ordinal(operation.bucket, operation.key);
-                    self.put(operation.bucket, operation.key.into(), place);
+                    replaced += usize::from(self.put(operation.bucket, operation.key.into(), place));
                 }
                 (Action::DeleteThrough, _) => self.delete_through(operation.bucket, operation.key),
                 (Action::Put { .. } | Action::Delete, _) => self.delete(operation.bucket, operation.key),
             }
         }
+        replaced
     }
 
     /// As [`apply`](Self::apply), but only [`settle`](Self::settle) makes it visible: sorting many keys once costs a
@@ -85,7 +93,7 @@ impl Index {
             let staged = &mut self.staged[bucket as usize];
             staged.push((key.into(), place));
             if staged.len() == self.staged_max {
-                drop_void(staged);
+                *staged = last_of_each(staged).collect();
                 // Twice what stays, so that this is seldom done, and no more is held than twice what is live.
                 self.staged_max = self.staged_max.max(2 * staged.len());
             }
@@ -98,23 +106,25 @@ impl Index {
     }
 
     fn settle_bucket(&mut self, bucket: Bucket) {
-        let mut staged = std::mem::take(&mut self.staged[bucket as usize]);
-        drop_void(&mut staged);
+        let staged = std::mem::take(&mut self.staged[bucket as usize]);
+        let staged = last_of_each(&staged);
         if !self.bucket(bucket).is_empty() {
             for (key, place) in staged {
                 match place {
-                    Some(place) => self.put(bucket, key, place),
+                    Some(place) => {
+                        self.put(bucket, key, place);
+                    }
                     None => self.delete(bucket, &key),
                 }
             }
             return;
         }
-        let live = staged.into_iter().filter_map(|(key, place)| Some((key, place?)));
+        let live = staged.filter_map(|(key, place)| Some((key, place?)));
         // Collecting sorted pairs fills the map from the left, without looking for places.
         self.buckets[bucket as usize] = live.collect();
         let keys = &self.buckets[bucket as usize];
         self.live_bytes[bucket as usize] +=
-            keys.iter().map(|(key, place)| live_len(bucket, key, place)).sum::<u64>();
+            keys.iter().map(|(key, place)| live_len(bucket, key, place.len)).sum::<u64>();
         if let (Bucket::Queue, Some(fifo)) = (bucket, &mut self.fifo) {
             *fifo = keys.iter().map(|(key, place)| (place.order(), key.clone())).collect();
         }
@@ -140,8 +150,7 @@ impl Index {
 
     /// The bytes of payload in the log buffer.
     pub(crate) fn log_bytes(&self) -> u64 {
-        let empty = Location::default();
-        let overhead = live_len(Bucket::Logs, &[0; LOG_KEY_LEN], &empty);
+        let overhead = live_len(Bucket::Logs, &[0; LOG_KEY_LEN], 0);
         self.live_bytes[Bucket::Logs as usize] - overhead * self.count(Bucket::Logs) as u64
     }
 
@@ -206,7 +215,8 @@ impl Index {
                 let value_at = place.value_offset();
                 let sealed_len = u64::from(place.len) + TAG_LEN as u64;
                 ranges.push(value_at..value_at + sealed_len);
-                *in_manifests.entry(place.frame_offset).or_default() += live_len(bucket, key, &place) - sealed_len;
+                *in_manifests.entry(place.frame_offset).or_default() +=
+                    live_len(bucket, key, place.len) - sealed_len;
             }
         }
         let manifest_at = |frame_offset| frame_offset + FRAME_HEADER_LEN as u64;
@@ -225,8 +235,9 @@ impl Index {
         }
     }
 
-    fn put(&mut self, bucket: Bucket, key: Key, place: Location) {
-        self.live_bytes[bucket as usize] += live_len(bucket, &key, &place);
+    /// Returns whether it replaced something.
+    fn put(&mut self, bucket: Bucket, key: Key, place: Location) -> bool {
+        self.live_bytes[bucket as usize] += live_len(bucket, &key, place.len);
         let in_order = (bucket == Bucket::Queue && self.fifo.is_some()).then(|| key.clone());
         let replaced = match self.buckets[bucket as usize].entry(key) {
             Entry::Vacant(free) => {
@@ -235,7 +246,7 @@ impl Index {
             }
             Entry::Occupied(mut taken) => {
                 let old = taken.insert(place);
-                Some(live_len(bucket, taken.key(), &old)).zip(Some(old))
+                Some(live_len(bucket, taken.key(), old.len)).zip(Some(old))
             }
         };
         if let Some((old_len, old)) = replaced {
@@ -244,11 +255,12 @@ impl Index {
         if let (Some(key), Some(fifo)) = (in_order, &mut self.fifo) {
             fifo.insert(place.order(), key);
         }
+        replaced.is_some()
     }
 
     fn delete(&mut self, bucket: Bucket, key: &[u8]) {
         if let Some(old) = self.buckets[bucket as usize].remove(key) {
-            self.forget(bucket, live_len(bucket, key, &old), &old);
+            self.forget(bucket, live_len(bucket, key, old.len), &old);
         }
     }
 
@@ -258,7 +270,7 @@ impl Index {
                 break;
             }
             let (key, old) = first.remove_entry();
-            self.forget(bucket, live_len(bucket, &key, &old), &old);
+            self.forget(bucket, live_len(bucket, &key, old.len), &old);
         }
     }
 
@@ -271,18 +283,20 @@ impl Index {
     }
 }
 
-/// Sorts by key, and leaves the last operation on each.
-fn drop_void(staged: &mut Vec<Staged>) {
+/// The last operation on each key, in the order of the keys.
+fn last_of_each(staged: &[Staged]) -> impl Iterator<Item = Staged> {
     // Sorting what stands for a key moves a quarter of the bytes, and seldom looks at the key itself.
     let mut order: Vec<(u64, usize)> = staged.iter().enumerate().map(|(i, (key, _))| (key.head(), i)).collect();
     let by_key =
         |a: &(u64, usize), b: &(u64, usize)| a.0.cmp(&b.0).then_with(|| staged[a.1].0.cmp(&staged[b.1].0));
     order.sort_unstable_by(|a, b| by_key(a, b).then_with(|| a.1.cmp(&b.1)));
-    let last_of_each = order.chunk_by(|a, b| by_key(a, b).is_eq()).filter_map(<[_]>::last);
-    *staged = last_of_each.map(|&(_, i)| staged[i].clone()).collect();
+    (0..order.len()).filter_map(move |at| {
+        let is_last = order.get(at + 1).is_none_or(|next| by_key(&order[at], next).is_ne());
+        is_last.then(|| staged[order[at].1].clone())
+    })
 }
 
-fn live_len(bucket: Bucket, key: &[u8], place: &Location) -> u64 {
-    let operation = Operation { action: Action::Put { value_len: place.len }, bucket, key };
-    record::operation_len(&operation) + u64::from(place.len) + TAG_LEN as u64
+fn live_len(bucket: Bucket, key: &[u8], value_len: u32) -> u64 {
+    let operation = Operation { action: Action::Put { value_len }, bucket, key };
+    record::operation_len(&operation) + u64::from(value_len) + TAG_LEN as u64
 }

@@ -25,6 +25,14 @@ impl AgentKey {
     ///
     /// # Errors
     /// [`Error::Invalid`] when it is empty.
+    ///
+    /// ```
+    /// use backupy_state::{AgentKey, Error};
+    ///
+    /// let key = AgentKey::new([0x5A; 32])?;
+    /// assert!(matches!(AgentKey::new(""), Err(Error::Invalid { .. })));
+    /// # Ok::<(), Error>(())
+    /// ```
     pub fn new(bytes: impl AsRef<[u8]>) -> Result<Self> {
         let bytes = bytes.as_ref();
         if bytes.is_empty() {

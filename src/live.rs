@@ -109,13 +109,18 @@ pub(crate) struct Writing<'a> {
 
 impl Writing<'_> {
     /// Writes the changes as one record, shows them to readers, and lets the next writer in.
-    pub(crate) fn append(mut self, changes: &[Change<'_>]) -> Result<Pending> {
+    pub(crate) fn append(self, changes: &[Change<'_>]) -> Result<Pending> {
+        Ok(self.append_counting(changes)?.0)
+    }
+
+    /// As [`append`](Self::append); also returns how many of the puts replaced something.
+    pub(crate) fn append_counting(mut self, changes: &[Change<'_>]) -> Result<(Pending, usize)> {
         let written = self.log.append(changes).inspect_err(|error| events::failed(&self.live.path, error))?;
         let operations = changes.iter().map(|change| change.operation);
         let mut view = self.live.view_mut();
-        view.index.apply(operations, written.places);
+        let replaced = view.index.apply(operations, written.places);
         self.live.note_due(&self.log, &view.index);
-        Ok(written.pending)
+        Ok((written.pending, replaced))
     }
 
     /// Goes on in the next generation, which holds all that this one does, durably. Returns what is to be dropped

@@ -6,7 +6,7 @@
 
 use std::fs::{self, File};
 use std::io::{self, ErrorKind};
-use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::Path;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -42,18 +42,31 @@ pub(crate) fn acquire(path: &Path, timeout: Duration) -> Result<Lock> {
 const PAUSE_MAX: Duration = Duration::from_millis(50);
 
 fn open(path: &Path) -> io::Result<File> {
-    let file = fs::OpenOptions::new()
-        .read(true)
-        .write(true)
-        .create(true)
-        .truncate(false)
-        .mode(0o600)
-        .custom_flags((rustix::fs::OFlags::NONBLOCK | rustix::fs::OFlags::NOFOLLOW).bits().cast_signed())
-        .open(path)?;
+    let mut options = fs::OpenOptions::new();
+    options.read(true).write(true).mode(0o600);
+    options.custom_flags((rustix::fs::OFlags::NONBLOCK | rustix::fs::OFlags::NOFOLLOW).bits().cast_signed());
+    let file = match options.clone().create_new(true).open(path) {
+        Ok(file) => {
+            give_to_owner_of_log(&file, path);
+            file
+        }
+        Err(error) if error.kind() == ErrorKind::AlreadyExists => {
+            options.create(true).truncate(false).open(path)?
+        }
+        Err(error) => return Err(error),
+    };
     if file.metadata()?.is_file() {
         Ok(file)
     } else {
         Err(io::Error::new(ErrorKind::InvalidInput, "the lock file is not a regular file"))
+    }
+}
+
+/// A shell of root's that makes the lock file must not lock the agent out with it. Nobody else can give files away, and need
+/// not.
+fn give_to_owner_of_log(file: &File, path: &Path) {
+    if let Ok(log) = fs::symlink_metadata(path.with_extension("")) {
+        let _ = std::os::unix::fs::fchown(file, Some(log.uid()), Some(log.gid()));
     }
 }
 

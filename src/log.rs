@@ -9,8 +9,8 @@ use std::sync::{Arc, PoisonError, RwLock};
 
 use crate::commit::{Commit, Mark};
 use crate::format::SaltedCrc;
-use crate::format::frame::{self, ALIGNMENT, FRAME_LEN_MAX, FrameSeal, Location, SEQ_MAX, ValueCursor};
-use crate::format::record::{Action, Change};
+use crate::format::frame::{self, ALIGNMENT, FRAME_LEN_MAX, FrameSeal, Location, SEQ_MAX, ValueCursor, Workspace};
+use crate::format::record::Change;
 use crate::nonces::Nonces;
 use crate::seal::{NONCE_LEN, Nonce, Sealer, TAG_LEN, Tag};
 use crate::storage::{self, File, Map, Storage};
@@ -57,7 +57,7 @@ pub(crate) struct Log {
     closed: bool,
     commit: Arc<Commit>,
     nonces: Nonces,
-    frame: Vec<u8>,
+    workspace: Workspace,
 }
 
 /// A frame that was written: for the index, and to wait for its sync without holding the log.
@@ -91,7 +91,16 @@ impl Log {
         closed: bool,
     ) -> Self {
         let commit = Arc::new(Commit::new(tip.mark()));
-        Log { log, storage, tip, allocated, closed, commit, nonces: Nonces::new(), frame: Vec::new() }
+        Log {
+            log,
+            storage,
+            tip,
+            allocated,
+            closed,
+            commit,
+            nonces: Nonces::new(),
+            workspace: Workspace::default(),
+        }
     }
 
     pub(crate) fn commit(&self) -> &Commit {
@@ -120,7 +129,7 @@ impl Log {
         if len > FRAME_LEN_MAX as u64 {
             return Err(Error::TooLarge { what: "a record", len, max: FRAME_LEN_MAX as u64 });
         }
-        let gives_back = changes.iter().all(|change| !matches!(change.operation.action, Action::Put { .. }));
+        let gives_back = changes.iter().all(Change::gives_back);
         self.make_room(len, if gives_back { 0 } else { RESERVE_LEN })?;
         self.write(changes)
     }
@@ -187,16 +196,17 @@ impl Log {
         }
         let nonce = self.nonces.next(|bytes| self.storage.fill_random(bytes));
         let nonce = nonce.map_err(self.log.io("get nonces from the system's random generator for"))?;
-        let LogFile { sealer, crc, .. } = &*self.log;
+        let LogFile { sealer, crc, file, .. } = &*self.log;
         let durable_seq = self.commit.durable().seq;
         let seal = FrameSeal { sealer, crc, chain: &self.tip.chain, seq, durable_seq, nonce };
-        let (header, chain) = frame::encode(changes, &seal, &mut self.frame);
-        let written = storage::write_all_at(&*self.log.file, &self.frame, self.tip.end);
-        self.frame.truncate(FRAME_KEPT_LEN);
-        self.frame.shrink_to(FRAME_KEPT_LEN);
-        if let Err(error) = written {
-            return Err(self.undo_write(error));
-        }
+        let encoded = frame::encode(changes, &seal, &mut self.workspace, |bytes, at| {
+            storage::write_all_at(&**file, bytes, self.tip.end + at as u64)
+        });
+        self.workspace.shrink_to(FRAME_KEPT_LEN);
+        let (header, chain) = match encoded {
+            Ok(encoded) => encoded,
+            Err(error) => return Err(self.undo_write(error)),
+        };
         let places = ValueCursor::new(self.tip.end, &header);
         self.tip = Tip { end: self.tip.end + u64::from(header.len), seq, chain };
         self.closed = false;
@@ -215,7 +225,7 @@ impl Log {
         Error::io("write", &self.log.path, error)
     }
 
-    /// Sees to it that `len` bytes of zeros lie ahead, and behind them the reserve, if the disk has them. `reserve`
+    /// Sees to it that `len` bytes of zeros lie ahead, which the next frame goes over, and behind them the reserve, if the disk has them. `reserve`
     /// is what must stay ahead in any case: a put leaves all of it, what gives space back may use it up.
     fn make_room(&mut self, len: u64, reserve: u64) -> Result<()> {
         let wanted = self.tip.end + len + RESERVE_LEN;
@@ -227,7 +237,7 @@ impl Log {
             if target <= self.allocated {
                 return Ok(());
             }
-            match self.grow_to(target.next_multiple_of(SECTOR_LEN)) {
+            match self.grow_to(target.next_multiple_of(SECTOR_LEN), self.tip.end + len) {
                 Ok(()) => return Ok(()),
                 Err(error) if storage::is_full(&error) => {}
                 Err(error) => {
@@ -240,20 +250,39 @@ impl Log {
     }
 
     /// Writes zeros up to `target`. They are allocated as they are written, which a later full disk cannot take
-    /// back, and no sync of a frame has to convert or allocate anything.
-    fn grow_to(&mut self, target: u64) -> io::Result<()> {
-        let mut at = self.allocated;
-        while at < target {
-            let len = (target - at).min(ZEROS.len() as u64);
-            #[allow(clippy::cast_possible_truncation, reason = "at most the length of ZEROS")]
-            if let Err(error) = storage::write_all_at(&*self.log.file, &ZEROS[..len as usize], at) {
-                // Zeros do no harm, but a full disk should get them back.
-                self.log.file.set_len(self.allocated)?;
-                return Err(error);
-            }
-            at += len;
+    /// back, and no sync of a frame has to convert or allocate anything. Where a long frame that ends at `frame_end` goes over
+    /// them at once, writing them would take as long as writing the frame: there they are only allocated.
+    fn grow_to(&mut self, target: u64, frame_end: u64) -> io::Result<()> {
+        let grown = self.allocate_for(frame_end).and_then(|from| self.write_zeros(from, target));
+        if let Err(error) = grown {
+            // Zeros do no harm, but a full disk should get them back.
+            self.log.file.set_len(self.allocated)?;
+            return Err(error);
         }
         self.allocated = target;
+        Ok(())
+    }
+
+    /// Returns where zeros are still to be written from.
+    fn allocate_for(&self, frame_end: u64) -> io::Result<u64> {
+        if frame_end < self.allocated + STEP_LEN_MIN {
+            return Ok(self.allocated);
+        }
+        match self.log.file.allocate(frame_end) {
+            Ok(()) => Ok(frame_end),
+            Err(error) if error.kind() == io::ErrorKind::Unsupported => Ok(self.allocated),
+            Err(error) => Err(error),
+        }
+    }
+
+    fn write_zeros(&self, from: u64, until: u64) -> io::Result<()> {
+        let mut at = from;
+        while at < until {
+            let len = (until - at).min(ZEROS.len() as u64);
+            #[allow(clippy::cast_possible_truncation, reason = "at most the length of ZEROS")]
+            storage::write_all_at(&*self.log.file, &ZEROS[..len as usize], at)?;
+            at += len;
+        }
         Ok(())
     }
 }
@@ -284,7 +313,7 @@ pub(crate) enum GiveBack {
 pub(crate) struct Values {
     log: Arc<LogFile>,
     /// `None` where values are read by `pread` only.
-    map: Option<RwLock<Option<Map>>>,
+    map: Option<RwLock<Option<Arc<Map>>>>,
 }
 
 impl Values {
@@ -300,18 +329,18 @@ impl Values {
         &self.log
     }
 
-    /// Reads and opens the value at `place`.
+    /// Reads and opens the value at `place`. Of many values, [`Reading`] is quicker.
     ///
     /// # Errors
-    /// `Unauthentic` when its seal does not fit, without naming what it is; `Io`.
+    /// As [`Reading::read`].
     pub(crate) fn read(&self, place: Location) -> Result<Vec<u8>> {
-        let Sealed { nonce, mut text } = match self.read_map(place) {
-            Some(sealed) => sealed,
-            None => self.read_file(place).map_err(self.log.io("read"))?,
-        };
-        self.unseal(&mut text, &nonce, place)?;
-        text.truncate(place.len as usize);
-        Ok(text)
+        self.reading().read(place)
+    }
+
+    /// To read some values, one after the other.
+    pub(crate) fn reading(&self) -> Reading<'_> {
+        let held = self.map.as_ref().map(|map| map.read().unwrap_or_else(PoisonError::into_inner));
+        Reading { values: self, map: held.and_then(|map| map.clone()) }
     }
 
     /// Opens the value at `place`, which lies in `frame`, and appends it to `out`.
@@ -350,19 +379,43 @@ impl Values {
         Ok(sealed)
     }
 
-    fn read_map(&self, place: Location) -> Option<Sealed> {
+    /// A map of the log as it is now, for others to use as well. Where mapping fails, there is still `pread`.
+    fn renew_map(&self) -> Option<Arc<Map>> {
         let map = self.map.as_ref()?;
-        let held = map.read().unwrap_or_else(PoisonError::into_inner);
-        if let Some(sealed) = held.as_ref().and_then(|map| Sealed::copy(map, place)) {
-            return Some(sealed);
-        }
-        drop(held);
-        // The log has outgrown the map: a new one covers the space ahead too, so this happens once a step. Where
-        // mapping fails, there is still pread.
-        let renewed = self.log.file.map().ok()??;
-        let sealed = Sealed::copy(&renewed, place);
-        *map.write().unwrap_or_else(PoisonError::into_inner) = Some(renewed);
-        sealed
+        let renewed = Arc::new(self.log.file.map().ok()??);
+        *map.write().unwrap_or_else(PoisonError::into_inner) = Some(Arc::clone(&renewed));
+        Some(renewed)
+    }
+}
+
+/// Reads values by one map, without asking for it each time.
+pub(crate) struct Reading<'a> {
+    values: &'a Values,
+    map: Option<Arc<Map>>,
+}
+
+impl Reading<'_> {
+    /// Reads and opens the value at `place`.
+    ///
+    /// # Errors
+    /// `Unauthentic` when its seal does not fit, without naming what it is; `Io`.
+    pub(crate) fn read(&mut self, place: Location) -> Result<Vec<u8>> {
+        let Sealed { nonce, mut text } = match self.read_map(place) {
+            Some(sealed) => sealed,
+            None => self.values.read_file(place).map_err(self.values.log.io("read"))?,
+        };
+        self.values.unseal(&mut text, &nonce, place)?;
+        text.truncate(place.len as usize);
+        Ok(text)
+    }
+
+    fn read_map(&mut self, place: Location) -> Option<Sealed> {
+        let copy = |map: &Option<Arc<Map>>| Sealed::copy(map.as_ref()?, place);
+        copy(&self.map).or_else(|| {
+            // The log has outgrown the map: a new one covers the space ahead too, so this happens once a step.
+            self.map = self.values.renew_map();
+            copy(&self.map)
+        })
     }
 }
 
@@ -387,7 +440,7 @@ mod tests {
     use super::*;
     use crate::AgentKey;
     use crate::format::bucket::Bucket;
-    use crate::format::record::Operation;
+    use crate::format::record::{Action, Operation};
     use crate::seal::{GenerationId, Prk};
     use crate::storage::{Access, Disk};
 

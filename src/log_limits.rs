@@ -65,7 +65,10 @@ pub(crate) struct LogGate {
     limits: LogLimits,
     tokens: f64,
     filled: Instant,
+    /// Not yet acked or drained.
     pub(crate) dropped: u64,
+    /// Acked or drained since the store was opened.
+    told: u64,
     /// The count as the log has it; `None` where that cannot be read.
     pub(crate) recorded: Option<u64>,
 }
@@ -92,7 +95,23 @@ impl LogGate {
     /// `recorded` is the count that the log has. One that cannot be read starts again, and is written anew.
     pub(crate) fn new(limits: LogLimits, recorded: Option<u64>) -> Self {
         let tokens = limits.rate.map_or(0.0, |rate| f64::from(rate.burst));
-        LogGate { limits, tokens, filled: Instant::now(), dropped: recorded.unwrap_or(0), recorded }
+        LogGate { limits, tokens, filled: Instant::now(), dropped: recorded.unwrap_or(0), told: 0, recorded }
+    }
+
+    /// All that was dropped so far, as a batch remembers it: of two that tell of the same drops, the second takes none off.
+    pub(crate) fn dropped_ever(&self) -> u64 {
+        self.told + self.dropped
+    }
+
+    /// How many are left to tell when everything up to `ever` has been told.
+    pub(crate) fn left_after(&self, ever: u64) -> u64 {
+        self.dropped.min(self.dropped_ever().saturating_sub(ever))
+    }
+
+    /// That many are left to tell, and the log says so.
+    pub(crate) fn note_told(&mut self, left: u64) {
+        self.told += self.dropped.saturating_sub(left);
+        (self.dropped, self.recorded) = (left, Some(left));
     }
 
     /// Whether the rate lets one more event in at this moment.

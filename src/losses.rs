@@ -43,6 +43,16 @@ pub struct SalvageReport {
 
 impl SalvageReport {
     /// Whether nothing is lost.
+    ///
+    /// ```
+    /// # use backupy_state::{AgentKey, Store, salvage};
+    /// # let folder = tempfile::tempdir()?;
+    /// # let (path, key) = (folder.path().join("state.db"), AgentKey::new("key")?);
+    /// # Store::open(&path, &key)?.record_heartbeat(1_700_000_000_000)?;
+    /// let report = salvage(&path, &key, folder.path().join("salvaged.db"))?;
+    /// assert!(report.is_complete());
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     #[must_use]
     pub fn is_complete(&self) -> bool {
         self.lost.is_empty()

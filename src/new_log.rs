@@ -93,14 +93,15 @@ impl NewLog {
         Ok(())
     }
 
-    /// Makes durable what was written since the last check, and reads it back. `keep_going` may end it with an error.
-    pub(crate) fn check(&mut self, keep_going: impl Fn() -> Result<()>) -> Result<()> {
+    /// Makes durable what was written since the last check, and reads it back. `keep_going` is told how far that is, and may end
+    /// it with an error.
+    pub(crate) fn check(&mut self, keep_going: impl Fn(u64) -> Result<()>) -> Result<()> {
         self.read_back(keep_going).map_err(of_new_file(&self.temporary))
     }
 
     /// From the disk: every frame in its place, every value opens. The chain ends in the same tag only if all manifests
     /// are the ones that were written.
-    fn read_back(&mut self, keep_going: impl Fn() -> Result<()>) -> Result<()> {
+    fn read_back(&mut self, keep_going: impl Fn(u64) -> Result<()>) -> Result<()> {
         // Guards against a power cut after the rename: the name must never stand for less than all of it.
         self.log.pending().wait()?;
         self.file.file.drop_cache(self.checked.end).map_err(self.file.io("drop the page cache of"))?;
@@ -108,7 +109,7 @@ impl NewLog {
         let mut value = Wiped::default();
         let mut scan = Scan::new(&self.file, Beside::Nobody, self.checked)?;
         while let Found::Frame(frame) = scan.next()? {
-            keep_going()?;
+            keep_going(frame.offset)?;
             let mut places = ValueCursor::new(frame.offset, &frame.header);
             let operations = frame.manifest.into_iter().flat_map(|manifest| manifest.operations());
             for place in operations.filter_map(|operation| places.place(&operation)) {
@@ -125,7 +126,7 @@ impl NewLog {
     }
 
     /// Puts a close frame behind all of it, which vouches for it, and checks that. Returns the length of the file.
-    pub(crate) fn finish(&mut self, keep_going: impl Fn() -> Result<()>) -> Result<u64> {
+    pub(crate) fn finish(&mut self, keep_going: impl Fn(u64) -> Result<()>) -> Result<u64> {
         self.check(&keep_going)?;
         self.log.append_unseen(&[]).map_err(of_new_file(&self.temporary))?;
         self.check(&keep_going)?;
@@ -140,7 +141,7 @@ impl NewLog {
     pub(crate) fn name(&mut self, target: &Path, operation: &'static str) -> Result<()> {
         self.storage.rename_new(&self.temporary, target).map_err(|source| match source.kind() {
             std::io::ErrorKind::AlreadyExists => exists(target),
-            _ => Error::io(operation, target, source),
+            _ => storage::full_or_io(operation, target)(source),
         })?;
         self.keep();
         // Guards against a power cut that takes the name back after the caller was told that it is there.
@@ -159,9 +160,15 @@ impl Drop for NewLog {
     }
 }
 
-/// Where a copy would go, which must be free. Looked at before the work, and again as the copy gets its name.
-pub(crate) fn free_target(storage: &dyn Storage, to: &Path) -> Result<PathBuf> {
+/// Where a copy of the log `of` would go, which must be free. Looked at before the work, and again as the copy gets its name.
+pub(crate) fn free_target(storage: &dyn Storage, of: &Path, to: &Path) -> Result<PathBuf> {
     let target = storage.resolve(to).map_err(|source| Error::io("find", to, source))?;
+    if target == sibling(of, ".new") {
+        let name = target.display();
+        return Err(Error::Invalid {
+            what: format!("{name} is what the next open would remove; choose another name"),
+        });
+    }
     match storage.kind(&target).map_err(|source| Error::io("look at", &target, source))? {
         storage::PathKind::Missing => Ok(target),
         _ => Err(exists(&target)),

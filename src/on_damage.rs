@@ -17,6 +17,7 @@ use crate::losses::SalvageReport;
 use crate::options::{OnDamage, OpenOptions};
 use crate::recovery::{self, Recovered};
 use crate::salvage::Source;
+use crate::storage::full_or_io;
 use crate::walk::Beside;
 use crate::{AgentKey, Error, Result, aside, events};
 
@@ -46,9 +47,7 @@ fn set_aside(options: &OpenOptions, path: &Path, key: &AgentKey) -> Result<Salva
         .copy_owner_and_mode(path, new.temporary())
         .map_err(|source| Error::io("keep the owner and mode of", path, source))?;
     let damaged = aside::keep_damaged(&**storage, path)?;
-    storage
-        .rename(new.temporary(), path)
-        .map_err(|source| Error::io("put the salvaged log in the place of", path, source))?;
+    storage.rename(new.temporary(), path).map_err(full_or_io("put the salvaged log in the place of", path))?;
     new.keep();
     recovery::sync_folder(&**storage, path)?;
     Ok(SalvageReport { from: damaged, ..report })

@@ -116,6 +116,14 @@ pub struct OpenOptions {
 
 impl OpenOptions {
     /// Creates a missing store, waits 5 s for the lock, syncs every call.
+    ///
+    /// ```
+    /// # use backupy_state::{AgentKey, OpenOptions};
+    /// # let folder = tempfile::tempdir()?;
+    /// # let (path, key) = (folder.path().join("state.db"), AgentKey::new("key")?);
+    /// let store = OpenOptions::new().open(&path, &key)?; // as `Store::open`
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     #[must_use]
     pub fn new() -> Self {
         OpenOptions {
@@ -136,42 +144,113 @@ impl OpenOptions {
     }
 
     /// Whether a missing store is created (the default) or [`Error::NotFound`](crate::Error::NotFound).
+    ///
+    /// ```
+    /// # use backupy_state::{AgentKey, Error, OpenOptions};
+    /// # let folder = tempfile::tempdir()?;
+    /// # let (path, key) = (folder.path().join("state.db"), AgentKey::new("key")?);
+    /// let missing = OpenOptions::new().create(false).open(&path, &key);
+    /// assert!(matches!(missing, Err(Error::NotFound { .. })));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn create(&mut self, yes: bool) -> &mut Self {
         self.create = yes;
         self
     }
 
     /// How long to wait for another holder of the store: 5 s by default; zero tries once.
+    ///
+    /// ```
+    /// # use std::time::Duration;
+    /// # use backupy_state::{AgentKey, Error, OpenOptions};
+    /// # let folder = tempfile::tempdir()?;
+    /// # let (path, key) = (folder.path().join("state.db"), AgentKey::new("key")?);
+    /// let store = OpenOptions::new().open(&path, &key)?;
+    /// match OpenOptions::new().lock_timeout(Duration::ZERO).open(&path, &key) {
+    ///     Err(Error::Locked { holder, .. }) => assert_eq!(holder, Some(std::process::id())),
+    ///     _ => unreachable!(),
+    /// }
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn lock_timeout(&mut self, timeout: Duration) -> &mut Self {
         self.lock_timeout = timeout;
         self
     }
 
     /// The durability of every call that has no setting of its own.
+    ///
+    /// ```
+    /// # use backupy_state::{AgentKey, Durability, OpenOptions};
+    /// # let folder = tempfile::tempdir()?;
+    /// # let (path, key) = (folder.path().join("state.db"), AgentKey::new("key")?);
+    /// // For what can be lost in a power cut, and not in a crash of the agent.
+    /// let store = OpenOptions::new().durability(Durability::Buffered).open(&path, &key)?;
+    /// store.save_config(7, b"backup at 02:00")?; // does not wait for the disk
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn durability(&mut self, durability: Durability) -> &mut Self {
         self.durability = durability;
         self
     }
 
     /// The durability of [`Store::record_heartbeat`].
+    ///
+    /// ```
+    /// # use backupy_state::{AgentKey, Durability, OpenOptions};
+    /// # let folder = tempfile::tempdir()?;
+    /// # let (path, key) = (folder.path().join("state.db"), AgentKey::new("key")?);
+    /// let store = OpenOptions::new().heartbeat_durability(Durability::Buffered).open(&path, &key)?;
+    /// store.record_heartbeat(1_700_000_000_000)?; // does not wait for the disk
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn heartbeat_durability(&mut self, durability: Durability) -> &mut Self {
         self.heartbeat_durability = Some(durability);
         self
     }
 
-    /// The durability of [`Store::buffer_log`] and [`Store::drain_logs`].
+    /// The durability of [`Store::buffer_log`], [`Store::drain_logs`] and [`Store::ack_logs`].
+    ///
+    /// ```
+    /// # use backupy_state::{AgentKey, Durability, OpenOptions};
+    /// # let folder = tempfile::tempdir()?;
+    /// # let (path, key) = (folder.path().join("state.db"), AgentKey::new("key")?);
+    /// let store = OpenOptions::new().log_durability(Durability::Buffered).open(&path, &key)?;
+    /// store.buffer_log(1_700_000_000_000, b"backup begun")?; // does not wait for the disk
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn log_durability(&mut self, durability: Durability) -> &mut Self {
         self.log_durability = Some(durability);
         self
     }
 
     /// The order of [`Store::dequeue_jobs`].
+    ///
+    /// ```
+    /// # use backupy_state::{AgentKey, OpenOptions, QueueOrder};
+    /// # let folder = tempfile::tempdir()?;
+    /// # let (path, key) = (folder.path().join("state.db"), AgentKey::new("key")?);
+    /// let store = OpenOptions::new().queue_order(QueueOrder::Fifo).open(&path, &key)?;
+    /// store.enqueue_job("b", b"first")?;
+    /// store.enqueue_job("a", b"second")?;
+    /// assert_eq!(store.dequeue_jobs(1)?[0].run_id, "b");
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn queue_order(&mut self, order: QueueOrder) -> &mut Self {
         self.queue_order = order;
         self
     }
 
     /// The limits of the log buffer.
+    ///
+    /// ```
+    /// # use backupy_state::{AgentKey, LogLimits, OpenOptions};
+    /// # let folder = tempfile::tempdir()?;
+    /// # let (path, key) = (folder.path().join("state.db"), AgentKey::new("key")?);
+    /// let mut limits = LogLimits::default();
+    /// limits.max_count = Some(10_000);
+    /// let store = OpenOptions::new().log_limits(limits).open(&path, &key)?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn log_limits(&mut self, limits: LogLimits) -> &mut Self {
         self.log_limits = limits;
         self
@@ -197,6 +276,16 @@ impl OpenOptions {
 
     /// Opens only this store, and only if its log reaches at least this far; else [`Error::Stale`](crate::Error::Stale).
     /// A newer generation is fine; no file at all is not.
+    ///
+    /// ```
+    /// # use backupy_state::{AgentKey, OpenOptions, Store};
+    /// # let folder = tempfile::tempdir()?;
+    /// # let (path, key) = (folder.path().join("state.db"), AgentKey::new("key")?);
+    /// # let anchor = Store::open(&path, &key)?.head();
+    /// // `anchor` was kept elsewhere.
+    /// let store = OpenOptions::new().expect_at_least(anchor).open(&path, &key)?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn expect_at_least(&mut self, head: Head) -> &mut Self {
         self.expected = Some(head);
         self
@@ -205,8 +294,8 @@ impl OpenOptions {
     /// What opening does about damage or tampering: refuse the store (the default), or [set it aside](OnDamage::SetAside) and
     /// go on with what is authentic. [`Store::recovery`] then says where the damaged file is and what is lost.
     ///
-    /// A wrong key, a foreign file, a newer format, both copies of the header damaged, a stale file and I/O errors are
-    /// errors all the same. So is a value that does not open, of which only reading it tells. What goes on is the next
+    /// A wrong key, a foreign file, a newer format, both copies of the header damaged in the same field, a stale file and I/O
+    /// errors are errors all the same. So is a value that does not open, of which only reading it tells. What goes on is the next
     /// generation of the same store, so it passes [`expect_at_least`](Self::expect_at_least) from then on; what is set aside
     /// has to pass it first: it must hold the expected frame or, if that one is lost, a later one.
     ///
@@ -238,6 +327,15 @@ impl OpenOptions {
     }
 
     /// When the store compacts itself.
+    ///
+    /// ```
+    /// # use backupy_state::{AgentKey, CompactionPolicy, OpenOptions};
+    /// # let folder = tempfile::tempdir()?;
+    /// # let (path, key) = (folder.path().join("state.db"), AgentKey::new("key")?);
+    /// let policy = CompactionPolicy { min_len: 16 << 20, ..CompactionPolicy::default() };
+    /// let store = OpenOptions::new().compaction(policy).open(&path, &key)?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn compaction(&mut self, policy: CompactionPolicy) -> &mut Self {
         self.compaction = policy;
         self
@@ -247,6 +345,14 @@ impl OpenOptions {
     ///
     /// With the map, an I/O error of the device, or a foreign process that shortens the file, ends the process with
     /// SIGBUS. Without it, a read costs two system calls and such an error is an [`Error::Io`](crate::Error::Io).
+    ///
+    /// ```
+    /// # use backupy_state::{AgentKey, OpenOptions};
+    /// # let folder = tempfile::tempdir()?;
+    /// # let (path, key) = (folder.path().join("state.db"), AgentKey::new("key")?);
+    /// let store = OpenOptions::new().mmap(false).open(&path, &key)?; // on a disk that fails now and then
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn mmap(&mut self, yes: bool) -> &mut Self {
         self.mmap = yes;
         self
@@ -271,8 +377,22 @@ impl OpenOptions {
     /// - [`Error::NotAStore`](crate::Error::NotAStore), [`Error::UnsupportedFormat`](crate::Error::UnsupportedFormat),
     ///   [`Error::WrongKey`](crate::Error::WrongKey), [`Error::Corrupt`](crate::Error::Corrupt),
     ///   [`Error::Unauthentic`](crate::Error::Unauthentic), [`Error::Stale`](crate::Error::Stale): what stands there; not a byte of it was changed.
-    /// - [`Error::Full`](crate::Error::Full): no space to create the store or to set a torn tail aside.
+    /// - [`Error::Full`](crate::Error::Full): no space to create the store, to set a torn tail or a damaged log aside, or to put
+    ///   it under the new key.
     /// - [`Error::Io`](crate::Error::Io): anything the operating system refused, such as a folder that is not there.
+    ///
+    /// ```
+    /// # use backupy_state::{AgentKey, Error, OpenOptions};
+    /// # let folder = tempfile::tempdir()?;
+    /// # let path = folder.path().join("state.db");
+    /// let key = AgentKey::new("bkpy_0123456789abcdef0123456789abcdef")?;
+    /// match OpenOptions::new().open(&path, &key) {
+    ///     Ok(store) => println!("{} jobs to do", store.queue_depth()),
+    ///     Err(error @ Error::Locked { .. }) => eprintln!("{error}"),
+    ///     Err(error) => return Err(error.into()),
+    /// }
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn open(&self, path: impl AsRef<Path>, key: &AgentKey) -> Result<Store> {
         Store::open_with(self, path.as_ref(), key)
     }

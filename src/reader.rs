@@ -13,8 +13,12 @@ use crate::format::frame::Location;
 use crate::format::header::{HEADER_PAGE_LEN, Header};
 use crate::format::record::VALUE_LEN_MAX;
 use crate::index::{Index, Key};
-use crate::log::{Tip, Values};
+use crate::log::{Reading, Tip, Values};
 use crate::{Error, Result};
+
+mod calls;
+
+pub(crate) use calls::impl_reading_calls;
 
 /// The configuration that was saved last.
 #[derive(Clone, PartialEq, Eq)]
@@ -59,16 +63,42 @@ pub struct LogBatch {
     events: Vec<LogEvent>,
     pub(crate) keys: Vec<Key>,
     dropped: u64,
+    /// The same, with all that had been acked or drained before: for the store that it was peeked from.
+    pub(crate) dropped_ever: u64,
 }
 
 impl LogBatch {
     /// The events, oldest first.
+    ///
+    /// ```
+    /// # let folder = tempfile::tempdir()?;
+    /// # let store = backupy_state::Store::open(folder.path().join("state.db"), &backupy_state::AgentKey::new("key")?)?;
+    /// store.buffer_log(1_000, b"backup begun")?;
+    /// for event in store.peek_logs(100)?.events() {
+    ///     println!("{}: {} bytes", event.ts_ms, event.payload.len());
+    /// }
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     #[must_use]
     pub fn events(&self) -> &[LogEvent] {
         &self.events
     }
 
     /// How many events were dropped, by the limits of the buffer, since the last ack or drain.
+    ///
+    /// ```
+    /// # use backupy_state::{AgentKey, LogLimits, OpenOptions};
+    /// # let folder = tempfile::tempdir()?;
+    /// # let (path, key) = (folder.path().join("state.db"), AgentKey::new("key")?);
+    /// let mut limits = LogLimits::default();
+    /// limits.max_count = Some(1);
+    /// let store = OpenOptions::new().log_limits(limits).open(&path, &key)?;
+    /// store.buffer_log(1_000, b"first")?;
+    /// store.buffer_log(2_000, b"second")?;
+    /// let batch = store.peek_logs(100)?;
+    /// assert_eq!((batch.events().len(), batch.dropped()), (1, 1));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     #[must_use]
     pub fn dropped(&self) -> u64 {
         self.dropped
@@ -207,8 +237,9 @@ pub(crate) trait Reader {
         after.map_or(Ok(()), check_run_id)?;
         let (places, values) = self.look(|index| index.jobs(after, n));
         let mut jobs = Vec::with_capacity(places.len());
+        let mut reading = values.reading();
         for (key, place) in places {
-            jobs.push(read_job(&values, &key, place)?);
+            jobs.push(read_job(&values, &mut reading, &key, place)?);
         }
         self.confirm()?;
         Ok(jobs)
@@ -217,7 +248,8 @@ pub(crate) trait Reader {
     fn job(&self, run_id: &str) -> Result<Option<QueuedJob>> {
         check_run_id(run_id)?;
         let (place, values) = self.look(|index| index.get(Bucket::Queue, run_id.as_bytes()));
-        let job = place.map(|place| read_job(&values, run_id.as_bytes(), place)).transpose()?;
+        let mut reading = values.reading();
+        let job = place.map(|place| read_job(&values, &mut reading, run_id.as_bytes(), place)).transpose()?;
         self.confirm()?;
         Ok(job)
     }
@@ -256,7 +288,7 @@ pub(crate) trait Reader {
         let events = read_events(&values, &places)?;
         self.confirm()?;
         let keys = places.into_iter().map(|(key, _)| key).take(events.len()).collect();
-        Ok(LogBatch { events, keys, dropped })
+        Ok(LogBatch { events, keys, dropped, dropped_ever: dropped })
     }
 
     /// How many log events had been dropped when the log was written last.
@@ -277,9 +309,10 @@ pub(crate) trait Reader {
 /// What is wrong with the first one.
 pub(crate) fn read_events(values: &Values, places: &[(Key, Location)]) -> Result<Vec<LogEvent>> {
     let mut events = Vec::with_capacity(places.len());
+    let mut reading = values.reading();
     for (key, place) in places {
         let LogKey { ts_ms, .. } = LogKey::decode(key).ok_or_else(|| malformed(values, *place))?;
-        match values.read(*place) {
+        match reading.read(*place) {
             Ok(payload) => events.push(LogEvent { ts_ms, payload }),
             Err(error) if events.is_empty() => return Err(error),
             Err(_) => break,
@@ -305,9 +338,9 @@ pub(crate) fn check_value(what: &'static str, value: &[u8]) -> Result<()> {
     Ok(())
 }
 
-fn read_job(values: &Values, key: &[u8], place: Location) -> Result<QueuedJob> {
+fn read_job(values: &Values, reading: &mut Reading<'_>, key: &[u8], place: Location) -> Result<QueuedJob> {
     let run_id = String::from_utf8(key.to_vec()).map_err(|_| malformed(values, place))?;
-    match values.read(place) {
+    match reading.read(place) {
         Ok(payload) => Ok(QueuedJob { run_id, payload }),
         Err(error) => Err(error.about_job(run_id)),
     }
@@ -324,78 +357,3 @@ fn split_prefix(values: &Values, place: Location) -> Result<([u8; VALUE_PREFIX_L
 fn malformed(values: &Values, place: Location) -> Error {
     values.malformed(place)
 }
-
-/// Gives a type that implements [`Reader`] the public reading calls.
-macro_rules! impl_reading_calls {
-    ($reader:ty) => {
-        /// The reading calls. They see every call that has returned; none of them writes or waits for a sync.
-        ///
-        /// Each fails with [`Error::Unauthentic`](crate::Error::Unauthentic) where a value's seal does not fit, and
-        /// with [`Error::Io`](crate::Error::Io) where the file cannot be read.
-        impl $reader {
-            /// The configuration that was saved last, or `None` if none ever was.
-            ///
-            /// # Errors
-            /// `Unauthentic`, `Io`.
-            pub fn load_config(&self) -> $crate::Result<Option<$crate::Config>> {
-                $crate::reader::Reader::load_config(self)
-            }
-
-            /// The first `n` pending jobs in queue order. Removes nothing: a job stays until it is acked, so each
-            /// is delivered at least once.
-            ///
-            /// # Errors
-            /// `Unauthentic` with the run id of the job whose payload does not fit its seal. The others stay
-            /// reachable by `job` and `dequeue_jobs_after`, and `ack_job` removes the bad one.
-            pub fn dequeue_jobs(&self, n: usize) -> $crate::Result<Vec<$crate::QueuedJob>> {
-                $crate::reader::Reader::dequeue_jobs(self, None, n)
-            }
-
-            /// The next `n` pending jobs behind `run_id`. If that job is not queued, the order by run id goes on
-            /// behind where it would be, and [`Fifo`](crate::QueueOrder::Fifo) starts at the front.
-            ///
-            /// # Errors
-            /// `Invalid` for an empty run id, `TooLarge` for one over 1024 bytes, and as `dequeue_jobs`.
-            pub fn dequeue_jobs_after(&self, run_id: &str, n: usize) -> $crate::Result<Vec<$crate::QueuedJob>> {
-                $crate::reader::Reader::dequeue_jobs(self, Some(run_id), n)
-            }
-
-            /// The pending job of that run id.
-            ///
-            /// # Errors
-            /// `Invalid` for an empty run id, `TooLarge` for one over 1024 bytes, `Unauthentic`, `Io`.
-            pub fn job(&self, run_id: &str) -> $crate::Result<Option<$crate::QueuedJob>> {
-                $crate::reader::Reader::job(self, run_id)
-            }
-
-            /// How many jobs are pending.
-            #[must_use]
-            pub fn queue_depth(&self) -> usize {
-                $crate::reader::Reader::queue_depth(self)
-            }
-
-            /// The session that was saved last, or `None` if none ever was.
-            ///
-            /// # Errors
-            /// `Unauthentic`, `Io`.
-            pub fn load_session(&self) -> $crate::Result<Option<$crate::Session>> {
-                $crate::reader::Reader::load_session(self)
-            }
-
-            /// The heartbeat that was recorded last, in ms since 1970, or `None` if none ever was.
-            ///
-            /// # Errors
-            /// `Unauthentic`, `Io`.
-            pub fn last_heartbeat(&self) -> $crate::Result<Option<i64>> {
-                $crate::reader::Reader::last_heartbeat(self)
-            }
-
-            /// How many log events are buffered.
-            #[must_use]
-            pub fn log_count(&self) -> usize {
-                $crate::reader::Reader::log_count(self)
-            }
-        }
-    };
-}
-pub(crate) use impl_reading_calls;

@@ -18,7 +18,7 @@ use crate::options::QueueOrder;
 use crate::path::sibling;
 use crate::seal::{self, GenerationId, Prk, Tag};
 use crate::storage::{self, Access, File, Storage};
-use crate::walk::{self, Beside, Found, OpenFrame, Scan};
+use crate::walk::{self, Beside, Ending, Found, Replayed, Scan};
 use crate::{AgentKey, Error, Head, Result, aside};
 
 /// What opening a store found and did.
@@ -174,14 +174,37 @@ fn report(replay: &Replay, begun: Instant) -> RecoveryReport {
 /// Reads the header page and derives the keys: what stands here, and is the key right?
 pub(crate) fn open_log(file: Box<dyn File>, path: &Path, key: &AgentKey) -> Result<(LogFile, Header)> {
     let header = read_header(&*file, path)?;
-    let prk = Prk::extract(&header.id.salt, key);
-    let expected = prk.authenticator(&header.authenticated);
-    if !seal::equal_in_constant_time(&expected, &header.authenticator) {
+    Ok((with_keys(file, path, key, &header)?, header))
+}
+
+/// The log with the keys of its header.
+pub(crate) fn with_keys(file: Box<dyn File>, path: &Path, key: &AgentKey, header: &Header) -> Result<LogFile> {
+    let Some(prk) = authentic_prk(key, header) else {
         return Err(Error::WrongKey { path: path.to_path_buf() });
-    }
+    };
     let sealer = prk.frame_sealer(&header.id);
     let crc = SaltedCrc::new(&header.id.salt);
-    Ok((LogFile { path: path.to_path_buf(), file, sealer, crc }, header))
+    Ok(LogFile { path: path.to_path_buf(), file, sealer, crc })
+}
+
+fn authentic_prk(key: &AgentKey, header: &Header) -> Option<Prk> {
+    let prk = Prk::extract(&header.id.salt, key);
+    let expected = prk.authenticator(&header.authenticated);
+    seal::equal_in_constant_time(&expected, &header.authenticator).then_some(prk)
+}
+
+/// The header, for whoever goes on behind damage: where no copy checks, one is put together from both, if the key proves it
+/// right. Returns the damage too.
+pub(crate) fn header_behind_damage(page: &[u8], path: &Path, key: &AgentKey) -> Result<(Header, Option<Error>)> {
+    match parse_header_page(page, path) {
+        Err(damage @ Error::Corrupt { .. }) => {
+            match header::candidates(page).find(|header| authentic_prk(key, header).is_some()) {
+                Some(header) => Ok((header, Some(damage))),
+                None => Err(damage),
+            }
+        }
+        parsed => Ok((parsed?, None)),
+    }
 }
 
 /// Reads the header page without a key.
@@ -238,13 +261,6 @@ pub(crate) struct Replay {
     unvouched: VecDeque<Tip>,
 }
 
-/// How the file goes on behind the last whole frame.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Ending {
-    pub(crate) file_len: u64,
-    pub(crate) torn_until: Option<u64>,
-}
-
 impl Replay {
     pub(crate) fn new(order: QueueOrder, tip: Tip) -> Self {
         let index = Index::new(order);
@@ -268,7 +284,7 @@ impl Replay {
 
     /// Goes on from the tip up to the last whole frame. After an error, what came before it is taken.
     pub(crate) fn run(&mut self, log: &LogFile, beside: Beside) -> Result<Ending> {
-        let ending = self.scan(log, beside);
+        let ending = walk::replay(log, beside, self.tip, |frame| self.take(frame));
         self.index.settle();
         ending
     }
@@ -282,31 +298,16 @@ impl Replay {
         Ok(is_frame && scan.tip() == self.tip)
     }
 
-    fn scan(&mut self, log: &LogFile, beside: Beside) -> Result<Ending> {
-        let mut scan = Scan::new(log, beside, self.tip)?;
-        loop {
-            let torn_until = match scan.next()? {
-                Found::Frame(frame) => {
-                    self.take(&frame);
-                    self.tip = scan.tip();
-                    if self.watched_seq == Some(self.tip.seq) {
-                        self.watched_tag = Some(self.tip.chain);
-                    }
-                    continue;
-                }
-                Found::End => None,
-                Found::Torn { until } => Some(until),
-            };
-            return Ok(Ending { file_len: scan.file_len(), torn_until });
-        }
-    }
-
-    fn take(&mut self, frame: &OpenFrame<'_>) {
+    fn take(&mut self, frame: &Replayed<'_>) {
         let header = &frame.header;
         self.ends_closed = header.kind == FrameKind::Close;
         self.unvouched.push_back(self.tip);
         while self.unvouched.front().is_some_and(|before| before.seq < header.durable_seq) {
             self.unvouched.pop_front();
+        }
+        self.tip = frame.tip;
+        if self.watched_seq == Some(self.tip.seq) {
+            self.watched_tag = Some(self.tip.chain);
         }
         if let Some(manifest) = &frame.manifest {
             self.records += 1;

@@ -21,20 +21,21 @@ use crate::{AgentKey, Error, Head, Result, path, recovery};
 
 /// Brings everything that is still authentic in the store `from`, in order, into a new store `to`, under the same key. Not
 /// a byte of `from` is changed, and it needs no lock. Works on every file that [`verify`](crate::verify) calls damaged, as
-/// long as one copy of its header is good; of a store that is intact, it is a copy.
+/// long as each field of its header is good in one of the two copies; of a store that is intact, it is a copy.
 ///
 /// The report lists what was lost. A lost put brings back nothing, and a lost delete or ack removes nothing: what it
 /// was about may be there again, in an older form. So jobs are still delivered at least once, and perhaps again. A torn
 /// tail, which the next open would set aside, is not brought over either.
 ///
 /// The new store has the same store id and the next generation: put in the place of the old one, it passes an
-/// [anchor](crate::Head) of the old one. When this returns, it is durable. Where anything fails, there is nothing at
-/// `to`. Both paths mean what they say for `to`, and as for [`Store::open`](crate::Store::open) for `from`.
+/// [anchor](crate::Head) of the old one. It belongs to whom the old one does, where the caller may give it away. When
+/// this returns, it is durable. Where anything fails, there is nothing at `to`. Both paths mean what they say for `to`,
+/// and as for [`Store::open`](crate::Store::open) for `from`.
 ///
 /// # Errors
-/// [`Error::Invalid`] when something stands at `to`; nothing of it is changed. [`Error::NotFound`],
+/// [`Error::Invalid`] when something stands at `to`, of which nothing is changed, or `to` is `<from>.new`. [`Error::NotFound`],
 /// [`Error::NotAStore`], [`Error::UnsupportedFormat`], [`Error::WrongKey`]; [`Error::Corrupt`] when both copies of the header
-/// are damaged, without which nothing can be opened; [`Error::Full`], [`Error::Io`].
+/// are damaged in the same field, without which nothing can be opened; [`Error::Full`], [`Error::Io`].
 ///
 /// ```
 /// use backupy_state::{AgentKey, Error, Store, salvage};
@@ -77,8 +78,10 @@ pub fn salvage_on(
 ) -> Result<SalvageReport> {
     let (from, to) = (path::resolve(&**storage, from.as_ref())?, to.as_ref());
     let source = Source::open(&**storage, &from, key)?;
-    let target = new_log::free_target(&**storage, to)?;
+    let target = new_log::free_target(&**storage, &from, to)?;
     let (mut new, report) = source.bring_over(storage, key, &target, Beside::Writer)?;
+    // Root salvages for an agent that is not root. Nobody else can give files away: then it is the caller's.
+    let _ = storage.copy_owner_and_mode(&from, new.temporary());
     new.name(&target, "name the salvaged store")?;
     Ok(report)
 }
@@ -93,7 +96,10 @@ pub(crate) struct Source {
 
 impl Source {
     pub(crate) fn open(storage: &dyn Storage, path: &Path, key: &AgentKey) -> Result<Self> {
-        let (log, header) = recovery::open_log(open_file(storage, path)?, path, key)?;
+        let file = open_file(storage, path)?;
+        let page = recovery::read_header_page(&*file, path)?;
+        let (header, _) = recovery::header_behind_damage(&page, path, key)?;
+        let log = recovery::with_keys(file, path, key, &header)?;
         Ok(Source { values: Values::new(Arc::new(log), false), header, expected: None })
     }
 
@@ -131,7 +137,7 @@ impl Source {
         self.check_age(watched, walk.tip())?;
         let Salvaged { mut new, records, operations, .. } = salvaged;
         new.flush()?;
-        new.finish(|| Ok(()))?;
+        new.finish(|_| Ok(()))?;
         let index = &new.index;
         let (lost, more_lost, may_be_stale) = losses.list();
         let report = SalvageReport {

@@ -58,6 +58,20 @@ impl Snapshot {
     /// [`Error::NotFound`], [`Error::NotAStore`], [`Error::UnsupportedFormat`], [`Error::WrongKey`],
     /// [`Error::Corrupt`], [`Error::Unauthentic`], [`Error::Invalid`] for a path that names no file, [`Error::Io`].
     /// What looks damaged while a writer may be at work is looked at a few times, over 31 ms, before it is reported.
+    ///
+    /// ```
+    /// # use backupy_state::{AgentKey, Error, Snapshot, Store};
+    /// # let folder = tempfile::tempdir()?;
+    /// # let (path, key) = (folder.path().join("state.db"), AgentKey::new("key")?);
+    /// # Store::open(&path, &key)?.record_heartbeat(1_700_000_000_000)?;
+    /// // In another process, while the agent runs:
+    /// match Snapshot::open(&path, &key) {
+    ///     Ok(snapshot) => println!("{} jobs", snapshot.queue_depth()),
+    ///     Err(Error::NotFound { .. }) => println!("the agent has not been started yet"),
+    ///     Err(error) => return Err(error.into()),
+    /// }
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn open(path: impl AsRef<Path>, key: &AgentKey) -> Result<Snapshot> {
         Snapshot::open_on(Arc::new(Disk), path, key)
     }
@@ -74,6 +88,15 @@ impl Snapshot {
     }
 
     /// The log file.
+    ///
+    /// ```
+    /// # use backupy_state::{AgentKey, Snapshot, Store};
+    /// # let folder = tempfile::tempdir()?;
+    /// # let (path, key) = (folder.path().join("state.db"), AgentKey::new("key")?);
+    /// # Store::open(&path, &key)?;
+    /// assert!(Snapshot::open(&path, &key)?.path().is_absolute());
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     #[must_use]
     pub fn path(&self) -> &Path {
         &self.path
@@ -83,6 +106,19 @@ impl Snapshot {
     ///
     /// # Errors
     /// As [`open`](Snapshot::open).
+    ///
+    /// ```
+    /// # use backupy_state::{AgentKey, Snapshot, Store};
+    /// # let folder = tempfile::tempdir()?;
+    /// # let (path, key) = (folder.path().join("state.db"), AgentKey::new("key")?);
+    /// let store = Store::open(&path, &key)?;
+    /// let mut snapshot = Snapshot::open(&path, &key)?;
+    /// store.compact()?;
+    /// assert_eq!(snapshot.stats().generation, 1);
+    /// snapshot.refresh()?;
+    /// assert_eq!(snapshot.stats().generation, 2);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn refresh(&mut self) -> Result<()> {
         let Seen { log, header, replay, file_len, .. } = &mut self.seen;
         let same_file = read_current_header(&*self.storage, &self.path)? == *header;
@@ -100,6 +136,17 @@ impl Snapshot {
     }
 
     /// How large the store is, and of what.
+    ///
+    /// ```
+    /// # use backupy_state::{AgentKey, Snapshot, Store};
+    /// # let folder = tempfile::tempdir()?;
+    /// # let (path, key) = (folder.path().join("state.db"), AgentKey::new("key")?);
+    /// let store = Store::open(&path, &key)?;
+    /// store.enqueue_job("run-1", &[0; 1000])?;
+    /// let stats = Snapshot::open(&path, &key)?.stats();
+    /// assert!(stats.live_bytes > 1000 && stats.dead_bytes < 200);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     #[must_use]
     pub fn stats(&self) -> Stats {
         let Seen { header, replay, file_len, .. } = &self.seen;
@@ -120,11 +167,31 @@ impl Snapshot {
     /// # Errors
     /// [`Error::Unauthentic`] when the oldest event does not fit its seal (one further on ends the batch before it),
     /// [`Error::Io`].
+    ///
+    /// ```
+    /// # use backupy_state::{AgentKey, Snapshot, Store};
+    /// # let folder = tempfile::tempdir()?;
+    /// # let (path, key) = (folder.path().join("state.db"), AgentKey::new("key")?);
+    /// let store = Store::open(&path, &key)?;
+    /// store.buffer_log(1_700_000_000_000, b"backup begun")?;
+    /// assert_eq!(Snapshot::open(&path, &key)?.peek_logs(10)?.events().len(), 1);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn peek_logs(&self, n: usize) -> Result<LogBatch> {
         Reader::peek_logs(self, n, self.recorded_drops()?)
     }
 
     /// Where the log ends, as far as this snapshot has read it. The writer may not have made all of it durable.
+    ///
+    /// ```
+    /// # use backupy_state::{AgentKey, Snapshot, Store};
+    /// # let folder = tempfile::tempdir()?;
+    /// # let (path, key) = (folder.path().join("state.db"), AgentKey::new("key")?);
+    /// let store = Store::open(&path, &key)?;
+    /// store.record_heartbeat(1_700_000_000_000)?;
+    /// assert_eq!(Snapshot::open(&path, &key)?.head(), store.head());
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     #[must_use]
     pub fn head(&self) -> Head {
         Head::new(&self.seen.header, self.seen.replay.tip.mark())

@@ -88,6 +88,11 @@ pub trait File: Debug + Send + Sync {
     fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<usize>;
     /// Writes at most `buf.len()` bytes.
     fn write_at(&self, buf: &[u8], offset: u64) -> io::Result<usize>;
+    /// Lengthens the file to `len` with zeros that have their place on the disk already, without writing them. An error of kind
+    /// `Unsupported` where the file system has no such thing.
+    fn allocate(&self, _len: u64) -> io::Result<()> {
+        Err(ErrorKind::Unsupported.into())
+    }
     /// Cuts the file, or lengthens it with zeros.
     fn set_len(&self, len: u64) -> io::Result<()>;
     /// Makes the contents and the length durable.

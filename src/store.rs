@@ -4,21 +4,21 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
-use crate::compaction::{CompactionReport, Compactor};
+use crate::compaction::Compactor;
 use crate::format::bucket::{Bucket, CONFIG_KEY, HEARTBEAT_KEY, SESSION_KEY};
 use crate::format::record::Change;
-use crate::head::Head;
 use crate::index::Index;
-use crate::live::{Live, Writing, lock};
+use crate::live::{Live, Writing};
 use crate::log::{Log, Pending, Values};
 use crate::log_limits::LogGate;
 use crate::options::{Durability, OpenOptions};
-use crate::reader::{Reader, Stats, View, check_run_id, check_value, impl_reading_calls};
+use crate::reader::{Reader, View, check_run_id, check_value, impl_reading_calls};
 use crate::recovery::{self, Recovered, RecoveryReport};
 use crate::storage::LockGuard;
 use crate::{AgentKey, Error, Result, events, on_damage, path};
 
 mod log_buffer;
+mod upkeep;
 
 pub use log_buffer::LogAdmission;
 
@@ -80,6 +80,15 @@ impl Store {
     ///
     /// # Errors
     /// As [`OpenOptions::open`].
+    ///
+    /// ```
+    /// # use backupy_state::{AgentKey, Store};
+    /// # let folder = tempfile::tempdir()?;
+    /// # let (path, key) = (folder.path().join("state.db"), AgentKey::new("key")?);
+    /// let store = Store::open(&path, &key)?;
+    /// assert!(store.recovery().created);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn open(path: impl AsRef<Path>, key: &AgentKey) -> Result<Store> {
         OpenOptions::new().open(path, key)
     }
@@ -145,6 +154,14 @@ impl Store {
     }
 
     /// The log file: absolute, with a symbolic link at its end followed and `.db` added where it was.
+    ///
+    /// ```
+    /// # use backupy_state::{AgentKey, Store};
+    /// # let folder = tempfile::tempdir()?;
+    /// let store = Store::open(folder.path().join("state"), &AgentKey::new("key")?)?;
+    /// assert!(store.path().ends_with("state.db"));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     #[must_use]
     pub fn path(&self) -> &Path {
         &self.live.path
@@ -155,6 +172,17 @@ impl Store {
     ///
     /// # Errors
     /// [`Error::Failed`] after an earlier failure, [`Error::Io`]. The store is unlocked in any case.
+    ///
+    /// ```
+    /// # use backupy_state::{AgentKey, Store};
+    /// # let folder = tempfile::tempdir()?;
+    /// # let (path, key) = (folder.path().join("state.db"), AgentKey::new("key")?);
+    /// let store = Store::open(&path, &key)?;
+    /// store.record_heartbeat(1_700_000_000_000)?;
+    /// store.close()?;
+    /// assert!(Store::open(&path, &key)?.recovery().clean);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn close(self) -> Result<()> {
         // Dropping the store afterwards finds nothing left to do, or does not try again what has just failed.
         self.finish()
@@ -174,6 +202,15 @@ impl Store {
     ///
     /// # Errors
     /// [`Error::TooLarge`] over 16 MiB, and as every writing call.
+    ///
+    /// ```
+    /// # let folder = tempfile::tempdir()?;
+    /// # let store = backupy_state::Store::open(folder.path().join("state.db"), &backupy_state::AgentKey::new("key")?)?;
+    /// store.save_config(7, b"backup at 02:00")?;
+    /// store.save_config(8, b"backup at 03:00")?;
+    /// assert_eq!(store.load_config()?.map(|config| config.version), Some(8));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn save_config(&self, version: u64, raw: &[u8]) -> Result<()> {
         check_value("a configuration", raw)?;
         let version = version.to_le_bytes();
@@ -186,14 +223,25 @@ impl Store {
     /// # Errors
     /// [`Error::Invalid`] for an empty run id, [`Error::TooLarge`] for one over 1024 bytes or a payload over 16 MiB,
     /// and as every writing call.
+    ///
+    /// ```
+    /// # let folder = tempfile::tempdir()?;
+    /// # let store = backupy_state::Store::open(folder.path().join("state.db"), &backupy_state::AgentKey::new("key")?)?;
+    /// use backupy_state::Enqueued;
+    ///
+    /// assert_eq!(store.enqueue_job("run-1", b"dump of orders")?, Enqueued::Added);
+    /// // Delivered to the agent once more: it is queued once.
+    /// assert_eq!(store.enqueue_job("run-1", b"dump of orders")?, Enqueued::Replaced);
+    /// assert_eq!(store.queue_depth(), 1);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn enqueue_job(&self, run_id: &str, payload: &[u8]) -> Result<Enqueued> {
         check_run_id(run_id)?;
         check_value("a payload", payload)?;
-        let writing = self.live.write()?;
-        let key = run_id.as_bytes();
-        let (replaced, _) = self.look(|index| index.get(Bucket::Queue, key).is_some());
-        self.commit(writing, &[Change::put(Bucket::Queue, key, &[], payload)], self.durability)?;
-        Ok(if replaced { Enqueued::Replaced } else { Enqueued::Added })
+        let change = Change::put(Bucket::Queue, run_id.as_bytes(), &[], payload);
+        let (pending, replaced) = self.live.write()?.append_counting(&[change])?;
+        self.committed(&pending, self.durability)?;
+        Ok(if replaced > 0 { Enqueued::Replaced } else { Enqueued::Added })
     }
 
     /// Removes a job for good. Returns whether the queue held it; if not, nothing is written.
@@ -201,6 +249,15 @@ impl Store {
     /// # Errors
     /// [`Error::Invalid`] for an empty run id, [`Error::TooLarge`] for one over 1024 bytes, and as every writing
     /// call.
+    ///
+    /// ```
+    /// # let folder = tempfile::tempdir()?;
+    /// # let store = backupy_state::Store::open(folder.path().join("state.db"), &backupy_state::AgentKey::new("key")?)?;
+    /// store.enqueue_job("run-1", b"dump of orders")?;
+    /// assert!(store.ack_job("run-1")?);
+    /// assert!(!store.ack_job("run-1")?);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn ack_job(&self, run_id: &str) -> Result<bool> {
         check_run_id(run_id)?;
         let writing = self.live.write()?;
@@ -216,6 +273,14 @@ impl Store {
     ///
     /// # Errors
     /// [`Error::TooLarge`] for a session id over 16 MiB, and as every writing call.
+    ///
+    /// ```
+    /// # let folder = tempfile::tempdir()?;
+    /// # let store = backupy_state::Store::open(folder.path().join("state.db"), &backupy_state::AgentKey::new("key")?)?;
+    /// store.save_session("session-of-today", 1_700_000_000_000)?;
+    /// assert_eq!(store.load_session()?.map(|session| session.server_time_ms), Some(1_700_000_000_000));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn save_session(&self, session_id: &str, server_time_ms: i64) -> Result<()> {
         check_value("a session id", session_id.as_bytes())?;
         let server_time = server_time_ms.to_le_bytes();
@@ -228,70 +293,18 @@ impl Store {
     ///
     /// # Errors
     /// As every writing call.
+    ///
+    /// ```
+    /// # let folder = tempfile::tempdir()?;
+    /// # let store = backupy_state::Store::open(folder.path().join("state.db"), &backupy_state::AgentKey::new("key")?)?;
+    /// store.record_heartbeat(1_700_000_030_000)?;
+    /// assert_eq!(store.last_heartbeat()?, Some(1_700_000_030_000));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn record_heartbeat(&self, ts_ms: i64) -> Result<()> {
         let ts_ms = ts_ms.to_le_bytes();
         let change = Change::put(Bucket::Registry, HEARTBEAT_KEY, &ts_ms, &[]);
         self.commit(self.live.write()?, &[change], self.heartbeat_durability)
-    }
-
-    /// Makes everything durable that `Buffered` calls have written.
-    ///
-    /// # Errors
-    /// [`Error::Io`] when the sync fails, [`Error::Failed`] after an earlier failure.
-    pub fn sync(&self) -> Result<()> {
-        let pending = self.live.write()?.log.pending();
-        self.wait_durable(&pending)
-    }
-
-    /// Copies what is live into a new log file and puts that in the place of the old one; readers and writers go on
-    /// meanwhile. Waits for a compaction that is running already. On return the new file is durable.
-    ///
-    /// # Errors
-    /// [`Error::Full`] when there is no room for the new file, [`Error::Unauthentic`] when a live value does not fit its seal,
-    /// [`Error::Io`], [`Error::Failed`]. The old log stays and the store goes on, unless it says `Failed` from then on.
-    pub fn compact(&self) -> Result<CompactionReport> {
-        self.compactor.compact()
-    }
-
-    /// Puts the store under another agent key: a compaction whose new file only the new key opens. A crash at any point
-    /// leaves a store that one of the two keys opens, whole.
-    ///
-    /// # Errors
-    /// As [`compact`](Store::compact). The old key stays valid.
-    pub fn rekey(&self, key: &AgentKey) -> Result<()> {
-        self.compactor.rekey(key)
-    }
-
-    /// Writes a compact, consistent copy of the store to a new file, under the same key, while writers go on. On return it is
-    /// durable. The path means what it says: no extension is added.
-    ///
-    /// The copy is of the same generation as the store. Put in the store's place, it is an older state like any other
-    /// backup.
-    ///
-    /// # Errors
-    /// [`Error::Invalid`] when something stands at the path already; nothing of it is changed. And as
-    /// [`compact`](Store::compact).
-    pub fn backup(&self, path: impl AsRef<Path>) -> Result<()> {
-        self.compactor.backup(path.as_ref())
-    }
-
-    /// What opening this store found and did.
-    #[must_use]
-    pub fn recovery(&self) -> &RecoveryReport {
-        &self.recovery
-    }
-
-    /// Where the log ends, as far as it is durable: the anchor for [`OpenOptions::expect_at_least`].
-    #[must_use]
-    pub fn head(&self) -> Head {
-        self.live.head()
-    }
-
-    /// How large the store is, and of what.
-    #[must_use]
-    pub fn stats(&self) -> Stats {
-        let logs_dropped = lock(&self.log_gate).dropped;
-        Stats { logs_dropped, compaction: self.compactor.stats(), ..self.live.stats() }
     }
 
     fn commit(&self, writing: Writing<'_>, changes: &[Change<'_>], durability: Durability) -> Result<()> {

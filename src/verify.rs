@@ -3,16 +3,15 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use zeroize::Zeroizing;
-
 use crate::format::SaltedCrc;
 use crate::format::frame::{FrameHeader, FrameKind, ValueCursor};
-use crate::format::header;
+use crate::format::header::{self, Header};
 use crate::format::record::Manifest;
 use crate::log::Values;
 use crate::snapshot::open_file;
 use crate::storage::{Disk, File, Storage};
 use crate::walk::{self, Beside, OpenFrame, Piece, Resync, Sight, Walk};
+use crate::wiped::Wiped;
 use crate::{AgentKey, Error, Result, path, recovery};
 
 mod report;
@@ -51,6 +50,20 @@ pub fn verify(path: impl AsRef<Path>, key: Option<&AgentKey>) -> Result<VerifyRe
 ///
 /// # Errors
 /// As [`verify`].
+///
+/// ```
+/// # use backupy_state::{AgentKey, Store, verify_each};
+/// # let folder = tempfile::tempdir()?;
+/// # let (path, key) = (folder.path().join("state.db"), AgentKey::new("key")?);
+/// # let store = Store::open(&path, &key)?;
+/// # store.enqueue_job("run-1", b"dump of orders")?;
+/// let mut run_ids = Vec::new();
+/// verify_each(&path, Some(&key), |frame| {
+///     run_ids.extend(frame.operations.iter().filter_map(|operation| operation.run_id.clone()));
+/// })?;
+/// assert_eq!(run_ids, ["run-1"]);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 pub fn verify_each(
     path: impl AsRef<Path>,
     key: Option<&AgentKey>,
@@ -76,19 +89,30 @@ pub fn verify_on(
     let report = VerifyReport::new(&path, key.is_some(), file_len);
     let mut check = Check { report, durable_seq: 0, each: &mut each };
     let page = recovery::read_header_page(&*file, &path)?;
-    match recovery::parse_header_page(&page, &path) {
-        Ok(header) => check.report.generation = header.id.generation,
+    let looked = match key {
+        Some(key) => recovery::header_behind_damage(&page, &path, key),
+        None => recovery::parse_header_page(&page, &path).map(|header| (header, None)),
+    };
+    let header = match looked {
+        Ok((header, None)) => {
+            for (offset, what) in header::blemishes(&page) {
+                check.report.note(offset, FaultKind::Header, what);
+            }
+            header
+        }
+        Ok((header, Some(damage))) => {
+            check.report.note_error(damage)?;
+            header
+        }
         Err(error) => {
             check.report.note_error(error)?;
             return Ok(check.report);
         }
-    }
-    for (offset, what) in header::blemishes(&page) {
-        check.report.note(offset, FaultKind::Header, what);
-    }
+    };
+    check.report.generation = header.id.generation;
     match key {
-        Some(key) => check.seals(file, key)?,
-        None => check.crcs(&*file)?,
+        Some(key) => check.seals(file, key, &header)?,
+        None => check.crcs(&*file, &header)?,
     }
     check.report.ends_closed &= check.report.log_len == check.report.file_len;
     Ok(check.report)
@@ -104,10 +128,9 @@ struct Check<'a> {
 
 impl Check<'_> {
     /// Walks over all frames by CRC and number.
-    fn crcs(&mut self, file: &dyn File) -> Result<()> {
+    fn crcs(&mut self, file: &dyn File, header: &Header) -> Result<()> {
         let path = self.report.path.clone();
         let read_error = |source| Error::io("read", &path, source);
-        let header = recovery::read_header(file, &path)?;
         let crc = SaltedCrc::new(&header.id.salt);
         let first = walk::first_tip(&header.authenticator);
         let mut walk = Walk::new(file, &crc, Beside::Writer, first.end, first.seq).map_err(read_error)?;
@@ -136,9 +159,8 @@ impl Check<'_> {
     }
 
     /// Opens all frames with the key, and every value.
-    fn seals(&mut self, file: Box<dyn File>, key: &AgentKey) -> Result<()> {
-        let (log, header) = recovery::open_log(file, &self.report.path, key)?;
-        let log = Arc::new(log);
+    fn seals(&mut self, file: Box<dyn File>, key: &AgentKey, header: &Header) -> Result<()> {
+        let log = Arc::new(recovery::with_keys(file, &self.report.path, key, header)?);
         let values = Values::new(Arc::clone(&log), false);
         let mut walk = Resync::new(&log, Beside::Writer, walk::first_tip(&header.authenticator))?;
         loop {
@@ -171,7 +193,7 @@ impl Check<'_> {
             operations.push(OperationInfo::new(&operation));
             let Some(place) = places.place(&operation) else { continue };
             self.report.values += 1;
-            match values.read(place).map(Zeroizing::new) {
+            match values.read(place).map(Wiped::from) {
                 Ok(value) if operation.bucket.allows_value(operation.key, &value) => {}
                 Ok(_) => self.report.note_error(values.malformed(place))?,
                 // In a damaged frame, damage is what broke the seal.

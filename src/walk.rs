@@ -8,8 +8,6 @@ use std::io;
 use std::thread;
 use std::time::Duration;
 
-use zeroize::Zeroizing;
-
 use crate::format::SaltedCrc;
 use crate::format::frame::{self, ALIGNMENT, FRAME_HEADER_LEN, FrameHeader, FrameSight};
 use crate::format::header::HEADER_PAGE_LEN;
@@ -17,10 +15,13 @@ use crate::format::record::Manifest;
 use crate::log::{LogFile, Tip};
 use crate::seal::TAG_LEN;
 use crate::storage::{self, File};
+use crate::wiped::Wiped;
 use crate::{Error, Result};
 
+mod ahead;
 mod resync;
 
+pub(crate) use ahead::{Ending, Replayed, replay};
 pub(crate) use resync::{Gap, Piece, Resync};
 
 /// Whether somebody may be writing the file that is walked over.
@@ -285,7 +286,7 @@ pub(crate) struct Scan<'a> {
     log: &'a LogFile,
     walk: Walk<'a>,
     tip: Tip,
-    text: Zeroizing<Vec<u8>>,
+    text: Wiped,
 }
 
 /// What a scan found at one place.
@@ -309,7 +310,7 @@ impl<'a> Scan<'a> {
     /// Begins behind `tip`.
     pub(crate) fn new(log: &'a LogFile, beside: Beside, tip: Tip) -> Result<Self> {
         let walk = Walk::new(&*log.file, &log.crc, beside, tip.end, tip.seq).map_err(log.io("look at"))?;
-        Ok(Scan { log, walk, tip, text: Zeroizing::default() })
+        Ok(Scan { log, walk, tip, text: Wiped::default() })
     }
 
     /// Behind the last whole frame.

@@ -109,6 +109,19 @@ fn a_backup_is_a_store_of_its_own_and_never_replaces_a_file() {
     assert!(copy.recovery().clean);
 }
 
+/// The next open would take a copy of that name for what a crash has left, and remove it.
+#[test]
+fn a_copy_never_gets_the_name_of_a_left_over_of_the_store_itself() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("state.db");
+    let store = Store::open(&path, &key()).unwrap();
+    let left_over = folder.path().join("state.db.new");
+    for copied in [store.backup(&left_over), salvage(&path, &key(), &left_over).map(drop)] {
+        assert!(matches!(copied, Err(Error::Invalid { .. })), "{copied:?}");
+    }
+    assert!(!left_over.exists());
+}
+
 #[test]
 fn a_copy_that_was_cut_short_stays_and_is_named_as_what_is_in_the_way() {
     let folder = tempfile::tempdir().unwrap();

@@ -171,6 +171,23 @@ fn a_disk_that_is_full_for_the_new_file_is_a_full_disk_whichever_call_says_so() 
     assert!(tried > 4, "{tried}");
 }
 
+/// A folder may need another block for one more name.
+#[test]
+fn a_disk_that_is_full_for_the_name_of_a_backup_is_a_full_disk() {
+    let trace = {
+        let agent = agent_with_history();
+        let from = agent.sim.ops();
+        agent.store().backup(BACKUP).unwrap();
+        agent.sim.trace()[from..].to_vec()
+    };
+    let named = trace.iter().position(|&op| op == Op::Link).unwrap();
+    let agent = agent_with_history();
+    agent.sim.fail(agent.sim.ops() + named, Failure::Errno(ENOSPC));
+    let refused = agent.store().backup(BACKUP);
+    assert!(matches!(refused, Err(Error::Full { .. })), "{refused:?}");
+    agent.store().backup(BACKUP).unwrap();
+}
+
 #[test]
 fn an_error_of_the_new_file_names_the_new_file() {
     let agent = agent_with_history();

@@ -8,11 +8,12 @@ mod sim;
 use std::collections::HashSet;
 use std::panic::{self, AssertUnwindSafe};
 use std::path::Path;
+use std::sync::Arc;
 
-use backupy_state::{Error, Result, Stats, verify_on};
+use backupy_state::{Batch, Error, LogAdmission, LogLimits, LogRate, OpenOptions, Result, Stats, verify_on};
 use sim::crash;
 use sim::random::mix;
-use sim::workload::{Agent, Call, Mode, Model, PATH, TORN, key, open};
+use sim::workload::{Agent, Call, FEW, Mode, Model, PATH, TORN, key, open};
 use sim::world::{self, FailedSync, World};
 use sim::{EDQUOT, EINTR, EIO, ENOSPC, Failure, Op, Sim};
 
@@ -440,6 +441,46 @@ fn full_disk_refuses_puts_and_lets_ack_and_drain_work() {
     survives(&sim.world(), agent.oracle.allowed());
 }
 
+/// The count of dropped events is put into the log by what removes something; it must not make an ack a put.
+#[test]
+fn full_disk_lets_acks_work_while_a_count_of_drops_is_not_written_yet() {
+    let sim = Sim::new(19);
+    sim.set_capacity(400 << 10);
+    let mut agent = Agent::new(sim.clone(), Mode::Buffered);
+    agent.start().unwrap();
+    let log = Call::BufferLog { ts_ms: 1, len: 100 };
+    let mut jobs = 0;
+    while agent.make(Call::Enqueue { job: jobs, len: 4000 }).is_ok() {
+        jobs += 1;
+        if jobs == 1 {
+            (0..FEW).for_each(|_| agent.make(log).unwrap());
+        }
+    }
+    while agent.make(Call::Heartbeat).is_ok() {}
+    agent.make(Call::PeekLogs { n: 1 }).unwrap();
+    agent.make(log).unwrap();
+    assert_eq!(agent.store().stats().logs_dropped, 1);
+    agent.make(Call::AckLogs { n: 1 }).unwrap();
+    survives(&sim.world(), agent.oracle.allowed());
+
+    // A batch that only acks, and the close, which has nothing else to write.
+    let refused = agent.make(log);
+    assert!(matches!(refused, Err(Error::Full { .. })), "{refused:?}");
+    let mut limits = LogLimits::default();
+    limits.rate = Some(LogRate { per_second: 0, burst: 0 });
+    agent.close().unwrap();
+    let mut options = OpenOptions::new();
+    options.storage(Arc::new(sim.clone())).mmap(false).log_limits(limits);
+    let dropped = || options.open(PATH, &key()).unwrap();
+    let store = dropped();
+    assert_eq!(store.buffer_log(1, b"too fast").unwrap(), LogAdmission::Dropped);
+    store.write(Batch::new().ack_job("run-0")).unwrap();
+    assert_eq!(store.buffer_log(1, b"too fast").unwrap(), LogAdmission::Dropped);
+    assert_eq!((store.queue_depth(), store.stats().logs_dropped), (usize::from(jobs) - 1, 3));
+    store.close().unwrap();
+    assert_eq!(dropped().stats().logs_dropped, 3);
+}
+
 /// The next session has no room for what a torn tail takes, or for the reserve, and still comes up.
 #[test]
 fn full_disk_lets_a_killed_store_open_and_ack() {
@@ -555,6 +596,47 @@ fn an_io_error_while_the_log_grows_ends_writing() {
     assert!(matches!(made, Err(Error::Io { operation: "allocate space in", .. })), "{made:?}");
     refuses_writes_and_goes_on_reading(&agent);
     survives(&agent.sim.world(), agent.oracle.allowed());
+}
+
+/// A frame longer than a step of space ahead goes over space that is allocated but holds no zeros yet.
+#[test]
+fn a_long_frame_that_finds_no_room_leaves_the_log_as_it_was() {
+    let (call, before) = (Call::Enqueue { job: 0, len: 300_000 }, Call::Enqueue { job: 1, len: 400 });
+    let used = || {
+        let mut agent = Agent::new(Sim::new(19), Mode::Sync);
+        agent.start().unwrap();
+        agent.make(before).unwrap();
+        agent
+    };
+    let mut healthy = used();
+    let begun = healthy.sim.ops();
+    healthy.make(call).unwrap();
+    let ops = &healthy.sim.trace()[begun..];
+    let (allocating, writing) = (Op::SetLen, Op::Write);
+    assert_eq!(ops.iter().filter(|&&op| op == allocating).count(), 1, "{ops:?}");
+    let with_room = ops.iter().filter(|&&op| op == writing).count();
+    assert!(with_room >= 2, "zeros for the reserve, and the frame: {ops:?}");
+
+    for (n, &op) in ops.iter().enumerate().filter(|&(_, &op)| op == allocating || op == writing) {
+        let mut agent = used();
+        let len = agent.store().stats().log_len;
+        agent.sim.fail(begun + n, Failure::Errno(ENOSPC));
+        let made = agent.make(call);
+        // Where a smaller step suffices, the call goes on.
+        assert!(matches!(made, Ok(()) | Err(Error::Full { .. })), "{op:?} {n}: {made:?}");
+        if made.is_err() {
+            assert_eq!(agent.store().stats().log_len, len);
+            agent.make(Call::Ack { job: 1 }).unwrap();
+        }
+        survives(&agent.sim.world(), agent.oracle.allowed());
+
+        let mut agent = used();
+        agent.sim.fail(begun + n, Failure::Errno(EIO));
+        let made = agent.make(call);
+        assert!(matches!(made, Err(Error::Io { .. })), "{op:?} {n}: {made:?}");
+        refuses_writes_and_goes_on_reading(&agent);
+        survives(&agent.sim.world(), agent.oracle.allowed());
+    }
 }
 
 /// What was not written is not done, for those who read on either.

@@ -51,6 +51,20 @@ fn a_full_buffer_drops_the_newest_when_asked_to() {
 }
 
 #[test]
+fn as_many_of_the_oldest_make_room_as_the_bytes_of_the_new_one_need() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = open(&folder.path().join("state.db"), |limits| limits.max_bytes = Some(10));
+    for ts_ms in 1..=5 {
+        store.buffer_log(ts_ms, b"12").unwrap();
+    }
+    let seq = store.stats().seq;
+    assert_eq!(store.buffer_log(6, b"12345").unwrap(), LogAdmission::DroppedOldest(3));
+    assert_eq!(store.stats().seq, seq + 1, "they go and it comes in one record");
+    assert_eq!(store.buffer_log(7, &[0; 10]).unwrap(), LogAdmission::DroppedOldest(3));
+    assert_eq!((store.log_count(), store.stats().logs_dropped), (1, 6));
+}
+
+#[test]
 fn an_event_larger_than_the_buffer_is_dropped_whatever_when_full_says() {
     let folder = tempfile::tempdir().unwrap();
     let store = open(&folder.path().join("state.db"), |limits| limits.max_bytes = Some(4));
@@ -127,4 +141,31 @@ fn drops_between_peek_and_ack_stay_counted() {
     assert_eq!(store.ack_logs(batch).unwrap(), 0);
     assert_eq!(store.stats().logs_dropped, 1);
     assert_eq!(times(&store), [2, 3]);
+}
+
+/// Two batches tell of the same drops. Those since then nobody has told yet.
+#[test]
+fn drops_are_taken_off_once_and_only_when_told() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = open(&folder.path().join("state.db"), |limits| limits.max_count = Some(2));
+    for ts in 0..4 {
+        store.buffer_log(ts, b"x").unwrap();
+    }
+    let (first, again) = (store.peek_logs(1).unwrap(), store.peek_logs(1).unwrap());
+    assert_eq!((first.dropped(), again.dropped()), (2, 2));
+    assert_eq!(store.ack_logs(first).unwrap(), 1);
+    for ts in 4..6 {
+        store.buffer_log(ts, b"x").unwrap();
+    }
+    assert_eq!(store.ack_logs(again).unwrap(), 0);
+    assert_eq!(store.stats().logs_dropped, 1);
+
+    // A drain in between has reset the count.
+    let before = store.peek_logs(1).unwrap();
+    store.drain_logs(1).unwrap();
+    for ts in 6..8 {
+        store.buffer_log(ts, b"x").unwrap();
+    }
+    store.ack_logs(before).unwrap();
+    assert_eq!(store.peek_logs(9).unwrap().dropped(), 1);
 }

@@ -10,7 +10,8 @@ use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use backupy_state::{Error, Snapshot, Store, verify};
+use backupy_state::storage::{Disk, Storage};
+use backupy_state::{Error, Snapshot, Store, salvage, verify};
 use common::{
     Image, Place, assert_refused, child_path, existing, is_root, key, listing, names, say, spawn, test_binary,
 };
@@ -297,6 +298,58 @@ fn store_of_nobody() -> (Place, Command) {
 }
 
 const NOBODY: u32 = 65534;
+
+/// Root compacts, recovers and makes the lock file that was not there, and the agent goes on.
+#[test]
+fn a_shell_of_roots_does_not_lock_the_agent_out() {
+    let (place, mut command) = store_of_nobody();
+    fs::remove_file(place.at("state.db.lock")).unwrap();
+    let mut image = Image::read(place.path());
+    image.append(b"torn").write(place.path());
+    let store = place.open();
+    assert_eq!(store.recovery().bytes_set_aside, 4);
+    store.compact().unwrap();
+    store.close().unwrap();
+    let mut image = Image::read(place.path());
+    image.append(b"torn again").write(place.path());
+    let mut child = spawn(&mut command);
+    child.expect("opened, 1 jobs");
+    child.finish();
+}
+
+/// What root salvages is put in the place of the damaged store, and the agent has to open it there.
+#[test]
+fn a_salvaged_store_belongs_to_the_agent() {
+    let (place, mut command) = store_of_nobody();
+    let salvaged = place.at("salvaged.db");
+    salvage(place.path(), &key(), &salvaged).unwrap();
+    fs::rename(salvaged, place.path()).unwrap();
+    let mut child = spawn(&mut command);
+    child.expect("opened, 1 jobs");
+    child.finish();
+}
+
+/// Who may write to the folder may put a link where a file of root's was a moment ago.
+#[test]
+fn owner_and_mode_are_never_given_to_a_file_behind_a_link() {
+    let place = Place::new();
+    let [log, link, victim] = ["state.db", "state.db.new", "victim"].map(|name| place.at(name));
+    fs::write(&log, b"log").unwrap();
+    fs::write(&victim, b"somebody's").unwrap();
+    let mode = |path: &Path, mode| fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
+    mode(&log, 0o640);
+    mode(&victim, 0o600);
+    symlink(&victim, &link).unwrap();
+    Disk.copy_owner_and_mode(&log, &link).unwrap_err();
+    fs::remove_file(&link).unwrap();
+    fs::hard_link(&victim, &link).unwrap();
+    Disk.copy_owner_and_mode(&log, &link).unwrap_err();
+    assert_eq!(fs::metadata(&victim).unwrap().mode() & 0o7777, 0o600);
+    fs::remove_file(&link).unwrap();
+    fs::write(&link, b"new log").unwrap();
+    Disk.copy_owner_and_mode(&log, &link).unwrap();
+    assert_eq!(fs::metadata(&link).unwrap().mode() & 0o7777, 0o640);
+}
 
 #[test]
 fn a_folder_that_cannot_be_written_is_an_io_error_and_a_snapshot_can_still_be_read() {

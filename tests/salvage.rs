@@ -475,6 +475,46 @@ fn without_a_header_or_the_key_nothing_is_made() {
     assert_eq!(world::hash(&sim.live()), before);
 }
 
+/// Where no copy of the header checks, each field may still be good in one of them: the authenticator tells.
+#[test]
+fn two_damaged_copies_of_the_header_are_put_together() {
+    let subject = closed();
+    // Version, generation, store id, salt, authenticator, CRC.
+    let fields = [12, 24, 40, 60, 100, 113];
+    let needed = [24, 40, 60, 100];
+    for first in fields {
+        for second in fields {
+            let mut content = subject.content.clone();
+            content.write(&[0x55], first);
+            content.write(&[0x55], 2048 + second);
+            let sim = Sim::on(&Image::from([(PathBuf::from(PATH), content.clone())]), 103);
+            assert!(matches!(open(&sim, Mode::Sync), Err(Error::Corrupt { offset: 0, .. })));
+            let report = verify_on(&sim, PATH, Some(&key()), |_| {}).unwrap();
+            assert_eq!(
+                (report.faults.len(), report.faults[0].offset, report.faults[0].kind),
+                (1, 0, FaultKind::Damage)
+            );
+            if first == second && needed.contains(&first) {
+                assert_eq!(report.frames, 0);
+                assert!(matches!(salvage(&content), Err(Error::Corrupt { offset: 0, .. })));
+                continue;
+            }
+            assert_eq!(report.frames, subject.frames.len() as u64);
+            check(subject, &content, &BTreeSet::new(), &|| format!("bytes {first} and {}", 2048 + second));
+            let other = AgentKey::new("another").unwrap();
+            assert!(matches!(verify_on(&sim, PATH, Some(&other), |_| {}).map(|report| report.frames), Ok(0)));
+        }
+    }
+    // Of a page that is cut there is nothing to go on to.
+    for len in [2048 + 116, HEADER_PAGE_LEN as u64 - 1] {
+        let mut content = subject.content.clone();
+        content.set_len(len);
+        let sim = Sim::on(&Image::from([(PathBuf::from(PATH), content.clone())]), 104);
+        assert_eq!(verify_on(&sim, PATH, Some(&key()), |_| {}).unwrap().faults[0].offset, 0);
+        assert!(matches!(salvage(&content), Err(Error::Corrupt { offset: 0, .. })));
+    }
+}
+
 #[test]
 fn whatever_call_fails_the_source_stays_and_the_target_is_whole_or_absent() {
     let subject = closed();

@@ -3,8 +3,8 @@
 
 mod common;
 
-use backupy_state::{Error, FaultKind, verify};
-use common::{Image, Place, Written, bare, closed, open_image};
+use backupy_state::{Durability, Error, FaultKind, OpenOptions, verify};
+use common::{Image, Place, Written, bare, closed, key, open_image};
 
 #[test]
 fn a_changed_manifest_is_unauthentic_even_with_right_crcs() {
@@ -122,8 +122,12 @@ fn a_changed_value_is_unauthentic_when_it_is_read_and_blocks_nothing_else() {
     assert_eq!(store.job("a").unwrap().unwrap().payload, b"payload of a");
     assert_eq!(store.dequeue_jobs(1).unwrap()[0].run_id, "a");
     assert_eq!(store.dequeue_jobs_after("b", 3).unwrap()[0].run_id, "c");
+    // Neither a compaction nor a new key can go on with it: they say which job it is.
+    assert!(is_b(store.compact().unwrap_err()));
+    assert!(store.stats().compaction.last_error.unwrap().contains("job \"b\", which ack_job removes"));
     assert!(store.ack_job("b").unwrap());
     assert_eq!(store.dequeue_jobs(3).unwrap().len(), 2);
+    assert_eq!(store.compact().unwrap().generation, 2);
     store.close().unwrap();
     assert_eq!(place.open().dequeue_jobs(3).unwrap().len(), 2);
 }
@@ -190,4 +194,33 @@ fn a_changed_close_frame_is_unauthentic() {
         image.flip(at).fix_crc(close.start);
         Place::new().assert_unauthentic(&image, close.start);
     }
+}
+
+/// Long enough that a thread of its own opens the manifests, while the walk is far ahead of it.
+#[test]
+fn in_a_long_log_the_first_fault_in_the_order_of_the_file_is_the_error() {
+    let place = Place::new();
+    let store = OpenOptions::new().durability(Durability::Buffered).open(place.path(), &key()).unwrap();
+    for i in 0..4000 {
+        store.enqueue_job(&format!("run-{i}"), &[7; 700]).unwrap();
+    }
+    store.close().unwrap();
+    let image = Image::read(place.path());
+    assert!(image.len() > 3 << 20);
+    let frames = image.frames();
+    // Sealed anew and damaged behind it; damaged, and tampered with behind it; each far apart and side by side.
+    for (first, second) in [(0, 1), (10, 11), (300, 3900), (3900, 3999), (1999, 2000)] {
+        let (first, second) = (frames[first].clone(), frames[second].clone());
+        let mut tampered = image.clone();
+        tampered.flip(first.start + 60).fix_crc(first.start).flip(second.start + 60);
+        Place::new().assert_unauthentic(&tampered, first.start);
+        let mut damaged = image.clone();
+        damaged.flip(first.start + 60).flip(second.start + 60).fix_crc(second.start);
+        Place::new().assert_corrupt(&damaged, first.start);
+    }
+    // Of the last frame of all, nothing but the close frame tells.
+    let last = &frames[frames.len() - 2];
+    let mut tampered = image.clone();
+    tampered.flip(last.start + 60).fix_crc(last.start);
+    Place::new().assert_unauthentic(&tampered, last.start);
 }

@@ -2,8 +2,10 @@
 
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use super::Shared;
+use crate::format::bucket::Bucket;
 use crate::format::frame::{Location, ValueCursor};
 use crate::format::header::Header;
 use crate::format::record::Operation;
@@ -13,6 +15,7 @@ use crate::new_log::NewLog;
 use crate::reader::Reader;
 use crate::seal::GenerationId;
 use crate::walk::{self, Beside, Found, OpenFrame, Scan};
+use crate::wiped::Wiped;
 use crate::{AgentKey, Error, Result};
 
 /// A new log, and how far the old one was taken over into it.
@@ -29,6 +32,7 @@ impl<'a> Copy<'a> {
         let live = &*shared.live;
         let Header { id, authenticator, .. } = live.header();
         let old = live.look(|_| ()).1;
+        shared.checked.store(0, Ordering::Relaxed);
         let new = NewLog::create(&live.storage, path, &GenerationId { generation, ..id }, key, live.order)?;
         Ok(Copy { shared, old, taken: walk::first_tip(&authenticator), new })
     }
@@ -39,7 +43,7 @@ impl<'a> Copy<'a> {
             let tip = self.shared.live.write()?.log.tip();
             let left = tip.end - self.taken.end;
             self.take_until(tip)?;
-            self.new.check(|| self.shared.keep_going())?;
+            self.new.check(|checked| self.shared.keep_going_at(checked))?;
             if left <= LAST_ROUND_LEN {
                 break;
             }
@@ -50,7 +54,7 @@ impl<'a> Copy<'a> {
     /// Takes over the rest, and puts a close frame behind it. Returns the length to use.
     pub(super) fn finish(&mut self, tip: Tip) -> Result<u64> {
         self.take_until(tip)?;
-        self.new.finish(|| self.shared.keep_going())
+        self.new.finish(|checked| self.shared.keep_going_at(checked))
     }
 
     /// Copies what is still live of the frames up to `tip`, and what they delete.
@@ -77,7 +81,8 @@ impl<'a> Copy<'a> {
             match places.place(&operation) {
                 // What is not live any more was replaced or deleted by a later frame, which comes over too.
                 Some(place) if self.is_current(&operation, place) => {
-                    self.new.add(&operation, |bytes| old.open_into(bytes, frame, place))?;
+                    let value = |bytes: &mut Wiped| old.open_into(bytes, frame, place);
+                    self.new.add(&operation, |bytes| value(bytes).map_err(|error| about(error, &operation)))?;
                 }
                 // Of what came over in an earlier round. In this round, nothing that a frame of it deletes is current.
                 None if self.new.index.loses_by(&operation) => self.new.add(&operation, |_| Ok(()))?,
@@ -90,6 +95,14 @@ impl<'a> Copy<'a> {
     fn is_current(&self, operation: &Operation<'_>, place: Location) -> bool {
         let find = |index: &Index| index.get(operation.bucket, operation.key) == Some(place);
         self.shared.live.look(find).0
+    }
+}
+
+/// Until somebody acks the job whose payload was tampered with, no copy can be made.
+fn about(error: Error, operation: &Operation<'_>) -> Error {
+    match operation.bucket {
+        Bucket::Queue => error.about_job(String::from_utf8_lossy(operation.key).into_owned()),
+        _ => error,
     }
 }
 

@@ -87,7 +87,8 @@ mod tests {
     use crate::AgentKey;
     use crate::format::SaltedCrc;
     use crate::format::bucket::Bucket;
-    use crate::format::frame::{self, FRAME_HEADER_LEN, FrameSeal};
+    use crate::format::frame::tests::encode_whole;
+    use crate::format::frame::{FRAME_HEADER_LEN, FrameSeal};
     use crate::format::record::Change;
     use crate::seal::{GenerationId, Prk};
 
@@ -103,7 +104,7 @@ mod tests {
         let (sealer, crc) = (sealer(), SaltedCrc::new(&[3; 32]));
         let seal = FrameSeal { sealer: &sealer, crc: &crc, chain, seq: 9, durable_seq: 8, nonce: [7; 12] };
         let mut out = Vec::new();
-        let (header, _) = frame::encode(&changes, &seal, &mut out);
+        let (header, _) = encode_whole(&changes, &seal, &mut out);
         (header, out.split_off(FRAME_HEADER_LEN))
     }
 

@@ -1,5 +1,7 @@
 //! The frame: how a record lies in the log, sealed and chained. Implements *Frame* and *Sealing* of FORMAT.md.
 
+use std::num::NonZeroU32;
+
 use super::record::{self, Action, Change, Manifest, Operation};
 use super::{SaltedCrc, bytes_at};
 use crate::seal::{MANIFEST_AAD_LEN, NONCE_LEN, Nonce, Sealer, TAG_LEN, Tag};
@@ -147,17 +149,25 @@ impl FrameHeader {
     ) -> Result<(Option<Manifest<'t>>, Tag), &'static str> {
         let tag = self.stored_tag(body).ok_or(SHORT_BODY)?;
         let manifest = self.unseal_manifest(body, chain, &tag, sealer, text)?;
-        if manifest.is_none() {
-            return Ok((None, tag));
-        }
-        let padding = body.get(self.values_end(manifest.as_ref())..).unwrap_or_default();
-        if padding.len() >= ALIGNMENT {
+        self.check_padding(manifest.as_ref(), body.last_chunk().ok_or(SHORT_BODY)?)?;
+        Ok((manifest, tag))
+    }
+
+    /// `last_bytes` are the last of the frame.
+    pub(crate) fn check_padding(
+        &self,
+        manifest: Option<&Manifest<'_>>,
+        last_bytes: &[u8; ALIGNMENT],
+    ) -> Result<(), &'static str> {
+        let padding_len = (self.len as usize - FRAME_HEADER_LEN).saturating_sub(self.values_end(manifest));
+        if padding_len >= ALIGNMENT {
             return Err("the frame is longer than its values");
         }
+        let padding = last_bytes.get(ALIGNMENT - padding_len..).unwrap_or_default();
         if padding.iter().any(|&byte| byte != 0) {
             return Err("the frame's padding is not zero");
         }
-        Ok((manifest, tag))
+        Ok(())
     }
 
     /// As [`open_manifest`](Self::open_manifest), but asks neither for the padding nor for the tag that stands in `body`.
@@ -170,6 +180,17 @@ impl FrameHeader {
         text: &'t mut Wiped,
     ) -> Result<Option<Manifest<'t>>, &'static str> {
         self.load_manifest(body, text)?;
+        self.unseal_in_place(text, chain, tag, sealer)
+    }
+
+    /// Opens the sealed manifest in `text` where it lies.
+    pub(crate) fn unseal_in_place<'t>(
+        &self,
+        text: &'t mut [u8],
+        chain: &Tag,
+        tag: &Tag,
+        sealer: &Sealer,
+    ) -> Result<Option<Manifest<'t>>, &'static str> {
         sealer
             .open_manifest(&self.nonce, &self.manifest_aad(chain), text, tag)
             .map_err(|_| "the frame's seal does not fit")?;
@@ -193,9 +214,14 @@ impl FrameHeader {
         bytes_at(body, self.manifest_len as usize)
     }
 
+    /// The sealed manifest in `body`.
+    pub(crate) fn sealed_manifest<'b>(&self, body: &'b [u8]) -> Option<&'b [u8]> {
+        body.get(..self.manifest_len as usize)
+    }
+
     /// Copies the sealed manifest of `body` into `text`.
     pub(super) fn load_manifest(&self, body: &[u8], text: &mut Wiped) -> Result<(), &'static str> {
-        let sealed = body.get(..self.manifest_len as usize).ok_or(SHORT_BODY)?;
+        let sealed = self.sealed_manifest(body).ok_or(SHORT_BODY)?;
         text.clear();
         wiped::reserve(text, sealed.len());
         text.extend_from_slice(sealed);
@@ -224,11 +250,11 @@ fn manifest_aad(sealed_part: &[u8; SEALED_PART_LEN], chain: &Tag) -> [u8; MANIFE
 }
 
 /// Where a value lies.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Location {
     pub(crate) frame_offset: u64,
-    /// Fits 32 bits: see [`SEQ_MAX`].
-    seq: u32,
+    /// Fits 32 bits: see [`SEQ_MAX`]. Never zero, so that an `Option` of a location is no longer.
+    seq: NonZeroU32,
     /// From the start of the frame.
     value_at: u32,
     /// The value's number in its frame, from 0.
@@ -239,7 +265,7 @@ pub(crate) struct Location {
 
 impl Location {
     pub(crate) fn seq(&self) -> u64 {
-        u64::from(self.seq)
+        u64::from(self.seq.get())
     }
 
     pub(crate) fn value_offset(&self) -> u64 {
@@ -257,7 +283,7 @@ impl Location {
 
     /// Where the value was put in the order of all puts of its generation.
     pub(crate) fn order(&self) -> (u32, u32) {
-        (self.seq, self.i)
+        (self.seq.get(), self.i)
     }
 }
 
@@ -270,7 +296,7 @@ pub(crate) struct ValueCursor {
 impl ValueCursor {
     pub(crate) fn new(frame_offset: u64, header: &FrameHeader) -> Self {
         #[allow(clippy::cast_possible_truncation, reason = "parse_fields and the writer keep seq within 2^31")]
-        let seq = header.seq as u32;
+        let seq = NonZeroU32::new(header.seq as u32).unwrap_or(NonZeroU32::MIN);
         #[allow(clippy::cast_possible_truncation, reason = "a small constant")]
         let value_at = FRAME_LEN_MIN as u32 + header.manifest_len;
         ValueCursor { next: Location { frame_offset, seq, value_at, i: 0, len: 0 } }
@@ -312,24 +338,49 @@ fn sealed_value_len(change: &Change<'_>) -> u64 {
     }
 }
 
-/// Makes a whole frame in `out`: a record, or without changes a close frame. The caller has held `frame_len`
-/// against [`FRAME_LEN_MAX`]. Returns the header and the new chain.
+/// What a frame is made in, kept from one to the next.
+#[derive(Debug, Default)]
+pub(crate) struct Workspace {
+    /// The header and the sealed manifest.
+    head: Vec<u8>,
+    /// The sealed values that were not written yet.
+    piece: Vec<u8>,
+}
+
+impl Workspace {
+    /// Gives back what is beyond `len` bytes.
+    pub(crate) fn shrink_to(&mut self, len: usize) {
+        for buffer in [&mut self.head, &mut self.piece] {
+            buffer.clear();
+            buffer.shrink_to(len);
+        }
+    }
+}
+
+/// Makes a frame: a record, or without changes a close frame. `write` is handed its bytes and where they go, from the start of
+/// the frame: all at once, or for a long one piece by piece and the header last. The caller has held `frame_len` against
+/// [`FRAME_LEN_MAX`]. Returns the header and the new chain.
 #[allow(clippy::indexing_slicing, reason = "fixed offsets in a buffer that this function has just made longer")]
-pub(crate) fn encode(changes: &[Change<'_>], seal: &FrameSeal<'_>, out: &mut Vec<u8>) -> (FrameHeader, Tag) {
+pub(crate) fn encode<E>(
+    changes: &[Change<'_>],
+    seal: &FrameSeal<'_>,
+    workspace: &mut Workspace,
+    mut write: impl FnMut(&[u8], usize) -> Result<(), E>,
+) -> Result<(FrameHeader, Tag), E> {
+    let Workspace { head, piece } = workspace;
     let kind = if changes.is_empty() { FrameKind::Close } else { FrameKind::Record };
-    out.clear();
     #[allow(clippy::cast_possible_truncation, reason = "the caller has checked the frame limit")]
     let len = frame_len(changes) as u32;
-    out.reserve(len as usize);
-    out.resize(FRAME_HEADER_LEN, 0);
+    head.clear();
+    head.reserve(FRAME_LEN_MIN + usize::try_from(record::manifest_len(changes)).unwrap_or_default());
+    head.resize(FRAME_HEADER_LEN, 0);
     if kind == FrameKind::Record {
-        record::encode_manifest(changes, out);
+        record::encode_manifest(changes, head);
     }
-    let manifest_end = out.len();
     #[allow(clippy::cast_possible_truncation, reason = "shorter than the frame")]
-    let manifest_len = (manifest_end - FRAME_HEADER_LEN) as u32;
+    let manifest_len = (head.len() - FRAME_HEADER_LEN) as u32;
 
-    let header = &mut out[..FRAME_HEADER_LEN];
+    let header = &mut head[..FRAME_HEADER_LEN];
     header[LEN_AT..MANIFEST_LEN_AT].copy_from_slice(&len.to_le_bytes());
     header[MANIFEST_LEN_AT..SEQ_AT].copy_from_slice(&manifest_len.to_le_bytes());
     header[SEQ_AT..DURABLE_SEQ_AT].copy_from_slice(&seal.seq.to_le_bytes());
@@ -343,34 +394,76 @@ pub(crate) fn encode(changes: &[Change<'_>], seal: &FrameSeal<'_>, out: &mut Vec
     sealed_part.copy_from_slice(&header[LEN_AT..]);
 
     let aad = manifest_aad(&sealed_part, seal.chain);
-    let chain = seal.sealer.seal_manifest(&seal.nonce, &aad, &mut out[FRAME_HEADER_LEN..]);
-    out.extend_from_slice(&chain);
-    for (i, change) in (0..).zip(changes.iter().filter(|change| sealed_value_len(change) != 0)) {
-        let start = out.len();
-        change.value.iter().for_each(|part| out.extend_from_slice(part));
-        let tag = seal.sealer.seal_value(&seal.nonce, seal.seq, i, &mut out[start..]);
-        out.extend_from_slice(&tag);
-    }
-    out.resize(len as usize, 0);
+    let chain = seal.sealer.seal_manifest(&seal.nonce, &aad, &mut head[FRAME_HEADER_LEN..]);
+    head.extend_from_slice(&chain);
+    let mut body_crc = seal.crc.clone();
+    body_crc.update(&head[FRAME_HEADER_LEN..]);
 
-    let body_crc = seal.crc.of(&out[FRAME_HEADER_LEN..]);
-    out[BODY_CRC_AT..LEN_AT].copy_from_slice(&body_crc.to_le_bytes());
-    let header_crc = seal.crc.of(&out[BODY_CRC_AT..FRAME_HEADER_LEN]);
-    out[HEADER_CRC_AT..BODY_CRC_AT].copy_from_slice(&header_crc.to_le_bytes());
+    piece.clear();
+    let mut written_to = head.len();
+    for (i, change) in (0..).zip(changes.iter().filter(|change| sealed_value_len(change) != 0)) {
+        if piece.len() >= PIECE_LEN {
+            body_crc.update(piece);
+            write(piece, written_to)?;
+            written_to += piece.len();
+            piece.clear();
+        }
+        let start = piece.len();
+        // What is in it is sealed, so that a copy left behind as it grows tells nothing.
+        piece.reserve(change.value.iter().map(|part| part.len()).sum::<usize>() + TAG_LEN + ALIGNMENT);
+        change.value.iter().for_each(|part| piece.extend_from_slice(part));
+        let tag = seal.sealer.seal_value(&seal.nonce, seal.seq, i, &mut piece[start..]);
+        piece.extend_from_slice(&tag);
+    }
+    piece.resize(len as usize - written_to, 0);
+    body_crc.update(piece);
+
+    let body_crc = body_crc.finish();
+    head[BODY_CRC_AT..LEN_AT].copy_from_slice(&body_crc.to_le_bytes());
+    let header_crc = seal.crc.of(&head[BODY_CRC_AT..FRAME_HEADER_LEN]);
+    head[HEADER_CRC_AT..BODY_CRC_AT].copy_from_slice(&header_crc.to_le_bytes());
+    if len as usize <= PIECE_LEN {
+        head.extend_from_slice(piece);
+    } else {
+        write(piece, written_to)?;
+    }
+    write(head, 0)?;
 
     let FrameSeal { seq, durable_seq, nonce, .. } = *seal;
-    (FrameHeader { len, manifest_len, seq, durable_seq, nonce, kind, body_crc, sealed_part }, chain)
+    Ok((FrameHeader { len, manifest_len, seq, durable_seq, nonce, kind, body_crc, sealed_part }, chain))
 }
 
 const _: () = assert!(NONCE_AT + NONCE_LEN == KIND_AT);
 
+/// A frame up to this length is written at once. A longer one is made in pieces of about as much, which stay in the processor's
+/// cache until they are written.
+const PIECE_LEN: usize = 256 << 10;
+
 #[cfg(test)]
 #[allow(clippy::indexing_slicing, clippy::cast_possible_truncation, reason = "frames that the tests make")]
-mod tests {
+pub(crate) mod tests {
     use super::*;
     use crate::AgentKey;
     use crate::format::bucket::Bucket;
     use crate::seal::{GenerationId, Prk};
+
+    /// The frame in `out`, whatever pieces it comes in.
+    pub(crate) fn encode_whole(
+        changes: &[Change<'_>],
+        seal: &FrameSeal<'_>,
+        out: &mut Vec<u8>,
+    ) -> (FrameHeader, Tag) {
+        let mut missing = frame_len(changes) as usize;
+        out.resize(missing, 0xEE);
+        let encoded = encode(changes, seal, &mut Workspace::default(), |bytes, at| {
+            out[at..][..bytes.len()].copy_from_slice(bytes);
+            missing -= bytes.len();
+            assert!((at == 0) == (missing == 0), "the header comes last");
+            Ok::<_, std::convert::Infallible>(())
+        });
+        assert_eq!(missing, 0);
+        encoded.unwrap()
+    }
 
     const SALT: [u8; 32] = [0x77; 32];
     const CHAIN: Tag = [0x55; TAG_LEN];
@@ -398,8 +491,32 @@ mod tests {
         let (sealer, crc) = (sealer(), crc());
         let seal = FrameSeal { sealer: &sealer, crc: &crc, chain: &CHAIN, seq, durable_seq, nonce: NONCE };
         let mut bytes = Vec::new();
-        let (header, chain) = encode(changes, &seal, &mut bytes);
+        let (header, chain) = encode_whole(changes, &seal, &mut bytes);
         (bytes, header, chain)
+    }
+
+    #[test]
+    fn a_frame_made_in_pieces_is_whole_and_each_of_its_values_opens() {
+        let around = |len: usize| [len - 90, len - 89, len - 1, len, len + 3];
+        let long: Vec<_> = (0..2 * PIECE_LEN + 7).map(|i| (i % 251) as u8).collect();
+        for len in around(PIECE_LEN).into_iter().chain(around(PIECE_LEN / 3)).chain([2 * PIECE_LEN + 7]) {
+            let keys = [[b'a'], [b'b'], [b'c'], [b'd']];
+            let mut changes: Vec<_> =
+                keys.iter().map(|key| Change::put(Bucket::Queue, key, &[], &long[..len])).collect();
+            changes.insert(2, Change::delete(Bucket::Queue, b"e"));
+            let (bytes, header, chain) = frame(&changes, 9, 4);
+            let body = &bytes[FRAME_HEADER_LEN..];
+            assert!(header.body_checks(body, &crc()), "values of {len}");
+            assert_eq!(parse_header(&bytes, &crc()), FrameSight::Header(header));
+            assert_eq!(open(&bytes, &CHAIN), Ok(chain));
+            let mut places = ValueCursor::new(0, &header);
+            for place in changes.iter().filter_map(|change| places.place(&change.operation)) {
+                let mut value = body[place.offset_in_body()..][..len + TAG_LEN].to_vec();
+                let (text, tag) = value.split_last_chunk_mut().unwrap();
+                sealer().open_value(&NONCE, 9, place.i, text, tag).unwrap();
+                assert_eq!(text, &long[..len]);
+            }
+        }
     }
 
     fn fix_header_crc(bytes: &mut [u8]) {

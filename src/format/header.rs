@@ -79,6 +79,26 @@ pub(crate) fn blemishes(page: &[u8]) -> Vec<(u64, &'static str)> {
     found
 }
 
+/// The headers that a page of which no copy checks may have held, each field from one copy or the other. Which of them it was,
+/// the authenticator tells whoever has the key.
+pub(crate) fn candidates(page: &[u8]) -> impl Iterator<Item = Header> {
+    let field = |choice: u8, number: u8, at| {
+        let copy = COPY_OFFSETS.get(usize::from(choice >> number & 1));
+        copy.map(|copy| copy + at)
+    };
+    // Behind a page that was cut, there is nothing that a header could be for.
+    let choices = if page.len() < HEADER_PAGE_LEN { 0..0 } else { 0..16 };
+    choices.filter_map(move |choice| {
+        let id = GenerationId {
+            generation: u64::from_le_bytes(bytes_at(page, field(choice, 0, GENERATION_AT)?)?),
+            store_id: bytes_at(page, field(choice, 1, STORE_ID_AT)?)?,
+            salt: bytes_at(page, field(choice, 2, SALT_AT)?)?,
+        };
+        let authenticator = bytes_at(page, field(choice, 3, AUTHENTICATOR_AT)?)?;
+        Some(Header { id, authenticated: encode_authenticated(&id), authenticator })
+    })
+}
+
 /// The whole page, given the authenticator of `authenticated`.
 #[allow(clippy::indexing_slicing, reason = "fixed offsets in a buffer of a page")]
 pub(crate) fn encode_page(authenticated: &[u8; AUTHENTICATED_LEN], authenticator: &[u8; 32]) -> Vec<u8> {

@@ -1,6 +1,6 @@
 //! The manifest: a record's operations without their values. Implements *Records* of FORMAT.md.
 
-use super::bucket::{Bucket, VALUE_PREFIX_LEN};
+use super::bucket::{Bucket, DROPPED_KEY, VALUE_PREFIX_LEN};
 use super::bytes_at;
 use crate::seal::TAG_LEN;
 
@@ -50,6 +50,12 @@ impl<'a> Change<'a> {
 
     pub(crate) fn delete_through(bucket: Bucket, key: &'a [u8]) -> Self {
         Change { operation: Operation { action: Action::DeleteThrough, bucket, key }, value: [&[], &[]] }
+    }
+
+    /// Whether it removes something, or is the count of dropped events, which goes along with that.
+    pub(crate) fn gives_back(&self) -> bool {
+        let Operation { action, bucket, key } = self.operation;
+        !matches!(action, Action::Put { .. }) || (bucket, key) == (Bucket::Registry, DROPPED_KEY)
     }
 }
 

@@ -1,13 +1,12 @@
 //! What the Go agent keeps in its buckets, and what of it opens under the agent key.
 
-use zeroize::Zeroizing;
-
 use super::LeftOut;
 use super::pages::{Leaf, Pages, Tree};
 use super::source::Place;
 use crate::format::bucket::RUN_ID_LEN_MAX;
 use crate::format::record::VALUE_LEN_MAX;
 use crate::seal::{BoltOpener, NONCE_LEN, Nonce, TAG_LEN, Tag};
+use crate::wiped::Wiped;
 use crate::{AgentKey, Error, Result};
 
 /// Where everything is that comes over. Values stay in the file until they are asked for.
@@ -173,13 +172,13 @@ impl Opener {
     }
 
     /// A value that [`Contents::check`] has seen to open.
-    pub(crate) fn value(&self, pages: &Pages<'_>, place: Place) -> Result<Zeroizing<Vec<u8>>> {
+    pub(crate) fn value(&self, pages: &Pages<'_>, place: Place) -> Result<Wiped> {
         self.open(pages, place)?.ok_or_else(|| broken_seal(pages, place))
     }
 
     /// `None` where the seal does not fit.
-    fn open(&self, pages: &Pages<'_>, place: Place) -> Result<Option<Zeroizing<Vec<u8>>>> {
-        let mut value = Zeroizing::new(pages.read(place)?);
+    fn open(&self, pages: &Pages<'_>, place: Place) -> Result<Option<Wiped>> {
+        let mut value = Wiped::from(pages.read(place)?);
         let Some((nonce, text, tag)) = parts(&mut value) else {
             return Err(pages.corrupt(place.offset, "the value is not sealed as the agent seals"));
         };

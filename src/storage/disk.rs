@@ -84,11 +84,18 @@ impl Storage for Disk {
     }
 
     fn copy_owner_and_mode(&self, from: &Path, to: &Path) -> io::Result<()> {
-        let (like, new) = (fs::metadata(from)?, fs::metadata(to)?);
-        if (like.uid(), like.gid()) != (new.uid(), new.gid()) {
-            std::os::unix::fs::chown(to, Some(like.uid()), Some(like.gid()))?;
+        let like = fs::metadata(from)?;
+        // Where root does this, whoever may write to the folder must not be given a file of root's through a link.
+        let flags = (rustix::fs::OFlags::NONBLOCK | rustix::fs::OFlags::NOFOLLOW).bits().cast_signed();
+        let new = fs::OpenOptions::new().read(true).custom_flags(flags).open(to)?;
+        let found = new.metadata()?;
+        if found.nlink() > 1 {
+            return Err(io::Error::new(ErrorKind::InvalidInput, "it has another name"));
         }
-        fs::set_permissions(to, like.permissions())
+        if (like.uid(), like.gid()) != (found.uid(), found.gid()) {
+            std::os::unix::fs::fchown(&new, Some(like.uid()), Some(like.gid()))?;
+        }
+        new.set_permissions(like.permissions())
     }
 
     fn remove_file(&self, path: &Path) -> io::Result<()> {
@@ -135,6 +142,12 @@ impl File for DiskFile {
 
     fn write_at(&self, buf: &[u8], offset: u64) -> io::Result<usize> {
         self.0.write_at(buf, offset)
+    }
+
+    fn allocate(&self, len: u64) -> io::Result<()> {
+        let old_len = self.len()?;
+        let more = len.checked_sub(old_len).ok_or(ErrorKind::InvalidInput)?;
+        Ok(rustix::fs::fallocate(&self.0, rustix::fs::FallocateFlags::empty(), old_len, more)?)
     }
 
     fn set_len(&self, len: u64) -> io::Result<()> {

@@ -4,17 +4,16 @@
 use std::sync::MutexGuard;
 use std::time::Instant;
 
-use zeroize::Zeroizing;
-
-use super::{Store, lock};
+use super::Store;
 use crate::batch::Batch;
 use crate::format::bucket::{Bucket, DROPPED_KEY, LogKey};
 use crate::format::record::Change;
 use crate::index::Index;
-use crate::live::Writing;
+use crate::live::{Writing, lock};
 use crate::log::Pending;
 use crate::log_limits::{LogGate, Plan};
 use crate::reader::{self, LogBatch, LogEvent, Reader, check_value};
+use crate::wiped::Wiped;
 use crate::{Error, Result};
 
 /// What [`Store::buffer_log`] did with the event.
@@ -37,6 +36,20 @@ impl Store {
     ///
     /// # Errors
     /// [`Error::TooLarge`] over 16 MiB, and as every writing call.
+    ///
+    /// ```
+    /// # let folder = tempfile::tempdir()?;
+    /// # let store = backupy_state::Store::open(folder.path().join("state.db"), &backupy_state::AgentKey::new("key")?)?;
+    /// use backupy_state::LogAdmission;
+    ///
+    /// match store.buffer_log(1_700_000_000_000, b"backup begun")? {
+    ///     LogAdmission::Buffered => {}
+    ///     LogAdmission::DroppedOldest(count) => eprintln!("{count} older events made room"),
+    ///     LogAdmission::Dropped => eprintln!("over the limits"),
+    /// }
+    /// # assert_eq!(store.log_count(), 1);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn buffer_log(&self, ts_ms: i64, payload: &[u8]) -> Result<LogAdmission> {
         check_value("a log event", payload)?;
         let writing = self.live.write()?;
@@ -49,7 +62,7 @@ impl Store {
         let (ordinal, _) = self.look(Index::next_ordinal);
         let key = LogKey { ts_ms, ordinal: ordinal.ok_or_else(ordinals_used_up)? }.encode();
         let event = Change::put(Bucket::Logs, &key, &[], payload);
-        let pending = append_with_drops(writing, gate, &plan, &[event])?;
+        let pending = append_with_drops(writing, gate, &plan, vec![event])?;
         self.committed(&pending, self.log_durability)?;
         Ok(match plan.made_room {
             0 => LogAdmission::Buffered,
@@ -65,6 +78,16 @@ impl Store {
     /// # Errors
     /// [`Error::Unauthentic`] when the oldest event does not fit its seal (one further on ends the batch before it;
     /// [`discard_unreadable_logs`](Store::discard_unreadable_logs) removes it), and as every writing call. Nothing was removed, unless it is [`Error::Io`].
+    ///
+    /// ```
+    /// # let folder = tempfile::tempdir()?;
+    /// # let store = backupy_state::Store::open(folder.path().join("state.db"), &backupy_state::AgentKey::new("key")?)?;
+    /// store.buffer_log(2_000, b"second")?;
+    /// store.buffer_log(1_000, b"first")?;
+    /// assert_eq!(store.drain_logs(1)?[0].payload, b"first");
+    /// assert_eq!(store.log_count(), 1);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn drain_logs(&self, n: usize) -> Result<Vec<LogEvent>> {
         let writing = self.live.write()?;
         let (places, values) = self.look(|index| index.first(Bucket::Logs, n));
@@ -76,7 +99,7 @@ impl Store {
                 changes.push(Change::delete(Bucket::Registry, DROPPED_KEY));
             }
             let pending = writing.append(&changes)?;
-            (gate.dropped, gate.recorded) = (0, Some(0));
+            gate.note_told(0);
             drop(gate);
             self.committed(&pending, self.log_durability)?;
         }
@@ -102,17 +125,33 @@ impl Store {
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn peek_logs(&self, n: usize) -> Result<LogBatch> {
-        let dropped = lock(&self.log_gate).dropped;
-        Reader::peek_logs(self, n, dropped)
+        let (dropped, dropped_ever) = {
+            let gate = lock(&self.log_gate);
+            (gate.dropped, gate.dropped_ever())
+        };
+        let mut batch = Reader::peek_logs(self, n, dropped)?;
+        batch.dropped_ever = dropped_ever;
+        Ok(batch)
     }
 
-    /// Removes exactly the events of the batch, and takes its count of dropped events off the count. Returns how many
+    /// Removes exactly the events of the batch, and takes the drops that it tells of off the count, if no other batch did. Returns how many
     /// of them it removed: those that were drained or made room meanwhile were gone already. A batch is good for the handle
     /// it was peeked from; after a reopening, peek again. Takes its durability from
     /// [`log_durability`](crate::OpenOptions::log_durability).
     ///
     /// # Errors
     /// As every writing call.
+    ///
+    /// ```
+    /// # let folder = tempfile::tempdir()?;
+    /// # let store = backupy_state::Store::open(folder.path().join("state.db"), &backupy_state::AgentKey::new("key")?)?;
+    /// store.buffer_log(2_000, b"seen")?;
+    /// let batch = store.peek_logs(10)?;
+    /// store.buffer_log(1_000, b"older, and came later")?;
+    /// assert_eq!(store.ack_logs(batch)?, 1);
+    /// assert_eq!(store.peek_logs(10)?.events()[0].payload, b"older, and came later");
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn ack_logs(&self, batch: LogBatch) -> Result<usize> {
         let writing = self.live.write()?;
         let mut gate = lock(&self.log_gate);
@@ -132,7 +171,7 @@ impl Store {
             }
         });
         let Removed { mut changes, count } = removed;
-        let dropped = gate.dropped.saturating_sub(batch.dropped());
+        let dropped = gate.left_after(batch.dropped_ever);
         let counter = dropped.to_le_bytes();
         if gate.recorded != Some(dropped) {
             changes.push(match dropped {
@@ -142,11 +181,11 @@ impl Store {
         }
         if changes.is_empty() {
             // What was dropped since the last record may be all that the batch tells.
-            gate.dropped = dropped;
+            gate.note_told(dropped);
             return Ok(count);
         }
         let pending = writing.append(&changes)?;
-        (gate.dropped, gate.recorded) = (dropped, Some(dropped));
+        gate.note_told(dropped);
         drop(gate);
         self.committed(&pending, self.log_durability)?;
         Ok(count)
@@ -180,7 +219,7 @@ impl Store {
         let (places, values) = self.look(|index| index.first(Bucket::Logs, usize::MAX));
         let mut changes = Vec::new();
         for (key, place) in &places {
-            match values.read(*place).map(Zeroizing::new) {
+            match values.read(*place).map(Wiped::from) {
                 Ok(_) => {}
                 Err(Error::Unauthentic { .. }) => changes.push(Change::delete(Bucket::Logs, key)),
                 Err(error) => return Err(error),
@@ -189,7 +228,7 @@ impl Store {
         let discarded = changes.len() as u64;
         if discarded > 0 {
             let plan = Plan { made_room: discarded, ..Plan::default() };
-            let pending = append_with_drops(writing, lock(&self.log_gate), &plan, &changes)?;
+            let pending = append_with_drops(writing, lock(&self.log_gate), &plan, changes)?;
             self.committed(&pending, self.log_durability)?;
         }
         Ok(discarded)
@@ -201,6 +240,17 @@ impl Store {
     /// # Errors
     /// [`Error::Invalid`] or [`Error::TooLarge`] for the first call in it that is wrong, [`Error::TooLarge`] when all of it
     /// is over 64 MiB, and as every writing call.
+    ///
+    /// ```
+    /// # let folder = tempfile::tempdir()?;
+    /// # let store = backupy_state::Store::open(folder.path().join("state.db"), &backupy_state::AgentKey::new("key")?)?;
+    /// use backupy_state::Batch;
+    ///
+    /// store.enqueue_job("run-1", b"dump of orders")?;
+    /// store.write(Batch::new().ack_job("run-1").enqueue_job("run-1/done", b"ok"))?;
+    /// assert_eq!(store.dequeue_jobs(10)?[0].run_id, "run-1/done");
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn write(&self, mut batch: Batch) -> Result<()> {
         batch.check()?;
         let writing = self.live.write()?;
@@ -214,7 +264,7 @@ impl Store {
             gate.dropped += plan.dropped();
             return Ok(());
         }
-        let pending = append_with_drops(writing, gate, &plan, &changes)?;
+        let pending = append_with_drops(writing, gate, &plan, changes)?;
         self.committed(&pending, self.durability)
     }
 
@@ -225,7 +275,7 @@ impl Store {
         if gate.recorded == Some(gate.dropped) {
             return Ok(());
         }
-        match append_with_drops(writing, gate, &Plan::default(), &[]) {
+        match append_with_drops(writing, gate, &Plan::default(), Vec::new()) {
             Err(Error::Full { .. }) => Ok(()),
             written => written.map(drop),
         }
@@ -243,15 +293,18 @@ fn append_with_drops(
     writing: Writing<'_>,
     mut gate: MutexGuard<'_, LogGate>,
     plan: &Plan,
-    changes: &[Change<'_>],
+    changes: Vec<Change<'_>>,
 ) -> Result<Pending> {
     let dropped = gate.dropped + plan.dropped();
     let counter = dropped.to_le_bytes();
-    let room = plan.drop_through.as_ref().map(|last| Change::delete_through(Bucket::Logs, last));
-    let count =
-        (gate.recorded != Some(dropped)).then(|| Change::put(Bucket::Registry, DROPPED_KEY, &counter, &[]));
-    let all: Vec<_> = room.into_iter().chain(changes.iter().copied()).chain(count).collect();
-    let pending = writing.append(&all)?;
+    let mut changes = changes;
+    if let Some(last) = &plan.drop_through {
+        changes.insert(0, Change::delete_through(Bucket::Logs, last));
+    }
+    if gate.recorded != Some(dropped) {
+        changes.push(Change::put(Bucket::Registry, DROPPED_KEY, &counter, &[]));
+    }
+    let pending = writing.append(&changes)?;
     (gate.dropped, gate.recorded) = (dropped, Some(dropped));
     Ok(pending)
 }

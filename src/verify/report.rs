@@ -39,6 +39,24 @@ pub struct VerifyReport {
 
 impl VerifyReport {
     /// Whether nothing is wrong.
+    ///
+    /// ```
+    /// # use backupy_state::{AgentKey, Store, verify};
+    /// # let folder = tempfile::tempdir()?;
+    /// # let (path, key) = (folder.path().join("state.db"), AgentKey::new("key")?);
+    /// # Store::open(&path, &key)?;
+    /// # let mut bytes = std::fs::read(&path)?;
+    /// # bytes[2048 + 100] ^= 1;
+    /// # std::fs::write(&path, bytes)?;
+    /// let report = verify(&path, Some(&key))?;
+    /// if !report.is_intact() {
+    ///     for fault in &report.faults {
+    ///         println!("at offset {}: {}", fault.offset, fault.what);
+    ///     }
+    /// }
+    /// # assert_eq!(report.faults[0].offset, 2048);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     #[must_use]
     pub fn is_intact(&self) -> bool {
         self.faults.is_empty()

@@ -63,10 +63,13 @@ impl<'a> Terminal<'a> {
         let begun = Instant::now();
         loop {
             let screen = self.tmux(&["capture-pane", "-p", "-e"]);
-            if let Some((shown, code)) = screen.split_once(&ending) {
+            // What records is a process of its own, and on a busy machine it comes later than the window.
+            let recorded = fs::read_to_string(self.recording()).unwrap_or_default();
+            if let Some((shown, code)) = screen.split_once(&ending)
+                && recorded.contains(&ending)
+            {
                 let code = code.split_whitespace().next().unwrap().to_owned();
-                let shown = shown.to_owned();
-                return Seen { shown, code, recorded: fs::read_to_string(self.recording()).unwrap() };
+                return Seen { shown: shown.to_owned(), code, recorded };
             }
             assert!(begun.elapsed() < Duration::from_secs(60), "{args} does not end: {screen}");
             thread::sleep(Duration::from_millis(20));

@@ -401,6 +401,19 @@ impl File for SimFile {
         Ok(len)
     }
 
+    fn allocate(&self, len: u64) -> io::Result<()> {
+        let (mut state, _) = self.begin_write(Op::SetLen)?;
+        let old_len = state.world.inode(self.inode).live.len();
+        if len < old_len {
+            return Err(ErrorKind::InvalidInput.into());
+        }
+        if len - old_len > state.free() {
+            return Err(io::Error::from_raw_os_error(ENOSPC));
+        }
+        state.world.inode_mut(self.inode).set_len(len);
+        Ok(())
+    }
+
     fn set_len(&self, len: u64) -> io::Result<()> {
         let (mut state, _) = self.begin_write(Op::SetLen)?;
         state.world.inode_mut(self.inode).set_len(len);

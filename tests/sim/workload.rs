@@ -241,7 +241,9 @@ pub struct Model {
 struct Memory {
     /// Log events that were dropped since the count was written: a crash forgets them.
     unrecorded: u64,
-    /// What the last peek saw, and how many drops it told of.
+    /// How many drops were acked or drained.
+    told: u64,
+    /// What the last peek saw, and how many drops there had ever been.
     #[allow(clippy::type_complexity, reason = "times and payloads, and the count of drops")]
     peeked: Option<(Vec<(i64, Vec<u8>)>, u64)>,
 }
@@ -317,16 +319,18 @@ impl Model {
             Call::PeekLogs { n } => {
                 let seen = next.logs[..n.min(next.logs.len())].to_vec();
                 let dropped = self.dropped + memory.unrecorded;
-                memory.peeked = Some((seen.clone(), dropped));
+                memory.peeked = Some((seen.clone(), memory.told + dropped));
                 return (None, Answer::Peeked(seen, dropped));
             }
             Call::AckLogs { n } => {
-                let now = || (next.logs[..n.min(next.logs.len())].to_vec(), next.dropped + memory.unrecorded);
-                let (seen, told) = memory.peeked.take().unwrap_or_else(now);
+                let ever = memory.told + next.dropped + memory.unrecorded;
+                let now = || (next.logs[..n.min(next.logs.len())].to_vec(), ever);
+                let (seen, told_until) = memory.peeked.take().unwrap_or_else(now);
                 let before = next.logs.len();
                 next.logs.retain(|event| !seen.contains(event));
                 next.record_drops(memory);
-                next.dropped = next.dropped.saturating_sub(told);
+                next.dropped = ever - told_until.max(memory.told);
+                memory.told = ever - next.dropped;
                 let removed = Answer::Removed(before - next.logs.len());
                 if next == *self {
                     return (None, removed);
@@ -342,7 +346,8 @@ impl Model {
                 if drained.is_empty() {
                     return (None, Answer::Drained(drained));
                 }
-                (next.dropped, memory.unrecorded) = (0, 0);
+                next.record_drops(memory);
+                memory.told += std::mem::take(&mut next.dropped);
                 Answer::Drained(drained)
             }
             Call::Sync | Call::Compact | Call::Backup | Call::Reopen | Call::Kill => return (None, Answer::Done),

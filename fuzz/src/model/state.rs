@@ -14,6 +14,8 @@ pub(super) struct State {
     /// How many were dropped and not yet reported; and as far as the log knows.
     pub(super) dropped: u64,
     pub(super) recorded: u64,
+    /// How many were reported.
+    told: u64,
     events: u64,
 }
 
@@ -30,6 +32,8 @@ pub(super) struct Event {
 pub(super) struct Peeked {
     pub(super) numbers: Vec<u64>,
     pub(super) dropped: u64,
+    /// With those that had been reported before.
+    pub(super) dropped_ever: u64,
 }
 
 impl State {
@@ -125,21 +129,26 @@ impl State {
     pub(super) fn drain(&mut self, n: usize) -> Vec<(i64, Vec<u8>)> {
         let drained: Vec<_> = self.logs.drain(..n.min(self.logs.len())).collect();
         if !drained.is_empty() {
-            (self.dropped, self.recorded) = (0, 0);
+            self.tell(0);
         }
         drained.into_iter().map(|event| (event.ts_ms, event.payload)).collect()
     }
 
     pub(super) fn peek(&self, n: usize) -> Peeked {
-        Peeked { numbers: self.logs.iter().take(n).map(|event| event.number).collect(), dropped: self.dropped }
+        let numbers = self.logs.iter().take(n).map(|event| event.number).collect();
+        Peeked { numbers, dropped: self.dropped, dropped_ever: self.told + self.dropped }
     }
 
     pub(super) fn ack_logs(&mut self, peeked: &Peeked) -> usize {
         let before = self.logs.len();
         self.logs.retain(|event| !peeked.numbers.contains(&event.number));
-        self.dropped = self.dropped.saturating_sub(peeked.dropped);
-        self.recorded = self.dropped;
+        self.tell(self.told + self.dropped - peeked.dropped_ever.max(self.told));
         before - self.logs.len()
+    }
+
+    fn tell(&mut self, left: u64) {
+        self.told += self.dropped - left;
+        (self.dropped, self.recorded) = (left, left);
     }
 
     pub(super) fn record_drops(&mut self) {

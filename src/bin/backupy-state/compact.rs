@@ -116,8 +116,10 @@ fn shown<T>(store: &Store, name: PathBuf, work: impl FnOnce() -> T) -> T {
     let how_far = move || {
         // Never back to nothing when the file gets its name.
         written = len_of_file(&file).max(written);
-        let name = if written < whole { "writing" } else { "checking" };
-        progress::Step { name, done: written, whole }
+        if written < whole {
+            return progress::Step { name: "writing", done: written, whole };
+        }
+        progress::Step { name: "checking", done: store.checked_of_copy(), whole: written }
     };
     progress::shown(how_far, work)
 }

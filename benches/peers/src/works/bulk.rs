@@ -1,0 +1,68 @@
+//! Many jobs without a sync for each: beside a plain loop that seals, checks and writes as many bytes.
+
+use std::path::Path;
+use std::time::Instant;
+
+use super::{PAYLOAD, Work, jobs, run_id};
+use crate::engine::Mode;
+use crate::engines::{self, BBOLT, FLOOR, RING, STORE};
+use crate::figure::{Figure, SECONDS};
+use crate::floor::PlainLoop;
+
+pub(crate) const WORKS: &[Work] = &[
+    Work {
+        name: "buffered-512",
+        title: "buffered enqueue, 512 B",
+        floor: "seal, CRC and pwrite in a loop",
+        // redb holds what is not durable in its own memory, where it does not survive a killed process: another promise.
+        engines: &[STORE, RING, FLOOR, "raft-engine", "fjall", "LMDB", "SQLite"],
+        repeats: 1,
+        measure: buffered,
+    },
+    Work {
+        name: "batch",
+        title: "100,000 jobs of 512 B in one transaction, time a job, buffered",
+        floor: "seal and CRC in a loop, one pwrite",
+        engines: &[STORE, RING, FLOOR],
+        repeats: 1,
+        measure: |name, folder| batch(name, folder, Mode::Buffered),
+    },
+    Work {
+        name: "batch-durable",
+        title: "100,000 jobs of 512 B in one transaction, time a job, durable",
+        floor: "seal and CRC in a loop, one pwrite, fdatasync",
+        engines: &[STORE, RING, FLOOR, "raft-engine", "fjall", "LMDB", "redb", "SQLite", BBOLT],
+        repeats: 1,
+        measure: |name, folder| batch(name, folder, Mode::Durable),
+    },
+];
+
+fn buffered(name: &str, folder: &Path) -> Figure {
+    const COUNT: usize = 20_000;
+    if name == FLOOR {
+        return PlainLoop::new(folder).one_by_one(COUNT);
+    }
+    let engine = engines::open(name, folder, Mode::Buffered);
+    engine.enqueue(&run_id(COUNT), &PAYLOAD);
+    let run_ids: Vec<_> = (0..COUNT).map(run_id).collect();
+    let begun = Instant::now();
+    run_ids.iter().for_each(|run_id| engine.enqueue(run_id, &PAYLOAD));
+    let took = begun.elapsed();
+    engine.close();
+    Figure::of(&[(SECONDS, took.as_secs_f64() / COUNT as f64)])
+}
+
+fn batch(name: &str, folder: &Path, mode: Mode) -> Figure {
+    const COUNT: usize = 100_000;
+    let jobs = jobs(0..COUNT, &PAYLOAD);
+    if name == FLOOR {
+        return PlainLoop::new(folder).in_one_write(&jobs, mode);
+    }
+    let engine = engines::open(name, folder, mode);
+    engine.enqueue(&run_id(COUNT), &PAYLOAD);
+    let begun = Instant::now();
+    engine.enqueue_all(&jobs);
+    let took = begun.elapsed();
+    engine.close();
+    Figure::of(&[(SECONDS, took.as_secs_f64() / COUNT as f64)])
+}

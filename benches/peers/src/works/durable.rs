@@ -1,0 +1,174 @@
+//! Calls that return when a power cut cannot take them back: beside as long a write to zeros that are on the disk already,
+//! and an fdatasync.
+
+use std::path::Path;
+use std::sync::Barrier;
+use std::time::{Duration, Instant};
+
+use super::{LIVE, PAYLOAD, Work, jobs, run_id};
+use crate::engine::{Engine, Mode};
+use crate::engines::{self, BBOLT, BBOLT_BATCH, FLOOR, STORE};
+use crate::figure::{Figure, LONG, SHORT, time_calls};
+use crate::floor::Appender;
+
+const ENGINES: &[&str] = &[STORE, FLOOR, "raft-engine", "fjall", "LMDB", "redb", "SQLite", BBOLT];
+const APPEND: &str = "append of one frame and fdatasync";
+
+pub(crate) const WORKS: &[Work] = &[
+    Work {
+        name: "enqueue-512",
+        title: "durable enqueue, 512 B",
+        floor: APPEND,
+        engines: ENGINES,
+        repeats: 3,
+        measure: |name, folder| enqueue(name, folder, 512, 500),
+    },
+    Work {
+        name: "enqueue-8k",
+        title: "durable enqueue, 8 KiB",
+        floor: APPEND,
+        engines: ENGINES,
+        repeats: 3,
+        measure: |name, folder| enqueue(name, folder, 8 << 10, 250),
+    },
+    Work {
+        name: "enqueue-8-threads",
+        title: "durable enqueue, 512 B, 8 threads",
+        floor: "",
+        engines: &[STORE, "raft-engine", "fjall", "LMDB", "redb", "SQLite", BBOLT, BBOLT_BATCH],
+        repeats: 1,
+        measure: eight_threads,
+    },
+    Work {
+        name: "heartbeat",
+        title: "durable heartbeat",
+        floor: APPEND,
+        engines: ENGINES,
+        repeats: 3,
+        measure: |name, folder| calls(name, folder, 250, |_| {}, |engine, i| engine.heartbeat(i as i64)),
+    },
+    Work {
+        name: "log",
+        title: "durable log append, 512 B",
+        floor: APPEND,
+        engines: ENGINES,
+        repeats: 3,
+        measure: |name, folder| calls(name, folder, 250, |_| {}, |engine, i| engine.log(i as i64, &PAYLOAD)),
+    },
+    Work {
+        name: "drain",
+        title: "durable drain of 100 log events",
+        floor: APPEND,
+        engines: ENGINES,
+        repeats: 3,
+        measure: drain,
+    },
+    Work {
+        name: "churn",
+        title: "churn, each enqueue or ack, 100 live",
+        floor: APPEND,
+        engines: ENGINES,
+        repeats: 1,
+        measure: churn,
+    },
+];
+
+fn calls(
+    name: &str,
+    folder: &Path,
+    count: usize,
+    prepare: impl Fn(&dyn Engine),
+    call: impl Fn(&dyn Engine, usize),
+) -> Figure {
+    if name == FLOOR {
+        return Appender::frame_of(folder, prepare, |engine| call(engine, 0)).time(folder, count, SHORT);
+    }
+    let engine = engines::open(name, folder, Mode::Durable);
+    prepare(&*engine);
+    // The first call pays for what all later ones find.
+    call(&*engine, count);
+    let figure = time_calls(count, SHORT, |i| call(&*engine, i));
+    engine.close();
+    figure
+}
+
+fn enqueue(name: &str, folder: &Path, len: usize, count: usize) -> Figure {
+    let payload = vec![7; len];
+    calls(name, folder, count, |_| {}, |engine, i| engine.enqueue(&run_id(i), &payload))
+}
+
+/// Every drain takes a hundred events out, which were put in beforehand, not durably and not in the time.
+fn drain(name: &str, folder: &Path) -> Figure {
+    const DRAINS: usize = 40;
+    const EVENTS: usize = 100;
+    let append = |engine: &dyn Engine, count| (0..count).for_each(|i| engine.log(i as i64, &PAYLOAD));
+    let drain = |engine: &dyn Engine| assert_eq!(engine.drain(EVENTS), EVENTS);
+    if name == FLOOR {
+        return Appender::frame_of(folder, |engine| append(engine, EVENTS), drain).time(folder, DRAINS, SHORT);
+    }
+    let engine = engines::open(name, folder, Mode::Buffered);
+    append(&*engine, (DRAINS + 1) * EVENTS);
+    engine.sync();
+    engine.close();
+    calls(name, folder, DRAINS, |_| {}, |engine, _| drain(engine))
+}
+
+/// Long enough that the store compacts itself and SQLite writes its log back.
+fn churn(name: &str, folder: &Path) -> Figure {
+    const PAIRS: usize = 2000;
+    let write = |engine: &dyn Engine, i: usize| {
+        if i.is_multiple_of(2) {
+            engine.enqueue(&run_id(i / 2 + LIVE), &PAYLOAD);
+        } else {
+            engine.ack(&run_id(i / 2));
+        }
+    };
+    if name == FLOOR {
+        let fill = |engine: &dyn Engine| engine.enqueue(&run_id(0), &PAYLOAD);
+        let enqueue = Appender::frame_of(folder, |_| {}, |engine| engine.enqueue(&run_id(0), &PAYLOAD));
+        let ack = Appender::frame_of(folder, fill, |engine| engine.ack(&run_id(0)));
+        return enqueue.and(ack).time(folder, 2 * PAIRS, LONG);
+    }
+    let engine = engines::open(name, folder, Mode::Durable);
+    engine.enqueue_all(&jobs(0..LIVE, &PAYLOAD));
+    let figure = time_calls(2 * PAIRS, LONG, |i| {
+        write(&*engine, i);
+        if i.is_multiple_of(1000) {
+            engine.tidy();
+        }
+    });
+    engine.close();
+    figure
+}
+
+/// Until the time is over, so that no thread waits for the last ones.
+fn eight_threads(name: &str, folder: &Path) -> Figure {
+    const THREADS: usize = 8;
+    const TIME: Duration = Duration::from_millis(800);
+    let engine = engines::open(name, folder, Mode::Durable);
+    engine.enqueue(&run_id(0), &PAYLOAD);
+    let start = Barrier::new(THREADS + 1);
+    let (each, took) = std::thread::scope(|scope| {
+        let write = |thread: usize| {
+            let (engine, start) = (&engine, &start);
+            move || {
+                start.wait();
+                let begun = Instant::now();
+                let mut each = Vec::with_capacity(10_000);
+                while begun.elapsed() < TIME {
+                    let call_begun = Instant::now();
+                    engine.enqueue(&run_id((thread + 1) * 1_000_000 + each.len()), &PAYLOAD);
+                    each.push(call_begun.elapsed());
+                }
+                each
+            }
+        };
+        let threads: Vec<_> = (0..THREADS).map(|thread| scope.spawn(write(thread))).collect();
+        start.wait();
+        let begun = Instant::now();
+        let each: Vec<_> = threads.into_iter().flat_map(|thread| thread.join().unwrap()).collect();
+        (each, begun.elapsed())
+    });
+    engine.close();
+    Figure::calls(each, took)
+}
