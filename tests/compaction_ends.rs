@@ -195,9 +195,9 @@ fn closing_or_dropping_compacts_a_log_of_which_little_is_live() {
         let store = place.open();
         come_and_go(&store, 1000);
         if is_closed {
-            store.close().unwrap();
+            store.close().unwrap()
         } else {
-            drop(store);
+            drop(store)
         }
         assert_eq!(listing(place.folder()).into_keys().collect::<Vec<_>>(), ["state.db"]);
         let store = place.open();
