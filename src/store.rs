@@ -167,9 +167,7 @@ impl Store {
         &self.live.path
     }
 
-    /// Ends the session: makes everything durable, writes a close frame, cuts the space ahead off and unlocks. A log that holds
-    /// at most 128 KiB of live data, and more than that of dead, is compacted first, so that the next opening is quick: see
-    /// [`CompactionPolicy`](crate::CompactionPolicy).
+    /// Ends the session: makes everything durable, writes a close frame, cuts the space ahead off and unlocks.
     /// Dropping the store does the same, but cannot say whether it worked.
     ///
     /// # Errors
@@ -191,7 +189,7 @@ impl Store {
     }
 
     fn finish(&self) -> Result<()> {
-        self.compactor.finish();
+        self.compactor.stop();
         self.record_drops()?;
         let mut writing = self.live.write()?;
         writing.log.close().inspect_err(|error| {
