@@ -5,13 +5,13 @@
 mod common;
 
 use std::fmt::{Debug, Write};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, LazyLock, Mutex};
 
 use backupy_state::{AgentKey, Error, Store};
 use common::{Image, KEY, Place};
 use tracing::field::{Field, Visit};
 use tracing::span::{Attributes, Id, Record};
-use tracing::{Event, Level, Metadata, Subscriber};
+use tracing::{Dispatch, Event, Level, Metadata, Subscriber};
 
 /// Keeps every event as a level and a line of text.
 #[derive(Clone, Default)]
@@ -51,6 +51,14 @@ impl Visit for Text {
     }
 }
 
+/// A place for a store. From the first one on there is always a subscriber: an event that comes up for the first time
+/// while there is none can be counted as unwanted by all, even by one that is set by another thread at that moment.
+fn place() -> Place {
+    static SOMEBODY: LazyLock<Dispatch> = LazyLock::new(|| Dispatch::new(Listener::default()));
+    LazyLock::force(&SOMEBODY);
+    Place::new()
+}
+
 /// What is told during the call.
 fn events_of(call: impl FnOnce()) -> Vec<(Level, String)> {
     let listener = Listener::default();
@@ -86,7 +94,7 @@ fn assert_has(events: &[(Level, String)], level: Level, parts: &[&str]) {
 
 #[test]
 fn opening_is_told_once_and_writing_not_at_all() {
-    let place = Place::new();
+    let place = place();
     let created = events_of(|| {
         let store = place.open();
         fill(&store);
@@ -99,7 +107,7 @@ fn opening_is_told_once_and_writing_not_at_all() {
 
 #[test]
 fn an_unclean_stop_and_a_torn_tail_are_warnings() {
-    let (place, killed) = (Place::new(), Place::new());
+    let (place, killed) = (place(), place());
     let store = place.open();
     fill(&store);
     Image::read(place.path()).write(killed.path());
@@ -115,7 +123,7 @@ fn an_unclean_stop_and_a_torn_tail_are_warnings() {
 
 #[test]
 fn an_open_that_fails_is_an_error_with_its_reason() {
-    let place = Place::new();
+    let place = place();
     let store = place.open();
     fill(&store);
     store.close().unwrap();
@@ -134,7 +142,7 @@ fn an_open_that_fails_is_an_error_with_its_reason() {
 
 #[test]
 fn a_store_that_is_in_use_is_told_too() {
-    let place = Place::new();
+    let place = place();
     let _store = place.open();
     let locked = events_of(|| assert!(matches!(place.try_open(), Err(Error::Locked { .. }))));
     assert_one(&locked, Level::ERROR, &["could not open the store", "in use"]);
