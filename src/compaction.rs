@@ -92,7 +92,7 @@ impl Compactor {
         if !shared.live.compaction_is_due() || shared.running.swap(true, Ordering::AcqRel) {
             return;
         }
-        if shared.record().pause.is_some_and(|(until, _)| Instant::now() < until) {
+        if shared.is_pausing() {
             shared.running.store(false, Ordering::Release);
             return;
         }
@@ -112,8 +112,20 @@ impl Compactor {
         }
     }
 
+    /// For a store that is being closed: ends what runs, and compacts a log of which next to nothing is live.
+    pub(crate) fn finish(&self) {
+        self.stop();
+        let shared = &self.shared;
+        if shared.live.compaction_is_due_at_close() && !shared.is_pausing() {
+            shared.stopping.store(false, Ordering::Release);
+            // Where it fails, the log is closed as it is.
+            let _ = shared.run(&lock(&shared.key), GiveBack::AllButTheReserve);
+            shared.stopping.store(true, Ordering::Release);
+        }
+    }
+
     /// Ends a compaction that runs on its own thread, and waits for the thread to be gone.
-    pub(crate) fn stop(&self) {
+    fn stop(&self) {
         self.shared.stopping.store(true, Ordering::Release);
         if let Some(thread) = lock(&self.thread).take() {
             // It cannot have panicked without a bug; closing the store matters more than its message.
@@ -276,6 +288,11 @@ impl Shared {
                 record.pause = Some((Instant::now() + pause, pause));
             }
         }
+    }
+
+    /// Whether the last failure was too short a time ago.
+    fn is_pausing(&self) -> bool {
+        self.record().pause.is_some_and(|(until, _)| Instant::now() < until)
     }
 
     fn record(&self) -> MutexGuard<'_, Record> {

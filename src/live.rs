@@ -46,6 +46,11 @@ impl Live {
         self.compaction_due.load(Ordering::Relaxed)
     }
 
+    pub(crate) fn compaction_is_due_at_close(&self) -> bool {
+        let log = self.lock_log();
+        !log.commit().has_failed() && self.policy.is_due_at_close(log.tip(), &self.view().index)
+    }
+
     /// Takes the writing end, if writing has not failed.
     pub(crate) fn write(&self) -> Result<Writing<'_>> {
         let log = self.lock_log();

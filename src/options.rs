@@ -45,7 +45,8 @@ pub enum OnDamage {
     SetAside,
 }
 
-/// When a store compacts itself.
+/// When a store compacts itself. A store that is closed with at most 128 KiB of live data and more than that of dead is
+/// compacted too, whatever its length.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct CompactionPolicy {
     /// Whether it does at all. One that renews the key of a generation with 2^31 frames always runs.
@@ -64,6 +65,15 @@ impl CompactionPolicy {
         let is_wasteful = is_long && dead as f64 > self.dead_ratio.max(DEAD_RATIO_MIN) * frames_len as f64;
         self.automatic && is_wasteful || tip.seq >= RENEW_AT_SEQ
     }
+
+    /// Whether to compact a log that is being closed, however short it is: what is dead would be read by the next opening, and
+    /// the little that is live is copied in no time.
+    pub(crate) fn is_due_at_close(&self, tip: Tip, index: &Index) -> bool {
+        let frames_len = tip.end - HEADER_PAGE_LEN as u64;
+        let dead = frames_len.saturating_sub(index.live_bytes());
+        let is_quick = index.live_bytes() <= LIVE_AT_CLOSE_MAX && dead > LIVE_AT_CLOSE_MAX;
+        self.automatic && is_quick && dead as f64 > self.dead_ratio * frames_len as f64
+    }
 }
 
 /// What the log grows by while a compaction runs beside a writer that syncs each call: so much earlier it begins.
@@ -72,6 +82,8 @@ const NEXT_STEPS_LEN: u64 = 128 << 10;
 const DEAD_LEN_MIN: u64 = 16 << 10;
 /// The headers of a compacted log count as dead: below this, a compaction could call for the next one.
 const DEAD_RATIO_MIN: f64 = 0.1;
+/// So much is copied while the syncs of a compaction take longer than that.
+const LIVE_AT_CLOSE_MAX: u64 = 128 << 10;
 /// Early enough that a compaction ends before the last number: 16 million frames take a fast writer a minute.
 const RENEW_AT_SEQ: u64 = SEQ_MAX - (1 << 24);
 

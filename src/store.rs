@@ -167,7 +167,9 @@ impl Store {
         &self.live.path
     }
 
-    /// Ends the session: makes everything durable, writes a close frame, cuts the space ahead off and unlocks.
+    /// Ends the session: makes everything durable, writes a close frame, cuts the space ahead off and unlocks. A log that holds
+    /// at most 128 KiB of live data, and more than that of dead, is compacted first, so that the next opening is quick: see
+    /// [`CompactionPolicy`](crate::CompactionPolicy).
     /// Dropping the store does the same, but cannot say whether it worked.
     ///
     /// # Errors
@@ -189,7 +191,7 @@ impl Store {
     }
 
     fn finish(&self) -> Result<()> {
-        self.compactor.stop();
+        self.compactor.finish();
         self.record_drops()?;
         let mut writing = self.live.write()?;
         writing.log.close().inspect_err(|error| {

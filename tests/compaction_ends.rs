@@ -176,6 +176,66 @@ fn closing_or_dropping_the_store_stops_a_compaction_and_loses_nothing() {
     }
 }
 
+/// Some hundred jobs come and go; `live_len` bytes stay.
+fn come_and_go(store: &Store, live_len: usize) {
+    store.save_config(1, &vec![7; live_len]).unwrap();
+    for i in 0..500_u32 {
+        store.enqueue_job(&format!("run-{i}"), &[i.to_le_bytes()[0]; 512]).unwrap();
+        if i >= 10 {
+            store.ack_job(&format!("run-{i}")).unwrap();
+        }
+    }
+}
+
+/// The next opening reads ten jobs and not a thousand records.
+#[test]
+fn closing_or_dropping_compacts_a_log_of_which_little_is_live() {
+    for is_closed in [true, false] {
+        let place = Place::new();
+        let store = place.open();
+        come_and_go(&store, 1000);
+        if is_closed {
+            store.close().unwrap();
+        } else {
+            drop(store);
+        }
+        assert_eq!(listing(place.folder()).into_keys().collect::<Vec<_>>(), ["state.db"]);
+        let store = place.open();
+        assert!(store.recovery().clean && store.recovery().records < 5, "{:?}", store.recovery());
+        let stats = store.stats();
+        assert_eq!((stats.generation, stats.jobs), (2, 10));
+        assert!(stats.log_len < 16 << 10, "{stats:?}");
+        assert_eq!(store.job("run-9").unwrap().unwrap().payload, [9; 512]);
+        assert_eq!(store.load_config().unwrap().unwrap().raw, [7; 1000]);
+    }
+}
+
+#[test]
+fn closing_leaves_a_log_alone_that_is_not_worth_it_or_not_to_be_compacted() {
+    let by_hand = CompactionPolicy { automatic: false, ..CompactionPolicy::default() };
+    let wasteful = CompactionPolicy { dead_ratio: 0.99, ..CompactionPolicy::default() };
+    for (policy, live_len) in [(by_hand, 1000), (wasteful, 10_000), (CompactionPolicy::default(), 130 << 10)] {
+        let place = Place::new();
+        let store = OpenOptions::new().compaction(policy).open(place.path(), &key()).unwrap();
+        come_and_go(&store, live_len);
+        store.close().unwrap();
+        assert_eq!(place.open().stats().generation, 1, "{policy:?}, {live_len} bytes");
+    }
+}
+
+#[test]
+fn closing_succeeds_where_its_compaction_fails() {
+    let (place, disk) =
+        (Place::new(), Tampered { refusals: Arc::new(AtomicUsize::new(1)), ..Tampered::default() });
+    let store = OpenOptions::new().storage(Arc::new(disk.clone())).open(place.path(), &key()).unwrap();
+    come_and_go(&store, 1000);
+    store.close().unwrap();
+    assert_eq!(disk.tries.load(Ordering::SeqCst), 1, "and not once more as the store is dropped");
+    let store = place.open();
+    assert!(store.recovery().clean);
+    assert_eq!((store.stats().generation, store.queue_depth()), (1, 10));
+}
+
 /// A bar that stood at its end while half of the work was still to do would say nothing.
 #[test]
 fn how_far_a_copy_was_read_back_can_be_seen() {
