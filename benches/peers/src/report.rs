@@ -93,7 +93,7 @@ pub(crate) fn tables(results: &Results) -> String {
 }
 
 fn limits(results: &Results) -> String {
-    let mut text = "## What must be reached\n\n| work | must reach | measured | |\n|---|---|---|---|\n".to_owned();
+    let mut text = "## What must be reached\n\nWhy a limit is missed: [README.md](README.md).\n\n| work | must reach | measured | |\n|---|---|---|---|\n".to_owned();
     let (mut met, mut measured) = (0, 0);
     for limit in LIMITS {
         let by = if limit.engine == STORE { String::new() } else { format!(" ({})", limit.engine) };
