@@ -1,4 +1,4 @@
-//! Memory: opening any file takes at most twice its length and 1 MiB, whatever lengths it claims.
+//! Memory: opening any file takes at most twice its length, 300 bytes for each live key, and 1 MiB, whatever lengths it claims.
 
 #![allow(clippy::unwrap_used, reason = "tests")]
 #![allow(clippy::cast_possible_truncation, reason = "small files")]
@@ -8,7 +8,9 @@ use std::cell::Cell;
 use std::fs;
 use std::path::Path;
 
-use backupy_state::{AgentKey, Error, OpenOptions, Result, Store, salvage, verify};
+use backupy_state::{
+    AgentKey, Batch, CompactionPolicy, Durability, Error, OpenOptions, Result, Store, salvage, verify,
+};
 
 /// Counts what each thread holds.
 struct Counting;
@@ -141,4 +143,49 @@ fn a_huge_length_in_a_small_file_allocates_nothing() {
 fn crc32<'a>(bytes: impl Iterator<Item = &'a u8>) -> u32 {
     let step = |crc: u32, _| if crc & 1 == 1 { crc >> 1 ^ 0xEDB8_8320 } else { crc >> 1 };
     !bytes.fold(!0, |crc, &byte| (0..8).fold(crc ^ u32::from(byte), step))
+}
+
+/// While a second thread opens the manifests, only so many of them are on their way.
+#[test]
+fn opening_a_long_log_of_small_records_holds_few_of_them_at_once() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("state.db");
+    let compaction = CompactionPolicy { automatic: false, ..CompactionPolicy::default() };
+    let store =
+        OpenOptions::new().durability(Durability::Buffered).compaction(compaction).open(&path, &key()).unwrap();
+    (0..100_000).for_each(|at| store.record_heartbeat(at).unwrap());
+    store.close().unwrap();
+    let len = fs::metadata(&path).unwrap().len() as usize;
+    let (peak, opened) = peak_of(|| open(&path));
+    assert_eq!(opened.unwrap().recovery().records, 100_000);
+    assert!(peak <= 2 * len + MIB, "{peak} bytes for a file of {len}");
+}
+
+/// What the index takes of a file that is hardly more than keys.
+#[test]
+fn opening_many_small_jobs_takes_300_bytes_for_each_beside_what_the_file_takes() {
+    for count in [4_000, 40_000] {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("state.db");
+        let store = open(&path).unwrap();
+        let batch = (0..count).fold(Batch::new(), |batch, i| batch.enqueue_job(&format!("run-{i}"), b""));
+        store.write(batch).unwrap();
+        store.close().unwrap();
+        let len = fs::metadata(&path).unwrap().len() as usize;
+        let (peak, opened) = peak_of(|| open(&path));
+        assert_eq!(opened.unwrap().queue_depth(), count);
+        assert!(peak <= 2 * len + 300 * count + MIB, "{peak} bytes for {count} jobs in {len}");
+    }
+}
+
+#[test]
+fn writing_a_record_of_many_operations_holds_a_few_times_its_length() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = open(&folder.path().join("state.db")).unwrap();
+    // A manifest of a mebibyte.
+    let run_ids: Vec<_> = (0..1024).map(|i| format!("{i:01000}")).collect();
+    let batch = run_ids.iter().fold(Batch::new(), |batch, run_id| batch.ack_job(run_id));
+    let (peak, written) = peak_of(|| store.write(batch));
+    written.unwrap();
+    assert!(peak <= 4 * MIB, "{peak} bytes");
 }

@@ -6,10 +6,12 @@ mod common;
 
 use std::fs;
 use std::os::unix::fs::MetadataExt;
+use std::sync::Arc;
 
-use backupy_state::{Durability, Error, FaultKind, verify};
+use backupy_state::{Durability, Error, FaultKind, OpenOptions, verify, verify_on};
 use common::{
-    HEADER_PAGE_LEN, Image, Place, State, Written, bare, closed, existing, key, names, open_image, unclean, write,
+    CountedDisk, HEADER_PAGE_LEN, Image, Place, State, Written, bare, closed, existing, key, names, open_image,
+    unclean, write,
 };
 
 #[test]
@@ -295,4 +297,93 @@ fn what_vouches_for_damage_is_found_however_far_behind_it_is() {
         image.flip(long + 8);
         Place::new().assert_corrupt(&image, long);
     }
+}
+
+/// Of 25 jobs, all but the first 16 of which vouch for these, and 21 on for 17. Damaged are 17 and, so that a reader without the
+/// lock has stopped to look again at what is damaged, eight before it.
+fn jobs_behind_much_damage() -> Image {
+    let place = Place::new();
+    let store = place.open();
+    for i in 0..25 {
+        store.enqueue_job(&format!("run-{i}"), b"job").unwrap();
+    }
+    let mut image = Image::read(place.path());
+    image.cut(image.end());
+    for (i, frame) in image.frames().iter().enumerate() {
+        if i >= 17 {
+            let durable_seq = if i < 20 { 16_u64 } else { 17 };
+            image.bytes[frame.start + 24..][..8].copy_from_slice(&durable_seq.to_le_bytes());
+            image.fix_header_crc(frame.start);
+        }
+        if i <= 16 && i % 2 == 0 {
+            image.flip(frame.end - 1);
+        }
+    }
+    image
+}
+
+/// What a reader without the key says: the number of faults, and where the last whole frame ends.
+fn faults_and_end(image: &Image) -> (usize, u64) {
+    let place = Place::new();
+    image.write(place.path());
+    let report = verify(place.path(), None).unwrap();
+    assert!(report.torn_len > 0);
+    (report.faults.len(), report.log_len)
+}
+
+#[test]
+fn what_vouches_for_damage_does_not_vouch_for_a_later_record() {
+    let mut image = jobs_behind_much_damage();
+    let frames = image.frames();
+    image.flip(frames[19].end - 1);
+    assert_eq!(faults_and_end(&image), (9, frames[19].start as u64));
+}
+
+#[test]
+fn a_record_does_not_vouch_for_the_one_whose_place_it_took() {
+    let mut image = jobs_behind_much_damage();
+    let frames = image.frames();
+    image.bytes[frames[20].start + 24..][..8].copy_from_slice(&20_u64.to_le_bytes());
+    image.fix_header_crc(frames[20].start);
+    image.cut(frames[20].end).flip(frames[20].end - 1).splice(frames[19].clone(), &[]);
+    assert_eq!(faults_and_end(&image), (9, frames[19].start as u64));
+}
+
+/// In a file with more damage than that, it is hardly a write that is under way; and each look takes its time.
+#[test]
+fn eight_places_that_look_damaged_are_looked_at_again_and_no_more() {
+    let place = Place::new();
+    let store = place.open();
+    for i in 0..20 {
+        store.enqueue_job(&format!("run-{i}"), b"job").unwrap();
+    }
+    let (disk, whole) = (CountedDisk::default(), Image::read(place.path()));
+    drop(store);
+    let reads = |damaged: usize| {
+        let mut image = whole.clone();
+        for frame in whole.frames().iter().step_by(2).take(damaged) {
+            image.flip(frame.end - 1);
+        }
+        image.write(place.path());
+        let verify = || verify_on(&disk, place.path(), None, |_| {}).unwrap();
+        disk.reads_of(|| assert_eq!(verify().faults.len(), damaged))
+    };
+    let [seven, eight, nine] = [7, 8, 9].map(reads);
+    assert!(seven < eight, "{seven}, {eight}");
+    assert_eq!(eight, nine);
+}
+
+/// After a failed sync, the page cache can show zeros where the disk has something else.
+#[test]
+fn what_only_the_disk_shows_behind_the_last_record_is_set_aside() {
+    let Written { image: cached, states } = unclean();
+    let (place, disk, end) = (Place::new(), CountedDisk::default(), cached.end());
+    cached.write(place.path());
+    let (mut on_disk, path) = (cached, place.path());
+    on_disk.bytes[end..end + 100].fill(0xA5);
+    // The first read is of the header, the second is the first look at the log.
+    disk.before_read(3, move || on_disk.write(path));
+    let store = OpenOptions::new().storage(Arc::new(disk)).open(place.path(), &key()).unwrap();
+    assert_eq!((store.recovery().records, store.recovery().bytes_set_aside), (10, 100));
+    assert_eq!(State::take(&store), *states.last().unwrap());
 }

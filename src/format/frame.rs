@@ -447,6 +447,12 @@ pub(crate) mod tests {
     use crate::format::bucket::Bucket;
     use crate::seal::{GenerationId, Prk};
 
+    #[test]
+    fn zeros_and_other_kinds_are_no_headers_at_first_sight() {
+        assert!(!may_be_header(&[0; FRAME_HEADER_LEN]) && !may_be_header(&[0xFF; FRAME_HEADER_LEN]));
+        assert!(!may_be_header(&[]));
+    }
+
     /// The frame in `out`, whatever pieces it comes in.
     pub(crate) fn encode_whole(
         changes: &[Change<'_>],

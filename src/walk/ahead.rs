@@ -44,7 +44,7 @@ pub(crate) fn replay(
     mut take: impl FnMut(&Replayed<'_>),
 ) -> Result<Ending> {
     let walk = Walk::new(&*log.file, &log.crc, beside, tip.end, tip.seq).map_err(log.io("look at"))?;
-    let is_long = walk.file_len() - tip.end.min(walk.file_len()) >= HELPED_LEN_MIN;
+    let is_long = is_long(walk.file_len(), tip.end);
     let mut ahead = Ahead { log, walk, chain: tip.chain };
     thread::scope(|scope| {
         let (to_open, sealed) = mpsc::channel();
@@ -59,6 +59,11 @@ pub(crate) fn replay(
         };
         ahead.run(to_open, &opened, &mut take)
     })
+}
+
+/// Whether a second thread is worth its start for what lies behind `from`.
+fn is_long(file_len: u64, from: u64) -> bool {
+    file_len.saturating_sub(from) >= HELPED_LEN_MIN
 }
 
 fn open_all(sealer: &Sealer, sealed: &Receiver<Stretch>, to_take: &Sender<Stretch>) {
@@ -217,5 +222,17 @@ impl Stretch {
             take(&Replayed { offset: *offset, header: *header, manifest, tip });
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::is_long;
+
+    #[test]
+    fn a_mebibyte_to_read_is_worth_a_thread_wherever_it_begins() {
+        assert!(is_long((1 << 20) + 4096, 4096) && is_long(1 << 30, 4096));
+        assert!(!is_long((1 << 20) + 4095, 4096) && !is_long(4096, 4096));
+        assert!(!is_long(1 << 30, 1 << 30) && !is_long(4096, 1 << 30));
     }
 }
