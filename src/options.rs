@@ -59,8 +59,7 @@ pub struct CompactionPolicy {
 
 impl CompactionPolicy {
     pub(crate) fn is_due(&self, tip: Tip, file_len: u64, index: &Index) -> bool {
-        let frames_len = tip.end - HEADER_PAGE_LEN as u64;
-        let dead = frames_len.saturating_sub(index.live_bytes());
+        let (frames_len, dead) = frames_and_dead(tip, index);
         let is_long = file_len + NEXT_STEPS_LEN >= self.min_len && dead >= DEAD_LEN_MIN;
         let is_wasteful = is_long && dead as f64 > self.dead_ratio.max(DEAD_RATIO_MIN) * frames_len as f64;
         self.automatic && is_wasteful || tip.seq >= RENEW_AT_SEQ
@@ -69,11 +68,16 @@ impl CompactionPolicy {
     /// Whether to compact a log that is being closed, however short it is: what is dead would be read by the next opening, and
     /// the little that is live is copied in no time.
     pub(crate) fn is_due_at_close(&self, tip: Tip, index: &Index) -> bool {
-        let frames_len = tip.end - HEADER_PAGE_LEN as u64;
-        let dead = frames_len.saturating_sub(index.live_bytes());
+        let (frames_len, dead) = frames_and_dead(tip, index);
         let is_quick = index.live_bytes() <= LIVE_AT_CLOSE_MAX && dead > LIVE_AT_CLOSE_MAX;
         self.automatic && is_quick && dead as f64 > self.dead_ratio * frames_len as f64
     }
+}
+
+/// What all frames take, and how much of it is dead.
+fn frames_and_dead(tip: Tip, index: &Index) -> (u64, u64) {
+    let frames_len = tip.end - HEADER_PAGE_LEN as u64;
+    (frames_len, frames_len.saturating_sub(index.live_bytes()))
 }
 
 /// What the log grows by while a compaction runs beside a writer that syncs each call: so much earlier it begins.

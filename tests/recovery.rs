@@ -311,15 +311,20 @@ fn jobs_behind_much_damage() -> Image {
     image.cut(image.end());
     for (i, frame) in image.frames().iter().enumerate() {
         if i >= 17 {
-            let durable_seq = if i < 20 { 16_u64 } else { 17 };
-            image.bytes[frame.start + 24..][..8].copy_from_slice(&durable_seq.to_le_bytes());
-            image.fix_header_crc(frame.start);
+            let durable_seq = if i < 20 { 16 } else { 17 };
+            vouch_for(&mut image, frame.start, durable_seq);
         }
         if i <= 16 && i % 2 == 0 {
             image.flip(frame.end - 1);
         }
     }
     image
+}
+
+/// Lets the header there say that all up to `durable_seq` was durable.
+fn vouch_for(image: &mut Image, header_at: usize, durable_seq: u64) {
+    image.bytes[header_at + 24..][..8].copy_from_slice(&durable_seq.to_le_bytes());
+    image.fix_header_crc(header_at);
 }
 
 /// What a reader without the key says: the number of faults, and where the last whole frame ends.
@@ -343,8 +348,7 @@ fn what_vouches_for_damage_does_not_vouch_for_a_later_record() {
 fn a_record_does_not_vouch_for_the_one_whose_place_it_took() {
     let mut image = jobs_behind_much_damage();
     let frames = image.frames();
-    image.bytes[frames[20].start + 24..][..8].copy_from_slice(&20_u64.to_le_bytes());
-    image.fix_header_crc(frames[20].start);
+    vouch_for(&mut image, frames[20].start, 20);
     image.cut(frames[20].end).flip(frames[20].end - 1).splice(frames[19].clone(), &[]);
     assert_eq!(faults_and_end(&image), (9, frames[19].start as u64));
 }
