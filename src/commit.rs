@@ -29,6 +29,8 @@ struct State {
     /// Whether the next generation holds all of this one, durably.
     settled: bool,
     syncing: bool,
+    /// How many threads wait for the sync.
+    waiting: usize,
     failed: Option<Failure>,
 }
 
@@ -42,7 +44,8 @@ struct Failure {
 impl Commit {
     /// Everything up to `mark` is written and durable.
     pub(crate) fn new(mark: Mark) -> Self {
-        let state = State { written: mark, durable: mark, settled: false, syncing: false, failed: None };
+        let state =
+            State { written: mark, durable: mark, settled: false, syncing: false, waiting: 0, failed: None };
         Commit { state: Mutex::new(state), turned: Condvar::new() }
     }
 
@@ -84,7 +87,9 @@ impl Commit {
                 return Err(os_code.map_or_else(|| kind.into(), io::Error::from_raw_os_error));
             }
             if state.syncing {
+                state.waiting += 1;
                 state = self.turned.wait(state).unwrap_or_else(PoisonError::into_inner);
+                state.waiting -= 1;
                 continue;
             }
             state.syncing = true;
@@ -102,7 +107,13 @@ impl Commit {
                     state.failed.get_or_insert(Failure { kind: error.kind(), os_code: error.raw_os_error() });
                 }
             }
-            self.turned.notify_all();
+            let is_awaited = state.waiting > 0;
+            // Before anybody is woken, who would find it taken and go to sleep again.
+            drop(state);
+            if is_awaited {
+                self.turned.notify_all();
+            }
+            state = self.state();
         }
     }
 
