@@ -1,5 +1,6 @@
 //! Bucket -> key -> where the value lies. In memory only: no I/O, no keys, no values.
 
+use std::cmp::Reverse;
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
 use std::ops::{Bound, Range};
@@ -28,15 +29,16 @@ pub(crate) struct Index {
     fifo: Option<Fifo>,
     /// Of each bucket: puts and deletes that a replay has seen and not yet sorted in, in the order of the log.
     staged: [Vec<Staged>; BUCKET_COUNT],
-    /// How many of a bucket are staged before those are thrown out that later ones make void.
-    staged_max: usize,
+    /// How many stayed when those were thrown out last that later ones make void.
+    staged_live: usize,
     /// Of each bucket: what its live operations take in a log, without frame headers.
     live_bytes: [u64; BUCKET_COUNT],
     next_ordinal: u64,
 }
 
-/// Below it, looking for void operations costs more than it gives back.
-const STAGED_MAX: usize = 1 << 16;
+/// Below it, and below one for so many bytes of the log, looking for void operations costs more than it gives back.
+const STAGED_MIN: u64 = 1 << 12;
+const LEN_FOR_STAGED: u64 = 2 * size_of::<Staged>() as u64;
 
 impl Index {
     pub(crate) fn new(order: QueueOrder) -> Self {
@@ -48,7 +50,7 @@ impl Index {
             buckets: Default::default(),
             fifo,
             staged: Default::default(),
-            staged_max: STAGED_MAX,
+            staged_live: 0,
             live_bytes: [0; BUCKET_COUNT],
             next_ordinal: 0,
         }
@@ -79,6 +81,7 @@ impl Index {
     /// As [`apply`](Self::apply), but only [`settle`](Self::settle) makes it visible: sorting many keys once costs a
     /// third of looking up the place of each.
     pub(crate) fn stage<'a>(&mut self, operations: impl Iterator<Item = Operation<'a>>, mut places: ValueCursor) {
+        let worth_a_look = STAGED_MIN + places.frame_offset() / LEN_FOR_STAGED;
         for operation in operations {
             let place = places.place(&operation);
             let Operation { action, bucket, key } = operation;
@@ -90,12 +93,15 @@ impl Index {
             if place.is_some() {
                 self.note_ordinal(bucket, key);
             }
-            let staged = &mut self.staged[bucket as usize];
-            staged.push((key.into(), place));
-            if staged.len() == self.staged_max {
-                *staged = last_of_each(staged).collect();
-                // Twice what stays, so that this is seldom done, and no more is held than twice what is live.
-                self.staged_max = self.staged_max.max(2 * staged.len());
+            self.staged[bucket as usize].push((key.into(), place));
+            let count = self.staged.iter().map(Vec::len).sum::<usize>();
+            // Twice what stayed, so that this is seldom done, and no more is held than twice what is live.
+            if count as u64 > worth_a_look && count >= 2 * self.staged_live {
+                self.staged_live = 0;
+                for staged in &mut self.staged {
+                    *staged = last_of_each(std::mem::take(staged));
+                    self.staged_live += staged.len();
+                }
             }
         }
     }
@@ -107,7 +113,7 @@ impl Index {
 
     fn settle_bucket(&mut self, bucket: Bucket) {
         let staged = std::mem::take(&mut self.staged[bucket as usize]);
-        let staged = last_of_each(&staged);
+        let staged = last_of_each(staged);
         if !self.bucket(bucket).is_empty() {
             for (key, place) in staged {
                 match place {
@@ -119,7 +125,7 @@ impl Index {
             }
             return;
         }
-        let live = staged.filter_map(|(key, place)| Some((key, place?)));
+        let live = staged.into_iter().filter_map(|(key, place)| Some((key, place?)));
         // Collecting sorted pairs fills the map from the left, without looking for places.
         self.buckets[bucket as usize] = live.collect();
         let keys = &self.buckets[bucket as usize];
@@ -284,16 +290,16 @@ impl Index {
 }
 
 /// The last operation on each key, in the order of the keys.
-fn last_of_each(staged: &[Staged]) -> impl Iterator<Item = Staged> {
+fn last_of_each(staged: Vec<Staged>) -> Vec<Staged> {
+    let key = |i: usize| &staged[i].0;
     // Sorting what stands for a key moves a quarter of the bytes, and seldom looks at the key itself.
-    let mut order: Vec<(u64, usize)> = staged.iter().enumerate().map(|(i, (key, _))| (key.head(), i)).collect();
-    let by_key =
-        |a: &(u64, usize), b: &(u64, usize)| a.0.cmp(&b.0).then_with(|| staged[a.1].0.cmp(&staged[b.1].0));
-    order.sort_unstable_by(|a, b| by_key(a, b).then_with(|| a.1.cmp(&b.1)));
-    (0..order.len()).filter_map(move |at| {
-        let is_last = order.get(at + 1).is_none_or(|next| by_key(&order[at], next).is_ne());
-        is_last.then(|| staged[order[at].1].clone())
-    })
+    let mut order: Vec<_> = (0..staged.len()).map(|i| (key(i).head(), Reverse(i))).collect();
+    order.sort_unstable();
+    for alike in order.chunk_by_mut(|a, b| a.0 == b.0).filter(|alike| alike.len() > 1) {
+        alike.sort_unstable_by(|(_, a), (_, b)| key(a.0).cmp(key(b.0)).then(a.cmp(b)));
+    }
+    order.dedup_by(|earlier, last| earlier.0 == last.0 && key(earlier.1.0) == key(last.1.0));
+    order.into_iter().map(|(_, Reverse(i))| staged[i].clone()).collect()
 }
 
 fn live_len(bucket: Bucket, key: &[u8], value_len: u32) -> u64 {

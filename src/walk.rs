@@ -229,7 +229,7 @@ const PAUSES_MS: [u64; 5] = [1, 2, 4, 8, 16];
 /// In a file with more damage than this, the damage is hardly a write that is under way.
 const DOUBTS_MAX: u32 = 8;
 /// How much is read at once.
-const READ_LEN: usize = 256 << 10;
+const READ_LEN: usize = 64 << 10;
 
 /// How many bytes are held against zero at once.
 const ZEROS_AT_ONCE: usize = 512;
@@ -240,16 +240,18 @@ struct Window<'a> {
     file_len: u64,
     start: u64,
     bytes: Vec<u8>,
+    /// How many of the bytes were read.
+    held: usize,
 }
 
 impl<'a> Window<'a> {
     fn new(file: &'a dyn File) -> io::Result<Self> {
-        Ok(Window { file, file_len: file.len()?, start: 0, bytes: Vec::new() })
+        Ok(Window { file, file_len: file.len()?, start: 0, bytes: Vec::new(), held: 0 })
     }
 
     /// Forgets what was read, and asks for the file's length again.
     fn renew(&mut self) -> io::Result<()> {
-        self.bytes.clear();
+        self.held = 0;
         self.file_len = self.file.len()?;
         Ok(())
     }
@@ -259,24 +261,23 @@ impl<'a> Window<'a> {
         let left = self.file_len.saturating_sub(offset);
         let within = |len: usize| usize::try_from(left).map_or(len, |left| len.min(left));
         let len = within(len);
-        let held = offset.checked_sub(self.start).and_then(|at| usize::try_from(at).ok());
-        let at = held.filter(|&at| at < self.bytes.len()).unwrap_or(self.bytes.len());
-        if self.bytes.len() - at >= len {
+        let at = offset.checked_sub(self.start).and_then(|at| usize::try_from(at).ok());
+        let at = at.map_or(self.held, |at| at.min(self.held));
+        if self.held - at >= len {
             return Ok(&self.bytes[at..at + len]);
         }
         // What is held of it stays: a frame longer than one read is not read twice.
-        self.bytes.drain(..at);
-        self.start = offset;
-        let kept = self.bytes.len();
+        self.bytes.copy_within(at..self.held, 0);
+        let kept = self.held - at;
         let wanted = within(len.max(READ_LEN));
-        // No more than the longest frame so far: doubling would hold up to twice that.
-        self.bytes.reserve_exact(wanted - kept);
-        self.bytes.resize(wanted, 0);
-        let rest = &mut self.bytes[kept..];
-        if let Err(error) = storage::read_exact_at(self.file, rest, offset + kept as u64) {
-            self.bytes.clear();
-            return Err(error);
+        if self.bytes.len() < wanted {
+            // No more than the longest frame so far: doubling would hold up to twice that.
+            self.bytes.reserve_exact(wanted - self.bytes.len());
+            self.bytes.resize(wanted, 0);
         }
+        (self.start, self.held) = (offset, 0);
+        storage::read_exact_at(self.file, &mut self.bytes[kept..wanted], offset + kept as u64)?;
+        self.held = wanted;
         Ok(&self.bytes[..len])
     }
 }

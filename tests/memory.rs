@@ -178,6 +178,22 @@ fn opening_many_small_jobs_takes_300_bytes_for_each_beside_what_the_file_takes()
     }
 }
 
+/// What later operations make void is not held until the end.
+#[test]
+fn opening_a_short_log_of_many_void_operations_holds_few_of_them() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("state.db");
+    let compaction = CompactionPolicy { automatic: false, ..CompactionPolicy::default() };
+    let store = OpenOptions::new().compaction(compaction).open(&path, &key()).unwrap();
+    let acks = (0..100_000).fold(Batch::new(), |batch, i| batch.ack_job(&format!("{}", i % 100)));
+    store.write(acks).unwrap();
+    store.close().unwrap();
+    let len = fs::metadata(&path).unwrap().len() as usize;
+    let (peak, opened) = peak_of(|| open(&path));
+    assert_eq!(opened.unwrap().recovery().operations, 100_000);
+    assert!(peak <= 2 * len + MIB, "{peak} bytes for a file of {len}");
+}
+
 #[test]
 fn writing_a_record_of_many_operations_holds_a_few_times_its_length() {
     let folder = tempfile::tempdir().unwrap();

@@ -3,8 +3,8 @@
 
 mod common;
 
-use backupy_state::{Enqueued, Error, OpenOptions, QueueOrder, QueuedJob, Store};
-use common::{Place, key};
+use backupy_state::{Batch, CompactionPolicy, Enqueued, Error, OpenOptions, QueueOrder, QueuedJob, Store};
+use common::{Place, Random, key};
 
 fn fifo(place: &Place) -> Store {
     OpenOptions::new().queue_order(QueueOrder::Fifo).open(place.path(), &key()).unwrap()
@@ -161,4 +161,36 @@ fn fifo_order_is_kept_over_reopening_and_a_change_of_the_option() {
     by_run_id.enqueue_job("a", b"").unwrap();
     by_run_id.close().unwrap();
     assert_eq!(run_ids(fifo(&place).dequeue_jobs(9).unwrap()), ["f", "d", "b", "a"]);
+}
+
+/// More operations than an opening holds of so short a log before it throws out those that later ones have made void.
+#[test]
+fn of_many_thousand_operations_the_last_on_each_job_counts_after_reopening() {
+    for order in [QueueOrder::RunId, QueueOrder::Fifo] {
+        let place = Place::new();
+        let compaction = CompactionPolicy { automatic: false, ..CompactionPolicy::default() };
+        let mut options = OpenOptions::new();
+        options.queue_order(order).compaction(compaction);
+        let store = options.open(place.path(), &key()).unwrap();
+        let mut random = Random(7);
+        for round in 0..40_u8 {
+            let batch = (0..500).fold(Batch::new(), |batch, _| {
+                // Some differ in their first bytes, others only behind them.
+                let run_id = [format!("{}", random.below(900)), format!("job number {}", random.below(900))];
+                let run_id = &run_id[random.below(2)];
+                match random.below(3) {
+                    0 => batch.ack_job(run_id),
+                    _ => batch.enqueue_job(run_id, &[round]),
+                }
+            });
+            store.write(batch.record_heartbeat(i64::from(round))).unwrap();
+        }
+        let all = store.dequeue_jobs(usize::MAX).unwrap();
+        assert!(all.len() > 500);
+        drop(store);
+        let store = options.open(place.path(), &key()).unwrap();
+        assert_eq!(store.recovery().operations, 20_040);
+        assert_eq!(store.dequeue_jobs(usize::MAX).unwrap(), all);
+        assert_eq!(store.last_heartbeat().unwrap(), Some(39));
+    }
 }

@@ -302,6 +302,11 @@ impl ValueCursor {
         ValueCursor { next: Location { frame_offset, seq, value_at, i: 0, len: 0 } }
     }
 
+    /// Where the frame begins in the file.
+    pub(crate) fn frame_offset(&self) -> u64 {
+        self.next.frame_offset
+    }
+
     /// The location of the operation's value, if it has one.
     pub(crate) fn place(&mut self, operation: &Operation<'_>) -> Option<Location> {
         let Action::Put { value_len } = operation.action else { return None };
