@@ -99,7 +99,7 @@ impl Index {
             if count as u64 > worth_a_look && count >= 2 * self.staged_live {
                 self.staged_live = 0;
                 for staged in &mut self.staged {
-                    *staged = last_of_each(std::mem::take(staged));
+                    keep_last_of_each(staged);
                     self.staged_live += staged.len();
                 }
             }
@@ -112,8 +112,8 @@ impl Index {
     }
 
     fn settle_bucket(&mut self, bucket: Bucket) {
-        let staged = std::mem::take(&mut self.staged[bucket as usize]);
-        let staged = last_of_each(staged);
+        let mut staged = std::mem::take(&mut self.staged[bucket as usize]);
+        keep_last_of_each(&mut staged);
         if !self.bucket(bucket).is_empty() {
             for (key, place) in staged {
                 match place {
@@ -289,8 +289,8 @@ impl Index {
     }
 }
 
-/// The last operation on each key, in the order of the keys.
-fn last_of_each(staged: Vec<Staged>) -> Vec<Staged> {
+/// Leaves the last operation on each key, in the order of the keys.
+fn keep_last_of_each(staged: &mut Vec<Staged>) {
     let key = |i: usize| &staged[i].0;
     // Sorting what stands for a key moves a quarter of the bytes, and seldom looks at the key itself.
     let mut order: Vec<_> = (0..staged.len()).map(|i| (key(i).head(), Reverse(i))).collect();
@@ -298,8 +298,21 @@ fn last_of_each(staged: Vec<Staged>) -> Vec<Staged> {
     for alike in order.chunk_by_mut(|a, b| a.0 == b.0).filter(|alike| alike.len() > 1) {
         alike.sort_unstable_by(|(_, a), (_, b)| key(a.0).cmp(key(b.0)).then(a.cmp(b)));
     }
-    order.dedup_by(|earlier, last| earlier.0 == last.0 && key(earlier.1.0) == key(last.1.0));
-    order.into_iter().map(|(_, Reverse(i))| staged[i].clone()).collect()
+    arrange(staged, order.into_iter().map(|(_, Reverse(i))| i).collect());
+    staged.dedup_by(|earlier, last| earlier.0 == last.0);
+}
+
+/// Puts into each place what `sources` says is to come there. Where it is, so that no second copy is held.
+fn arrange<T>(things: &mut [T], mut sources: Vec<usize>) {
+    for start in 0..things.len() {
+        let mut at = start;
+        while sources[at] != start {
+            let source = std::mem::replace(&mut sources[at], at);
+            things.swap(at, source);
+            at = source;
+        }
+        sources[at] = at;
+    }
 }
 
 fn live_len(bucket: Bucket, key: &[u8], value_len: u32) -> u64 {

@@ -180,21 +180,19 @@ impl FrameHeader {
         text: &'t mut Wiped,
     ) -> Result<Option<Manifest<'t>>, &'static str> {
         self.load_manifest(body, text)?;
-        self.unseal_in_place(text, chain, tag, sealer)
+        self.unseal_in_place(text, chain, tag, sealer)?;
+        self.parse_manifest(text)
     }
 
     /// Opens the sealed manifest in `text` where it lies.
-    pub(crate) fn unseal_in_place<'t>(
+    pub(crate) fn unseal_in_place(
         &self,
-        text: &'t mut [u8],
+        text: &mut [u8],
         chain: &Tag,
         tag: &Tag,
         sealer: &Sealer,
-    ) -> Result<Option<Manifest<'t>>, &'static str> {
-        sealer
-            .open_manifest(&self.nonce, &self.manifest_aad(chain), text, tag)
-            .map_err(|_| "the frame's seal does not fit")?;
-        self.parse_manifest(text)
+    ) -> Result<(), &'static str> {
+        sealer.open_manifest(&self.nonce, &self.manifest_aad(chain), text, tag).map_err(|_| BROKEN_SEAL)
     }
 
     /// The manifest in `text`, which was opened before.
@@ -240,6 +238,7 @@ impl FrameHeader {
     }
 }
 
+pub(crate) const BROKEN_SEAL: &str = "the frame's seal does not fit";
 const SHORT_BODY: &str = "the frame's body is cut short";
 
 fn manifest_aad(sealed_part: &[u8; SEALED_PART_LEN], chain: &Tag) -> [u8; MANIFEST_AAD_LEN] {

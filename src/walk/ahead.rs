@@ -9,7 +9,7 @@ use std::sync::mpsc::{self, Receiver, Sender};
 use std::thread;
 
 use super::{Beside, Sight, Walk};
-use crate::format::frame::{ALIGNMENT, FrameHeader};
+use crate::format::frame::{self, ALIGNMENT, FrameHeader};
 use crate::format::record::Manifest;
 use crate::log::{LogFile, Tip};
 use crate::seal::{Sealer, Tag};
@@ -158,8 +158,6 @@ struct Stretch {
     text: Wiped,
     /// How many of the frames are authentic.
     authentic: usize,
-    /// What is wrong with the one behind these.
-    wrong: Option<&'static str>,
 }
 
 /// A frame that checks by its CRCs.
@@ -179,7 +177,7 @@ impl Stretch {
     fn clear(&mut self) {
         self.frames.clear();
         self.text.clear();
-        (self.authentic, self.wrong) = (0, None);
+        self.authentic = 0;
     }
 
     /// Returns the tag behind the frame.
@@ -198,26 +196,23 @@ impl Stretch {
     }
 
     fn open(&mut self, sealer: &Sealer) {
-        for Walked { header, chain, tag, last_bytes, manifest, .. } in &self.frames {
+        let is_broken = |Walked { header, chain, tag, manifest, .. }: &Walked| {
             let text = self.text.get_mut(manifest.clone()).unwrap_or_default();
-            let opened = header.unseal_in_place(text, chain, tag, sealer);
-            if let Err(what) = opened.and_then(|manifest| header.check_padding(manifest.as_ref(), last_bytes)) {
-                self.wrong = Some(what);
-                return;
-            }
-            self.authentic += 1;
-        }
+            header.unseal_in_place(text, chain, tag, sealer).is_err()
+        };
+        self.authentic = self.frames.iter().position(is_broken).unwrap_or(self.frames.len());
     }
 
     /// Hands the authentic frames to `take`.
     fn hand_over(&self, log: &LogFile, take: &mut impl FnMut(&Replayed<'_>)) -> Result<()> {
-        for (i, Walked { offset, header, tag, manifest, .. }) in self.frames.iter().enumerate() {
+        for (i, Walked { offset, header, tag, last_bytes, manifest, .. }) in self.frames.iter().enumerate() {
+            let unauthentic = |what| Error::unauthentic(&log.path, *offset, what);
+            if i == self.authentic {
+                return Err(unauthentic(frame::BROKEN_SEAL));
+            }
             let text = self.text.get(manifest.clone()).unwrap_or_default();
-            let parsed = match self.wrong {
-                Some(what) if i == self.authentic => Err(what),
-                _ => header.parse_manifest(text),
-            };
-            let manifest = parsed.map_err(|what| Error::unauthentic(&log.path, *offset, what))?;
+            let manifest = header.parse_manifest(text).map_err(unauthentic)?;
+            header.check_padding(manifest.as_ref(), last_bytes).map_err(unauthentic)?;
             let tip = Tip { end: offset + u64::from(header.len), seq: header.seq, chain: *tag };
             take(&Replayed { offset: *offset, header: *header, manifest, tip });
         }
