@@ -33,8 +33,8 @@
 //!    file is the only empty store.
 //! 4. **Never destroyed.** No failed call changes a byte that it cannot prove to be an unfinished write, and those
 //!    are set aside in `state.db.torn` before they are cut off.
-//! 5. **No panic, no unbounded memory** on any file: opening one takes at most twice its length, 300 bytes for each live key, and
-//!    1 MiB.
+//! 5. **No panic, no unbounded memory** on any file: opening one takes at most twice its length, 300 bytes for each key, as many
+//!    as were ever live at once, and 1 MiB.
 //! 6. **Confidential and authentic.** Everything but sizes, counts and sequence numbers is encrypted; any change in the
 //!    middle is noticed. Putting back an older file as a whole, or cutting off its end, is not.
 //! 7. **Readable beside the writer**, without the lock.
