@@ -30,7 +30,8 @@ fn call(thread: usize, number: usize, seed: u64) -> Action {
     match (thread, random.below(6)) {
         // One thread has the logs and the configuration, one the session and the heartbeat: they have one key each.
         (0, 0..=2) => Action::BufferLog(ts_ms, random.bytes(payload_len)),
-        (0, 3) => Action::Drain(random.below(4)),
+        // As many as are added: at 64 MiB the buffer would drop some by itself.
+        (0, 3) => Action::Drain(random.below(7)),
         (0, 4) => Action::SaveConfig(number as u64, random.bytes(payload_len)),
         (1, 0) => Action::SaveSession(format!("session {number}"), ts_ms),
         (1, 1) => Action::Heartbeat(i64::try_from(number).unwrap()),
