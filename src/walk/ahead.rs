@@ -1,11 +1,12 @@
 //! Opening the manifests of many frames in a row: what replay is built on.
 //!
 //! The walk by CRCs goes ahead of the seals. The tag that a manifest is chained to stands in the frame before it, sealed or
-//! not, so no manifest has to wait for another: in a long log a second thread opens them, while the first one reads on and
-//! takes up what was opened. What is wrong is told in the order of the file all the same.
+//! not, so no manifest has to wait for another. In a long log a second thread walks, and this one takes up what was walked
+//! over; while this one is behind, the walker opens manifests too. What is wrong is told in the order of the file all the
+//! same.
 
 use std::ops::Range;
-use std::sync::mpsc::{self, Receiver, Sender};
+use std::sync::mpsc::{self, Receiver, SyncSender, TrySendError};
 use std::thread;
 
 use super::{Beside, Sight, Walk};
@@ -46,33 +47,22 @@ pub(crate) fn replay(
     let walk = Walk::new(&*log.file, &log.crc, beside, tip.end, tip.seq).map_err(log.io("look at"))?;
     let is_long = is_long(walk.file_len(), tip.end);
     let mut ahead = Ahead { log, walk, chain: tip.chain };
-    thread::scope(|scope| {
-        let (to_open, sealed) = mpsc::channel();
-        let (to_take, opened) = mpsc::channel();
-        let open_all = move || open_all(&log.sealer, &sealed, &to_take);
-        // Without a thread, nobody receives what is sent, and each stretch is opened here.
-        let _ = if is_long {
-            thread::Builder::new().spawn_scoped(scope, open_all).ok()
-        } else {
-            drop(open_all);
-            None
-        };
-        ahead.run(to_open, &opened, &mut take)
-    })
+    if is_long && let Some(ending) = ahead.replay_by_two(&mut take) {
+        return ending;
+    }
+    let mut stretch = Stretch::default();
+    loop {
+        let ending = ahead.fill(&mut stretch);
+        stretch.hand_over(log, &mut take)?;
+        if let Some(ending) = ending.transpose() {
+            return ending;
+        }
+    }
 }
 
 /// Whether a second thread is worth its start for what lies behind `from`.
 fn is_long(file_len: u64, from: u64) -> bool {
     file_len.saturating_sub(from) >= HELPED_LEN_MIN
-}
-
-fn open_all(sealer: &Sealer, sealed: &Receiver<Stretch>, to_take: &Sender<Stretch>) {
-    for mut stretch in sealed {
-        stretch.open(sealer);
-        if to_take.send(stretch).is_err() {
-            return;
-        }
-    }
 }
 
 struct Ahead<'a> {
@@ -82,42 +72,44 @@ struct Ahead<'a> {
     chain: Tag,
 }
 
+/// A stretch, and what ended it if not its size.
+type WalkedOver = (Stretch, Result<Option<Ending>>);
+
 impl Ahead<'_> {
-    fn run(
-        &mut self,
-        to_open: Sender<Stretch>,
-        opened: &Receiver<Stretch>,
-        take: &mut impl FnMut(&Replayed<'_>),
-    ) -> Result<Ending> {
-        let mut on_their_way = 0;
-        let mut free = Stretch::default();
-        let ending = loop {
-            let ending = self.fill(&mut free);
-            match to_open.send(free) {
-                Ok(()) => {
-                    on_their_way += 1;
-                    free = Stretch::default();
+    /// `None` where there is no second thread to be had: then nothing was taken.
+    fn replay_by_two(&mut self, take: &mut impl FnMut(&Replayed<'_>)) -> Option<Result<Ending>> {
+        let log = self.log;
+        let (to_take, walked) = mpsc::sync_channel(AHEAD_MAX);
+        let (to_reuse, used) = mpsc::channel();
+        thread::scope(|scope| {
+            thread::Builder::new().spawn_scoped(scope, move || self.walk_on(&to_take, &used)).ok()?;
+            walked.into_iter().find_map(|(mut stretch, ending)| {
+                if let Err(error) = stretch.hand_over(log, take) {
+                    return Some(Err(error));
                 }
-                Err(mpsc::SendError(mut stretch)) => {
-                    stretch.open(&self.log.sealer);
-                    stretch.hand_over(self.log, take)?;
-                    free = stretch;
-                }
-            }
-            if let Some(ending) = ending.transpose() {
-                break ending;
-            }
-            if on_their_way == AHEAD_MAX
-                && let Ok(stretch) = opened.recv()
-            {
-                stretch.hand_over(self.log, take)?;
-                on_their_way -= 1;
-                free = stretch;
-            }
-        };
-        drop(to_open);
-        opened.iter().try_for_each(|stretch| stretch.hand_over(self.log, take))?;
-        ending
+                // The walker may be at its end already.
+                let _ = to_reuse.send(stretch);
+                ending.transpose()
+            })
+        })
+    }
+
+    /// Sends off stretch by stretch, up to the end of all frames or until nobody wants more.
+    fn walk_on(&mut self, to_take: &SyncSender<WalkedOver>, used: &Receiver<Stretch>) {
+        let mut is_wanted = true;
+        while is_wanted {
+            let mut stretch = used.try_recv().unwrap_or_default();
+            let ending = self.fill(&mut stretch);
+            let goes_on = matches!(ending, Ok(None));
+            is_wanted = goes_on
+                & match to_take.try_send((stretch, ending)) {
+                    Err(TrySendError::Full((mut stretch, ending))) => {
+                        stretch.open(&self.log.sealer);
+                        to_take.send((stretch, ending)).is_ok()
+                    }
+                    sent => sent.is_ok(),
+                };
+        }
     }
 
     /// Takes up the next frames, up to the end of a stretch or of all frames.
@@ -145,7 +137,7 @@ impl Ahead<'_> {
 /// Below it, a thread costs more than it spares.
 const HELPED_LEN_MIN: u64 = 1 << 20;
 /// How many stretches may be on their way to being opened.
-const AHEAD_MAX: usize = 3;
+const AHEAD_MAX: usize = 2;
 /// A stretch ends with the frame that reaches one of these: bytes of manifests, and frames.
 const STRETCH_LEN: usize = 32 << 10;
 const STRETCH_COUNT: usize = 256;
@@ -156,8 +148,8 @@ struct Stretch {
     frames: Vec<Walked>,
     /// The manifests, sealed until they are opened in place.
     text: Wiped,
-    /// How many of the frames are authentic.
-    authentic: usize,
+    /// How many of the frames are authentic; `None` until they are opened.
+    authentic: Option<usize>,
 }
 
 /// A frame that checks by its CRCs.
@@ -177,7 +169,7 @@ impl Stretch {
     fn clear(&mut self) {
         self.frames.clear();
         self.text.clear();
-        self.authentic = 0;
+        self.authentic = None;
     }
 
     /// Returns the tag behind the frame.
@@ -195,19 +187,22 @@ impl Stretch {
         tag
     }
 
-    fn open(&mut self, sealer: &Sealer) {
+    /// Returns how many of the frames are authentic.
+    fn open(&mut self, sealer: &Sealer) -> usize {
         let is_broken = |Walked { header, chain, tag, manifest, .. }: &Walked| {
             let text = self.text.get_mut(manifest.clone()).unwrap_or_default();
             header.unseal_in_place(text, chain, tag, sealer).is_err()
         };
-        self.authentic = self.frames.iter().position(is_broken).unwrap_or(self.frames.len());
+        let count = || self.frames.iter().position(is_broken).unwrap_or(self.frames.len());
+        *self.authentic.get_or_insert_with(count)
     }
 
     /// Hands the authentic frames to `take`.
-    fn hand_over(&self, log: &LogFile, take: &mut impl FnMut(&Replayed<'_>)) -> Result<()> {
+    fn hand_over(&mut self, log: &LogFile, take: &mut impl FnMut(&Replayed<'_>)) -> Result<()> {
+        let authentic = self.open(&log.sealer);
         for (i, Walked { offset, header, tag, last_bytes, manifest, .. }) in self.frames.iter().enumerate() {
             let unauthentic = |what| Error::unauthentic(&log.path, *offset, what);
-            if i == self.authentic {
+            if i == authentic {
                 return Err(unauthentic(frame::BROKEN_SEAL));
             }
             let text = self.text.get(manifest.clone()).unwrap_or_default();
