@@ -246,6 +246,9 @@ pub(crate) fn sync_folder(storage: &dyn Storage, path: &Path) -> Result<()> {
     storage.sync_dir(folder).map_err(|source| Error::io("sync the folder", folder, source))
 }
 
+/// Closer together, marks would take much memory in a log that was synced seldom, and spare no read.
+const MARKS_APART: u64 = 64 << 10;
+
 /// The state of a log up to its tip, and which of it is vouched for.
 pub(crate) struct Replay {
     pub(crate) index: Index,
@@ -257,8 +260,10 @@ pub(crate) struct Replay {
     /// The frame whose tag somebody wants to know, and that tag.
     watched_seq: Option<u64>,
     watched_tag: Option<Tag>,
-    /// The tips before the frames that no later frame vouches for, oldest first.
-    unvouched: VecDeque<Tip>,
+    /// Before the last frame.
+    before_last: Option<Tip>,
+    /// Tips to look again from, oldest first: the first one is before all frames that no later frame vouches for.
+    marks: VecDeque<Tip>,
 }
 
 impl Replay {
@@ -272,7 +277,8 @@ impl Replay {
             operations: 0,
             watched_seq: None,
             watched_tag: None,
-            unvouched: VecDeque::new(),
+            before_last: None,
+            marks: VecDeque::new(),
         }
     }
 
@@ -291,9 +297,8 @@ impl Replay {
 
     /// Whether the frame at the tip still stands in the file: by the chain, so does everything before it.
     pub(crate) fn still_stands(&self, log: &LogFile, beside: Beside) -> Result<bool> {
-        // No later frame vouches for the last one.
-        let Some(before) = self.unvouched.back() else { return Ok(true) };
-        let mut scan = Scan::new(log, beside, *before)?;
+        let Some(before) = self.before_last else { return Ok(true) };
+        let mut scan = Scan::new(log, beside, before)?;
         let is_frame = matches!(scan.next()?, Found::Frame(_));
         Ok(is_frame && scan.tip() == self.tip)
     }
@@ -301,11 +306,13 @@ impl Replay {
     fn take(&mut self, frame: &Replayed<'_>) {
         let header = &frame.header;
         self.ends_closed = header.kind == FrameKind::Close;
-        self.unvouched.push_back(self.tip);
-        while self.unvouched.front().is_some_and(|before| before.seq < header.durable_seq) {
-            self.unvouched.pop_front();
+        if self.marks.back().is_none_or(|last| self.tip.end - last.end >= MARKS_APART) {
+            self.marks.push_back(self.tip);
         }
-        self.tip = frame.tip;
+        while self.marks.get(1).is_some_and(|next| next.seq <= header.durable_seq) {
+            self.marks.pop_front();
+        }
+        self.before_last = Some(std::mem::replace(&mut self.tip, frame.tip));
         if self.watched_seq == Some(self.tip.seq) {
             self.watched_tag = Some(self.tip.chain);
         }
@@ -316,8 +323,8 @@ impl Replay {
         }
     }
 
-    /// Behind the last frame that a later one vouches for.
+    /// Not behind any frame that no later one vouches for.
     fn vouched_tip(&self) -> Tip {
-        self.unvouched.front().copied().unwrap_or(self.tip)
+        self.marks.front().copied().unwrap_or(self.tip)
     }
 }

@@ -564,6 +564,26 @@ fn a_failed_sync_is_never_repeated_and_nothing_it_lost_is_shown_again() {
     }
 }
 
+/// What lies far behind the last synced frame is looked at again, as well as what is near to it or to the end.
+#[test]
+fn of_a_long_tail_that_a_failed_sync_lost_nothing_is_shown_again() {
+    for failed_sync in [FailedSync::LosesAll, FailedSync::LosesSome, FailedSync::KeepsAll] {
+        let mut agent = Agent::new(Sim::new(21), Mode::Buffered);
+        agent.start().unwrap();
+        agent.make(Call::Enqueue { job: 0, len: 100_000 }).unwrap();
+        agent.make(Call::Sync).unwrap();
+        for job in 1..5 {
+            agent.make(Call::Enqueue { job, len: 40_000 }).unwrap();
+        }
+        agent.sim.set_failed_sync(failed_sync);
+        let sync = agent.sim.ops();
+        agent.sim.fail(sync, Failure::Errno(EIO));
+        let made = agent.make(Call::Sync);
+        assert!(matches!(made, Err(Error::Io { operation: "sync", .. })), "{made:?}");
+        survives_some(&agent.sim.world(), agent.oracle.allowed(), 20);
+    }
+}
+
 #[test]
 fn a_failed_write_ends_writing() {
     let mut agent = Agent::new(Sim::new(16), Mode::Sync);
