@@ -1,6 +1,5 @@
 //! Bucket -> key -> where the value lies. In memory only: no I/O, no keys, no values.
 
-use std::cmp::Reverse;
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
 use std::ops::{Bound, Range};
@@ -12,8 +11,10 @@ use crate::options::QueueOrder;
 use crate::seal::TAG_LEN;
 
 pub(crate) use key::Key;
+use sort::keep_last_of_each;
 
 mod key;
+mod sort;
 
 type Keys = BTreeMap<Key, Location>;
 /// [`Location::order`] -> run id.
@@ -125,14 +126,17 @@ impl Index {
             }
             return;
         }
-        let live = staged.into_iter().filter_map(|(key, place)| Some((key, place?)));
+        let live_bytes = &mut self.live_bytes[bucket as usize];
+        let live = staged.into_iter().filter_map(|(key, place)| {
+            let place = place?;
+            *live_bytes += live_len(bucket, &key, place.len);
+            Some((key, place))
+        });
         // Collecting sorted pairs fills the map from the left, without looking for places.
         self.buckets[bucket as usize] = live.collect();
-        let keys = &self.buckets[bucket as usize];
-        self.live_bytes[bucket as usize] +=
-            keys.iter().map(|(key, place)| live_len(bucket, key, place.len)).sum::<u64>();
         if let (Bucket::Queue, Some(fifo)) = (bucket, &mut self.fifo) {
-            *fifo = keys.iter().map(|(key, place)| (place.order(), key.clone())).collect();
+            let keys = self.buckets[bucket as usize].iter();
+            *fifo = keys.map(|(key, place)| (place.order(), key.clone())).collect();
         }
     }
 
@@ -286,32 +290,6 @@ impl Index {
         if let (Bucket::Queue, Some(fifo)) = (bucket, &mut self.fifo) {
             fifo.remove(&old.order());
         }
-    }
-}
-
-/// Leaves the last operation on each key, in the order of the keys.
-fn keep_last_of_each(staged: &mut Vec<Staged>) {
-    let key = |i: usize| &staged[i].0;
-    // Sorting what stands for a key moves a quarter of the bytes, and seldom looks at the key itself.
-    let mut order: Vec<_> = (0..staged.len()).map(|i| (key(i).head(), Reverse(i))).collect();
-    order.sort_unstable();
-    for alike in order.chunk_by_mut(|a, b| a.0 == b.0).filter(|alike| alike.len() > 1) {
-        alike.sort_unstable_by(|(_, a), (_, b)| key(a.0).cmp(key(b.0)).then(a.cmp(b)));
-    }
-    arrange(staged, order.into_iter().map(|(_, Reverse(i))| i).collect());
-    staged.dedup_by(|earlier, last| earlier.0 == last.0);
-}
-
-/// Puts into each place what `sources` says is to come there. Where it is, so that no second copy is held.
-fn arrange<T>(things: &mut [T], mut sources: Vec<usize>) {
-    for start in 0..things.len() {
-        let mut at = start;
-        while sources[at] != start {
-            let source = std::mem::replace(&mut sources[at], at);
-            things.swap(at, source);
-            at = source;
-        }
-        sources[at] = at;
     }
 }
 

@@ -21,13 +21,22 @@ const _: () = assert!(size_of::<Key>() == 40);
 
 impl Key {
     /// The first bytes as a number that compares as they do; zeros behind a shorter key.
-    pub(super) fn head(&self) -> u64 {
+    fn head(&self) -> u64 {
         let bytes: &[u8] = match self {
             Key::Short { bytes, .. } => bytes,
             Key::Long(bytes) => bytes,
         };
         // A long key has more than 38.
         bytes.first_chunk().map_or(0, |head| u64::from_be_bytes(*head))
+    }
+
+    /// As [`head`](Self::head), of what is left without so many bytes at the front.
+    pub(super) fn head_behind(&self, prefix_len: usize) -> u64 {
+        let rest = self.get(prefix_len..).unwrap_or_default();
+        let mut head = [0; 8];
+        let len = rest.len().min(head.len());
+        head[..len].copy_from_slice(&rest[..len]);
+        u64::from_be_bytes(head)
     }
 }
 
