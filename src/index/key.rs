@@ -85,7 +85,7 @@ impl PartialOrd for Key {
 
 impl PartialEq for Key {
     fn eq(&self, other: &Self) -> bool {
-        **self == **other
+        self.head() == other.head() && **self == **other
     }
 }
 

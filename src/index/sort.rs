@@ -29,12 +29,16 @@ fn order_by_key<T>(staged: &[(Key, T)]) -> Vec<usize> {
 /// How many bytes all keys begin with alike.
 fn common_prefix_len<T>(staged: &[(Key, T)]) -> usize {
     let Some(((first, _), rest)) = staged.split_first() else { return 0 };
-    rest.iter().fold(first.len(), |len, (key, _)| {
-        if key.get(..len) == first.get(..len) {
-            return len;
+    let mut len = first.len();
+    for (key, _) in rest {
+        if len == 0 {
+            break;
         }
-        first.iter().zip(&**key).take_while(|(a, b)| a == b).count()
-    })
+        if key.get(..len) != first.get(..len) {
+            len = first.iter().zip(&**key).take_while(|(a, b)| a == b).count();
+        }
+    }
+    len
 }
 
 /// Puts into each place what `sources` says is to come there. Where it is, so that no second copy is held.
