@@ -74,12 +74,18 @@ pub(crate) fn prepare(what: &str, name: &str, folder: &Path) {
     let (what, count) = what.split_once('-').unwrap();
     let count = count.parse().unwrap();
     match what {
-        "live" if name == engines::FLOOR => floor::write_replay(folder, count),
+        "live" | "compacted" if name == engines::FLOOR => floor::write_replay(folder, count),
         "live" => {
             let engine = engines::open(name, folder, Mode::Bulk);
             fill(&*engine, name, count, &PAYLOAD);
             engine.sync();
             engine.close();
+        }
+        "compacted" => {
+            let store = engines::store::open(folder, Mode::Bulk);
+            fill(&store, name, count, &PAYLOAD);
+            store.compact().unwrap();
+            store.close().unwrap();
         }
         "killed" => {
             let engine = engines::open(name, folder, Mode::Bulk);

@@ -38,6 +38,14 @@ pub(crate) const WORKS: &[Work] = &[
         measure: |name, folder| open(name, folder, "live-100000", 100_000),
     },
     Work {
+        name: "open-compacted",
+        title: "open, 100,000 live jobs, compacted",
+        floor: REPLAY,
+        engines: &[STORE, RING, FLOOR],
+        repeats: 1,
+        measure: |name, folder| open(name, folder, "compacted-100000", 100_000),
+    },
+    Work {
         name: "open-killed",
         title: "open after a kill, 100,000 live jobs",
         floor: "",
