@@ -265,7 +265,7 @@ impl Log {
 
     /// Returns where zeros are still to be written from.
     fn allocate_for(&self, frame_end: u64) -> io::Result<u64> {
-        if frame_end < self.allocated + STEP_LEN_MIN {
+        if frame_end < self.allocated + ALLOCATED_LEN_MIN {
             return Ok(self.allocated);
         }
         match self.log.file.allocate(frame_end) {
@@ -289,8 +289,10 @@ impl Log {
 
 /// What is kept for acks, deletes and drains when the disk is full.
 const RESERVE_LEN: u64 = 64 << 10;
-const STEP_LEN_MIN: u64 = 64 << 10;
+const STEP_LEN_MIN: u64 = 256 << 10;
 const STEP_LEN_MAX: u64 = 4 << 20;
+/// How much of what a frame goes over is only allocated: less is written as fast.
+const ALLOCATED_LEN_MIN: u64 = 64 << 10;
 /// A step is this part of the log, so that the file stays within its bound.
 const STEP_FRACTION: u64 = 8;
 /// File systems allocate in pages: a step that ends inside one wastes the rest.

@@ -336,7 +336,7 @@ fn the_statistics_add_up() {
     assert_eq!((after.free_bytes, after.generation), (0, 1));
 }
 
-/// A step is an eighth of the log, at least 64 KiB and at most 4 MiB. Behind it lie 64 KiB for acks, up to a whole page.
+/// A step is an eighth of the log, at least 256 KiB and at most 4 MiB. Behind it lie 64 KiB for acks, up to a whole page.
 #[test]
 fn the_log_grows_in_steps_and_keeps_its_reserve_ahead() {
     const KIB: u64 = 1 << 10;
@@ -350,7 +350,7 @@ fn the_log_grows_in_steps_and_keeps_its_reserve_ahead() {
         store.enqueue_job(&i.to_string(), &vec![1; len]).unwrap();
         let after = store.stats();
         let needed = after.log_len + 64 * KIB;
-        let step = (before.log_len / 8).clamp(64 * KIB, 4096 * KIB);
+        let step = (before.log_len / 8).clamp(256 * KIB, 4096 * KIB);
         let grown = (needed + step).next_multiple_of(4 * KIB);
         let expected = if needed <= before.file_len { before.file_len } else { grown };
         assert_eq!(after.file_len, expected, "job {i}, behind {before:?}");
