@@ -21,7 +21,7 @@ fn order_by_key<T>(staged: &[(Key, T)]) -> Vec<usize> {
     let mut order: Vec<_> = (0..).zip(staged).map(pack).collect();
     order.sort_unstable();
     for alike in order.chunk_by_mut(|a, b| a ^ b <= low_bits).filter(|alike| alike.len() > 1) {
-        alike.sort_unstable_by(|&a, &b| key(a).cmp(key(b)).then(b.cmp(&a)));
+        alike.sort_by(|&a, &b| key(a).cmp(key(b)).then(b.cmp(&a)));
     }
     order.into_iter().map(place).collect()
 }
