@@ -16,7 +16,7 @@ pub(crate) const WORKS: &[Work] = &[
         floor: "seal, CRC and pwrite in a loop",
         // redb holds what is not durable in its own memory, where it does not survive a killed process: another promise.
         engines: &[STORE, RING, FLOOR, "raft-engine", "fjall", "LMDB", "SQLite"],
-        repeats: 1,
+        repeats: 3,
         measure: buffered,
     },
     Work {
@@ -24,7 +24,7 @@ pub(crate) const WORKS: &[Work] = &[
         title: "100,000 jobs of 512 B in one transaction, time a job, buffered",
         floor: "seal and CRC in a loop, one pwrite",
         engines: &[STORE, RING, FLOOR],
-        repeats: 1,
+        repeats: 3,
         measure: |name, folder| batch(name, folder, Mode::Buffered),
     },
     Work {

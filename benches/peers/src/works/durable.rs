@@ -20,7 +20,7 @@ pub(crate) const WORKS: &[Work] = &[
         title: "durable enqueue, 512 B",
         floor: APPEND,
         engines: ENGINES,
-        repeats: 3,
+        repeats: 9,
         measure: |name, folder| enqueue(name, folder, 512, 500),
     },
     Work {
@@ -28,7 +28,7 @@ pub(crate) const WORKS: &[Work] = &[
         title: "durable enqueue, 8 KiB",
         floor: APPEND,
         engines: ENGINES,
-        repeats: 3,
+        repeats: 9,
         measure: |name, folder| enqueue(name, folder, 8 << 10, 250),
     },
     Work {
@@ -36,7 +36,7 @@ pub(crate) const WORKS: &[Work] = &[
         title: "durable enqueue, 512 B, 8 threads",
         floor: "",
         engines: &[STORE, "raft-engine", "fjall", "LMDB", "redb", "SQLite", BBOLT, BBOLT_BATCH],
-        repeats: 1,
+        repeats: 2,
         measure: eight_threads,
     },
     Work {
@@ -44,7 +44,7 @@ pub(crate) const WORKS: &[Work] = &[
         title: "durable heartbeat",
         floor: APPEND,
         engines: ENGINES,
-        repeats: 3,
+        repeats: 9,
         measure: |name, folder| calls(name, folder, 250, |_| {}, |engine, i| engine.heartbeat(i as i64)),
     },
     Work {
@@ -52,7 +52,7 @@ pub(crate) const WORKS: &[Work] = &[
         title: "durable log append, 512 B",
         floor: APPEND,
         engines: ENGINES,
-        repeats: 3,
+        repeats: 9,
         measure: |name, folder| calls(name, folder, 250, |_| {}, |engine, i| engine.log(i as i64, &PAYLOAD)),
     },
     Work {
@@ -68,7 +68,7 @@ pub(crate) const WORKS: &[Work] = &[
         title: "churn, each enqueue or ack, 100 live",
         floor: APPEND,
         engines: ENGINES,
-        repeats: 1,
+        repeats: 3,
         measure: churn,
     },
 ];

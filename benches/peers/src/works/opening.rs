@@ -18,7 +18,7 @@ pub(crate) const WORKS: &[Work] = &[
         title: "open, 1,000 live jobs",
         floor: REPLAY,
         engines: ENGINES,
-        repeats: 1,
+        repeats: 5,
         measure: |name, folder| open(name, folder, "live-1000", 1_000),
     },
     Work {
@@ -26,7 +26,7 @@ pub(crate) const WORKS: &[Work] = &[
         title: "open, 10,000 live jobs",
         floor: REPLAY,
         engines: ENGINES,
-        repeats: 1,
+        repeats: 5,
         measure: |name, folder| open(name, folder, "live-10000", 10_000),
     },
     Work {

@@ -19,7 +19,7 @@ pub(crate) const WORKS: &[Work] = &[
         title: "dequeue(100), 512 B",
         floor: OPEN,
         engines: ENGINES,
-        repeats: 1,
+        repeats: 3,
         measure: dequeue,
     },
     Work {
@@ -27,7 +27,7 @@ pub(crate) const WORKS: &[Work] = &[
         title: "load_config, 4 KiB",
         floor: OPEN,
         engines: ENGINES,
-        repeats: 1,
+        repeats: 3,
         measure: config,
     },
     Work {
