@@ -80,7 +80,7 @@ impl Options {
 
     fn measure(&self, work: &Work, round: usize, results: &mut Results) {
         let mut engines = work.engines.to_vec();
-        // So that none always comes behind the same other.
+        // So that none is always the first or the last.
         let len = engines.len();
         engines.rotate_left(round % len);
         for engine in engines {
