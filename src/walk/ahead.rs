@@ -96,19 +96,20 @@ impl Ahead<'_> {
 
     /// Sends off stretch by stretch, up to the end of all frames or until nobody wants more.
     fn walk_on(&mut self, to_take: &SyncSender<WalkedOver>, used: &Receiver<Stretch>) {
-        let mut is_wanted = true;
-        while is_wanted {
+        loop {
             let mut stretch = used.try_recv().unwrap_or_default();
             let ending = self.fill(&mut stretch);
             let goes_on = matches!(ending, Ok(None));
-            is_wanted = goes_on
-                & match to_take.try_send((stretch, ending)) {
-                    Err(TrySendError::Full((mut stretch, ending))) => {
-                        stretch.open(&self.log.sealer);
-                        to_take.send((stretch, ending)).is_ok()
-                    }
-                    sent => sent.is_ok(),
-                };
+            let is_wanted = match to_take.try_send((stretch, ending)) {
+                Err(TrySendError::Full((mut stretch, ending))) => {
+                    stretch.open(&self.log.sealer);
+                    to_take.send((stretch, ending)).is_ok()
+                }
+                sent => sent.is_ok(),
+            };
+            if !(goes_on && is_wanted) {
+                return;
+            }
         }
     }
 
@@ -136,7 +137,7 @@ impl Ahead<'_> {
 
 /// Below it, a thread costs more than it spares.
 const HELPED_LEN_MIN: u64 = 1 << 20;
-/// How many stretches may be on their way to being opened.
+/// How many stretches may wait to be taken up.
 const AHEAD_MAX: usize = 2;
 /// A stretch ends with the frame that reaches one of these: bytes of manifests, and frames.
 const STRETCH_LEN: usize = 32 << 10;
