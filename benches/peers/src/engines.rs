@@ -9,7 +9,7 @@ mod lmdb;
 mod raft_engine;
 mod redb;
 mod sqlite;
-pub(crate) mod store;
+mod store;
 
 pub(crate) use store::open as open_store;
 

@@ -82,7 +82,7 @@ pub(crate) fn prepare(what: &str, name: &str, folder: &Path) {
             engine.close();
         }
         "compacted" => {
-            let store = engines::store::open(folder, Mode::Bulk);
+            let store = engines::open_store(folder, Mode::Bulk);
             fill(&store, name, count, &PAYLOAD);
             store.compact().unwrap();
             store.close().unwrap();
