@@ -52,6 +52,8 @@
 #[cfg(feature = "import-bolt")]
 #[warn(clippy::indexing_slicing)]
 mod import_bolt;
+#[doc(hidden)]
+pub mod testing;
 mod store;
 mod batch;
 mod snapshot;
@@ -82,8 +84,7 @@ mod format;
 mod seal;
 mod wiped;
 mod path;
-#[doc(hidden)]
-pub mod storage;
+mod storage;
 mod lock;
 // What commit.rs waits with, by this name because tests/concurrency.rs puts other mutexes in its place.
 use std::sync;
@@ -93,9 +94,6 @@ pub use compaction::CompactionReport;
 pub use error::{Error, Result};
 pub use head::Head;
 #[cfg(feature = "import-bolt")]
-#[doc(hidden)]
-pub use import_bolt::{BoltState, import_bolt_bytes, read_bolt};
-#[cfg(feature = "import-bolt")]
 pub use import_bolt::{ImportReport, LeftOut, check_bolt, import_bolt};
 pub use key::AgentKey;
 pub use log_limits::{LogLimits, LogRate, WhenFull};
@@ -104,12 +102,8 @@ pub use options::{CompactionPolicy, Durability, OnDamage, OpenOptions, QueueOrde
 pub use reader::{CompactionStats, Config, LogBatch, LogEvent, QueuedJob, Session, Stats};
 pub use recovery::RecoveryReport;
 pub use salvage::salvage;
-#[doc(hidden)]
-pub use salvage::salvage_on;
 pub use snapshot::Snapshot;
 pub use store::{Enqueued, LogAdmission, Store};
-#[doc(hidden)]
-pub use verify::verify_on;
 pub use verify::{Fault, FaultKind, FrameInfo, OperationInfo, VerifyReport, verify, verify_each};
 
 /// The examples of the README compile and run.

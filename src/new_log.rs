@@ -15,7 +15,7 @@ use crate::pack::{PACK_LEN, Pack};
 use crate::path::sibling;
 use crate::seal::GenerationId;
 use crate::storage::{self, Storage};
-use crate::walk::{self, Beside, Found, Scan};
+use crate::walk::{self, Concurrency, Found, Scan};
 use crate::wiped::Wiped;
 use crate::{AgentKey, Error, Result, recovery};
 
@@ -107,7 +107,7 @@ impl NewLog {
         self.file.file.drop_cache(self.checked.end).map_err(self.file.io("drop the page cache of"))?;
         let values = Values::new(Arc::clone(&self.file), false);
         let mut value = Wiped::default();
-        let mut scan = Scan::new(&self.file, Beside::Nobody, self.checked)?;
+        let mut scan = Scan::new(&self.file, Concurrency::Exclusive, self.checked)?;
         while let Found::Frame(frame) = scan.next()? {
             keep_going(frame.offset)?;
             let mut places = ValueCursor::new(frame.offset, &frame.header);

@@ -18,7 +18,7 @@ use crate::options::{OnDamage, OpenOptions};
 use crate::recovery::{self, Recovered};
 use crate::salvage::Source;
 use crate::storage::full_or_io;
-use crate::walk::Beside;
+use crate::walk::Concurrency;
 use crate::{AgentKey, Error, Result, aside, events};
 
 /// Opens an existing store; a damaged one as the options say. The caller holds the lock.
@@ -42,7 +42,7 @@ pub(crate) fn open(options: &OpenOptions, path: &Path, key: &AgentKey) -> Result
 fn set_aside(options: &OpenOptions, path: &Path, key: &AgentKey) -> Result<SalvageReport> {
     let storage = &options.storage;
     let source = Source::open(&**storage, path, key)?.expecting(options.expected);
-    let (mut new, report) = source.bring_over(storage, key, path, Beside::Nobody)?;
+    let (mut new, report) = source.bring_over(storage, key, path, Concurrency::Exclusive)?;
     storage
         .copy_owner_and_mode(path, new.temporary())
         .map_err(|source| Error::io("keep the owner and mode of", path, source))?;

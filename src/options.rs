@@ -374,13 +374,6 @@ impl OpenOptions {
         self
     }
 
-    /// Another file system than the machine's: for tests. No part of the stable interface.
-    #[doc(hidden)]
-    pub fn storage(&mut self, storage: Arc<dyn Storage>) -> &mut Self {
-        self.storage = storage;
-        self
-    }
-
     /// Opens the store at `path`, creating and recovering it as needed. A path without extension gets `.db`; a
     /// symbolic link at its end is followed.
     ///

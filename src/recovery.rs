@@ -18,7 +18,7 @@ use crate::options::QueueOrder;
 use crate::path::sibling;
 use crate::seal::{self, GenerationId, Prk, Tag};
 use crate::storage::{self, Access, File, Storage};
-use crate::walk::{self, Beside, Ending, Found, Replayed, Scan};
+use crate::walk::{self, Concurrency, Ending, Found, Replayed, Scan};
 use crate::{AgentKey, Error, Head, Result, aside};
 
 /// What opening a store found and did.
@@ -124,7 +124,7 @@ pub(crate) fn open(
     let first = walk::first_tip(&header.authenticator);
     let from_start = || Replay::watching(order, first, expected.map(Head::seq));
     let mut replay = from_start();
-    let mut ending = replay.run(&log, Beside::Nobody)?;
+    let mut ending = replay.run(&log, Concurrency::Exclusive)?;
 
     let clean = replay.ends_closed && ending == (Ending { file_len: replay.tip.end, torn_until: None });
     if !clean {
@@ -136,10 +136,10 @@ pub(crate) fn open(
         let vouched = replay.vouched_tip();
         log.file.drop_cache(vouched.end).map_err(log.io("drop the page cache of"))?;
         let mut again = Replay::new(order, vouched);
-        let ending_again = again.run(&log, Beside::Nobody)?;
+        let ending_again = again.run(&log, Concurrency::Exclusive)?;
         if again.tip != replay.tip || ending_again != ending {
             replay = from_start();
-            ending = replay.run(&log, Beside::Nobody)?;
+            ending = replay.run(&log, Concurrency::Exclusive)?;
         }
     }
 
@@ -289,16 +289,16 @@ impl Replay {
     }
 
     /// Goes on from the tip up to the last whole frame. After an error, what came before it is taken.
-    pub(crate) fn run(&mut self, log: &LogFile, beside: Beside) -> Result<Ending> {
-        let ending = walk::replay(log, beside, self.tip, |frame| self.take(frame));
+    pub(crate) fn run(&mut self, log: &LogFile, concurrency: Concurrency<'_>) -> Result<Ending> {
+        let ending = walk::replay(log, concurrency, self.tip, |frame| self.take(frame));
         self.index.settle();
         ending
     }
 
     /// Whether the frame at the tip still stands in the file: by the chain, so does everything before it.
-    pub(crate) fn still_stands(&self, log: &LogFile, beside: Beside) -> Result<bool> {
+    pub(crate) fn still_stands(&self, log: &LogFile, concurrency: Concurrency<'_>) -> Result<bool> {
         let Some(before) = self.before_last else { return Ok(true) };
-        let mut scan = Scan::new(log, beside, before)?;
+        let mut scan = Scan::new(log, concurrency, before)?;
         let is_frame = matches!(scan.next()?, Found::Frame(_));
         Ok(is_frame && scan.tip() == self.tip)
     }

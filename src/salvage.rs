@@ -16,7 +16,7 @@ use crate::options::QueueOrder;
 use crate::seal::GenerationId;
 use crate::snapshot::open_file;
 use crate::storage::{Disk, Storage};
-use crate::walk::{self, Beside, OpenFrame, Piece, Resync};
+use crate::walk::{self, Concurrency, OpenFrame, Piece, Resync};
 use crate::{AgentKey, Error, Head, Result, path, recovery};
 
 /// Brings everything that is still authentic in the store `from`, in order, into a new store `to`, under the same key. Not
@@ -62,24 +62,19 @@ use crate::{AgentKey, Error, Head, Result, path, recovery};
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 pub fn salvage(from: impl AsRef<Path>, key: &AgentKey, to: impl AsRef<Path>) -> Result<SalvageReport> {
-    salvage_on(&(Arc::new(Disk) as Arc<dyn Storage>), from, key, to)
+    salvage_on(&(Arc::new(Disk) as Arc<dyn Storage>), from.as_ref(), key, to.as_ref())
 }
 
-/// On another file system than the machine's: for tests. No part of the stable interface.
-///
-/// # Errors
-/// As [`salvage`].
-#[doc(hidden)]
-pub fn salvage_on(
+pub(crate) fn salvage_on(
     storage: &Arc<dyn Storage>,
-    from: impl AsRef<Path>,
+    from: &Path,
     key: &AgentKey,
-    to: impl AsRef<Path>,
+    to: &Path,
 ) -> Result<SalvageReport> {
-    let (from, to) = (path::resolve(&**storage, from.as_ref())?, to.as_ref());
+    let from = path::resolve(&**storage, from)?;
     let source = Source::open(&**storage, &from, key)?;
     let target = new_log::free_target(&**storage, &from, to)?;
-    let (mut new, report) = source.bring_over(storage, key, &target, Beside::Writer)?;
+    let (mut new, report) = source.bring_over(storage, key, &target, Concurrency::WithWriter(&**storage))?;
     // Root salvages for an agent that is not root. Nobody else can give files away: then it is the caller's.
     let _ = storage.copy_owner_and_mode(&from, new.temporary());
     new.name(&target, "name the salvaged store")?;
@@ -114,14 +109,14 @@ impl Source {
         storage: &Arc<dyn Storage>,
         key: &AgentKey,
         target: &Path,
-        beside: Beside,
+        concurrency: Concurrency<'_>,
     ) -> Result<(NewLog, SalvageReport)> {
         let Header { id, authenticator, .. } = self.header;
         let id = GenerationId { generation: id.generation.saturating_add(1), ..id };
         let mut salvaged = Salvaged::new(NewLog::create(storage, target, &id, key, QueueOrder::RunId)?);
         let mut losses = Losses::default();
         let mut watched = self.expected.filter(|head| head.seq() == 0).map(|_| walk::first_tip(&authenticator));
-        let mut walk = Resync::new(self.values.log(), beside, walk::first_tip(&authenticator))?;
+        let mut walk = Resync::new(self.values.log(), concurrency, walk::first_tip(&authenticator))?;
         let torn_len = loop {
             match walk.next()? {
                 Piece::Frame { frame, .. } => salvaged.take(&self.values, &frame, &mut losses)?,

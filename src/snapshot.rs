@@ -12,7 +12,7 @@ use crate::options::QueueOrder;
 use crate::reader::{LogBatch, Reader, Stats, impl_reading_calls};
 use crate::recovery::{self, Replay};
 use crate::storage::{Access, Disk, File, Storage};
-use crate::walk::{self, Beside};
+use crate::walk::{self, Concurrency};
 use crate::{AgentKey, Error, Head, Result, path};
 
 /// A consistent view of a store, for a health check or a look beside the running agent.
@@ -73,16 +73,11 @@ impl Snapshot {
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn open(path: impl AsRef<Path>, key: &AgentKey) -> Result<Snapshot> {
-        Snapshot::open_on(Arc::new(Disk), path, key)
+        Snapshot::open_on(Arc::new(Disk), path.as_ref(), key)
     }
 
-    /// On another file system than the machine's: for tests. No part of the stable interface.
-    ///
-    /// # Errors
-    /// As [`open`](Snapshot::open).
-    #[doc(hidden)]
-    pub fn open_on(storage: Arc<dyn Storage>, path: impl AsRef<Path>, key: &AgentKey) -> Result<Snapshot> {
-        let path = path::resolve(&*storage, path.as_ref())?;
+    pub(crate) fn open_on(storage: Arc<dyn Storage>, path: &Path, key: &AgentKey) -> Result<Snapshot> {
+        let path = path::resolve(&*storage, path)?;
         let seen = Seen::read(&*storage, &path, key)?;
         Ok(Snapshot { path, key: key.duplicate(), storage, seen })
     }
@@ -120,13 +115,14 @@ impl Snapshot {
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn refresh(&mut self) -> Result<()> {
+        let concurrency = Concurrency::WithWriter(&*self.storage);
         let Seen { log, header, replay, file_len, .. } = &mut self.seen;
         let same_file = read_current_header(&*self.storage, &self.path)? == *header;
         // Anything but the same frame at the tip means that the writer was restarted and cut off what a failed sync
         // had left: what was read then is no more, and only a look from the start can tell.
         if same_file
-            && matches!(replay.still_stands(log, Beside::Writer), Ok(true))
-            && let Ok(ending) = replay.run(log, Beside::Writer)
+            && matches!(replay.still_stands(log, concurrency), Ok(true))
+            && let Ok(ending) = replay.run(log, concurrency)
         {
             *file_len = ending.file_len;
             return Ok(());
@@ -154,11 +150,7 @@ impl Snapshot {
         Stats { logs_dropped: self.recorded_drops().unwrap_or(0), ..stats }
     }
 
-    /// Where the live bytes of [`stats`](Snapshot::stats) lie, in the order of the file, for a picture of it; those of a
-    /// manifest are taken together at its beginning. No part of the stable interface.
-    #[doc(hidden)]
-    #[must_use]
-    pub fn live_ranges(&self) -> Vec<Range<u64>> {
+    pub(crate) fn live_ranges(&self) -> Vec<Range<u64>> {
         self.seen.replay.index.live_ranges()
     }
 
@@ -202,7 +194,7 @@ impl Seen {
     fn read(storage: &dyn Storage, path: &Path, key: &AgentKey) -> Result<Self> {
         let (log, header) = recovery::open_log(open_file(storage, path)?, path, key)?;
         let mut replay = Replay::new(QueueOrder::RunId, walk::first_tip(&header.authenticator));
-        let file_len = replay.run(&log, Beside::Writer)?.file_len;
+        let file_len = replay.run(&log, Concurrency::WithWriter(storage))?.file_len;
         let log = Arc::new(log);
         // Without a map: the writer may cut the file while this process reads it.
         let values = Arc::new(Values::new(Arc::clone(&log), false));
@@ -235,7 +227,7 @@ impl Reader for Snapshot {
     /// A frame that took the place of one that was read could lend its value to the wrong key.
     fn confirm(&self) -> Result<()> {
         let Seen { log, replay, .. } = &self.seen;
-        match replay.still_stands(log, Beside::Writer) {
+        match replay.still_stands(log, Concurrency::WithWriter(&*self.storage)) {
             Ok(true) => Ok(()),
             Err(error @ Error::Io { .. }) => Err(error),
             Ok(false) | Err(_) => {

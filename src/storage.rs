@@ -1,13 +1,14 @@
 //! The seam between the store and the disk: two small traits with std's names.
 //!
 //! [`Disk`] is the only implementation in this crate; the simulator under `tests/sim` is the other one. Nothing
-//! here knows what a log is. The traits are public so that a simulated disk can be handed to
-//! [`OpenOptions::storage`](crate::OpenOptions::storage); they are no part of the stable interface.
+//! here knows what a log is. Tests reach the traits through [`testing`](crate::testing), to put a simulated disk in
+//! the place of the real one.
 
 use std::any::Any;
 use std::fmt::Debug;
 use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
+use std::thread;
 use std::time::Duration;
 
 use crate::Error;
@@ -77,6 +78,10 @@ pub trait Storage: Debug + Send + Sync {
     fn lock(&self, path: &Path, timeout: Duration) -> crate::Result<LockGuard>;
     /// Fills `bytes` from the operating system's random generator.
     fn fill_random(&self, bytes: &mut [u8]) -> io::Result<()>;
+    /// Waits while another process may finish a write.
+    fn sleep(&self, duration: Duration) {
+        thread::sleep(duration);
+    }
 }
 
 /// An open file. Reads and writes name their offset, so that threads share it without a position.

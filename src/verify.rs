@@ -10,7 +10,7 @@ use crate::format::record::Manifest;
 use crate::log::Values;
 use crate::snapshot::open_file;
 use crate::storage::{Disk, File, Storage};
-use crate::walk::{self, Beside, OpenFrame, Piece, Resync, Sight, Walk};
+use crate::walk::{self, Concurrency, OpenFrame, Piece, Resync, Sight, Walk};
 use crate::wiped::Wiped;
 use crate::{AgentKey, Error, Result, path, recovery};
 
@@ -69,25 +69,20 @@ pub fn verify_each(
     key: Option<&AgentKey>,
     each: impl FnMut(&FrameInfo),
 ) -> Result<VerifyReport> {
-    verify_on(&Disk, path, key, each)
+    verify_on(&Disk, path.as_ref(), key, each)
 }
 
-/// On another file system than the machine's: for tests. No part of the stable interface.
-///
-/// # Errors
-/// As [`verify`].
-#[doc(hidden)]
-pub fn verify_on(
+pub(crate) fn verify_on(
     storage: &dyn Storage,
-    path: impl AsRef<Path>,
+    path: &Path,
     key: Option<&AgentKey>,
     mut each: impl FnMut(&FrameInfo),
 ) -> Result<VerifyReport> {
-    let path = path::resolve(storage, path.as_ref())?;
+    let path = path::resolve(storage, path)?;
     let file = open_file(storage, &path)?;
     let file_len = file.len().map_err(|source| Error::io("look at", &path, source))?;
     let report = VerifyReport::new(&path, key.is_some(), file_len);
-    let mut check = Check { report, durable_seq: 0, each: &mut each };
+    let mut check = Check { storage, report, durable_seq: 0, each: &mut each };
     let page = recovery::read_header_page(&*file, &path)?;
     let looked = match key {
         Some(key) => recovery::header_behind_damage(&page, &path, key),
@@ -120,6 +115,7 @@ pub fn verify_on(
 
 /// A check under way.
 struct Check<'a> {
+    storage: &'a dyn Storage,
     report: VerifyReport,
     /// What the last frame vouched for.
     durable_seq: u64,
@@ -133,7 +129,8 @@ impl Check<'_> {
         let read_error = |source| Error::io("read", &path, source);
         let crc = SaltedCrc::new(&header.id.salt);
         let first = walk::first_tip(&header.authenticator);
-        let mut walk = Walk::new(file, &crc, Beside::Writer, first.end, first.seq).map_err(read_error)?;
+        let mut walk = Walk::new(file, &crc, Concurrency::WithWriter(self.storage), first.end, first.seq)
+            .map_err(read_error)?;
         loop {
             let offset = walk.offset();
             let (kind, what) = match walk.next().map_err(read_error)? {
@@ -162,7 +159,8 @@ impl Check<'_> {
     fn seals(&mut self, file: Box<dyn File>, key: &AgentKey, header: &Header) -> Result<()> {
         let log = Arc::new(recovery::with_keys(file, &self.report.path, key, header)?);
         let values = Values::new(Arc::clone(&log), false);
-        let mut walk = Resync::new(&log, Beside::Writer, walk::first_tip(&header.authenticator))?;
+        let mut walk =
+            Resync::new(&log, Concurrency::WithWriter(self.storage), walk::first_tip(&header.authenticator))?;
         loop {
             let offset = walk.tip().end;
             match walk.next()? {

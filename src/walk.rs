@@ -5,7 +5,6 @@
 //! damage is in `walk/resync.rs`.
 
 use std::io;
-use std::thread;
 use std::time::Duration;
 
 use crate::format::SaltedCrc;
@@ -14,7 +13,7 @@ use crate::format::header::HEADER_PAGE_LEN;
 use crate::format::record::Manifest;
 use crate::log::{LogFile, Tip};
 use crate::seal::TAG_LEN;
-use crate::storage::{self, File};
+use crate::storage::{self, File, Storage};
 use crate::wiped::Wiped;
 use crate::{Error, Result};
 
@@ -24,13 +23,13 @@ mod resync;
 pub(crate) use ahead::{Ending, Replayed, replay};
 pub(crate) use resync::{Gap, Piece, Resync};
 
-/// Whether somebody may be writing the file that is walked over.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Beside {
-    /// The caller holds the lock: what is there stays there.
-    Nobody,
-    /// What looks damaged may be half written: it is looked at again, a few times.
-    Writer,
+/// Whether another process may be writing the file that is scanned.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Concurrency<'a> {
+    /// The caller holds the lock: the file does not change.
+    Exclusive,
+    /// What looks damaged may be half written. It is looked at again a few times, after pauses that the storage takes.
+    WithWriter(&'a dyn Storage),
 }
 
 /// What lies at one place of the log.
@@ -51,7 +50,7 @@ pub(crate) enum Sight<'a> {
 pub(crate) struct Walk<'a> {
     crc: &'a SaltedCrc,
     window: Window<'a>,
-    beside: Beside,
+    concurrency: Concurrency<'a>,
     offset: u64,
     seq: u64,
     /// How often something doubtful was looked at again.
@@ -67,12 +66,12 @@ impl<'a> Walk<'a> {
     pub(crate) fn new(
         file: &'a dyn File,
         crc: &'a SaltedCrc,
-        beside: Beside,
+        concurrency: Concurrency<'a>,
         offset: u64,
         seq: u64,
     ) -> io::Result<Self> {
         let window = Window::new(file)?;
-        Ok(Walk { crc, window, beside, offset, seq, doubts: 0, nonzero_end: None, witness: None })
+        Ok(Walk { crc, window, concurrency, offset, seq, doubts: 0, nonzero_end: None, witness: None })
     }
 
     /// Where the next sight is.
@@ -87,18 +86,17 @@ impl<'a> Walk<'a> {
 
     /// Looks at the next place, and steps over a frame. After any other sight, it says the same again.
     pub(crate) fn next(&mut self) -> io::Result<Sight<'_>> {
-        let mut pauses = match self.beside {
-            Beside::Writer if self.doubts < DOUBTS_MAX => PAUSES_MS.iter(),
-            Beside::Writer | Beside::Nobody => [].iter(),
-        };
+        let mut pauses = PAUSES_MS.iter();
         let place = loop {
             let place = self.look();
             let is_doubtful = match &place {
                 Ok(place) => matches!(place, Place::Damage(_) | Place::Tampered(_)),
                 Err(error) => error.kind() == io::ErrorKind::UnexpectedEof,
             };
-            match pauses.next() {
-                Some(&pause) if is_doubtful => thread::sleep(Duration::from_millis(pause)),
+            match (self.concurrency, pauses.next()) {
+                (Concurrency::WithWriter(storage), Some(&pause)) if is_doubtful && self.doubts < DOUBTS_MAX => {
+                    storage.sleep(Duration::from_millis(pause));
+                }
                 _ => {
                     self.doubts += u32::from(is_doubtful);
                     break place?;
@@ -309,8 +307,8 @@ pub(crate) struct OpenFrame<'a> {
 
 impl<'a> Scan<'a> {
     /// Begins behind `tip`.
-    pub(crate) fn new(log: &'a LogFile, beside: Beside, tip: Tip) -> Result<Self> {
-        let walk = Walk::new(&*log.file, &log.crc, beside, tip.end, tip.seq).map_err(log.io("look at"))?;
+    pub(crate) fn new(log: &'a LogFile, concurrency: Concurrency<'a>, tip: Tip) -> Result<Self> {
+        let walk = Walk::new(&*log.file, &log.crc, concurrency, tip.end, tip.seq).map_err(log.io("look at"))?;
         Ok(Scan { log, walk, tip, text: Wiped::default() })
     }
 

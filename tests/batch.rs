@@ -5,6 +5,7 @@ mod common;
 
 use std::sync::Arc;
 
+use backupy_state::testing::options_on;
 use backupy_state::{Batch, Durability, Error, LogLimits, OpenOptions, QueueOrder, Snapshot, Store, WhenFull};
 use common::{CountedDisk, Place, key};
 
@@ -69,11 +70,10 @@ fn jobs_and_events_keep_the_order_of_the_calls() {
 fn a_batch_is_one_record_with_one_sync_or_none() {
     for (durability, syncs) in [(Durability::Sync, 1), (Durability::Buffered, 0)] {
         let (place, disk) = (Place::new(), CountedDisk::default());
-        let mut options = OpenOptions::new();
+        let mut options = options_on(Arc::new(disk.clone()));
         // What a batch holds takes the durability of the batch.
         options.log_durability(Durability::Sync).heartbeat_durability(Durability::Sync);
-        let store =
-            options.storage(Arc::new(disk.clone())).durability(durability).open(place.path(), &key()).unwrap();
+        let store = options.durability(durability).open(place.path(), &key()).unwrap();
         store.enqueue_job("run-1", b"").unwrap();
         let seq = store.stats().seq;
         let batch = Batch::new().ack_job("run-1").enqueue_job("run-1/done", b"ok").buffer_log(1, b"done");

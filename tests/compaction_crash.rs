@@ -10,8 +10,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use backupy_state::storage::{Access, File, LockGuard, Map, PathKind, Storage};
-use backupy_state::{AgentKey, CompactionPolicy, Error, OpenOptions, QueueOrder, Result, Store};
+use backupy_state::testing::{Access, File, LockGuard, Map, PathKind, Storage, options_on};
+use backupy_state::{AgentKey, CompactionPolicy, Error, QueueOrder, Result, Store};
 use sim::crash;
 use sim::workload::{Agent, Call, Mode, Model, Opened, PATH, key, open};
 use sim::world::{Image, World};
@@ -59,8 +59,8 @@ fn opened(store: Store) -> Opened {
 /// What a copy of the disk holds, under whichever of the two keys it is.
 fn take(image: &Image, path: &str) -> Result<Model> {
     let open = |key: &AgentKey| {
-        let mut options = OpenOptions::new();
-        options.storage(Arc::new(Sim::on(image, 3))).mmap(false).queue_order(QueueOrder::Fifo).create(false);
+        let mut options = options_on(Arc::new(Sim::on(image, 3)));
+        options.mmap(false).queue_order(QueueOrder::Fifo).create(false);
         options.open(path, key)
     };
     let store = match open(&key()) {
@@ -312,9 +312,9 @@ fn a_new_log_that_the_disk_damages_never_takes_the_place_of_the_old_one() {
     let (world, mut agent) = (agent.sim.world(), agent);
     agent.kill();
     let disk = DamagingDisk { sim: Sim::at(world, 5), at: Arc::new(AtomicU64::new(u64::MAX)) };
-    let mut options = OpenOptions::new();
+    let mut options = options_on(Arc::new(disk.clone()));
     let policy = CompactionPolicy { automatic: false, ..CompactionPolicy::default() };
-    options.storage(Arc::new(disk.clone())).mmap(false).queue_order(QueueOrder::Fifo).compaction(policy);
+    options.mmap(false).queue_order(QueueOrder::Fifo).compaction(policy);
     let store = opened(options.open(PATH, &key()).unwrap());
     let len = store.compact().unwrap().bytes_after;
     for at in (4096..len).step_by(7) {

@@ -11,7 +11,7 @@ use std::sync::{Arc, Condvar, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use backupy_state::storage::{Access, Disk, File, LockGuard, Map, PathKind, Storage};
+use backupy_state::testing::{Access, Disk, File, LockGuard, Map, PathKind, Storage, options_on};
 use backupy_state::{CompactionPolicy, OpenOptions, Result, Store};
 use common::{Place, key, listing};
 
@@ -137,9 +137,9 @@ impl File for GatedFile {
 }
 
 fn open(place: &Place, disk: &Tampered) -> Store {
-    let mut options = OpenOptions::new();
+    let mut options = options_on(Arc::new(disk.clone()));
     options.compaction(CompactionPolicy { automatic: true, min_len: 0, dead_ratio: 0.1 });
-    options.storage(Arc::new(disk.clone())).open(place.path(), &key()).unwrap()
+    options.open(place.path(), &key()).unwrap()
 }
 
 /// Enough dead bytes for a compaction to be due at every later call, and live ones that fill more than one of its frames.
@@ -227,7 +227,7 @@ fn closing_leaves_a_log_alone_that_is_not_worth_it_or_not_to_be_compacted() {
 fn closing_succeeds_where_its_compaction_fails() {
     let (place, disk) =
         (Place::new(), Tampered { refusals: Arc::new(AtomicUsize::new(1)), ..Tampered::default() });
-    let store = OpenOptions::new().storage(Arc::new(disk.clone())).open(place.path(), &key()).unwrap();
+    let store = options_on(Arc::new(disk.clone())).open(place.path(), &key()).unwrap();
     come_and_go(&store, 1000);
     store.close().unwrap();
     assert_eq!(disk.tries.load(Ordering::SeqCst), 1, "and not once more as the store is dropped");
@@ -244,9 +244,9 @@ fn how_far_a_copy_was_read_back_can_be_seen() {
     options.compaction(CompactionPolicy { automatic: false, ..CompactionPolicy::default() });
     let store = options.open(place.path(), &key()).unwrap();
     wear(&store);
-    assert_eq!(store.checked_of_copy(), 0);
+    assert_eq!(backupy_state::testing::copy_progress(&store), 0);
     let report = store.compact().unwrap();
-    let checked = store.checked_of_copy();
+    let checked = backupy_state::testing::copy_progress(&store);
     assert!((report.bytes_after - 1000..report.bytes_after).contains(&checked), "{checked} of {report:?}");
 }
 

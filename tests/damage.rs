@@ -9,7 +9,8 @@ mod sim;
 use std::path::PathBuf;
 use std::sync::{Arc, OnceLock};
 
-use backupy_state::{Error, FaultKind, FrameInfo, Result, Snapshot, verify_on};
+use backupy_state::testing::{open_snapshot_on, verify_on};
+use backupy_state::{Error, FaultKind, FrameInfo, Result};
 use sim::Sim;
 use sim::content::{Content, SECTOR_LEN};
 use sim::random::{Random, mix};
@@ -176,7 +177,7 @@ fn verify_and_snapshot_see_what_open_sees() {
                 |&(at, kind)| kind == FaultKind::Damage && subject.frame_at(at as usize) == Some(frame);
             assert!(faults.len() <= 2 && faults.iter().all(is_within), "{faults:?} of {frame:?}");
         }
-        let opened = Snapshot::open_on(Arc::new(sim.clone()), PATH, &key());
+        let opened = open_snapshot_on(Arc::new(sim.clone()), PATH, &key());
         assert!(matches!(opened, Err(Error::Corrupt { offset, .. }) if offset == frame.offset), "{opened:?}");
         assert_eq!(world::hash(&sim.live()), before);
     }

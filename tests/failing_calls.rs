@@ -10,7 +10,8 @@ use std::panic::{self, AssertUnwindSafe};
 use std::path::Path;
 use std::sync::Arc;
 
-use backupy_state::{Batch, Error, LogAdmission, LogLimits, LogRate, OpenOptions, Result, Stats, verify_on};
+use backupy_state::testing::{options_on, verify_on};
+use backupy_state::{Batch, Error, LogAdmission, LogLimits, LogRate, Result, Stats};
 use sim::crash;
 use sim::random::mix;
 use sim::workload::{Agent, Call, FEW, Mode, Model, PATH, TORN, key, open};
@@ -469,8 +470,8 @@ fn full_disk_lets_acks_work_while_a_count_of_drops_is_not_written_yet() {
     let mut limits = LogLimits::default();
     limits.rate = Some(LogRate { per_second: 0, burst: 0 });
     agent.close().unwrap();
-    let mut options = OpenOptions::new();
-    options.storage(Arc::new(sim.clone())).mmap(false).log_limits(limits);
+    let mut options = options_on(Arc::new(sim.clone()));
+    options.mmap(false).log_limits(limits);
     let dropped = || options.open(PATH, &key()).unwrap();
     let store = dropped();
     assert_eq!(store.buffer_log(1, b"too fast").unwrap(), LogAdmission::Dropped);

@@ -9,6 +9,7 @@ mod sim;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use backupy_state::testing::options_on;
 use backupy_state::{CompactionPolicy, Error, Head, OnDamage, OpenOptions, QueueOrder, Result, Store};
 use sim::content::Content;
 use sim::random::mix;
@@ -21,8 +22,8 @@ const EPERM: i32 = 1;
 const KEPT: &str = "/sim/state.db.damaged-1";
 
 fn options(sim: &Sim) -> OpenOptions {
-    let mut options = OpenOptions::new();
-    options.storage(Arc::new(sim.clone())).mmap(false).queue_order(QueueOrder::Fifo);
+    let mut options = options_on(Arc::new(sim.clone()));
+    options.mmap(false).queue_order(QueueOrder::Fifo);
     options.compaction(CompactionPolicy { automatic: false, ..CompactionPolicy::default() });
     options.on_damage(OnDamage::SetAside);
     options

@@ -5,6 +5,7 @@ mod common;
 
 use std::sync::Arc;
 
+use backupy_state::testing::options_on;
 use backupy_state::{
     AgentKey, Batch, CompactionPolicy, Durability, Error, LogAdmission, OpenOptions, QueueOrder, Store,
     verify_each,
@@ -252,8 +253,7 @@ fn values_are_read_with_the_map_and_without_it() {
     for mmap in [true, false] {
         let place = Place::new();
         let disk = CountedDisk::default();
-        let store =
-            OpenOptions::new().storage(Arc::new(disk.clone())).mmap(mmap).open(place.path(), &key()).unwrap();
+        let store = options_on(Arc::new(disk.clone())).mmap(mmap).open(place.path(), &key()).unwrap();
         // Far over the first steps, so that the log outgrows its first maps.
         for i in 0..40_u8 {
             store.enqueue_job(&format!("run-{i:02}"), &vec![i; 20_000]).unwrap();
@@ -273,8 +273,8 @@ fn values_are_read_with_the_map_and_without_it() {
 fn a_sync_call_syncs_once_and_a_buffered_one_not_at_all() {
     let disk = CountedDisk::default();
     let place = Place::new();
-    let mut options = OpenOptions::new();
-    options.storage(Arc::new(disk.clone())).log_durability(Durability::Buffered);
+    let mut options = options_on(Arc::new(disk.clone()));
+    options.log_durability(Durability::Buffered);
     let store = options.heartbeat_durability(Durability::Sync).open(place.path(), &key()).unwrap();
 
     let synced: [&dyn Fn(); 5] = [
@@ -298,8 +298,8 @@ fn a_sync_call_syncs_once_and_a_buffered_one_not_at_all() {
 fn calls_without_a_setting_of_their_own_take_the_general_one() {
     let disk = CountedDisk::default();
     let place = Place::new();
-    let mut options = OpenOptions::new();
-    options.storage(Arc::new(disk.clone())).durability(Durability::Buffered);
+    let mut options = options_on(Arc::new(disk.clone()));
+    options.durability(Durability::Buffered);
     let store = options.open(place.path(), &key()).unwrap();
     let buffered = disk.syncs_of(|| {
         store.save_config(1, b"config").unwrap();

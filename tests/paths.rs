@@ -10,7 +10,7 @@ use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use backupy_state::storage::{Disk, Storage};
+use backupy_state::testing::{Disk, Storage};
 use backupy_state::{Error, Snapshot, Store, salvage, verify};
 use common::{
     Image, Place, assert_refused, child_path, existing, is_root, key, listing, names, say, spawn, test_binary,

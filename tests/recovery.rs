@@ -8,7 +8,8 @@ use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::sync::Arc;
 
-use backupy_state::{Durability, Error, FaultKind, OpenOptions, verify, verify_on};
+use backupy_state::testing::{options_on, verify_on};
+use backupy_state::{Durability, Error, FaultKind, verify};
 use common::{
     CountedDisk, HEADER_PAGE_LEN, Image, Place, State, Written, bare, closed, existing, key, names, open_image,
     unclean, write,
@@ -389,7 +390,7 @@ fn what_only_the_disk_shows_behind_the_last_record_is_set_aside() {
     on_disk.bytes[end..end + 100].fill(0xA5);
     // The first read is of the header, the second is the first look at the log.
     disk.before_read(3, move || on_disk.write(path));
-    let store = OpenOptions::new().storage(Arc::new(disk)).open(place.path(), &key()).unwrap();
+    let store = options_on(Arc::new(disk)).open(place.path(), &key()).unwrap();
     assert_eq!((store.recovery().records, store.recovery().bytes_set_aside), (10, 100));
     assert_eq!(State::take(&store), *states.last().unwrap());
 }

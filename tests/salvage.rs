@@ -11,8 +11,8 @@ use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::sync::{Arc, OnceLock};
 
-use backupy_state::storage::Storage;
-use backupy_state::{AgentKey, Error, FaultKind, FrameInfo, SalvageReport, salvage_on, verify_on};
+use backupy_state::testing::{Storage, salvage_on, verify_on};
+use backupy_state::{AgentKey, Error, FaultKind, FrameInfo, SalvageReport};
 use sim::content::{Content, SECTOR_LEN};
 use sim::random::Random;
 use sim::subject::{Subject, end, in_parallel, small_call, start};

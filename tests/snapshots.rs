@@ -8,6 +8,7 @@ use std::fs;
 use std::path::Path;
 use std::sync::Arc;
 
+use backupy_state::testing::open_snapshot_on;
 use backupy_state::{Durability, Error, OpenOptions, Snapshot, Store};
 use common::{
     Action, Child, CountedDisk, Image, Place, Random, Shown, State, child_path, key, listing, names, say, spawn,
@@ -302,7 +303,7 @@ fn what_only_looks_like_damage_is_looked_at_again() {
         image.flip(frame.start + 60).write(place.path());
         let (disk, path) = (CountedDisk::default(), place.path());
         disk.before_read(n, move || fs::write(path, whole).unwrap());
-        let opened = Snapshot::open_on(Arc::new(disk), place.path(), &key());
+        let opened = open_snapshot_on(Arc::new(disk), place.path(), &key());
         match n {
             8 => assert!(matches!(opened, Err(Error::Corrupt { .. }))),
             _ => assert_eq!(opened.unwrap().queue_depth(), 4, "whole before read {n}"),
@@ -324,7 +325,7 @@ fn a_file_that_is_cut_between_a_look_at_its_length_and_a_read_is_looked_at_again
     disk.before_read(2, move || {
         fs::OpenOptions::new().write(true).open(path).unwrap().set_len(first_end).unwrap();
     });
-    let shown = Snapshot::open_on(Arc::new(disk), place.path(), &key()).unwrap();
+    let shown = open_snapshot_on(Arc::new(disk), place.path(), &key()).unwrap();
     assert_eq!(shown.queue_depth(), 1);
 }
 

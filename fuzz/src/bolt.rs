@@ -4,8 +4,8 @@
 use std::sync::{Arc, OnceLock};
 
 use arbitrary::{Arbitrary, Unstructured};
-use backupy_state::storage::Storage;
-use backupy_state::{BoltState, Error, LogLimits, OpenOptions, import_bolt_bytes, read_bolt};
+use backupy_state::testing::{BoltState, Storage, import_bolt_bytes, options_on, read_bolt};
+use backupy_state::{Error, LogLimits};
 
 use crate::bolt_writer::{Agent, LEAF, Pages, bucket, fix_checksum, inline, value};
 use crate::sim::Sim;
@@ -195,7 +195,7 @@ fn look(file: &[u8]) {
     let storage: Arc<dyn Storage> = Arc::new(sim);
     let mut limits = LogLimits::default();
     (limits.max_count, limits.max_bytes) = (None, None);
-    let store = OpenOptions::new().storage(storage).mmap(false).log_limits(limits).open(PATH, &key()).unwrap();
+    let store = options_on(storage).mmap(false).log_limits(limits).open(PATH, &key()).unwrap();
     let report = import_bolt_bytes(file, &key(), &store).unwrap();
     assert_eq!(report, state.report);
     let seq = store.stats().seq;

@@ -25,7 +25,6 @@ mod bolt_writer;
 
 mod base;
 mod look;
-mod sleep;
 
 pub mod bolt;
 pub mod crash;

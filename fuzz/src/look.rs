@@ -3,8 +3,8 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use backupy_state::storage::Storage;
-use backupy_state::{Error, FaultKind, Snapshot, salvage_on, verify_on};
+use backupy_state::testing::{Storage, open_snapshot_on, salvage_on, verify_on};
+use backupy_state::{Error, FaultKind};
 
 use crate::agree;
 use crate::base::KEY;
@@ -83,7 +83,7 @@ fn verdict(error: &Error) -> Verdict {
 fn look_without_lock(file: &[u8]) -> Verdict {
     let image = Image::from([(Path::new(PATH).to_owned(), Content::of(file))]);
     let sim = Sim::on(&image, 1);
-    let said = Snapshot::open_on(Arc::new(sim.clone()), PATH, &key());
+    let said = open_snapshot_on(Arc::new(sim.clone()), PATH, &key());
     let said = said.map_or_else(|error| verdict(&error), |_| Verdict::Opens);
     let mut end = 4096;
     let verified = verify_on(&sim, PATH, Some(&key()), |frame| {

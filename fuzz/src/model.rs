@@ -3,10 +3,8 @@
 use std::sync::Arc;
 
 use arbitrary::{Arbitrary, Unstructured};
-use backupy_state::{
-    AgentKey, Batch, CompactionPolicy, Config, Durability, Enqueued, Error, LogAdmission, LogBatch, LogLimits,
-    OpenOptions, QueueOrder, Result, Session, Snapshot, Store, WhenFull, verify_on,
-};
+use backupy_state::testing::{open_snapshot_on, options_on, verify_on};
+use backupy_state::{AgentKey, Batch, CompactionPolicy, Config, Durability, Enqueued, Error, LogAdmission, LogBatch, LogLimits, OpenOptions, QueueOrder, Result, Session, Store, WhenFull};
 
 use crate::sim::Sim;
 use crate::sim::workload::PATH;
@@ -103,8 +101,8 @@ impl How {
         limits.max_count = self.max_count.map(u64::from);
         limits.max_bytes = self.max_bytes.map(u64::from);
         limits.when_full = if self.drops_newest { WhenFull::DropNewest } else { WhenFull::DropOldest };
-        let mut options = OpenOptions::new();
-        options.storage(Arc::new(sim.clone())).mmap(false).log_limits(limits);
+        let mut options = options_on(Arc::new(sim.clone()));
+        options.mmap(false).log_limits(limits);
         // On a thread of its own, it would come at another moment each time.
         options.compaction(CompactionPolicy { automatic: false, ..CompactionPolicy::default() });
         options.queue_order(if self.is_fifo { QueueOrder::Fifo } else { QueueOrder::RunId });
@@ -330,7 +328,7 @@ impl Agent {
 
     /// What a reader without the lock sees of the store, or of a backup.
     fn check_snapshot(&self, path: &str) {
-        let snapshot = Snapshot::open_on(Arc::new(self.sim.clone()), path, &agent_key(self.key)).unwrap();
+        let snapshot = open_snapshot_on(Arc::new(self.sim.clone()), path, &agent_key(self.key)).unwrap();
         let jobs = snapshot.dequeue_jobs(usize::MAX).unwrap().into_iter();
         let jobs: Vec<_> = jobs.map(|job| (job.run_id, job.payload)).collect();
         assert_eq!(jobs, self.state.jobs(false, None, usize::MAX));

@@ -14,7 +14,7 @@ use crate::log::{Tip, Values};
 use crate::new_log::NewLog;
 use crate::reader::Reader;
 use crate::seal::GenerationId;
-use crate::walk::{self, Beside, Found, OpenFrame, Scan};
+use crate::walk::{self, Concurrency, Found, OpenFrame, Scan};
 use crate::wiped::Wiped;
 use crate::{AgentKey, Error, Result};
 
@@ -60,7 +60,7 @@ impl<'a> Copy<'a> {
     /// Copies what is still live of the frames up to `tip`, and what they delete.
     fn take_until(&mut self, tip: Tip) -> Result<()> {
         let old = Arc::clone(&self.old);
-        let mut scan = Scan::new(old.log(), Beside::Nobody, self.taken)?;
+        let mut scan = Scan::new(old.log(), Concurrency::Exclusive, self.taken)?;
         while scan.tip().seq < tip.seq {
             self.shared.keep_going()?;
             match scan.next()? {

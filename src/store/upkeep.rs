@@ -103,11 +103,7 @@ impl Store {
         self.compactor.backup(path.as_ref())
     }
 
-    /// Up to where the file that a compaction, a new key or a backup writes was read back, in bytes: for a bar that shows how far
-    /// it is. That of the last one, when none runs. No part of the stable interface.
-    #[doc(hidden)]
-    #[must_use]
-    pub fn checked_of_copy(&self) -> u64 {
+    pub(crate) fn copy_progress(&self) -> u64 {
         self.compactor.checked()
     }
 

@@ -9,7 +9,7 @@ use std::ops::Range;
 use std::sync::mpsc::{self, Receiver, SyncSender, TrySendError};
 use std::thread;
 
-use super::{Beside, Sight, Walk};
+use super::{Concurrency, Sight, Walk};
 use crate::format::frame::{self, ALIGNMENT, FrameHeader};
 use crate::format::record::Manifest;
 use crate::log::{LogFile, Tip};
@@ -40,11 +40,11 @@ pub(crate) struct Ending {
 /// `Corrupt` for damage, `Unauthentic` for what does not fit, `Io`. What stands before it was taken.
 pub(crate) fn replay(
     log: &LogFile,
-    beside: Beside,
+    concurrency: Concurrency<'_>,
     tip: Tip,
     mut take: impl FnMut(&Replayed<'_>),
 ) -> Result<Ending> {
-    let walk = Walk::new(&*log.file, &log.crc, beside, tip.end, tip.seq).map_err(log.io("look at"))?;
+    let walk = Walk::new(&*log.file, &log.crc, concurrency, tip.end, tip.seq).map_err(log.io("look at"))?;
     let is_long = is_long(walk.file_len(), tip.end);
     let mut ahead = Ahead { log, walk, chain: tip.chain };
     if is_long && let Some(ending) = ahead.replay_by_two(&mut take) {

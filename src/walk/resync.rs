@@ -10,7 +10,7 @@ use crate::format::chain::ChainProbe;
 use crate::format::frame::{self, ALIGNMENT, FRAME_HEADER_LEN, FRAME_LEN_MIN, FrameHeader};
 use crate::log::{LogFile, Tip};
 use crate::seal::{TAG_LEN, Tag};
-use crate::walk::Beside;
+use crate::walk::Concurrency;
 use crate::{Error, Result};
 
 impl Walk<'_> {
@@ -89,8 +89,8 @@ const EFFORT_MIN: u64 = 1 << 20;
 
 impl<'a> Resync<'a> {
     /// Begins behind `tip`.
-    pub(crate) fn new(log: &'a LogFile, beside: Beside, tip: Tip) -> Result<Self> {
-        let scan = Scan::new(log, beside, tip)?;
+    pub(crate) fn new(log: &'a LogFile, concurrency: Concurrency<'a>, tip: Tip) -> Result<Self> {
+        let scan = Scan::new(log, concurrency, tip)?;
         let effort = scan.file_len().saturating_mul(EFFORT_FACTOR).saturating_add(EFFORT_MIN);
         Ok(Resync { scan, state: State::Chained, effort })
     }

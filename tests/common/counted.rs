@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use backupy_state::Result;
-use backupy_state::storage::{Access, Disk, File, LockGuard, Map, PathKind, Storage};
+use backupy_state::testing::{Access, Disk, File, LockGuard, Map, PathKind, Storage};
 
 /// Clones count together.
 #[derive(Clone, Default)]

@@ -1,6 +1,7 @@
 //! Whether the store sees in a file what the reader of the page sees.
 
-use backupy_state::{AgentKey, Error, Fault, FaultKind, OpenOptions, QueueOrder, Snapshot, Store, verify_on};
+use backupy_state::testing::{open_snapshot_on, options_on, verify_on};
+use backupy_state::{AgentKey, Error, Fault, FaultKind, QueueOrder, Store};
 
 use crate::memory::Memory;
 use crate::page_reader::{self, BadValue, Contents, Log, Refusal};
@@ -10,7 +11,7 @@ pub(crate) const PATH: &str = "/state.db";
 /// Opens the file by both, compares all that they say, and returns the row of FORMAT.md that decided.
 pub(crate) fn agree(file: &[u8], key: &[u8], what: &str) -> &'static str {
     let memory = Memory::with_file(PATH, file.to_vec());
-    let opened = OpenOptions::new().storage(memory.clone()).open(PATH, &AgentKey::new(key).unwrap());
+    let opened = options_on(memory.clone()).open(PATH, &AgentKey::new(key).unwrap());
     match (page_reader::read(file, key), opened) {
         (Ok(log), Ok(store)) => {
             agree_on_log(&log, &store, what);
@@ -134,10 +135,10 @@ pub(crate) fn agree_on_orders(file: &[u8], key: &[u8], what: &str) {
     let contents = page_reader::read(file, key).unwrap_or_else(|refusal| panic!("{what}: {refusal:?}")).contents;
     let memory = Memory::with_file(PATH, file.to_vec());
     let key = AgentKey::new(key).unwrap();
-    let snapshot = Snapshot::open_on(memory.clone(), PATH, &key).unwrap();
+    let snapshot = open_snapshot_on(memory.clone(), PATH, &key).unwrap();
     let seen = snapshot.dequeue_jobs(usize::MAX).unwrap().into_iter().map(|job| (job.run_id, Some(job.payload)));
     assert!(seen.eq(contents.jobs()), "{what}");
-    let store = OpenOptions::new().queue_order(QueueOrder::Fifo).storage(memory).open(PATH, &key).unwrap();
+    let store = options_on(memory).queue_order(QueueOrder::Fifo).open(PATH, &key).unwrap();
     let fifo = store.dequeue_jobs(usize::MAX).unwrap().into_iter().map(|job| job.run_id);
     assert!(fifo.eq(contents.run_ids_by_latest_enqueue()), "{what}");
 }

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use backupy_state::storage::{Access, File, LockGuard, Map, PathKind, Storage};
+use backupy_state::testing::{Access, File, LockGuard, Map, PathKind, Storage};
 
 #[derive(Debug, Default)]
 pub(crate) struct Memory {
@@ -91,6 +91,9 @@ impl Storage for Memory {
         }
         Ok(())
     }
+
+    /// Takes no time: nothing else writes while a call of this thread waits.
+    fn sleep(&self, _duration: Duration) {}
 }
 
 impl File for MemoryFile {

@@ -3,7 +3,8 @@
 use std::fmt::Write;
 use std::sync::Arc;
 
-use backupy_state::{AgentKey, Batch, Durability, OpenOptions};
+use backupy_state::testing::options_on;
+use backupy_state::{AgentKey, Batch, Durability};
 
 use crate::memory::Memory;
 use crate::page_reader::{self, Frame, Log, Operation};
@@ -15,9 +16,8 @@ const END: &str = "<!-- generated: end -->\n";
 /// Every operation kind, every bucket, several values in a record, both sides of durable_seq, a close frame.
 pub(crate) fn write_store() -> Vec<u8> {
     let memory = Arc::new(Memory::default());
-    let store = OpenOptions::new()
+    let store = options_on(memory.clone())
         .log_durability(Durability::Buffered)
-        .storage(memory.clone())
         .open("/state.db", &AgentKey::new(AGENT_KEY).unwrap())
         .unwrap();
     store.save_config(7, b"every=1h").unwrap();

@@ -2,7 +2,8 @@
 
 use std::sync::Arc;
 
-use backupy_state::{AgentKey, Batch, Durability, LogLimits, OpenOptions, Store};
+use backupy_state::testing::options_on;
+use backupy_state::{AgentKey, Batch, Durability, LogLimits, Store};
 
 use crate::agree::{PATH, agree, agree_on_orders};
 use crate::memory::Memory;
@@ -121,13 +122,13 @@ fn zeros_are_the_end_of_the_log_under_every_salt() {
 }
 
 fn open(memory: &Arc<Memory>) -> Store {
-    let mut options = OpenOptions::new();
+    let mut options = options_on(memory.clone());
     options.log_durability(Durability::Buffered).heartbeat_durability(Durability::Buffered);
     // Few enough that events are dropped.
     let mut limits = LogLimits::default();
     limits.max_count = Some(6);
     options.log_limits(limits);
-    options.storage(memory.clone()).open(PATH, &AgentKey::new(KEY).unwrap()).unwrap()
+    options.open(PATH, &AgentKey::new(KEY).unwrap()).unwrap()
 }
 
 fn random_call(store: &Store, random: &mut Random) {

@@ -3,7 +3,8 @@
 
 use std::fs;
 
-use backupy_state::{AgentKey, BoltState, Error, Result, read_bolt};
+use backupy_state::testing::{BoltState, read_bolt};
+use backupy_state::{AgentKey, Error, Result};
 
 use crate::writer::Pages;
 use crate::{KEY, agent, key, real_file};

@@ -14,7 +14,8 @@ mod sim;
 
 use std::path::{Path, PathBuf};
 
-use backupy_state::{AgentKey, BoltState, Config, LogEvent, QueuedJob, Session, read_bolt};
+use backupy_state::testing::{BoltState, read_bolt};
+use backupy_state::{AgentKey, Config, LogEvent, QueuedJob, Session};
 use writer::Agent;
 
 const KEY: &str = "bkpy_0123456789abcdef0123456789abcdef";

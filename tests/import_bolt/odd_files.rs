@@ -1,7 +1,8 @@
 //! Files that bbolt writes seldom or never, made by hand: what is odd but right comes over, and the rest is refused where it is
 //! wrong.
 
-use backupy_state::{Error, Result, read_bolt};
+use backupy_state::testing::read_bolt;
+use backupy_state::{Error, Result};
 
 use crate::writer::{
     Agent, BRANCH, LEAF, Pages, Seals, Slot, bucket, child, fix_checksum, inline, page, tree, value,

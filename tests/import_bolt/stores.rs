@@ -5,6 +5,7 @@ use std::fs;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use backupy_state::testing::options_on;
 use backupy_state::{
     AgentKey, Batch, Error, ImportReport, LogLimits, OpenOptions, Result, Store, WhenFull, import_bolt,
 };
@@ -103,8 +104,8 @@ fn an_empty_file_writes_nothing() {
 fn what_came_over_is_durable_also_in_a_store_that_buffers() {
     let place = Place::with(&agent());
     let sim = Sim::new(3);
-    let mut options = OpenOptions::new();
-    let options = options.storage(Arc::new(sim.clone())).mmap(false);
+    let mut options = options_on(Arc::new(sim.clone()));
+    let options = options.mmap(false);
     let store = options.durability(backupy_state::Durability::Buffered).open("/sim/state.db", &key()).unwrap();
     place.import(&store).unwrap();
     crash::some_images(&sim.world(), 4, 20, &mut |image| {
@@ -269,8 +270,8 @@ fn open(sim: &Sim) -> Result<Store> {
 }
 
 fn open_with(sim: &Sim, limits: LogLimits) -> Result<Store> {
-    let mut options = OpenOptions::new();
-    options.storage(Arc::new(sim.clone())).mmap(false).log_limits(limits).open("/sim/state.db", &key())
+    let mut options = options_on(Arc::new(sim.clone()));
+    options.mmap(false).log_limits(limits).open("/sim/state.db", &key())
 }
 
 /// Cuts the power at every operation of an import; the next run completes it, whatever the disk then holds.

@@ -20,7 +20,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use backupy_state::Error;
-use backupy_state::storage::{Access, File, LockGuard, Map, PathKind, Storage};
+use backupy_state::testing::{Access, File, LockGuard, Map, PathKind, Storage};
 
 pub mod content;
 pub mod crash;
@@ -333,6 +333,9 @@ impl Storage for Sim {
         self.begin(Op::Random)?.0.random.fill(bytes);
         Ok(())
     }
+
+    /// Takes no time: nothing else writes while a call of this thread waits.
+    fn sleep(&self, _duration: Duration) {}
 }
 
 struct SimLock {

@@ -4,7 +4,8 @@ use std::path::PathBuf;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 
-use backupy_state::{FrameInfo, verify_on};
+use backupy_state::FrameInfo;
+use backupy_state::testing::verify_on;
 
 use super::content::Content;
 use super::random::Random;

@@ -8,9 +8,10 @@ use std::ops::Deref;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use backupy_state::testing::{options_on, verify_on};
 use backupy_state::{
     AgentKey, Batch, CompactionPolicy, Config, Durability, Enqueued, Error, LogAdmission, LogBatch, LogEvent,
-    LogLimits, OpenOptions, QueueOrder, QueuedJob, Result, Session, Store, WhenFull, verify_on,
+    LogLimits, OpenOptions, QueueOrder, QueuedJob, Result, Session, Store, WhenFull,
 };
 
 use super::Sim;
@@ -132,8 +133,8 @@ impl Mode {
     pub const ALL: [Mode; 3] = [Mode::Sync, Mode::Mixed, Mode::Buffered];
 
     fn options(self, sim: &Sim) -> OpenOptions {
-        let mut options = OpenOptions::new();
-        options.storage(Arc::new(sim.clone())).mmap(false).queue_order(QueueOrder::Fifo);
+        let mut options = options_on(Arc::new(sim.clone()));
+        options.mmap(false).queue_order(QueueOrder::Fifo);
         // A compaction on a thread of its own would come at another operation each time.
         options.compaction(CompactionPolicy { automatic: false, ..CompactionPolicy::default() });
         let mut limits = LogLimits::default();

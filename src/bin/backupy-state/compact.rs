@@ -119,7 +119,7 @@ fn shown<T>(store: &Store, name: PathBuf, work: impl FnOnce() -> T) -> T {
         if written < whole {
             return progress::Step { name: "writing", done: written, whole };
         }
-        progress::Step { name: "checking", done: store.checked_of_copy(), whole: written }
+        progress::Step { name: "checking", done: backupy_state::testing::copy_progress(store), whole: written }
     };
     progress::shown(how_far, work)
 }

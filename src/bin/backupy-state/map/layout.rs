@@ -76,7 +76,7 @@ impl Layout {
             let live = match key.map(|key| Snapshot::open(place.state(), key)).transpose() {
                 Ok(None) => None,
                 Ok(Some(snapshot)) if snapshot.stats().generation == report.generation => {
-                    Some(snapshot.live_ranges())
+                    Some(backupy_state::testing::live_ranges(&snapshot))
                 }
                 // A compaction came in between; the next look is at the new file.
                 Ok(Some(_)) => continue,
