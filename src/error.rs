@@ -53,7 +53,7 @@ pub enum Error {
         /// How long the call waited.
         waited: Duration,
         /// What can be done about it.
-        way_out: &'static str,
+        hint: &'static str,
     },
     /// What stands at the path is no store. It was not changed.
     NotAStore {
@@ -159,12 +159,12 @@ impl fmt::Display for Error {
                 write!(f, "{what} of {len} bytes is over the limit of {max} bytes; nothing was written")
             }
             Error::NotFound { path } => write!(f, "there is no store at {}", path.display()),
-            Error::Locked { path, holder, waited, way_out } => {
+            Error::Locked { path, holder, waited, hint } => {
                 write!(f, "{} is in use", path.display())?;
                 if let Some(pid) = holder {
                     write!(f, " by process {pid}")?;
                 }
-                write!(f, "; waited {:.1} s; {way_out}", waited.as_secs_f64())
+                write!(f, "; waited {:.1} s; {hint}", waited.as_secs_f64())
             }
             Error::NotAStore { path, what } => {
                 write!(f, "{} is not a store but {what}; it was not changed", path.display())

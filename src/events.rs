@@ -14,12 +14,12 @@ mod traced {
     use crate::{CompactionReport, Error, RecoveryReport, SalvageReport};
 
     pub(crate) fn opened(path: &Path, report: &RecoveryReport) {
-        let RecoveryReport { created, clean, records, operations, bytes_set_aside, .. } = *report;
+        let RecoveryReport { created, clean, records, operations, quarantined_bytes, .. } = *report;
         let took_us = report.took.as_micros();
         let path = path.display();
-        if let Some(set_aside) = &report.set_aside {
-            let set_aside = set_aside.display();
-            warn!(%path, bytes_set_aside, %set_aside, "cut a torn tail off the log");
+        if let Some(quarantined) = &report.quarantined {
+            let quarantined = quarantined.display();
+            warn!(%path, quarantined_bytes, %quarantined, "cut a torn tail off the log");
         }
         if clean {
             info!(%path, created, records, operations, took_us, "opened the store");

@@ -244,7 +244,7 @@ fn open(path: &Path) -> Result<fs::File> {
             path: path.to_path_buf(),
             holder: None,
             waited: Duration::ZERO,
-            way_out: "stop the agent that writes to it, then import it",
+            hint: "stop the agent that writes to it, then import it",
         }),
         Err(source) => Err(Error::io("lock", path, source)),
     }

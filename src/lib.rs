@@ -60,7 +60,7 @@ mod snapshot;
 mod verify;
 mod on_damage;
 mod salvage;
-mod head;
+mod anchor;
 mod log_limits;
 mod reader;
 mod options;
@@ -89,10 +89,10 @@ mod lock;
 // What commit.rs waits with, by this name because tests/concurrency.rs puts other mutexes in its place.
 use std::sync;
 
+pub use anchor::Anchor;
 pub use batch::Batch;
 pub use compaction::CompactionReport;
 pub use error::{Error, Result};
-pub use head::Head;
 #[cfg(feature = "import-bolt")]
 pub use import_bolt::{ImportReport, LeftOut, check_bolt, import_bolt};
 pub use key::AgentKey;

@@ -6,9 +6,9 @@ use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
+use crate::anchor::Anchor;
 use crate::format::header::Header;
 use crate::format::record::Change;
-use crate::head::Head;
 use crate::index::Index;
 use crate::log::{Log, Pending, Values};
 use crate::options::{CompactionPolicy, OpenOptions, QueueOrder};
@@ -64,9 +64,9 @@ impl Live {
         self.view().header
     }
 
-    pub(crate) fn head(&self) -> Head {
+    pub(crate) fn anchor(&self) -> Anchor {
         let log = self.lock_log();
-        Head::new(&self.header(), log.commit().durable())
+        Anchor::new(&self.header(), log.commit().durable())
     }
 
     pub(crate) fn stats(&self) -> Stats {

@@ -28,8 +28,8 @@ pub(crate) fn acquire(path: &Path, timeout: Duration) -> Result<Lock> {
         let waited = begun.elapsed();
         let left = timeout.saturating_sub(waited);
         if left.is_zero() {
-            let way_out = "a snapshot can be read meanwhile";
-            return Err(Error::Locked { path: path.to_path_buf(), holder: holder(&file), waited, way_out });
+            let hint = "a snapshot can be read meanwhile";
+            return Err(Error::Locked { path: path.to_path_buf(), holder: holder(&file), waited, hint });
         }
         thread::sleep(pause.min(left));
         pause = (pause * 2).min(PAUSE_MAX);

@@ -9,7 +9,7 @@ use crate::format::header::HEADER_PAGE_LEN;
 use crate::index::Index;
 use crate::log::Tip;
 use crate::storage::{Disk, Storage};
-use crate::{AgentKey, Head, LogLimits, Result, Store};
+use crate::{AgentKey, Anchor, LogLimits, Result, Store};
 
 /// When a writing call returns.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -124,7 +124,7 @@ pub struct OpenOptions {
     pub(crate) log_limits: LogLimits,
     pub(crate) compaction: CompactionPolicy,
     pub(crate) previous_key: Option<Arc<AgentKey>>,
-    pub(crate) expected: Option<Head>,
+    pub(crate) expected: Option<Anchor>,
     pub(crate) on_damage: OnDamage,
     pub(crate) mmap: bool,
     pub(crate) storage: Arc<dyn Storage>,
@@ -297,13 +297,13 @@ impl OpenOptions {
     /// # use backupy_state::{AgentKey, OpenOptions, Store};
     /// # let folder = tempfile::tempdir()?;
     /// # let (path, key) = (folder.path().join("state.db"), AgentKey::new("key")?);
-    /// # let anchor = Store::open(&path, &key)?.head();
+    /// # let anchor = Store::open(&path, &key)?.anchor();
     /// // `anchor` was kept elsewhere.
     /// let store = OpenOptions::new().expect_at_least(anchor).open(&path, &key)?;
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
-    pub fn expect_at_least(&mut self, head: Head) -> &mut Self {
-        self.expected = Some(head);
+    pub fn expect_at_least(&mut self, anchor: Anchor) -> &mut Self {
+        self.expected = Some(anchor);
         self
     }
 

@@ -19,7 +19,7 @@ use crate::path::sibling;
 use crate::seal::{self, GenerationId, Prk, Tag};
 use crate::storage::{self, Access, File, Storage};
 use crate::walk::{self, Concurrency, Ending, Found, Replayed, Scan};
-use crate::{AgentKey, Error, Head, Result, aside};
+use crate::{AgentKey, Anchor, Error, Result, aside};
 
 /// What opening a store found and did.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -36,9 +36,9 @@ pub struct RecoveryReport {
     /// How many operations these held.
     pub operations: u64,
     /// The length of the torn tail that was cut off, in bytes.
-    pub bytes_set_aside: u64,
+    pub quarantined_bytes: u64,
     /// Where these bytes are now.
-    pub set_aside: Option<PathBuf>,
+    pub quarantined: Option<PathBuf>,
     /// The store was damaged, and [`OnDamage::SetAside`](crate::OnDamage::SetAside) was asked for: where the damaged file is
     /// now, what was brought over into the new one, and what is lost. Only this opening tells; the damaged file stays.
     pub salvaged: Option<SalvageReport>,
@@ -116,13 +116,13 @@ pub(crate) fn open(
     path: &Path,
     key: &AgentKey,
     order: QueueOrder,
-    expected: Option<&Head>,
+    expected: Option<&Anchor>,
 ) -> Result<Recovered> {
     let begun = Instant::now();
     let file = storage.open(path, Access::Write).map_err(|source| Error::io("open", path, source))?;
     let (log, header) = open_log(file, path, key)?;
     let first = walk::first_tip(&header.authenticator);
-    let from_start = || Replay::watching(order, first, expected.map(Head::seq));
+    let from_start = || Replay::watching(order, first, expected.map(Anchor::seq));
     let mut replay = from_start();
     let mut ending = replay.run(&log, Concurrency::Exclusive)?;
 
@@ -143,14 +143,14 @@ pub(crate) fn open(
         }
     }
 
-    if let Some(what) = expected.and_then(|head| head.shortfall(&header, |_| replay.watched_tag)) {
+    if let Some(what) = expected.and_then(|anchor| anchor.shortfall(&header, |_| replay.watched_tag)) {
         return Err(Error::Stale { path: path.to_path_buf(), what });
     }
     let mut report = RecoveryReport { clean, ..report(&replay, begun) };
     let mut allocated = ending.file_len;
     if let Some(until) = ending.torn_until {
-        report.set_aside = Some(aside::set_torn_tail_aside(storage, &log, replay.tip.end, until)?);
-        report.bytes_set_aside = until - replay.tip.end;
+        report.quarantined = Some(aside::set_torn_tail_aside(storage, &log, replay.tip.end, until)?);
+        report.quarantined_bytes = until - replay.tip.end;
         allocated = replay.tip.end;
     }
     report.took = begun.elapsed();
@@ -164,8 +164,8 @@ fn report(replay: &Replay, begun: Instant) -> RecoveryReport {
         rekeyed: false,
         records: replay.records,
         operations: replay.operations,
-        bytes_set_aside: 0,
-        set_aside: None,
+        quarantined_bytes: 0,
+        quarantined: None,
         salvaged: None,
         took: begun.elapsed(),
     }

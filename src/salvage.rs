@@ -17,7 +17,7 @@ use crate::seal::GenerationId;
 use crate::snapshot::open_file;
 use crate::storage::{Disk, Storage};
 use crate::walk::{self, Concurrency, OpenFrame, Piece, Resync};
-use crate::{AgentKey, Error, Head, Result, path, recovery};
+use crate::{AgentKey, Anchor, Error, Result, path, recovery};
 
 /// Brings everything that is still authentic in the store `from`, in order, into a new store `to`, under the same key. Not
 /// a byte of `from` is changed, and it needs no lock. Works on every file that [`verify`](crate::verify) calls damaged, as
@@ -28,7 +28,7 @@ use crate::{AgentKey, Error, Head, Result, path, recovery};
 /// tail, which the next open would set aside, is not brought over either.
 ///
 /// The new store has the same store id and the next generation: put in the place of the old one, it passes an
-/// [anchor](crate::Head) of the old one. It belongs to whom the old one does, where the caller may give it away. When
+/// [anchor](crate::Anchor) of the old one. It belongs to whom the old one does, where the caller may give it away. When
 /// this returns, it is durable. Where anything fails, there is nothing at `to`. Both paths mean what they say for `to`,
 /// and as for [`Store::open`](crate::Store::open) for `from`.
 ///
@@ -86,7 +86,7 @@ pub(crate) struct Source {
     values: Values,
     pub(crate) header: Header,
     /// The frame whose tag somebody wants to know.
-    expected: Option<Head>,
+    expected: Option<Anchor>,
 }
 
 impl Source {
@@ -99,7 +99,7 @@ impl Source {
     }
 
     /// It must not be older than this, as far as its numbers and tags tell; else `Stale`.
-    pub(crate) fn expecting(self, expected: Option<Head>) -> Self {
+    pub(crate) fn expecting(self, expected: Option<Anchor>) -> Self {
         Source { expected, ..self }
     }
 
@@ -115,7 +115,8 @@ impl Source {
         let id = GenerationId { generation: id.generation.saturating_add(1), ..id };
         let mut salvaged = Salvaged::new(NewLog::create(storage, target, &id, key, QueueOrder::RunId)?);
         let mut losses = Losses::default();
-        let mut watched = self.expected.filter(|head| head.seq() == 0).map(|_| walk::first_tip(&authenticator));
+        let mut watched =
+            self.expected.filter(|anchor| anchor.seq() == 0).map(|_| walk::first_tip(&authenticator));
         let mut walk = Resync::new(self.values.log(), concurrency, walk::first_tip(&authenticator))?;
         let torn_len = loop {
             match walk.next()? {
@@ -125,7 +126,7 @@ impl Source {
                 Piece::Gap(gap) => losses.note_gap(&gap),
                 Piece::End { torn_until } => break torn_until.map_or(0, |until| until - walk.tip().end),
             }
-            if self.expected.is_some_and(|head| head.seq() == walk.tip().seq) {
+            if self.expected.is_some_and(|anchor| anchor.seq() == walk.tip().seq) {
                 watched = Some(walk.tip());
             }
         };
@@ -155,9 +156,9 @@ impl Source {
 
     /// Where the expected frame itself is lost, an authentic one with a higher number has to do.
     fn check_age(&self, watched: Option<Tip>, tip: Tip) -> Result<()> {
-        let Some(head) = self.expected else { return Ok(()) };
-        let tag_at = |seq| watched.map(|watched| watched.chain).or((tip.seq > seq).then(|| head.tag()));
-        match head.shortfall(&self.header, tag_at) {
+        let Some(anchor) = self.expected else { return Ok(()) };
+        let tag_at = |seq| watched.map(|watched| watched.chain).or((tip.seq > seq).then(|| anchor.tag()));
+        match anchor.shortfall(&self.header, tag_at) {
             Some(what) => Err(Error::Stale { path: self.values.path().to_path_buf(), what }),
             None => Ok(()),
         }

@@ -13,7 +13,7 @@ use crate::reader::{LogBatch, Reader, Stats, impl_reading_calls};
 use crate::recovery::{self, Replay};
 use crate::storage::{Access, Disk, File, Storage};
 use crate::walk::{self, Concurrency};
-use crate::{AgentKey, Error, Head, Result, path};
+use crate::{AgentKey, Anchor, Error, Result, path};
 
 /// A consistent view of a store, for a health check or a look beside the running agent.
 ///
@@ -181,12 +181,12 @@ impl Snapshot {
     /// # let (path, key) = (folder.path().join("state.db"), AgentKey::new("key")?);
     /// let store = Store::open(&path, &key)?;
     /// store.record_heartbeat(1_700_000_000_000)?;
-    /// assert_eq!(Snapshot::open(&path, &key)?.head(), store.head());
+    /// assert_eq!(Snapshot::open(&path, &key)?.anchor(), store.anchor());
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     #[must_use]
-    pub fn head(&self) -> Head {
-        Head::new(&self.seen.header, self.seen.replay.tip.mark())
+    pub fn anchor(&self) -> Anchor {
+        Anchor::new(&self.seen.header, self.seen.replay.tip.mark())
     }
 }
 

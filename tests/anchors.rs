@@ -4,7 +4,7 @@
 use std::fs;
 use std::path::PathBuf;
 
-use backupy_state::{AgentKey, Durability, Error, Head, OpenOptions, Snapshot, Store};
+use backupy_state::{AgentKey, Anchor, Durability, Error, OpenOptions, Snapshot, Store};
 use tempfile::TempDir;
 
 fn key() -> AgentKey {
@@ -27,11 +27,11 @@ impl Place {
         Store::open(&self.path, &key()).unwrap()
     }
 
-    fn open_at_least(&self, head: Head) -> Result<Store, Error> {
+    fn open_at_least(&self, head: Anchor) -> Result<Store, Error> {
         OpenOptions::new().expect_at_least(head).open(&self.path, &key())
     }
 
-    fn is_stale(&self, head: Head, expected: &str) {
+    fn is_stale(&self, head: Anchor, expected: &str) {
         let before = fs::read(&self.path).unwrap_or_default();
         match self.open_at_least(head) {
             Err(Error::Stale { what, .. }) => assert_eq!(what, expected),
@@ -45,11 +45,11 @@ impl Place {
 fn the_same_and_any_later_state_are_not_stale() {
     let place = Place::new();
     let store = place.open();
-    let empty = store.head();
+    let empty = store.anchor();
     store.save_config(1, b"one").unwrap();
-    let one = store.head();
+    let one = store.anchor();
     store.save_config(2, b"two").unwrap();
-    let two = store.head();
+    let two = store.anchor();
     assert!(empty.seq() < one.seq() && one.seq() < two.seq());
     store.close().unwrap();
     for head in [empty, one, two] {
@@ -66,7 +66,7 @@ fn an_older_copy_of_the_file_is_stale() {
     let older = fs::read(&place.path).unwrap();
     let store = place.open();
     store.save_config(2, b"two").unwrap();
-    let head = store.head();
+    let head = store.anchor();
     store.close().unwrap();
     fs::write(&place.path, older).unwrap();
     place.is_stale(head, "its log ends before the expected frame");
@@ -77,7 +77,7 @@ fn a_torn_tail_of_a_stale_store_is_not_cut_off() {
     let place = Place::new();
     let store = place.open();
     store.save_config(1, b"one").unwrap();
-    let head = store.head();
+    let head = store.anchor();
     drop(store);
     let mut bytes = fs::read(&place.path).unwrap();
     let middle_of_the_first_frame = 4096 + 60;
@@ -93,7 +93,7 @@ fn a_fork_of_the_same_length_is_stale() {
     let fork = fs::read(&place.path).unwrap();
     let store = place.open();
     store.save_config(1, b"one").unwrap();
-    let head = store.head();
+    let head = store.anchor();
     store.close().unwrap();
     fs::write(&place.path, fork).unwrap();
     let store = place.open();
@@ -106,14 +106,14 @@ fn a_fork_of_the_same_length_is_stale() {
 fn another_store_is_stale() {
     let (place, other) = (Place::new(), Place::new());
     other.open().close().unwrap();
-    let head = place.open().head();
+    let head = place.open().anchor();
     other.is_stale(head, "it is another store");
 }
 
 #[test]
 fn no_file_at_all_is_stale_and_none_is_made() {
     let place = Place::new();
-    let head = place.open().head();
+    let head = place.open().anchor();
     fs::remove_file(&place.path).unwrap();
     place.is_stale(head, "there is no file at all");
     assert!(!place.path.exists());
@@ -124,10 +124,10 @@ fn an_older_generation_is_stale_and_a_newer_one_is_not() {
     let place = Place::new();
     let store = place.open();
     store.save_config(1, b"one").unwrap();
-    let before = store.head();
+    let before = store.anchor();
     let older = fs::read(&place.path).unwrap();
     store.compact().unwrap();
-    let after = store.head();
+    let after = store.anchor();
     assert_eq!(after.generation(), before.generation() + 1);
     store.close().unwrap();
     for head in [before, after] {
@@ -142,7 +142,7 @@ fn a_backup_in_the_place_of_the_store_is_stale() {
     let place = Place::new();
     let store = place.open();
     (0..9).for_each(|version| store.save_config(version, b"one").unwrap());
-    let head = store.head();
+    let head = store.anchor();
     let backup = place.path.with_file_name("backup.db");
     store.backup(&backup).unwrap();
     store.close().unwrap();
@@ -155,12 +155,12 @@ fn a_backup_in_the_place_of_the_store_is_stale() {
 fn the_head_covers_only_what_is_durable() {
     let place = Place::new();
     let store = OpenOptions::new().durability(Durability::Buffered).open(&place.path, &key()).unwrap();
-    let empty = store.head();
+    let empty = store.anchor();
     store.save_config(1, b"one").unwrap();
-    assert_eq!(store.head(), empty);
+    assert_eq!(store.anchor(), empty);
     store.sync().unwrap();
-    assert_eq!(store.head().seq(), empty.seq() + 1);
-    assert_eq!(Snapshot::open(&place.path, &key()).unwrap().head(), store.head());
+    assert_eq!(store.anchor().seq(), empty.seq() + 1);
+    assert_eq!(Snapshot::open(&place.path, &key()).unwrap().anchor(), store.anchor());
 }
 
 #[test]
@@ -168,13 +168,13 @@ fn a_head_is_told_by_its_string_and_nothing_else_is_one() {
     let place = Place::new();
     let store = place.open();
     store.save_config(1, b"one").unwrap();
-    let head = store.head();
+    let head = store.anchor();
     let text = head.to_string();
-    assert_eq!(text.parse::<Head>().unwrap(), head);
+    assert_eq!(text.parse::<Anchor>().unwrap(), head);
     let longer = format!("{text}0");
     let upper = text.to_uppercase();
     let signed = text.replacen(".1.", ".+1.", 1);
     for wrong in ["", "x", ".1.1.", &longer, &upper, &signed, &format!("{text}.1"), &text[1..]] {
-        assert!(matches!(wrong.parse::<Head>(), Err(Error::Invalid { .. })), "{wrong}");
+        assert!(matches!(wrong.parse::<Anchor>(), Err(Error::Invalid { .. })), "{wrong}");
     }
 }

@@ -179,7 +179,7 @@ fn a_torn_tail_that_was_cut_off_never_comes_back_behind_a_new_record() {
 
     let mut next = Agent::new(Sim::on(&image, 78), Mode::Sync);
     next.start().unwrap();
-    assert_eq!(next.store().recovery().bytes_set_aside, 2048);
+    assert_eq!(next.store().recovery().quarantined_bytes, 2048);
     next.sim.record();
     next.make(torn).unwrap();
     for moment in next.sim.take_moments() {
@@ -370,7 +370,7 @@ impl Check<'_> {
         }
         let store = open(&sim, Mode::Sync).unwrap_or_else(|error| panic!("{}: {error}", place()));
         let moments = sim.take_moments();
-        let was_cut = store.recovery().set_aside.is_some();
+        let was_cut = store.recovery().quarantined.is_some();
         let found = Model::take(&store).unwrap_or_else(|error| panic!("{}: {error}", place()));
         sim.kill();
         drop(store);

@@ -32,7 +32,7 @@ fn every_cut_leaves_exactly_the_whole_records_or_is_refused() {
         }
         let store = place.open_image(&cut);
         let report = store.recovery().clone();
-        assert_eq!((report.clean, report.records, report.set_aside), (false, whole as u64, None));
+        assert_eq!((report.clean, report.records, report.quarantined), (false, whole as u64, None));
         assert_eq!(names(place.folder()), ["state.db", "state.db.lock"]);
         assert_eq!(State::take(&store), states[whole]);
     }

@@ -8,9 +8,10 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use backupy_state::{
-    AgentKey, Batch, CompactionPolicy, CompactionReport, Config, Durability, Enqueued, Error, Head, LogAdmission,
-    LogBatch, LogEvent, LogLimits, LogRate, OnDamage, OpenOptions, QueueOrder, QueuedJob, RecoveryReport, Result,
-    SalvageReport, Session, Snapshot, Stats, Store, VerifyReport, WhenFull, salvage, verify,
+    AgentKey, Anchor, Batch, CompactionPolicy, CompactionReport, Config, Durability, Enqueued, Error,
+    LogAdmission, LogBatch, LogEvent, LogLimits, LogRate, OnDamage, OpenOptions, QueueOrder, QueuedJob,
+    RecoveryReport, Result, SalvageReport, Session, Snapshot, Stats, Store, VerifyReport, WhenFull, salvage,
+    verify,
 };
 
 type Builder<T> = for<'a> fn(&'a mut OpenOptions, T) -> &'a mut OpenOptions;
@@ -55,7 +56,7 @@ fn options_are_a_builder_like_that_of_std() {
     let _: Builder<CompactionPolicy> = OpenOptions::compaction;
     let _: Builder<bool> = OpenOptions::mmap;
     let _: Builder<AgentKey> = OpenOptions::previous_key;
-    let _: Builder<Head> = OpenOptions::expect_at_least;
+    let _: Builder<Anchor> = OpenOptions::expect_at_least;
     let _: Builder<OnDamage> = OpenOptions::on_damage;
     let _: fn(&OpenOptions, &'static Path, &AgentKey) -> Result<Store> = OpenOptions::open;
 }
@@ -63,7 +64,7 @@ fn options_are_a_builder_like_that_of_std() {
 #[test]
 fn a_store_is_shared_between_threads_and_every_call_takes_it_by_reference() {
     fn shared<T: Send + Sync + 'static>() {}
-    shared::<(Store, Snapshot, OpenOptions, AgentKey, Batch, LogBatch, Head, Error)>();
+    shared::<(Store, Snapshot, OpenOptions, AgentKey, Batch, LogBatch, Anchor, Error)>();
     let _: fn(String, &AgentKey) -> Result<Store> = Store::open;
     let _: fn(&Store) -> &Path = Store::path;
     let _: fn(Store) -> Result<()> = Store::close;
@@ -91,7 +92,7 @@ fn a_store_is_shared_between_threads_and_every_call_takes_it_by_reference() {
 
     let _: fn(&Store, Batch) -> Result<()> = Store::write;
     let _: fn(&Store) -> Result<()> = Store::sync;
-    let _: fn(&Store) -> Head = Store::head;
+    let _: fn(&Store) -> Anchor = Store::anchor;
     let _: fn(&Store) -> &RecoveryReport = Store::recovery;
     let _: fn(&Store) -> Stats = Store::stats;
     let _: fn(&Store) -> Result<CompactionReport> = Store::compact;
@@ -124,7 +125,7 @@ fn a_snapshot_has_the_reading_calls_of_a_store() {
     let _: fn(&Snapshot) -> Result<Option<i64>> = Snapshot::last_heartbeat;
     let _: fn(&Snapshot, usize) -> Result<LogBatch> = Snapshot::peek_logs;
     let _: fn(&Snapshot) -> usize = Snapshot::log_count;
-    let _: fn(&Snapshot) -> Head = Snapshot::head;
+    let _: fn(&Snapshot) -> Anchor = Snapshot::anchor;
     let _: fn(&Snapshot) -> Stats = Snapshot::stats;
 }
 
@@ -148,7 +149,7 @@ fn what_calls_return_has_public_fields() {
     copied([Enqueued::Added, Enqueued::Replaced]);
     copied([LogAdmission::Buffered, LogAdmission::DroppedOldest(1), LogAdmission::Dropped]);
     fn goes_to_and_from_a_string<T: Display + FromStr + Copy + Eq>() {}
-    goes_to_and_from_a_string::<Head>();
+    goes_to_and_from_a_string::<Anchor>();
 }
 
 /// All that a caller tells apart, and nothing more: whoever adds an error says here, and in the documentation, what it is for.

@@ -171,7 +171,7 @@ fn kills_lose_nothing_acknowledged_and_show_nothing_not_attempted() {
         Image::read(place.path()).write(copy.path());
         let store = copy.try_open().unwrap_or_else(|error| panic!("seed {seed}, round {round}: {error}"));
         unclean += usize::from(!store.recovery().clean);
-        torn += usize::from(store.recovery().set_aside.is_some());
+        torn += usize::from(store.recovery().quarantined.is_some());
         let whole = State::take(&store);
         for (thread, own) in owns.iter_mut().enumerate() {
             let found = part_of(&whole, thread);

@@ -10,7 +10,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use backupy_state::testing::options_on;
-use backupy_state::{CompactionPolicy, Error, Head, OnDamage, OpenOptions, QueueOrder, Result, Store};
+use backupy_state::{Anchor, CompactionPolicy, Error, OnDamage, OpenOptions, QueueOrder, Result, Store};
 use sim::content::Content;
 use sim::random::mix;
 use sim::subject::{Subject, start};
@@ -227,20 +227,20 @@ fn whatever_call_fails_the_next_opening_finds_all_that_is_authentic() {
 fn an_anchor_is_held_against_what_is_authentic() {
     let (subject, image, expected) = damaged();
     let whole = Sim::on(&Image::from([(PathBuf::from(PATH), subject.content.clone())]), 122);
-    let head = open(&whole, Mode::Sync).unwrap().head();
+    let head = open(&whole, Mode::Sync).unwrap().anchor();
     let opened = options(&Sim::on(&image, 123)).expect_at_least(head).open(PATH, &key()).unwrap();
     assert_eq!(take(opened), expected);
     // Lost with the frame that it names: a later one has to do.
     let mut lost = subject.content.clone();
     lost.write(&[0; 100], subject.frames[2].offset);
     let lost = Image::from([(PathBuf::from(PATH), lost)]);
-    let third = head.to_string().replace(&format!(".{}.", head.seq()), ".3.").parse::<Head>().unwrap();
+    let third = head.to_string().replace(&format!(".{}.", head.seq()), ".3.").parse::<Anchor>().unwrap();
     let opened = options(&Sim::on(&lost, 123)).expect_at_least(third).open(PATH, &key()).unwrap();
     assert_eq!(opened.recovery().salvaged.as_ref().unwrap().lost[0].last_seq, Some(4));
     // The log ends before it, or holds another frame there, or it is of another store: set aside is nothing.
-    let later = head.to_string().replace(&format!(".{}.", head.seq()), ".99.").parse::<Head>().unwrap();
-    let other = head.to_string().replace(&format!(".{}.", head.seq()), ".4.").parse::<Head>().unwrap();
-    let foreign = open(&Sim::new(126), Mode::Sync).unwrap().head();
+    let later = head.to_string().replace(&format!(".{}.", head.seq()), ".99.").parse::<Anchor>().unwrap();
+    let other = head.to_string().replace(&format!(".{}.", head.seq()), ".4.").parse::<Anchor>().unwrap();
+    let foreign = open(&Sim::new(126), Mode::Sync).unwrap().anchor();
     for expected in [later, other, foreign] {
         let sim = Sim::on(&image, 124);
         let refused = options(&sim).expect_at_least(expected).open(PATH, &key());

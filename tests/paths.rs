@@ -308,7 +308,7 @@ fn a_shell_of_roots_does_not_lock_the_agent_out() {
     let mut image = Image::read(place.path());
     image.append(b"torn").write(place.path());
     let store = place.open();
-    assert_eq!(store.recovery().bytes_set_aside, 4);
+    assert_eq!(store.recovery().quarantined_bytes, 4);
     store.compact().unwrap();
     store.close().unwrap();
     let mut image = Image::read(place.path());

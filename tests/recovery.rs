@@ -21,7 +21,7 @@ fn no_file_is_a_new_store() {
     let store = place.open();
     let report = store.recovery();
     assert!(report.created && report.clean);
-    assert_eq!((report.records, report.operations, report.bytes_set_aside), (0, 0, 0));
+    assert_eq!((report.records, report.operations, report.quarantined_bytes), (0, 0, 0));
     assert_eq!(names(place.folder()), ["state.db", "state.db.lock"]);
 }
 
@@ -43,7 +43,7 @@ fn a_store_that_was_not_closed_is_unclean_and_whole() {
     let (place, store) = open_image(&written.image);
     let report = store.recovery();
     assert!(!report.clean && !report.created);
-    assert_eq!((report.records, report.bytes_set_aside), (10, 0));
+    assert_eq!((report.records, report.quarantined_bytes), (10, 0));
     assert_eq!(names(place.folder()), ["state.db", "state.db.lock"]);
     store.close().unwrap();
     let store = place.open();
@@ -64,7 +64,7 @@ fn a_close_frame_before_the_end_of_the_file_is_unclean() {
     written.image.append(&[0; 100]);
     let (_place, store) = open_image(&written.image);
     assert!(!store.recovery().clean);
-    assert_eq!(store.recovery().set_aside, None);
+    assert_eq!(store.recovery().quarantined, None);
     assert_eq!(State::take(&store), *written.last());
 }
 
@@ -85,7 +85,7 @@ fn zeros_up_to_the_end_are_the_end_however_many_they_are() {
         let mut written = bare();
         written.image.append(&vec![0; zeros]);
         let (_place, store) = open_image(&written.image);
-        assert_eq!(store.recovery().set_aside, None, "{zeros} zeros");
+        assert_eq!(store.recovery().quarantined, None, "{zeros} zeros");
         assert_eq!(State::take(&store), *written.last());
     }
 }
@@ -126,15 +126,15 @@ fn a_torn_tail_is_set_aside_and_the_store_goes_on() {
     written.image.append(torn).append(&[0; 500]);
     let (place, store) = open_image(&written.image);
     let report = store.recovery();
-    assert_eq!(report.set_aside.as_deref(), Some(store.path().with_file_name("state.db.torn").as_path()));
-    assert_eq!((report.bytes_set_aside, report.records), (torn.len() as u64, 10));
+    assert_eq!(report.quarantined.as_deref(), Some(store.path().with_file_name("state.db.torn").as_path()));
+    assert_eq!((report.quarantined_bytes, report.records), (torn.len() as u64, 10));
     assert_eq!(fs::read(place.at("state.db.torn")).unwrap(), torn);
 
     store.enqueue_job("run-3", b"written where the tail was").unwrap();
     store.close().unwrap();
     let store = place.open();
     assert!(store.recovery().clean);
-    assert_eq!(store.recovery().set_aside, None);
+    assert_eq!(store.recovery().quarantined, None);
     assert_eq!(store.job("run-3").unwrap().unwrap().payload, b"written where the tail was");
     assert!(place.at("state.db.torn").exists(), "it is kept until there is another");
 }
@@ -391,6 +391,6 @@ fn what_only_the_disk_shows_behind_the_last_record_is_set_aside() {
     // The first read is of the header, the second is the first look at the log.
     disk.before_read(3, move || on_disk.write(path));
     let store = options_on(Arc::new(disk)).open(place.path(), &key()).unwrap();
-    assert_eq!((store.recovery().records, store.recovery().bytes_set_aside), (10, 100));
+    assert_eq!((store.recovery().records, store.recovery().quarantined_bytes), (10, 100));
     assert_eq!(State::take(&store), *states.last().unwrap());
 }

@@ -212,7 +212,7 @@ fn a_snapshot_of_a_killed_writer_shows_everything_up_to_the_torn_tail() {
     // The next writer cuts the tail off; the snapshot goes on with what it writes in its place.
     let store = place.open();
     assert_eq!(store.last_heartbeat().unwrap(), Some(heartbeat));
-    assert!(store.recovery().set_aside.is_some());
+    assert!(store.recovery().quarantined.is_some());
     store.enqueue_job("after the kill", b"new").unwrap();
     shown.refresh().unwrap();
     assert_eq!(shown.job("after the kill").unwrap().unwrap().payload, b"new");

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use backupy_state::{AgentKey, Batch, Head, OpenOptions, Store};
+use backupy_state::{AgentKey, Anchor, Batch, OpenOptions, Store};
 
 use crate::link::{Link, Order};
 use crate::{Result, key, say};
@@ -68,7 +68,7 @@ impl Work {
         // cannot be asked, an agent must decide; this one works on.
         let anchor = Link::connect(&socket).and_then(|mut link| link.anchor()).ok().flatten();
         if let Some(anchor) = &anchor {
-            options.expect_at_least(anchor.parse::<Head>()?);
+            options.expect_at_least(anchor.parse::<Anchor>()?);
         }
         let store = options.open(state, &keys.now)?;
         let recovery = store.recovery();
@@ -123,7 +123,7 @@ impl Work {
         self.deliver_outbox(&mut link)?;
         self.deliver_logs(&mut link)?;
         // What the server has confirmed is durable; so is all before this point.
-        link.keep_anchor(&self.store.head().to_string())?;
+        link.keep_anchor(&self.store.anchor().to_string())?;
         self.link = Some(link);
         Ok(())
     }

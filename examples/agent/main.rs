@@ -15,7 +15,7 @@ use std::path::Path;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use backupy_state::{AgentKey, Error, Head, OpenOptions, Snapshot};
+use backupy_state::{AgentKey, Anchor, Error, OpenOptions, Snapshot};
 
 mod agent;
 mod link;
@@ -87,7 +87,7 @@ fn reckon(books: &Books, logged: &[String]) {
 
 /// The agent has kept nothing back, and only the newest file will do.
 fn check_store(state: &Path, books: &Books, older: &[u8]) -> Result<()> {
-    let anchor: Head = books.anchor.as_deref().ok_or("the server was never given an anchor")?.parse()?;
+    let anchor: Anchor = books.anchor.as_deref().ok_or("the server was never given an anchor")?.parse()?;
     let mut options = OpenOptions::new();
     let store = options.create(false).expect_at_least(anchor).open(state, &key(3)?)?;
     assert_eq!((store.queue_depth(), store.log_count()), (0, 0), "the agent stopped with something to tell");

@@ -280,7 +280,7 @@ impl Agent {
 
     /// Closes or kills, opens again, and checks that nothing is older than it was.
     fn reopen(&mut self, how: How, is_killed: bool, new_key: Option<u8>) {
-        let head = self.store().head();
+        let head = self.store().anchor();
         let store = self.store.take().unwrap();
         // A batch is good for the handle it was peeked from.
         self.peeked = None;
@@ -299,7 +299,7 @@ impl Agent {
         }
         let store = options.open(PATH, &agent_key(self.key)).unwrap();
         assert_eq!(store.recovery().rekeyed, new_key.is_some());
-        assert!(store.recovery().set_aside.is_none());
+        assert!(store.recovery().quarantined.is_none());
         self.how = how;
         self.store = Some(store);
     }

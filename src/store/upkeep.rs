@@ -3,8 +3,8 @@
 use std::path::Path;
 
 use super::Store;
+use crate::anchor::Anchor;
 use crate::compaction::CompactionReport;
-use crate::head::Head;
 use crate::live::lock;
 use crate::reader::Stats;
 use crate::recovery::RecoveryReport;
@@ -119,7 +119,7 @@ impl Store {
     /// let store = Store::open(&path, &key)?;
     /// let report = store.recovery();
     /// assert!(!report.clean && !report.created);
-    /// assert_eq!(report.set_aside, None); // no torn tail
+    /// assert_eq!(report.quarantined, None); // no torn tail
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     #[must_use]
@@ -134,14 +134,14 @@ impl Store {
     /// # let folder = tempfile::tempdir()?;
     /// # let store = backupy_state::Store::open(folder.path().join("state.db"), &backupy_state::AgentKey::new("key")?)?;
     /// store.record_heartbeat(1_700_000_000_000)?;
-    /// let anchor = store.head().to_string();
-    /// // Give it to the server; see `Head` for the way back.
+    /// let anchor = store.anchor().to_string();
+    /// // Give it to the server; see `Anchor` for the way back.
     /// # assert!(anchor.len() <= 107);
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     #[must_use]
-    pub fn head(&self) -> Head {
-        self.live.head()
+    pub fn anchor(&self) -> Anchor {
+        self.live.anchor()
     }
 
     /// How large the store is, and of what.

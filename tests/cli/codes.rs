@@ -21,7 +21,7 @@ const STRICT_LOOKS: [&str; 13] = [
     "logs list",
     "session",
     "heartbeat",
-    "head",
+    "anchor",
 ];
 
 #[track_caller]

@@ -141,14 +141,14 @@ fn stats_counts_drops_and_compactions() {
 fn head_prints_the_anchor_that_the_library_takes() {
     let place = Place::empty();
     let store = place.fill();
-    let anchor = store.head().to_string();
-    assert_eq!(place.run("head").well(), format!("{anchor}\n"));
+    let anchor = store.anchor().to_string();
+    assert_eq!(place.run("anchor").well(), format!("{anchor}\n"));
     let said = place.run("head --json").json();
-    assert_eq!(said, json!({ "head": anchor, "generation": 1, "seq": 10 }));
+    assert_eq!(said, json!({ "anchor": anchor, "generation": 1, "seq": 10 }));
     // Comparing needs the lock.
     place.run(&format!("head --lock-timeout 0 --expect {anchor}")).failed(5);
     store.close().unwrap();
-    let now = place.run("head").well();
+    let now = place.run("anchor").well();
     assert_eq!(place.run(&format!("head --expect {anchor}")).well(), now);
 }
 
@@ -157,7 +157,7 @@ fn head_finds_a_store_that_falls_short() {
     let place = Place::filled();
     let older = place.bytes();
     place.open().enqueue_job("run-4", b"new").unwrap();
-    let anchor = place.run("head").well();
+    let anchor = place.run("anchor").well();
     let expect = format!("head --expect {}", anchor.trim());
     place.run(&expect).well();
     place.run("compact").well();

@@ -175,7 +175,7 @@ pub(crate) const LOOKS: [&str; 17] = [
     "logs list",
     "session",
     "heartbeat",
-    "head",
+    "anchor",
 ];
 
 /// A call of each command that writes a value or removes one, with what it reads on its stdin.

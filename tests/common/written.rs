@@ -113,8 +113,8 @@ impl Place {
         let nonzero_end = image.bytes.iter().rposition(|&byte| byte != 0).unwrap() + 1;
         let tail = &image.bytes[end..nonzero_end];
         let report = store.recovery().clone();
-        assert_eq!(report.bytes_set_aside, tail.len() as u64);
-        assert_eq!(fs::read(report.set_aside.unwrap()).unwrap(), tail);
+        assert_eq!(report.quarantined_bytes, tail.len() as u64);
+        assert_eq!(fs::read(report.quarantined.unwrap()).unwrap(), tail);
         assert!(!report.clean && !report.created);
         assert_eq!(Image::read(self.path()).bytes, image.bytes[..end]);
         assert_eq!(State::take(&store), *expected);

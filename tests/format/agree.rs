@@ -57,8 +57,8 @@ fn agree_on_log(log: &Log, store: &Store, what: &str) {
     assert_eq!((report.records, report.operations), (records.count() as u64, operations as u64), "{what}");
     assert_eq!(report.clean, log.row == "E1", "{what}");
     let torn_len = log.torn_until.map_or(0, |until| until - log.end);
-    assert_eq!(report.bytes_set_aside, torn_len as u64, "{what}");
-    assert_eq!(report.set_aside.is_some(), log.torn_until.is_some(), "{what}");
+    assert_eq!(report.quarantined_bytes, torn_len as u64, "{what}");
+    assert_eq!(report.quarantined.is_some(), log.torn_until.is_some(), "{what}");
     let stats = store.stats();
     assert_eq!((stats.generation, stats.seq), (log.header.generation, log.frames.len() as u64), "{what}");
     assert_eq!(stats.log_len, log.end as u64, "{what}");

@@ -321,8 +321,8 @@ impl Storage for Sim {
         let lock_error = |source| Error::Io { operation: "lock", path: path.to_owned(), source };
         let (mut state, _) = begun.map_err(lock_error)?;
         if !state.locked.insert(path.to_owned()) {
-            let (path, waited, way_out) = (path.to_owned(), Duration::ZERO, "try again");
-            return Err(Error::Locked { path, holder: None, waited, way_out });
+            let (path, waited, hint) = (path.to_owned(), Duration::ZERO, "try again");
+            return Err(Error::Locked { path, holder: None, waited, hint });
         }
         let guard: Box<dyn Any + Send + Sync> =
             Box::new(SimLock { sim: self.clone(), path: path.to_owned(), session: state.session });

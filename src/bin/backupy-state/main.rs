@@ -17,7 +17,7 @@ mod describe;
 mod dump;
 mod failure;
 mod frames;
-mod head;
+mod anchor;
 mod health;
 mod import;
 mod input;
@@ -69,7 +69,7 @@ enum Command {
     Logs(logs::Args),
     Session(registry::SessionArgs),
     Heartbeat(registry::HeartbeatArgs),
-    Head(head::Args),
+    Anchor(anchor::Args),
     Compact(compact::CompactArgs),
     Rekey(compact::RekeyArgs),
     Backup(compact::BackupArgs),
@@ -87,7 +87,7 @@ Exit codes:
   0  well
   1  failed
   2  usage: wrong arguments, or no key
-  3  damage, tampering, something lost, or older than `head --expect` allows
+  3  damage, tampering, something lost, or older than `anchor --expect` allows
   4  wrong key
   5  locked by another process
   6  not found: no store, or not in it what was asked for
@@ -125,7 +125,7 @@ fn run(cli: &Cli) -> Result<(), Failure> {
         Command::Logs(args) => logs::run(place, args, &mut out),
         Command::Session(args) => registry::session(place, args, &mut out),
         Command::Heartbeat(args) => registry::heartbeat(place, args, &mut out),
-        Command::Head(args) => head::run(place, args, &mut out),
+        Command::Anchor(args) => anchor::run(place, args, &mut out),
         Command::Compact(args) => compact::compact(place, args, &mut out),
         Command::Rekey(args) => compact::rekey(place, args, &mut out),
         Command::Backup(args) => compact::backup(place, args, &mut out),

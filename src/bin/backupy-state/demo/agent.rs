@@ -96,7 +96,7 @@ fn report_what_was_found(store: &Store) {
     let recovery = store.recovery();
     tell(&Message::Opened(Opened {
         records: recovery.records,
-        bytes_set_aside: recovery.bytes_set_aside,
+        quarantined_bytes: recovery.quarantined_bytes,
         took_us: u64::try_from(recovery.took.as_micros()).unwrap_or(u64::MAX),
         log_events: store.log_count() as u64,
     }));

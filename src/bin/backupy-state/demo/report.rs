@@ -193,7 +193,7 @@ impl Report {
         let recovery = |opened: &Opened| {
             json!({
                 "records": opened.records,
-                "bytes_set_aside": opened.bytes_set_aside,
+                "quarantined_bytes": opened.quarantined_bytes,
                 "took_us": opened.took_us,
             })
         };
@@ -233,8 +233,8 @@ impl Report {
     }
 
     fn torn(&self) -> (u64, u64) {
-        let tails = self.reopened().filter(|opened| opened.bytes_set_aside > 0).count() as u64;
-        (tails, self.reopened().map(|opened| opened.bytes_set_aside).sum())
+        let tails = self.reopened().filter(|opened| opened.quarantined_bytes > 0).count() as u64;
+        (tails, self.reopened().map(|opened| opened.quarantined_bytes).sum())
     }
 
     fn calls_a_second(&self, all: Count) -> u64 {
@@ -244,12 +244,12 @@ impl Report {
 }
 
 fn began(opened: &Opened) -> String {
-    let Opened { records, bytes_set_aside, took_us, .. } = opened;
+    let Opened { records, quarantined_bytes, took_us, .. } = opened;
     let (whole_ms, tenths) = (took_us / 1000, took_us % 1000 / 100);
     format!(
         "{} replayed in {whole_ms}.{tenths} ms, {} set aside",
         counted(*records, "record"),
-        bytes(*bytes_set_aside)
+        bytes(*quarantined_bytes)
     )
 }
 

@@ -77,7 +77,7 @@ pub(crate) struct Change {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Opened {
     pub(crate) records: u64,
-    pub(crate) bytes_set_aside: u64,
+    pub(crate) quarantined_bytes: u64,
     pub(crate) took_us: u64,
     pub(crate) log_events: u64,
 }
@@ -104,8 +104,8 @@ impl fmt::Display for Message {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Message::Found { cell, mark } => write!(f, "found {cell} {mark}"),
-            Message::Opened(Opened { records, bytes_set_aside, took_us, log_events }) => {
-                write!(f, "opened {records} {bytes_set_aside} {took_us} {log_events}")
+            Message::Opened(Opened { records, quarantined_bytes, took_us, log_events }) => {
+                write!(f, "opened {records} {quarantined_bytes} {took_us} {log_events}")
             }
             Message::Begun { call, kind, changes } => {
                 write!(f, "begun {call} {}", kind.name())?;
@@ -136,7 +136,7 @@ impl Message {
             "found" => Message::Found { cell: text(&mut words)?, mark: number(&mut words)? },
             "opened" => Message::Opened(Opened {
                 records: number(&mut words)?,
-                bytes_set_aside: number(&mut words)?,
+                quarantined_bytes: number(&mut words)?,
                 took_us: number(&mut words)?,
                 log_events: number(&mut words)?,
             }),
@@ -188,7 +188,7 @@ mod tests {
         let event = |ts_ms| Event { cell: format!("log/{ts_ms}"), ts_ms, mark: 9 };
         let messages = [
             Message::Found { cell: "config".to_owned(), mark: u64::MAX },
-            Message::Opened(Opened { records: 1, bytes_set_aside: 2, took_us: 3, log_events: 4 }),
+            Message::Opened(Opened { records: 1, quarantined_bytes: 2, took_us: 3, log_events: 4 }),
             Message::Begun { call: 7, kind: Kind::EnqueueJob, changes: vec![change("job/a", Some(1))] },
             Message::Begun {
                 call: 8,

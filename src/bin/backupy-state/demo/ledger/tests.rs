@@ -49,7 +49,7 @@ impl Agent {
         for (cell, mark) in held {
             self.ledger.note(Message::Found { cell: (*cell).to_owned(), mark: *mark });
         }
-        self.ledger.note(Message::Opened(Opened { records: 0, bytes_set_aside: 0, took_us: 0, log_events }));
+        self.ledger.note(Message::Opened(Opened { records: 0, quarantined_bytes: 0, took_us: 0, log_events }));
     }
 
     /// What is wrong at the end of the day, if the store holds `events` too.

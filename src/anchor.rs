@@ -15,7 +15,7 @@ use crate::{Error, Result};
 /// most 107 characters.
 ///
 /// ```
-/// use backupy_state::{AgentKey, Error, Head, OpenOptions, Store};
+/// use backupy_state::{AgentKey, Error, Anchor, OpenOptions, Store};
 ///
 /// # let folder = tempfile::tempdir()?;
 /// # let path = folder.path().join("state.db");
@@ -27,25 +27,25 @@ use crate::{Error, Result};
 ///
 /// let store = Store::open(&path, &key)?;
 /// store.save_config(2, b"new")?;
-/// let anchor = store.head().to_string();
+/// let anchor = store.anchor().to_string();
 /// store.close()?;
 ///
 /// std::fs::write(&path, older)?;
-/// let opened = OpenOptions::new().expect_at_least(anchor.parse::<Head>()?).open(&path, &key);
+/// let opened = OpenOptions::new().expect_at_least(anchor.parse::<Anchor>()?).open(&path, &key);
 /// assert!(matches!(opened, Err(Error::Stale { .. })));
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct Head {
+pub struct Anchor {
     store_id: [u8; 16],
     generation: u64,
     seq: u64,
     tag: Tag,
 }
 
-impl Head {
+impl Anchor {
     pub(crate) fn new(header: &Header, mark: Mark) -> Self {
-        Head { store_id: header.id.store_id, generation: header.id.generation, seq: mark.seq, tag: mark.tag }
+        Anchor { store_id: header.id.store_id, generation: header.id.generation, seq: mark.seq, tag: mark.tag }
     }
 
     /// The number of the log file among those of the store, from 1.
@@ -53,9 +53,9 @@ impl Head {
     /// ```
     /// # let folder = tempfile::tempdir()?;
     /// # let store = backupy_state::Store::open(folder.path().join("state.db"), &backupy_state::AgentKey::new("key")?)?;
-    /// assert_eq!(store.head().generation(), 1);
+    /// assert_eq!(store.anchor().generation(), 1);
     /// store.compact()?;
-    /// assert_eq!(store.head().generation(), 2);
+    /// assert_eq!(store.anchor().generation(), 2);
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     #[must_use]
@@ -68,9 +68,9 @@ impl Head {
     /// ```
     /// # let folder = tempfile::tempdir()?;
     /// # let store = backupy_state::Store::open(folder.path().join("state.db"), &backupy_state::AgentKey::new("key")?)?;
-    /// assert_eq!(store.head().seq(), 0);
+    /// assert_eq!(store.anchor().seq(), 0);
     /// store.record_heartbeat(1_700_000_000_000)?;
-    /// assert_eq!(store.head().seq(), 1);
+    /// assert_eq!(store.anchor().seq(), 1);
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     #[must_use]
@@ -82,7 +82,7 @@ impl Head {
         self.tag
     }
 
-    /// In what a log falls short of this head, if it does. `tag_at` gives the tag of the log's frame of a number.
+    /// In what a log falls short of this anchor, if it does. `tag_at` gives the tag of the log's frame of a number.
     pub(crate) fn shortfall(
         &self,
         header: &Header,
@@ -103,32 +103,33 @@ impl Head {
     }
 }
 
-impl fmt::Display for Head {
+impl fmt::Display for Anchor {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Head { store_id, generation, seq, tag } = self;
+        let Anchor { store_id, generation, seq, tag } = self;
         write!(f, "{:032x}.{generation}.{seq}.{:032x}", u128::from_be_bytes(*store_id), u128::from_be_bytes(*tag))
     }
 }
 
-impl FromStr for Head {
+impl FromStr for Anchor {
     type Err = Error;
 
     fn from_str(text: &str) -> Result<Self> {
-        parse(text)
-            .ok_or_else(|| Error::Invalid { what: "the head is not of the form ID.GENERATION.SEQ.TAG".to_owned() })
+        parse(text).ok_or_else(|| Error::Invalid {
+            what: "the anchor is not of the form ID.GENERATION.SEQ.TAG".to_owned(),
+        })
     }
 }
 
-fn parse(text: &str) -> Option<Head> {
+fn parse(text: &str) -> Option<Anchor> {
     let mut parts = text.split('.');
-    let head = Head {
+    let anchor = Anchor {
         store_id: parse_hex(parts.next()?)?,
         generation: parts.next()?.parse().ok()?,
         seq: parts.next()?.parse().ok()?,
         tag: parse_hex(parts.next()?)?,
     };
     // Only what `Display` prints: no signs, no leading zeros, nothing behind.
-    (parts.next().is_none() && head.to_string() == text).then_some(head)
+    (parts.next().is_none() && anchor.to_string() == text).then_some(anchor)
 }
 
 fn parse_hex(text: &str) -> Option<[u8; TAG_LEN]> {
