@@ -3,9 +3,9 @@
 use std::fmt;
 use std::str::FromStr;
 
-use crate::commit::Mark;
+use crate::log::group_commit::Mark;
 use crate::format::header::Header;
-use crate::seal::{TAG_LEN, Tag};
+use crate::crypto::seal::{TAG_LEN, Tag};
 use crate::{Error, Result};
 
 /// Where a store's log ended: which store, which generation, the number of its last durable frame and that frame's tag.

@@ -48,63 +48,46 @@
 //! - `import-bolt`: `import_bolt`, for the state file of the agent that kept it in bbolt.
 //! - `cli`: the command line `backupy-state`.
 
-// In reading order: a file uses only what stands below it.
+// In reading order: a module uses only what follows it, and the folders it owns.
+#[doc(hidden)]
+pub mod testing;
 #[cfg(feature = "import-bolt")]
 #[warn(clippy::indexing_slicing)]
 mod import_bolt;
-#[doc(hidden)]
-pub mod testing;
 mod store;
-mod batch;
-mod snapshot;
-mod verify;
-mod on_damage;
-mod salvage;
-mod anchor;
-mod log_limits;
-mod reader;
-mod options;
-mod error;
 mod events;
-mod key;
-mod compaction;
-mod live;
-mod new_log;
-mod pack;
-mod recovery;
-mod aside;
-mod losses;
-mod walk;
-mod index;
+mod snapshot;
+mod repair;
+mod read;
+mod options;
 mod log;
-mod commit;
-mod nonces;
+mod anchor;
+mod index;
 #[warn(clippy::indexing_slicing)]
 mod format;
-mod seal;
-mod wiped;
-mod path;
+mod crypto;
 mod storage;
-mod lock;
-// What commit.rs waits with, by this name because tests/concurrency.rs puts other mutexes in its place.
+mod error;
+// What log/group_commit.rs waits with, by this name because tests/concurrency.rs puts other mutexes in its place.
 use std::sync;
 
 pub use anchor::Anchor;
-pub use batch::Batch;
-pub use compaction::CompactionReport;
+pub use crypto::agent_key::AgentKey;
 pub use error::{Error, Result};
 #[cfg(feature = "import-bolt")]
 pub use import_bolt::{ImportReport, LeftOut, check_bolt, import_bolt};
-pub use key::AgentKey;
-pub use log_limits::{LogLimits, LogRate, WhenFull};
-pub use losses::{Lost, LostKey, SalvageReport};
+pub use log::recovery::RecoveryReport;
 pub use options::{CompactionPolicy, Durability, OnDamage, OpenOptions, QueueOrder};
-pub use reader::{CompactionStats, Config, LogBatch, LogEvent, QueuedJob, Session, Stats};
-pub use recovery::RecoveryReport;
-pub use salvage::salvage;
+pub use read::{CompactionStats, Config, LogBatch, LogEvent, QueuedJob, Session, Stats};
+pub use repair::losses::{Lost, LostKey, SalvageReport};
+pub use repair::salvage::salvage;
+pub use repair::verify::{verify, verify_each};
+pub use repair::verify_report::{Fault, FaultKind, FrameInfo, OperationInfo, VerifyReport};
 pub use snapshot::Snapshot;
+pub use store::batch::Batch;
+pub use store::compaction::CompactionReport;
+pub use store::log_quota::{LogLimits, LogRate, WhenFull};
 pub use store::{Enqueued, LogAdmission, Store};
-pub use verify::{Fault, FaultKind, FrameInfo, OperationInfo, VerifyReport, verify, verify_each};
 
 /// The examples of the README compile and run.
 #[cfg(doctest)]

@@ -7,7 +7,7 @@ use std::time::Duration;
 use crate::format::frame::SEQ_MAX;
 use crate::format::header::HEADER_PAGE_LEN;
 use crate::index::Index;
-use crate::log::Tip;
+use crate::log::writer::Tip;
 use crate::storage::{Disk, Storage};
 use crate::{AgentKey, Anchor, LogLimits, Result, Store};
 

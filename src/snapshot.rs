@@ -7,13 +7,14 @@ use std::sync::Arc;
 
 use crate::format::header::Header;
 use crate::index::Index;
-use crate::log::{LogFile, Values};
+use crate::log::writer::{LogFile, Values};
 use crate::options::QueueOrder;
-use crate::reader::{LogBatch, Reader, Stats, impl_reading_calls};
-use crate::recovery::{self, Replay};
+use crate::read::{LogBatch, Reader, Stats, impl_reading_calls};
+use crate::log::recovery::{self, Replay};
 use crate::storage::{Access, Disk, File, Storage};
-use crate::walk::{self, Concurrency};
-use crate::{AgentKey, Anchor, Error, Result, path};
+use crate::log::scan::{self, Concurrency};
+use crate::{AgentKey, Anchor, Error, Result};
+use crate::storage::paths as path;
 
 /// A consistent view of a store, for a health check or a look beside the running agent.
 ///

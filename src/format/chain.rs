@@ -2,8 +2,8 @@
 
 use super::frame::FrameHeader;
 use super::record::Manifest;
-use crate::seal::{Sealer, TAG_LEN, Tag};
-use crate::wiped::Wiped;
+use crate::crypto::seal::{Sealer, TAG_LEN, Tag};
+use crate::crypto::secret_vec::Wiped;
 
 /// Tells which 16 bytes a manifest could have been chained to, thousands of times faster than opening it with each.
 ///
@@ -90,7 +90,7 @@ mod tests {
     use crate::format::frame::tests::encode_whole;
     use crate::format::frame::{FRAME_HEADER_LEN, FrameSeal};
     use crate::format::record::Change;
-    use crate::seal::{GenerationId, Prk};
+    use crate::crypto::seal::{GenerationId, Prk};
 
     fn sealer() -> Sealer {
         let id = GenerationId { generation: 1, store_id: [2; 16], salt: [3; 32] };

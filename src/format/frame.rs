@@ -4,8 +4,8 @@ use std::num::NonZeroU32;
 
 use super::record::{self, Action, Change, Manifest, Operation};
 use super::{SaltedCrc, bytes_at};
-use crate::seal::{MANIFEST_AAD_LEN, NONCE_LEN, Nonce, Sealer, TAG_LEN, Tag};
-use crate::wiped::{self, Wiped};
+use crate::crypto::seal::{MANIFEST_AAD_LEN, NONCE_LEN, Nonce, Sealer, TAG_LEN, Tag};
+use crate::crypto::secret_vec::{self, Wiped};
 
 // The header, as a ladder of offsets.
 const HEADER_CRC_AT: usize = 0;
@@ -449,7 +449,7 @@ pub(crate) mod tests {
     use super::*;
     use crate::AgentKey;
     use crate::format::bucket::Bucket;
-    use crate::seal::{GenerationId, Prk};
+    use crate::crypto::seal::{GenerationId, Prk};
 
     #[test]
     fn zeros_and_other_kinds_are_no_headers_at_first_sight() {

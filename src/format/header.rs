@@ -1,7 +1,7 @@
 //! The header page: who wrote the log and what its keys are derived from. Implements *Header* of FORMAT.md.
 
 use super::bytes_at;
-use crate::seal::GenerationId;
+use crate::crypto::seal::GenerationId;
 
 pub(crate) const HEADER_PAGE_LEN: usize = 4096;
 const COPY_OFFSETS: [usize; 2] = [0, 2048];

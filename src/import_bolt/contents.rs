@@ -5,8 +5,8 @@ use super::pages::{Leaf, Pages, Tree};
 use super::source::Place;
 use crate::format::bucket::RUN_ID_LEN_MAX;
 use crate::format::record::VALUE_LEN_MAX;
-use crate::seal::{BoltOpener, NONCE_LEN, Nonce, TAG_LEN, Tag};
-use crate::wiped::Wiped;
+use crate::crypto::seal::{BoltOpener, NONCE_LEN, Nonce, TAG_LEN, Tag};
+use crate::crypto::secret_vec::Wiped;
 use crate::{AgentKey, Error, Result};
 
 /// Where everything is that comes over. Values stay in the file until they are asked for.

@@ -7,7 +7,7 @@
 use super::contents::{Contents, Opener};
 use super::pages::Pages;
 use crate::format::bucket::{Bucket, LogKey};
-use crate::reader::Reader;
+use crate::read::Reader;
 use crate::{Batch, Config, Error, Result, Session, Store};
 
 pub(crate) struct Transfer<'a> {

@@ -11,7 +11,7 @@ use rustix::fs::{CWD, RenameFlags};
 use rustix::io::Errno;
 
 use super::{Access, File, LockGuard, PathKind, Storage};
-use crate::lock;
+use super::lock;
 
 /// The file system of the machine.
 #[derive(Clone, Copy, Debug, Default)]
