@@ -48,27 +48,30 @@
 //! - `import-bolt`: `import_bolt`, for the state file of the agent that kept it in bbolt.
 //! - `cli`: the command line `backupy-state`.
 
-// In reading order: a module uses only what follows it, and the folders it owns.
+// From the top down: a module uses only those that follow it, and the files in its own folder.
 #[doc(hidden)]
 pub mod testing;
 #[cfg(feature = "import-bolt")]
 #[warn(clippy::indexing_slicing)]
 mod import_bolt;
 mod store;
-mod events;
 mod snapshot;
-mod repair;
 mod read;
+mod repair;
 mod options;
+mod settings;
+mod events;
 mod log;
 mod anchor;
 mod index;
 #[warn(clippy::indexing_slicing)]
 mod format;
 mod crypto;
+#[allow(clippy::missing_errors_doc, reason = "its traits return what the system said")]
 mod storage;
+mod report;
 mod error;
-// What log/group_commit.rs waits with, by this name because tests/concurrency.rs puts other mutexes in its place.
+// What log/group_commit.rs waits with, by this name because its tests put other mutexes in its place.
 use std::sync;
 
 pub use anchor::Anchor;
@@ -76,18 +79,16 @@ pub use crypto::agent_key::AgentKey;
 pub use error::{Error, Result};
 #[cfg(feature = "import-bolt")]
 pub use import_bolt::{ImportReport, LeftOut, check_bolt, import_bolt};
-pub use log::recovery::RecoveryReport;
-pub use options::{CompactionPolicy, Durability, OnDamage, OpenOptions, QueueOrder};
-pub use read::{CompactionStats, Config, LogBatch, LogEvent, QueuedJob, Session, Stats};
-pub use repair::losses::{Lost, LostKey, SalvageReport};
+pub use index::QueueOrder;
+pub use options::OpenOptions;
+pub use read::{Config, LogBatch, LogEvent, QueuedJob, Session};
 pub use repair::salvage::salvage;
 pub use repair::verify::{verify, verify_each};
 pub use repair::verify_report::{Fault, FaultKind, FrameInfo, OperationInfo, VerifyReport};
+pub use report::{CompactionReport, CompactionStats, Lost, LostKey, RecoveryReport, SalvageReport, Stats};
+pub use settings::{CompactionPolicy, Durability, LogLimits, LogRate, OnDamage, WhenFull};
 pub use snapshot::Snapshot;
-pub use store::batch::Batch;
-pub use store::compaction::CompactionReport;
-pub use store::log_quota::{LogLimits, LogRate, WhenFull};
-pub use store::{Enqueued, LogAdmission, Store};
+pub use store::{Batch, Enqueued, LogAdmission, Store};
 
 /// The examples of the README compile and run.
 #[cfg(doctest)]

@@ -224,7 +224,8 @@ mod tests {
     #[test]
     fn each_cipher_opens_what_the_other_has_sealed() {
         let key = [0xA5; 32];
-        let (ours, theirs) = (super::super::by_aes_gcm::Cipher::new(&key), super::super::by_ring::Cipher::new(&key));
+        let (ours, theirs) =
+            (super::super::by_aes_gcm::Cipher::new(&key), super::super::by_ring::Cipher::new(&key));
         for len in (0..300).chain([4096, 70_001]) {
             let text: Vec<u8> = (0..=250).cycle().take(len).collect();
             let aad = &text[..len.min(56)];

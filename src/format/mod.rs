@@ -2,8 +2,10 @@
 
 pub(crate) mod bucket;
 pub(crate) mod chain;
+pub(crate) mod encoding;
 pub(crate) mod frame;
 pub(crate) mod header;
+pub(crate) mod location;
 pub(crate) mod record;
 
 /// CRC-32/ISO-HDLC over `salt || bytes`, so that bytes of another store or generation never check.

@@ -53,7 +53,7 @@ impl<'a> Change<'a> {
     }
 
     /// Whether it removes something, or is the count of dropped events, which goes along with that.
-    pub(crate) fn gives_back(&self) -> bool {
+    pub(crate) fn frees(&self) -> bool {
         let Operation { action, bucket, key } = self.operation;
         !matches!(action, Action::Put { .. }) || (bucket, key) == (Bucket::Registry, DROPPED_KEY)
     }

@@ -10,8 +10,8 @@ use std::path::Path;
 use std::time::Duration;
 
 use crate::storage::Disk;
-use crate::{AgentKey, Config, Error, LogEvent, QueuedJob, Result, Session, Store};
 use crate::storage::paths as path;
+use crate::{AgentKey, Config, Error, LogEvent, QueuedJob, Result, Session, Store};
 
 mod transfer;
 mod contents;

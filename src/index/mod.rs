@@ -4,11 +4,11 @@ use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
 use std::ops::{Bound, Range};
 
-use crate::format::bucket::{BUCKET_COUNT, Bucket, LOG_KEY_LEN, LogKey};
-use crate::format::frame::{FRAME_HEADER_LEN, Location, ValueCursor};
-use crate::format::record::{self, Action, Operation};
-use crate::options::QueueOrder;
 use crate::crypto::seal::TAG_LEN;
+use crate::format::bucket::{BUCKET_COUNT, Bucket, LOG_KEY_LEN, LogKey};
+use crate::format::frame::FRAME_HEADER_LEN;
+use crate::format::location::{Location, ValueCursor};
+use crate::format::record::{self, Action, Operation};
 
 pub(crate) use key::Key;
 use sort::keep_last_of_each;
@@ -22,6 +22,17 @@ type Fifo = BTreeMap<(u32, u32), Key>;
 /// A key, and where its value is after the operation: `None` for a delete.
 type Staged = (Key, Option<Location>);
 const _: () = assert!(size_of::<Staged>() == 64);
+
+/// In which order jobs are dequeued.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum QueueOrder {
+    /// By the bytes of the run id.
+    #[default]
+    RunId,
+    /// By the latest enqueue: a job that was replaced, or acked and enqueued again, goes to the back. The order
+    /// is kept over reopening, and a store may be opened with either order at any time.
+    Fifo,
+}
 
 /// What is live in one generation.
 pub(crate) struct Index {
@@ -57,20 +68,20 @@ impl Index {
         }
     }
 
-    /// Applies a record's operations in their order; `places` begins at its first value. Returns how many of the puts replaced
+    /// Applies a record's operations in their order; `locations` begins at its first value. Returns how many of the puts replaced
     /// something.
     pub(crate) fn apply<'a>(
         &mut self,
         operations: impl Iterator<Item = Operation<'a>>,
-        mut places: ValueCursor,
+        mut locations: ValueCursor,
     ) -> usize {
         let mut replaced = 0;
         for operation in operations {
-            let place = places.place(&operation);
-            match (operation.action, place) {
-                (Action::Put { .. }, Some(place)) => {
+            let location = locations.locate(&operation);
+            match (operation.action, location) {
+                (Action::Put { .. }, Some(location)) => {
                     self.note_ordinal(operation.bucket, operation.key);
-                    replaced += usize::from(self.put(operation.bucket, operation.key.into(), place));
+                    replaced += usize::from(self.put(operation.bucket, operation.key.into(), location));
                 }
                 (Action::DeleteThrough, _) => self.delete_through(operation.bucket, operation.key),
                 (Action::Put { .. } | Action::Delete, _) => self.delete(operation.bucket, operation.key),
@@ -79,22 +90,26 @@ impl Index {
         replaced
     }
 
-    /// As [`apply`](Self::apply), but only [`settle`](Self::settle) makes it visible: sorting many keys once costs a
+    /// As [`apply`](Self::apply), but only [`merge_staged`](Self::merge_staged) makes it visible: sorting many keys once costs a
     /// third of looking up the place of each.
-    pub(crate) fn stage<'a>(&mut self, operations: impl Iterator<Item = Operation<'a>>, mut places: ValueCursor) {
-        let worth_a_look = STAGED_MIN + places.frame_offset() / LEN_FOR_STAGED;
+    pub(crate) fn stage<'a>(
+        &mut self,
+        operations: impl Iterator<Item = Operation<'a>>,
+        mut locations: ValueCursor,
+    ) {
+        let worth_a_look = STAGED_MIN + locations.frame_offset() / LEN_FOR_STAGED;
         for operation in operations {
-            let place = places.place(&operation);
+            let location = locations.locate(&operation);
             let Operation { action, bucket, key } = operation;
             if action == Action::DeleteThrough {
-                self.settle_bucket(bucket);
+                self.merge_staged_bucket(bucket);
                 self.delete_through(bucket, key);
                 continue;
             }
-            if place.is_some() {
+            if location.is_some() {
                 self.note_ordinal(bucket, key);
             }
-            self.staged[bucket as usize].push((key.into(), place));
+            self.staged[bucket as usize].push((key.into(), location));
             let count = self.staged.iter().map(Vec::len).sum::<usize>();
             // Twice what stayed, so that this is seldom done, and no more is held than twice what is live.
             if count as u64 > worth_a_look && count >= 2 * self.staged_live {
@@ -108,18 +123,18 @@ impl Index {
     }
 
     /// Sorts in what was staged. Every reading call needs it done before.
-    pub(crate) fn settle(&mut self) {
-        Bucket::ALL.into_iter().for_each(|bucket| self.settle_bucket(bucket));
+    pub(crate) fn merge_staged(&mut self) {
+        Bucket::ALL.into_iter().for_each(|bucket| self.merge_staged_bucket(bucket));
     }
 
-    fn settle_bucket(&mut self, bucket: Bucket) {
+    fn merge_staged_bucket(&mut self, bucket: Bucket) {
         let mut staged = std::mem::take(&mut self.staged[bucket as usize]);
         keep_last_of_each(&mut staged);
         if !self.bucket(bucket).is_empty() {
-            for (key, place) in staged {
-                match place {
-                    Some(place) => {
-                        self.put(bucket, key, place);
+            for (key, location) in staged {
+                match location {
+                    Some(location) => {
+                        self.put(bucket, key, location);
                     }
                     None => self.delete(bucket, &key),
                 }
@@ -127,16 +142,16 @@ impl Index {
             return;
         }
         let live_bytes = &mut self.live_bytes[bucket as usize];
-        let live = staged.into_iter().filter_map(|(key, place)| {
-            let place = place?;
-            *live_bytes += live_len(bucket, &key, place.len);
-            Some((key, place))
+        let live = staged.into_iter().filter_map(|(key, location)| {
+            let location = location?;
+            *live_bytes += live_len(bucket, &key, location.len);
+            Some((key, location))
         });
         // Collecting sorted pairs fills the map from the left, without looking for places.
         self.buckets[bucket as usize] = live.collect();
         if let (Bucket::Queue, Some(fifo)) = (bucket, &mut self.fifo) {
             let keys = self.buckets[bucket as usize].iter();
-            *fifo = keys.map(|(key, place)| (place.order(), key.clone())).collect();
+            *fifo = keys.map(|(key, location)| (location.order(), key.clone())).collect();
         }
     }
 
@@ -150,12 +165,12 @@ impl Index {
 
     /// The first `n` of a bucket in key order.
     pub(crate) fn first(&self, bucket: Bucket, n: usize) -> Vec<(Key, Location)> {
-        self.iter(bucket).take(n).map(|(key, place)| (key.into(), place)).collect()
+        self.iter(bucket).take(n).map(|(key, location)| (key.into(), location)).collect()
     }
 
     /// All of a bucket in key order.
     pub(crate) fn iter(&self, bucket: Bucket) -> impl Iterator<Item = (&[u8], Location)> {
-        self.bucket(bucket).iter().map(|(key, place)| (&**key, *place))
+        self.bucket(bucket).iter().map(|(key, location)| (&**key, *location))
     }
 
     /// The bytes of payload in the log buffer.
@@ -165,7 +180,7 @@ impl Index {
     }
 
     /// Whether the operation takes something away.
-    pub(crate) fn loses_by(&self, operation: &Operation<'_>) -> bool {
+    pub(crate) fn removes_any(&self, operation: &Operation<'_>) -> bool {
         let keys = self.bucket(operation.bucket);
         match operation.action {
             Action::Put { .. } => false,
@@ -182,11 +197,11 @@ impl Index {
             None => {
                 let from = after.map_or(Bound::Unbounded, Bound::Excluded);
                 let jobs = queue.range::<[u8], _>((from, Bound::Unbounded));
-                jobs.take(n).map(|(key, place)| (key.clone(), *place)).collect()
+                jobs.take(n).map(|(key, location)| (key.clone(), *location)).collect()
             }
             Some(fifo) => {
                 let after = after.and_then(|key| queue.get(key));
-                let from = after.map_or(Bound::Unbounded, |place| Bound::Excluded(place.order()));
+                let from = after.map_or(Bound::Unbounded, |location| Bound::Excluded(location.order()));
                 let keys = fifo.range((from, Bound::Unbounded)).map(|(_, key)| key);
                 let jobs = keys.filter_map(|key| Some((key.clone(), *queue.get(key)?)));
                 jobs.take(n).collect()
@@ -200,13 +215,13 @@ impl Index {
     }
 
     /// Whether as many keys are live in each bucket, with as many bytes.
-    pub(crate) fn holds_as_much_as(&self, other: &Self) -> bool {
+    pub(crate) fn is_same_size_as(&self, other: &Self) -> bool {
         let counts = |index: &Self| index.buckets.each_ref().map(Keys::len);
         self.live_bytes == other.live_bytes && counts(self) == counts(other)
     }
 
     /// Gives no ordinal again that `other` has given.
-    pub(crate) fn count_ordinals_on_from(&mut self, other: &Self) {
+    pub(crate) fn continue_ordinals_from(&mut self, other: &Self) {
         self.next_ordinal = self.next_ordinal.max(other.next_ordinal);
     }
 
@@ -221,12 +236,12 @@ impl Index {
         let mut ranges = Vec::new();
         let mut in_manifests = BTreeMap::<u64, u64>::new();
         for bucket in [Bucket::Config, Bucket::Queue, Bucket::Registry, Bucket::Logs] {
-            for (key, place) in self.iter(bucket) {
-                let value_at = place.value_offset();
-                let sealed_len = u64::from(place.len) + TAG_LEN as u64;
+            for (key, location) in self.iter(bucket) {
+                let value_at = location.value_offset();
+                let sealed_len = u64::from(location.len) + TAG_LEN as u64;
                 ranges.push(value_at..value_at + sealed_len);
-                *in_manifests.entry(place.frame_offset).or_default() +=
-                    live_len(bucket, key, place.len) - sealed_len;
+                *in_manifests.entry(location.frame_offset).or_default() +=
+                    live_len(bucket, key, location.len) - sealed_len;
             }
         }
         let manifest_at = |frame_offset| frame_offset + FRAME_HEADER_LEN as u64;
@@ -246,16 +261,16 @@ impl Index {
     }
 
     /// Returns whether it replaced something.
-    fn put(&mut self, bucket: Bucket, key: Key, place: Location) -> bool {
-        self.live_bytes[bucket as usize] += live_len(bucket, &key, place.len);
+    fn put(&mut self, bucket: Bucket, key: Key, location: Location) -> bool {
+        self.live_bytes[bucket as usize] += live_len(bucket, &key, location.len);
         let in_order = (bucket == Bucket::Queue && self.fifo.is_some()).then(|| key.clone());
         let replaced = match self.buckets[bucket as usize].entry(key) {
             Entry::Vacant(free) => {
-                free.insert(place);
+                free.insert(location);
                 None
             }
             Entry::Occupied(mut taken) => {
-                let old = taken.insert(place);
+                let old = taken.insert(location);
                 Some(live_len(bucket, taken.key(), old.len)).zip(Some(old))
             }
         };
@@ -263,7 +278,7 @@ impl Index {
             self.forget(bucket, old_len, &old);
         }
         if let (Some(key), Some(fifo)) = (in_order, &mut self.fifo) {
-            fifo.insert(place.order(), key);
+            fifo.insert(location.order(), key);
         }
         replaced.is_some()
     }

@@ -5,37 +5,39 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use crate::format::frame::{ALIGNMENT, ValueCursor};
-use crate::format::header::Header;
-use crate::format::record::Operation;
-use crate::index::Index;
-use crate::log::writer::{Log, LogFile, Tip, Values};
-use crate::options::QueueOrder;
-use crate::log::frame_builder::{PACK_LEN, Pack};
-use crate::storage::paths::sibling;
+use super::create::create_log;
+use super::file::{LogFile, LogPosition};
+use super::frame_builder::{FRAME_LEN_TARGET, FrameBuilder};
+use super::scan::{Concurrency, Scanned, Scanner};
+use super::values::Values;
+use super::writer::LogWriter;
 use crate::crypto::seal::GenerationId;
+use crate::crypto::secret_vec::SecretVec;
+use crate::format::frame::ALIGNMENT;
+use crate::format::header::Header;
+use crate::format::location::ValueCursor;
+use crate::format::record::Operation;
+use crate::index::{Index, QueueOrder};
+use crate::storage::paths::{self, sibling};
 use crate::storage::{self, Storage};
-use crate::log::scan::{self, Concurrency, Found, Scan};
-use crate::crypto::secret_vec::Wiped;
 use crate::{AgentKey, Error, Result};
-use crate::log::writer::recovery;
 
 /// Removed again when dropped, unless it has got its name.
-pub(crate) struct NewLog {
+pub(crate) struct LogBuilder {
     storage: Arc<dyn Storage>,
     temporary: PathBuf,
     is_named: bool,
     pub(crate) header: Header,
     pub(crate) file: Arc<LogFile>,
-    pub(crate) log: Log,
+    pub(crate) log: LogWriter,
     /// What was written so far.
     pub(crate) index: Index,
-    pack: Pack,
+    pack: FrameBuilder,
     /// How far it was read back.
-    checked: Tip,
+    checked: LogPosition,
 }
 
-impl NewLog {
+impl LogBuilder {
     /// At `<path>.new`, for what will be called `path`, with the generation and the store id of `id`.
     pub(crate) fn create(
         storage: &Arc<dyn Storage>,
@@ -45,11 +47,11 @@ impl NewLog {
         order: QueueOrder,
     ) -> Result<Self> {
         let temporary = sibling(path, ".new");
-        let (log, header) = recovery::create_log(&**storage, &temporary, path, id.generation, id.store_id, key)?;
-        let first = walk::first_tip(&header.authenticator);
+        let (log, header) = create_log(&**storage, &temporary, path, id.generation, id.store_id, key)?;
+        let first = LogPosition::first(&header.authenticator);
         let file = Arc::new(log);
-        let log = Log::new(Arc::clone(&file), Arc::clone(storage), first, first.end, false);
-        Ok(NewLog {
+        let log = LogWriter::new(Arc::clone(&file), Arc::clone(storage), first, first.end, false);
+        Ok(LogBuilder {
             storage: Arc::clone(storage),
             temporary,
             is_named: false,
@@ -57,7 +59,7 @@ impl NewLog {
             file,
             log,
             index: Index::new(order),
-            pack: Pack::default(),
+            pack: FrameBuilder::default(),
             checked: first,
         })
     }
@@ -76,46 +78,46 @@ impl NewLog {
     pub(crate) fn add(
         &mut self,
         operation: &Operation<'_>,
-        append_value: impl FnOnce(&mut Wiped) -> Result<()>,
+        append_value: impl FnOnce(&mut SecretVec) -> Result<()>,
     ) -> Result<()> {
         self.pack.add(operation, append_value)?;
-        if self.pack.bytes.len() >= PACK_LEN { self.flush() } else { Ok(()) }
+        if self.pack.bytes.len() >= FRAME_LEN_TARGET { self.flush() } else { Ok(()) }
     }
 
     /// Writes what was packed as one frame.
     pub(crate) fn flush(&mut self) -> Result<()> {
-        let NewLog { pack, log, index, temporary, .. } = self;
+        let LogBuilder { pack, log, index, temporary, .. } = self;
         let changes = pack.changes();
         if !changes.is_empty() {
             let written = log.append_unseen(&changes).map_err(of_new_file(temporary))?;
-            index.apply(changes.iter().map(|change| change.operation), written.places);
+            index.apply(changes.iter().map(|change| change.operation), written.locations);
         }
         pack.clear();
         Ok(())
     }
 
-    /// Makes durable what was written since the last check, and reads it back. `keep_going` is told how far that is, and may end
+    /// Makes durable what was written since the last check, and reads it back. `check_not_stopping` is told how far that is, and may end
     /// it with an error.
-    pub(crate) fn check(&mut self, keep_going: impl Fn(u64) -> Result<()>) -> Result<()> {
-        self.read_back(keep_going).map_err(of_new_file(&self.temporary))
+    pub(crate) fn check(&mut self, check_not_stopping: impl Fn(u64) -> Result<()>) -> Result<()> {
+        self.read_back(check_not_stopping).map_err(of_new_file(&self.temporary))
     }
 
     /// From the disk: every frame in its place, every value opens. The chain ends in the same tag only if all manifests
     /// are the ones that were written.
-    fn read_back(&mut self, keep_going: impl Fn(u64) -> Result<()>) -> Result<()> {
+    fn read_back(&mut self, check_not_stopping: impl Fn(u64) -> Result<()>) -> Result<()> {
         // Guards against a power cut after the rename: the name must never stand for less than all of it.
         self.log.pending().wait()?;
         self.file.file.drop_cache(self.checked.end).map_err(self.file.io("drop the page cache of"))?;
         let values = Values::new(Arc::clone(&self.file), false);
-        let mut value = Wiped::default();
-        let mut scan = Scan::new(&self.file, Concurrency::Exclusive, self.checked)?;
-        while let Found::Frame(frame) = scan.next()? {
-            keep_going(frame.offset)?;
-            let mut places = ValueCursor::new(frame.offset, &frame.header);
+        let mut value = SecretVec::default();
+        let mut scan = Scanner::new(&self.file, Concurrency::Exclusive, self.checked)?;
+        while let Scanned::Frame(frame) = scan.next()? {
+            check_not_stopping(frame.offset)?;
+            let mut locations = ValueCursor::new(frame.offset, &frame.header);
             let operations = frame.manifest.into_iter().flat_map(|manifest| manifest.operations());
-            for place in operations.filter_map(|operation| places.place(&operation)) {
+            for location in operations.filter_map(|operation| locations.locate(&operation)) {
                 value.clear();
-                values.open_into(&mut value, &frame, place)?;
+                values.open_into(&mut value, &frame, location)?;
             }
         }
         self.checked = scan.tip();
@@ -127,10 +129,10 @@ impl NewLog {
     }
 
     /// Puts a close frame behind all of it, which vouches for it, and checks that. Returns the length of the file.
-    pub(crate) fn finish(&mut self, keep_going: impl Fn(u64) -> Result<()>) -> Result<u64> {
-        self.check(&keep_going)?;
+    pub(crate) fn finish(&mut self, check_not_stopping: impl Fn(u64) -> Result<()>) -> Result<u64> {
+        self.check(&check_not_stopping)?;
         self.log.append_unseen(&[]).map_err(of_new_file(&self.temporary))?;
-        self.check(&keep_going)?;
+        self.check(&check_not_stopping)?;
         // Not a clean end yet: whoever opens the file before its folder is known to be synced has to sync the folder,
         // or a power cut would bring the old name back after new calls were acknowledged.
         let len = self.log.tip().end + ALIGNMENT as u64;
@@ -141,43 +143,24 @@ impl NewLog {
     /// Gives the file the name `target`, durably, where nothing has it. `operation` is what fails if that does.
     pub(crate) fn name(&mut self, target: &Path, operation: &'static str) -> Result<()> {
         self.storage.rename_new(&self.temporary, target).map_err(|source| match source.kind() {
-            std::io::ErrorKind::AlreadyExists => exists(target),
+            std::io::ErrorKind::AlreadyExists => paths::exists(target),
             _ => storage::full_or_io(operation, target)(source),
         })?;
         self.keep();
         // Guards against a power cut that takes the name back after the caller was told that it is there.
-        recovery::sync_folder(&*self.storage, target)?;
+        paths::sync_folder(&*self.storage, target)?;
         // From here on its end may be a clean one.
         self.file.file.set_len(self.log.tip().end).map_err(self.file.io("end"))
     }
 }
 
-impl Drop for NewLog {
+impl Drop for LogBuilder {
     fn drop(&mut self) {
         if !self.is_named {
             // If this fails, the next open or compaction removes it; of a copy, somebody has to.
             let _ = self.storage.remove_file(&self.temporary);
         }
     }
-}
-
-/// Where a copy of the log `of` would go, which must be free. Looked at before the work, and again as the copy gets its name.
-pub(crate) fn free_target(storage: &dyn Storage, of: &Path, to: &Path) -> Result<PathBuf> {
-    let target = storage.resolve(to).map_err(|source| Error::io("find", to, source))?;
-    if target == sibling(of, ".new") {
-        let name = target.display();
-        return Err(Error::Invalid {
-            what: format!("{name} is what the next open would remove; choose another name"),
-        });
-    }
-    match storage.kind(&target).map_err(|source| Error::io("look at", &target, source))? {
-        storage::PathKind::Missing => Ok(target),
-        _ => Err(exists(&target)),
-    }
-}
-
-fn exists(target: &Path) -> Error {
-    Error::Invalid { what: format!("{} exists already; it was not changed", target.display()) }
 }
 
 /// The new file's errors name it as it is called so far. A disk that was found full only by a sync costs no more than

@@ -10,24 +10,24 @@ use crate::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 
 /// A frame: its number, and the tag that the next one is chained to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Mark {
+pub(crate) struct FrameId {
     pub(crate) seq: u64,
     pub(crate) tag: Tag,
 }
 
 /// Which frames are durable, and whether writing has failed for good.
 #[derive(Debug)]
-pub(crate) struct Commit {
+pub(crate) struct GroupCommit {
     state: Mutex<State>,
     turned: Condvar,
 }
 
 #[derive(Debug)]
 struct State {
-    written: Mark,
-    durable: Mark,
+    written: FrameId,
+    durable: FrameId,
     /// Whether the next generation holds all of this one, durably.
-    settled: bool,
+    superseded: bool,
     syncing: bool,
     /// How many threads wait for the sync.
     waiting: usize,
@@ -41,16 +41,16 @@ struct Failure {
     os_code: Option<i32>,
 }
 
-impl Commit {
-    /// Everything up to `mark` is written and durable.
-    pub(crate) fn new(mark: Mark) -> Self {
+impl GroupCommit {
+    /// Everything up to `frame` is written and durable.
+    pub(crate) fn new(frame: FrameId) -> Self {
         let state =
-            State { written: mark, durable: mark, settled: false, syncing: false, waiting: 0, failed: None };
-        Commit { state: Mutex::new(state), turned: Condvar::new() }
+            State { written: frame, durable: frame, superseded: false, syncing: false, waiting: 0, failed: None };
+        GroupCommit { state: Mutex::new(state), turned: Condvar::new() }
     }
 
     /// The last frame known to be on stable storage.
-    pub(crate) fn durable(&self) -> Mark {
+    pub(crate) fn durable(&self) -> FrameId {
         self.state().durable
     }
 
@@ -60,8 +60,8 @@ impl Commit {
     }
 
     /// Notes that a frame stands in the file.
-    pub(crate) fn note_written(&self, mark: Mark) {
-        self.state().written = mark;
+    pub(crate) fn note_written(&self, frame: FrameId) {
+        self.state().written = frame;
     }
 
     /// Ends writing for good: what the file holds is known no more.
@@ -71,8 +71,8 @@ impl Commit {
     }
 
     /// Says that everything is durable, however it came to be: the next generation holds all of it.
-    pub(crate) fn settle(&self) {
-        self.state().settled = true;
+    pub(crate) fn supersede(&self) {
+        self.state().superseded = true;
         self.turned.notify_all();
     }
 
@@ -80,7 +80,7 @@ impl Commit {
     pub(crate) fn wait_durable(&self, seq: u64, mut sync: impl FnMut() -> io::Result<()>) -> io::Result<()> {
         let mut state = self.state();
         loop {
-            if state.durable.seq >= seq || state.settled {
+            if state.durable.seq >= seq || state.superseded {
                 return Ok(());
             }
             if let Some(Failure { kind, os_code }) = state.failed {

@@ -3,14 +3,13 @@
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
-use crate::log::writer::LogFile;
-use crate::storage::paths::sibling;
-use crate::log::recovery::sync_folder;
+use super::file::LogFile;
+use crate::storage::paths::{sibling, sync_folder};
 use crate::storage::{self, Access, File, PathKind, Storage, full_or_io};
 use crate::{Error, Result};
 
 /// Copies the torn tail beside the log, and only then cuts it off.
-pub(crate) fn set_torn_tail_aside(
+pub(crate) fn quarantine_torn_tail(
     storage: &dyn Storage,
     log: &LogFile,
     offset: u64,
@@ -31,7 +30,7 @@ pub(crate) fn set_torn_tail_aside(
 
 /// Gives the file at `path` a second name, `.damaged-1` or the next that is free, durably. It keeps the first one. A crash
 /// behind it leaves two names, and the next call gives a third.
-pub(crate) fn keep_damaged(storage: &dyn Storage, path: &Path) -> Result<PathBuf> {
+pub(crate) fn quarantine_damaged(storage: &dyn Storage, path: &Path) -> Result<PathBuf> {
     let mut number = 1_u64;
     let kept = loop {
         let name = sibling(path, &format!(".damaged-{number}"));

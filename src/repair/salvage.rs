@@ -6,20 +6,19 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use crate::format::bucket::{Bucket, CONFIG_KEY, SESSION_KEY};
-use crate::format::frame::ValueCursor;
-use crate::format::header::Header;
-use crate::log::writer::{Tip, Values};
-use crate::repair::losses::{Losses, SalvageReport};
-use crate::log::builder::{self, NewLog};
-use crate::options::QueueOrder;
+use super::losses::Losses;
 use crate::crypto::seal::GenerationId;
-use crate::snapshot::open_file;
-use crate::storage::{Disk, Storage};
-use crate::log::scan::{self, Concurrency, OpenFrame, Piece, Resync};
-use crate::{AgentKey, Anchor, Error, Result};
-use crate::storage::paths as path;
-use crate::log::writer::recovery;
+use crate::format::bucket::{Bucket, CONFIG_KEY, SESSION_KEY};
+use crate::format::header::Header;
+use crate::format::location::ValueCursor;
+use crate::index::QueueOrder;
+use crate::log::builder::LogBuilder;
+use crate::log::file::LogPosition;
+use crate::log::header;
+use crate::log::scan::{Concurrency, OpenFrame, Resync, ResyncItem};
+use crate::log::values::Values;
+use crate::storage::{Disk, Storage, paths};
+use crate::{AgentKey, Anchor, Error, Result, SalvageReport};
 
 /// Brings everything that is still authentic in the store `from`, in order, into a new store `to`, under the same key. Not
 /// a byte of `from` is changed, and it needs no lock. Works on every file that [`verify`](crate::verify) calls damaged, as
@@ -73,10 +72,10 @@ pub(crate) fn salvage_on(
     key: &AgentKey,
     to: &Path,
 ) -> Result<SalvageReport> {
-    let from = path::resolve(&**storage, from)?;
+    let from = paths::resolve(&**storage, from)?;
     let source = Source::open(&**storage, &from, key)?;
-    let target = new_log::free_target(&**storage, &from, to)?;
-    let (mut new, report) = source.bring_over(storage, key, &target, Concurrency::WithWriter(&**storage))?;
+    let target = paths::free_target(&**storage, &from, to)?;
+    let (mut new, report) = source.copy_into(storage, key, &target, Concurrency::WithWriter(&**storage))?;
     // Root salvages for an agent that is not root. Nobody else can give files away: then it is the caller's.
     let _ = storage.copy_owner_and_mode(&from, new.temporary());
     new.name(&target, "name the salvaged store")?;
@@ -93,10 +92,10 @@ pub(crate) struct Source {
 
 impl Source {
     pub(crate) fn open(storage: &dyn Storage, path: &Path, key: &AgentKey) -> Result<Self> {
-        let file = open_file(storage, path)?;
-        let page = recovery::read_header_page(&*file, path)?;
-        let (header, _) = recovery::header_behind_damage(&page, path, key)?;
-        let log = recovery::with_keys(file, path, key, &header)?;
+        let file = paths::open_file(storage, path)?;
+        let page = header::read_header_page(&*file, path)?;
+        let (header, _) = header::recover_header(&page, path, key)?;
+        let log = header::with_keys(file, path, key, &header)?;
         Ok(Source { values: Values::new(Arc::new(log), false), header, expected: None })
     }
 
@@ -106,27 +105,27 @@ impl Source {
     }
 
     /// Makes a new log for `target`, synced and read back, of everything that is authentic.
-    pub(crate) fn bring_over(
+    pub(crate) fn copy_into(
         &self,
         storage: &Arc<dyn Storage>,
         key: &AgentKey,
         target: &Path,
         concurrency: Concurrency<'_>,
-    ) -> Result<(NewLog, SalvageReport)> {
+    ) -> Result<(LogBuilder, SalvageReport)> {
         let Header { id, authenticator, .. } = self.header;
         let id = GenerationId { generation: id.generation.saturating_add(1), ..id };
-        let mut salvaged = Salvaged::new(NewLog::create(storage, target, &id, key, QueueOrder::RunId)?);
+        let mut salvaged = Salvaged::new(LogBuilder::create(storage, target, &id, key, QueueOrder::RunId)?);
         let mut losses = Losses::default();
         let mut watched =
-            self.expected.filter(|anchor| anchor.seq() == 0).map(|_| walk::first_tip(&authenticator));
-        let mut walk = Resync::new(self.values.log(), concurrency, walk::first_tip(&authenticator))?;
+            self.expected.filter(|anchor| anchor.seq() == 0).map(|_| LogPosition::first(&authenticator));
+        let mut walk = Resync::new(self.values.log(), concurrency, LogPosition::first(&authenticator))?;
         let torn_len = loop {
             match walk.next()? {
-                Piece::Frame { frame, .. } => salvaged.take(&self.values, &frame, &mut losses)?,
-                Piece::Fault(_) => {}
-                Piece::Unproven(frame) => losses.note_unproven(&frame),
-                Piece::Gap(gap) => losses.note_gap(&gap),
-                Piece::End { torn_until } => break torn_until.map_or(0, |until| until - walk.tip().end),
+                ResyncItem::Frame { frame, .. } => salvaged.take(&self.values, &frame, &mut losses)?,
+                ResyncItem::Fault(_) => {}
+                ResyncItem::Unproven(frame) => losses.note_unproven(&frame),
+                ResyncItem::Gap(gap) => losses.note_gap(&gap),
+                ResyncItem::End { torn_until } => break torn_until.map_or(0, |until| until - walk.tip().end),
             }
             if self.expected.is_some_and(|anchor| anchor.seq() == walk.tip().seq) {
                 watched = Some(walk.tip());
@@ -157,7 +156,7 @@ impl Source {
     }
 
     /// Where the expected frame itself is lost, an authentic one with a higher number has to do.
-    fn check_age(&self, watched: Option<Tip>, tip: Tip) -> Result<()> {
+    fn check_age(&self, watched: Option<LogPosition>, tip: LogPosition) -> Result<()> {
         let Some(anchor) = self.expected else { return Ok(()) };
         let tag_at = |seq| watched.map(|watched| watched.chain).or((tip.seq > seq).then(|| anchor.tag()));
         match anchor.shortfall(&self.header, tag_at) {
@@ -169,13 +168,13 @@ impl Source {
 
 /// What was brought over so far.
 struct Salvaged {
-    new: NewLog,
+    new: LogBuilder,
     records: u64,
     operations: u64,
 }
 
 impl Salvaged {
-    fn new(new: NewLog) -> Self {
+    fn new(new: LogBuilder) -> Self {
         Salvaged { new, records: 0, operations: 0 }
     }
 
@@ -183,21 +182,21 @@ impl Salvaged {
     fn take(&mut self, old: &Values, frame: &OpenFrame<'_>, losses: &mut Losses) -> Result<()> {
         let Some(manifest) = frame.manifest else { return Ok(()) };
         self.records += 1;
-        let mut places = ValueCursor::new(frame.offset, &frame.header);
+        let mut locations = ValueCursor::new(frame.offset, &frame.header);
         for operation in manifest.operations() {
-            let place = places.place(&operation);
+            let location = locations.locate(&operation);
             let mut lost = None;
             let added = self.new.add(&operation, |bytes| {
-                let Some(place) = place else { return Ok(()) };
+                let Some(location) = location else { return Ok(()) };
                 let at = bytes.len();
-                let opened = old.open_into(bytes, frame, place).and_then(|()| {
+                let opened = old.open_into(bytes, frame, location).and_then(|()| {
                     let is_well_formed = operation.bucket.allows_value(operation.key, &bytes[at..]);
-                    if is_well_formed { Ok(()) } else { Err(old.malformed(place)) }
+                    if is_well_formed { Ok(()) } else { Err(old.malformed(location)) }
                 });
-                opened.inspect_err(|_| lost = Some(place))
+                opened.inspect_err(|_| lost = Some(location))
             });
-            if let Some(place) = lost {
-                losses.note_value(&operation, place);
+            if let Some(location) = lost {
+                losses.note_value(&operation, location);
                 continue;
             }
             added?;

@@ -3,20 +3,19 @@
 use std::path::Path;
 use std::sync::Arc;
 
+use super::verify_report::{FaultKind, FrameInfo, OperationInfo, VerifyReport};
+use crate::crypto::secret_vec::SecretVec;
 use crate::format::SaltedCrc;
-use crate::format::frame::{FrameHeader, FrameKind, ValueCursor};
-use crate::format::header::{self, Header};
+use crate::format::frame::{FrameHeader, FrameKind};
+use crate::format::header::{self as header_page, Header};
+use crate::format::location::ValueCursor;
 use crate::format::record::Manifest;
-use crate::log::writer::Values;
-use crate::snapshot::open_file;
-use crate::storage::{Disk, File, Storage};
-use crate::log::scan::{self, Concurrency, OpenFrame, Piece, Resync, Sight, Walk};
-use crate::crypto::secret_vec::Wiped;
+use crate::log::file::LogPosition;
+use crate::log::header;
+use crate::log::scan::{Concurrency, OpenFrame, RawScanner, Resync, ResyncItem, ScanItem};
+use crate::log::values::Values;
+use crate::storage::{Disk, File, Storage, paths};
 use crate::{AgentKey, Error, Result};
-use crate::storage::paths as path;
-use crate::log::writer::recovery;
-
-
 
 /// Checks a store without changing it, also beside a running writer: with the key everything, without it the header
 /// and the CRCs.
@@ -78,19 +77,19 @@ pub(crate) fn verify_on(
     key: Option<&AgentKey>,
     mut each: impl FnMut(&FrameInfo),
 ) -> Result<VerifyReport> {
-    let path = path::resolve(storage, path)?;
-    let file = open_file(storage, &path)?;
+    let path = paths::resolve(storage, path)?;
+    let file = paths::open_file(storage, &path)?;
     let file_len = file.len().map_err(|source| Error::io("look at", &path, source))?;
     let report = VerifyReport::new(&path, key.is_some(), file_len);
     let mut check = Check { storage, report, durable_seq: 0, each: &mut each };
-    let page = recovery::read_header_page(&*file, &path)?;
+    let page = header::read_header_page(&*file, &path)?;
     let looked = match key {
-        Some(key) => recovery::header_behind_damage(&page, &path, key),
-        None => recovery::parse_header_page(&page, &path).map(|header| (header, None)),
+        Some(key) => header::recover_header(&page, &path, key),
+        None => header::parse_header_page(&page, &path).map(|header| (header, None)),
     };
     let header = match looked {
         Ok((header, None)) => {
-            for (offset, what) in header::blemishes(&page) {
+            for (offset, what) in header_page::copy_faults(&page) {
                 check.report.note(offset, FaultKind::Header, what);
             }
             header
@@ -128,26 +127,26 @@ impl Check<'_> {
         let path = self.report.path.clone();
         let read_error = |source| Error::io("read", &path, source);
         let crc = SaltedCrc::new(&header.id.salt);
-        let first = walk::first_tip(&header.authenticator);
-        let mut walk = Walk::new(file, &crc, Concurrency::WithWriter(self.storage), first.end, first.seq)
+        let first = LogPosition::first(&header.authenticator);
+        let mut walk = RawScanner::new(file, &crc, Concurrency::WithWriter(self.storage), first.end, first.seq)
             .map_err(read_error)?;
         loop {
             let offset = walk.offset();
             let (kind, what) = match walk.next().map_err(read_error)? {
-                Sight::Frame { header, .. } => {
+                ScanItem::Frame { header, .. } => {
                     self.note_frame(offset, &header, Vec::new());
                     continue;
                 }
-                Sight::End => break,
-                Sight::Torn { until } => {
+                ScanItem::End => break,
+                ScanItem::Torn { until } => {
                     self.report.torn_len = until - offset;
                     break;
                 }
-                Sight::Damage(what) => (FaultKind::Damage, what),
-                Sight::Tampered(what) => (FaultKind::Tampering, what),
+                ScanItem::Damage(what) => (FaultKind::Damage, what),
+                ScanItem::Tampered(what) => (FaultKind::Tampering, what),
             };
             self.report.note(offset, kind, what);
-            if !walk.go_on().map_err(read_error)? {
+            if !walk.skip_to_next_frame().map_err(read_error)? {
                 break;
             }
         }
@@ -157,23 +156,23 @@ impl Check<'_> {
 
     /// Opens all frames with the key, and every value.
     fn seals(&mut self, file: Box<dyn File>, key: &AgentKey, header: &Header) -> Result<()> {
-        let log = Arc::new(recovery::with_keys(file, &self.report.path, key, header)?);
+        let log = Arc::new(header::with_keys(file, &self.report.path, key, header)?);
         let values = Values::new(Arc::clone(&log), false);
         let mut walk =
-            Resync::new(&log, Concurrency::WithWriter(self.storage), walk::first_tip(&header.authenticator))?;
+            Resync::new(&log, Concurrency::WithWriter(self.storage), LogPosition::first(&header.authenticator))?;
         loop {
             let offset = walk.tip().end;
             match walk.next()? {
-                Piece::Frame { frame, is_whole } => self.check_frame(&frame, is_whole, &values)?,
-                Piece::Fault(error) => self.report.note_error(error)?,
+                ResyncItem::Frame { frame, is_whole } => self.check_frame(&frame, is_whole, &values)?,
+                ResyncItem::Fault(error) => self.report.note_error(error)?,
                 // Where it stands in the place of another frame, that was noted.
-                Piece::Unproven(frame) if frame.offset == offset => {}
-                Piece::Unproven(frame) => {
+                ResyncItem::Unproven(frame) if frame.offset == offset => {}
+                ResyncItem::Unproven(frame) => {
                     let what = "the frame's seal cannot be checked: the tag before it is lost";
                     self.report.note(frame.offset, FaultKind::Damage, what);
                 }
-                Piece::Gap(_) => {}
-                Piece::End { torn_until } => {
+                ResyncItem::Gap(_) => {}
+                ResyncItem::End { torn_until } => {
                     self.report.torn_len = torn_until.map_or(0, |until| until - offset);
                     break;
                 }
@@ -184,16 +183,16 @@ impl Check<'_> {
     }
 
     fn check_frame(&mut self, frame: &OpenFrame<'_>, is_whole: bool, values: &Values) -> Result<()> {
-        let mut places = ValueCursor::new(frame.offset, &frame.header);
+        let mut locations = ValueCursor::new(frame.offset, &frame.header);
         let mut operations = Vec::new();
         for operation in frame.manifest.iter().flat_map(Manifest::operations) {
             self.report.operations += 1;
             operations.push(OperationInfo::new(&operation));
-            let Some(place) = places.place(&operation) else { continue };
+            let Some(location) = locations.locate(&operation) else { continue };
             self.report.values += 1;
-            match values.read(place).map(Wiped::from) {
+            match values.read(location).map(SecretVec::from) {
                 Ok(value) if operation.bucket.allows_value(operation.key, &value) => {}
-                Ok(_) => self.report.note_error(values.malformed(place))?,
+                Ok(_) => self.report.note_error(values.malformed(location))?,
                 // In a damaged frame, damage is what broke the seal.
                 Err(Error::Unauthentic { offset, what, .. }) if !is_whole => {
                     self.report.note(offset, FaultKind::Damage, what);

@@ -21,11 +21,11 @@ pub(crate) struct Lock {
 
 /// Tries at once, then with pauses from 1 ms up to 50 ms; the last try is at the deadline, not after it.
 pub(crate) fn acquire(path: &Path, timeout: Duration) -> Result<Lock> {
-    let begun = Instant::now();
+    let started = Instant::now();
     let file = open(path).map_err(|source| Error::io("open the lock file", path, source))?;
     let mut pause = Duration::from_millis(1);
     while !try_lock(&file).map_err(|source| Error::io("lock", path, source))? {
-        let waited = begun.elapsed();
+        let waited = started.elapsed();
         let left = timeout.saturating_sub(waited);
         if left.is_zero() {
             let hint = "a snapshot can be read meanwhile";

@@ -15,9 +15,11 @@ use crate::Error;
 
 mod disk;
 mod lock;
+mod map;
 pub(crate) mod paths;
 
-pub use disk::{Disk, Map};
+pub use disk::Disk;
+pub use map::Map;
 
 /// What stands at a path.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -1,8 +1,9 @@
 //! Which file a caller's path means, and the names beside it.
 
+use std::io;
 use std::path::{Path, PathBuf};
 
-use crate::storage::{PathKind, Storage};
+use super::{Access, File, PathKind, Storage};
 use crate::{Error, Result};
 
 /// The log file that a caller's path means.
@@ -48,4 +49,46 @@ pub(crate) fn sibling(path: &Path, suffix: &str) -> PathBuf {
     let mut name = path.as_os_str().to_owned();
     name.push(suffix);
     PathBuf::from(name)
+}
+
+pub(crate) fn open_file(storage: &dyn Storage, path: &Path) -> Result<Box<dyn File>> {
+    if !is_file(storage, path)? {
+        return Err(Error::NotFound { path: path.to_path_buf() });
+    }
+    storage.open(path, Access::Read).map_err(|source| Error::io("open", path, source))
+}
+
+/// Where a copy of the log `of` would go, which must be free. Looked at before the work, and again as the copy gets its name.
+pub(crate) fn free_target(storage: &dyn Storage, of: &Path, to: &Path) -> Result<PathBuf> {
+    let target = storage.resolve(to).map_err(|source| Error::io("find", to, source))?;
+    if target == sibling(of, ".new") {
+        let name = target.display();
+        return Err(Error::Invalid {
+            what: format!("{name} is what the next open would remove; choose another name"),
+        });
+    }
+    match storage.kind(&target).map_err(|source| Error::io("look at", &target, source))? {
+        PathKind::Missing => Ok(target),
+        _ => Err(exists(&target)),
+    }
+}
+
+pub(crate) fn exists(target: &Path) -> Error {
+    Error::Invalid { what: format!("{} exists already; it was not changed", target.display()) }
+}
+
+/// Removes what a crash during creation left behind. The caller holds the lock.
+pub(crate) fn remove_leftovers(storage: &dyn Storage, path: &Path) -> Result<()> {
+    let new = sibling(path, ".new");
+    match storage.remove_file(&new) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            Err(Error::io("remove the left-over", &new, error))
+        }
+        _ => Ok(()),
+    }
+}
+
+pub(crate) fn sync_folder(storage: &dyn Storage, path: &Path) -> Result<()> {
+    let folder = path.parent().unwrap_or(Path::new("/"));
+    storage.sync_dir(folder).map_err(|source| Error::io("sync the folder", folder, source))
 }

@@ -2,12 +2,12 @@
 
 use std::fmt;
 
+use crate::crypto::secret_vec::SecretVec;
 use crate::format::bucket::{
     Bucket, CONFIG_KEY, HEARTBEAT_KEY, LOG_KEY_LEN, LogKey, SESSION_KEY, VALUE_PREFIX_LEN,
 };
 use crate::format::record::Change;
 use crate::read::{check_run_id, check_value};
-use crate::crypto::secret_vec::Wiped;
 use crate::{Error, Result};
 
 /// Writing calls that become one record: after a crash all of them are there, or none.
@@ -37,9 +37,9 @@ pub struct Batch {
 }
 
 enum Call {
-    Put { bucket: Bucket, key: Box<[u8]>, prefix: Option<[u8; VALUE_PREFIX_LEN]>, value: Wiped },
+    Put { bucket: Bucket, key: Box<[u8]>, prefix: Option<[u8; VALUE_PREFIX_LEN]>, value: SecretVec },
     Ack { run_id: Box<[u8]> },
-    Log { ts_ms: i64, payload: Wiped },
+    Log { ts_ms: i64, payload: SecretVec },
 }
 
 impl Batch {

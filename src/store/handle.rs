@@ -4,22 +4,18 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
-use crate::store::compaction::Compactor;
+use super::compaction::Compactor;
+use super::log_quota::LogQuota;
+use super::shared::{Shared, View, WriteGuard};
 use crate::format::bucket::{Bucket, CONFIG_KEY, HEARTBEAT_KEY, SESSION_KEY};
 use crate::format::record::Change;
 use crate::index::Index;
-use crate::store::shared::{Live, Writing};
-use crate::log::writer::{Log, Pending, Values};
-use crate::store::log_quota::LogGate;
-use crate::options::{Durability, OpenOptions};
-use crate::read::{Reader, View, check_run_id, check_value, impl_reading_calls};
-use crate::log::recovery::{self, Recovered, RecoveryReport};
+use crate::log::recovery::Recovered;
+use crate::log::values::Values;
+use crate::log::writer::{LogWriter, Pending};
+use crate::read::{Reader, check_run_id, check_value, impl_reading_calls};
 use crate::storage::LockGuard;
-use crate::{AgentKey, Error, Result, events};
-use crate::store::on_damage;
-use crate::storage::paths as path;
-
-
+use crate::{AgentKey, Durability, Error, OpenOptions, RecoveryReport, Result, events};
 
 /// What [`Store::enqueue_job`] did.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -62,14 +58,14 @@ pub enum Enqueued {
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 pub struct Store {
-    live: Arc<Live>,
-    compactor: Compactor,
-    durability: Durability,
-    heartbeat_durability: Durability,
-    log_durability: Durability,
+    pub(super) shared: Arc<Shared>,
+    pub(super) compactor: Compactor,
+    pub(super) durability: Durability,
+    pub(super) heartbeat_durability: Durability,
+    pub(super) log_durability: Durability,
     /// Taken while the writing end is held.
-    log_gate: Mutex<LogGate>,
-    recovery: RecoveryReport,
+    pub(super) log_quota: Mutex<LogQuota>,
+    pub(super) recovery: RecoveryReport,
     /// Last, so that everything above is gone before the lock is.
     _lock: LockGuard,
 }
@@ -92,35 +88,7 @@ impl Store {
         OpenOptions::new().open(path, key)
     }
 
-    pub(crate) fn open_with(options: &OpenOptions, path: &Path, key: &AgentKey) -> Result<Store> {
-        let opened = Store::open_silently(options, path, key);
-        match &opened {
-            Ok(store) => events::opened(store.path(), &store.recovery),
-            Err(error) => events::open_failed(path, error),
-        }
-        opened
-    }
-
-    fn open_silently(options: &OpenOptions, path: &Path, key: &AgentKey) -> Result<Store> {
-        let storage = &*options.storage;
-        let path = path::resolve(storage, path)?;
-        // Before the lock: its file would be left behind.
-        let may_be_missing = options.create || options.expected.is_some();
-        if !path::is_file(storage, &path)? && !may_be_missing {
-            return Err(Error::NotFound { path });
-        }
-        let lock = storage.lock(&path::sibling(&path, ".lock"), options.lock_timeout)?;
-        recovery::remove_leftovers(storage, &path)?;
-        let (recovered, current_key) = open_or_create(options, &path, key)?;
-        let mut store = Store::new(options, path, current_key, recovered, lock)?;
-        if !std::ptr::eq(current_key, key) {
-            store.rekey(key)?;
-            store.recovery.rekeyed = true;
-        }
-        Ok(store)
-    }
-
-    fn new(
+    pub(super) fn new(
         options: &OpenOptions,
         path: PathBuf,
         key: &AgentKey,
@@ -130,20 +98,20 @@ impl Store {
         let Recovered { log: file, header, replay, allocated, report } = recovered;
         let values = Arc::new(Values::new(Arc::clone(&file), options.mmap));
         let view = View { header, index: replay.index, values };
-        let log = Log::new(file, Arc::clone(&options.storage), replay.tip, allocated, replay.ends_closed);
-        let live = Arc::new(Live::new(options, path, log, view));
+        let log = LogWriter::new(file, Arc::clone(&options.storage), replay.tip, allocated, replay.ends_closed);
+        let shared = Arc::new(Shared::new(options, path, log, view));
         // One bad count must not keep the agent from its queue.
-        let drops = match Reader::recorded_drops(&*live) {
+        let drops = match Reader::recorded_drops(&*shared) {
             Err(error @ Error::Unauthentic { .. }) => {
-                events::drops_unreadable(&live.path, &error);
+                events::drops_unreadable(&shared.path, &error);
                 None
             }
             read => Some(read?),
         };
         Ok(Store {
-            compactor: Compactor::new(Arc::clone(&live), key.duplicate()),
-            live,
-            log_gate: Mutex::new(LogGate::new(options.log_limits, drops)),
+            compactor: Compactor::new(Arc::clone(&shared), key.duplicate()),
+            shared,
+            log_quota: Mutex::new(LogQuota::new(options.log_limits, drops)),
             durability: options.durability,
             heartbeat_durability: options.heartbeat_durability.unwrap_or(options.durability),
             log_durability: options.log_durability.unwrap_or(options.durability),
@@ -163,7 +131,7 @@ impl Store {
     /// ```
     #[must_use]
     pub fn path(&self) -> &Path {
-        &self.live.path
+        &self.shared.path
     }
 
     /// Ends the session: makes everything durable, writes a close frame, cuts the space ahead off and unlocks. A log that holds
@@ -192,10 +160,10 @@ impl Store {
     fn finish(&self) -> Result<()> {
         self.compactor.finish();
         self.record_drops()?;
-        let mut writing = self.live.write()?;
-        writing.log.close().inspect_err(|error| {
-            events::failed(&self.live.path, error);
-            writing.log.commit().fail(&std::io::ErrorKind::Other.into());
+        let mut guard = self.shared.write()?;
+        guard.log.close().inspect_err(|error| {
+            events::failed(&self.shared.path, error);
+            guard.log.group_commit().fail(&std::io::ErrorKind::Other.into());
         })
     }
 
@@ -216,7 +184,7 @@ impl Store {
         check_value("a configuration", raw)?;
         let version = version.to_le_bytes();
         let change = Change::put(Bucket::Config, CONFIG_KEY, &version, raw);
-        self.commit(self.live.write()?, &[change], self.durability)
+        self.commit(self.shared.write()?, &[change], self.durability)
     }
 
     /// Puts a job into the queue, or replaces the payload of the one that has its run id.
@@ -240,7 +208,7 @@ impl Store {
         check_run_id(run_id)?;
         check_value("a payload", payload)?;
         let change = Change::put(Bucket::Queue, run_id.as_bytes(), &[], payload);
-        let (pending, replaced) = self.live.write()?.append_counting(&[change])?;
+        let (pending, replaced) = self.shared.write()?.append_counting(&[change])?;
         self.committed(&pending, self.durability)?;
         Ok(if replaced > 0 { Enqueued::Replaced } else { Enqueued::Added })
     }
@@ -261,11 +229,11 @@ impl Store {
     /// ```
     pub fn ack_job(&self, run_id: &str) -> Result<bool> {
         check_run_id(run_id)?;
-        let writing = self.live.write()?;
+        let guard = self.shared.write()?;
         let key = run_id.as_bytes();
-        let (queued, _) = self.look(|index| index.get(Bucket::Queue, key).is_some());
+        let (queued, _) = self.with_index(|index| index.get(Bucket::Queue, key).is_some());
         if queued {
-            self.commit(writing, &[Change::delete(Bucket::Queue, key)], self.durability)?;
+            self.commit(guard, &[Change::delete(Bucket::Queue, key)], self.durability)?;
         }
         Ok(queued)
     }
@@ -286,7 +254,7 @@ impl Store {
         check_value("a session id", session_id.as_bytes())?;
         let server_time = server_time_ms.to_le_bytes();
         let change = Change::put(Bucket::Registry, SESSION_KEY, &server_time, session_id.as_bytes());
-        self.commit(self.live.write()?, &[change], self.durability)
+        self.commit(self.shared.write()?, &[change], self.durability)
     }
 
     /// Records a heartbeat, in ms since 1970, in place of the last one. Takes its durability from
@@ -305,16 +273,21 @@ impl Store {
     pub fn record_heartbeat(&self, ts_ms: i64) -> Result<()> {
         let ts_ms = ts_ms.to_le_bytes();
         let change = Change::put(Bucket::Registry, HEARTBEAT_KEY, &ts_ms, &[]);
-        self.commit(self.live.write()?, &[change], self.heartbeat_durability)
+        self.commit(self.shared.write()?, &[change], self.heartbeat_durability)
     }
 
-    fn commit(&self, writing: Writing<'_>, changes: &[Change<'_>], durability: Durability) -> Result<()> {
-        let pending = writing.append(changes)?;
+    pub(super) fn commit(
+        &self,
+        guard: WriteGuard<'_>,
+        changes: &[Change<'_>],
+        durability: Durability,
+    ) -> Result<()> {
+        let pending = guard.append(changes)?;
         self.committed(&pending, durability)
     }
 
     /// The record stands in the log and the writing end is free again: waits as asked.
-    fn committed(&self, pending: &Pending, durability: Durability) -> Result<()> {
+    pub(super) fn committed(&self, pending: &Pending, durability: Durability) -> Result<()> {
         self.compactor.start_if_due();
         match durability {
             Durability::Sync => self.wait_durable(pending),
@@ -322,35 +295,14 @@ impl Store {
         }
     }
 
-    fn wait_durable(&self, pending: &Pending) -> Result<()> {
-        pending.wait().inspect_err(|error| events::failed(&self.live.path, error))
-    }
-}
-
-/// Opens what stands at the path, or creates it. Also returns the key that it is under.
-fn open_or_create<'a>(
-    options: &'a OpenOptions,
-    path: &Path,
-    key: &'a AgentKey,
-) -> Result<(Recovered, &'a AgentKey)> {
-    let (storage, order, expected) = (&*options.storage, options.queue_order, options.expected.as_ref());
-    if !path::is_file(storage, path)? {
-        return match expected {
-            Some(_) => Err(Error::Stale { path: path.to_path_buf(), what: "there is no file at all" }),
-            None if options.create => Ok((recovery::create(storage, path, key, order)?, key)),
-            None => Err(Error::NotFound { path: path.to_path_buf() }),
-        };
-    }
-    let open = |key| Ok((on_damage::open(options, path, key)?, key));
-    match (open(key), &options.previous_key) {
-        (Err(Error::WrongKey { .. }), Some(previous)) => open(previous),
-        (opened, _) => opened,
+    pub(super) fn wait_durable(&self, pending: &Pending) -> Result<()> {
+        pending.wait().inspect_err(|error| events::failed(&self.shared.path, error))
     }
 }
 
 impl Reader for Store {
-    fn look<R>(&self, find: impl FnOnce(&Index) -> R) -> (R, Arc<Values>) {
-        self.live.look(find)
+    fn with_index<R>(&self, find: impl FnOnce(&Index) -> R) -> (R, Arc<Values>) {
+        self.shared.with_index(find)
     }
 }
 
@@ -364,6 +316,6 @@ impl Drop for Store {
 
 impl fmt::Debug for Store {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Store").field("path", &self.live.path).finish_non_exhaustive()
+        f.debug_struct("Store").field("path", &self.shared.path).finish_non_exhaustive()
     }
 }

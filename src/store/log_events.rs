@@ -4,16 +4,16 @@
 use std::sync::MutexGuard;
 use std::time::Instant;
 
+use super::batch::Batch;
 use super::handle::Store;
-use crate::store::batch::Batch;
+use super::log_quota::{LogQuota, Plan};
+use super::shared::{WriteGuard, lock};
+use crate::crypto::secret_vec::SecretVec;
 use crate::format::bucket::{Bucket, DROPPED_KEY, LogKey};
 use crate::format::record::Change;
 use crate::index::Index;
-use crate::store::shared::{Writing, lock};
 use crate::log::writer::Pending;
-use crate::store::log_quota::{LogGate, Plan};
 use crate::read::{self, LogBatch, LogEvent, Reader, check_value};
-use crate::crypto::secret_vec::Wiped;
 use crate::{Error, Result};
 
 /// What [`Store::buffer_log`] did with the event.
@@ -52,17 +52,17 @@ impl Store {
     /// ```
     pub fn buffer_log(&self, ts_ms: i64, payload: &[u8]) -> Result<LogAdmission> {
         check_value("a log event", payload)?;
-        let writing = self.live.write()?;
-        let mut gate = lock(&self.log_gate);
-        let (plan, _) = self.look(|index| gate.plan(index, &[payload.len() as u64]));
+        let guard = self.shared.write()?;
+        let mut gate = lock(&self.log_quota);
+        let (plan, _) = self.with_index(|index| gate.plan(index, &[payload.len() as u64]));
         if plan.admitted != [true] || !gate.take_token(Instant::now()) {
             gate.dropped += 1;
             return Ok(LogAdmission::Dropped);
         }
-        let (ordinal, _) = self.look(Index::next_ordinal);
+        let (ordinal, _) = self.with_index(Index::next_ordinal);
         let key = LogKey { ts_ms, ordinal: ordinal.ok_or_else(ordinals_used_up)? }.encode();
         let event = Change::put(Bucket::Logs, &key, &[], payload);
-        let pending = append_with_drops(writing, gate, &plan, vec![event])?;
+        let pending = append_with_drops(guard, gate, &plan, vec![event])?;
         self.committed(&pending, self.log_durability)?;
         Ok(match plan.made_room {
             0 => LogAdmission::Buffered,
@@ -89,17 +89,17 @@ impl Store {
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn drain_logs(&self, n: usize) -> Result<Vec<LogEvent>> {
-        let writing = self.live.write()?;
-        let (places, values) = self.look(|index| index.first(Bucket::Logs, n));
-        let events = reader::read_events(&values, &places)?;
-        if let Some((last, _)) = events.len().checked_sub(1).and_then(|last| places.get(last)) {
-            let mut gate = lock(&self.log_gate);
+        let guard = self.shared.write()?;
+        let (locations, values) = self.with_index(|index| index.first(Bucket::Logs, n));
+        let events = read::read_events(&values, &locations)?;
+        if let Some((last, _)) = events.len().checked_sub(1).and_then(|last| locations.get(last)) {
+            let mut gate = lock(&self.log_quota);
             let mut changes = vec![Change::delete_through(Bucket::Logs, last)];
             if gate.recorded != Some(0) {
                 changes.push(Change::delete(Bucket::Registry, DROPPED_KEY));
             }
-            let pending = writing.append(&changes)?;
-            gate.note_told(0);
+            let pending = guard.append(&changes)?;
+            gate.note_reported(0);
             drop(gate);
             self.committed(&pending, self.log_durability)?;
         }
@@ -125,12 +125,12 @@ impl Store {
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn peek_logs(&self, n: usize) -> Result<LogBatch> {
-        let (dropped, dropped_ever) = {
-            let gate = lock(&self.log_gate);
-            (gate.dropped, gate.dropped_ever())
+        let (dropped, dropped_total) = {
+            let gate = lock(&self.log_quota);
+            (gate.dropped, gate.dropped_total())
         };
         let mut batch = Reader::peek_logs(self, n, dropped)?;
-        batch.dropped_ever = dropped_ever;
+        batch.dropped_total = dropped_total;
         Ok(batch)
     }
 
@@ -153,9 +153,9 @@ impl Store {
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn ack_logs(&self, batch: LogBatch) -> Result<usize> {
-        let writing = self.live.write()?;
-        let mut gate = lock(&self.log_gate);
-        let (removed, _) = self.look(|index| {
+        let guard = self.shared.write()?;
+        let mut gate = lock(&self.log_quota);
+        let (removed, _) = self.with_index(|index| {
             let mut keys = batch.keys.iter().map(|key| &**key);
             let count = index.count(Bucket::Logs);
             let are_first = index.iter(Bucket::Logs).zip(keys.clone()).all(|((key, _), peeked)| key == peeked);
@@ -171,7 +171,7 @@ impl Store {
             }
         });
         let Removed { mut changes, count } = removed;
-        let dropped = gate.left_after(batch.dropped_ever);
+        let dropped = gate.unreported_after(batch.dropped_total);
         let counter = dropped.to_le_bytes();
         if gate.recorded != Some(dropped) {
             changes.push(match dropped {
@@ -181,11 +181,11 @@ impl Store {
         }
         if changes.is_empty() {
             // What was dropped since the last record may be all that the batch tells.
-            gate.note_told(dropped);
+            gate.note_reported(dropped);
             return Ok(count);
         }
-        let pending = writing.append(&changes)?;
-        gate.note_told(dropped);
+        let pending = guard.append(&changes)?;
+        gate.note_reported(dropped);
         drop(gate);
         self.committed(&pending, self.log_durability)?;
         Ok(count)
@@ -215,11 +215,11 @@ impl Store {
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn discard_unreadable_logs(&self) -> Result<u64> {
-        let writing = self.live.write()?;
-        let (places, values) = self.look(|index| index.first(Bucket::Logs, usize::MAX));
+        let guard = self.shared.write()?;
+        let (locations, values) = self.with_index(|index| index.first(Bucket::Logs, usize::MAX));
         let mut changes = Vec::new();
-        for (key, place) in &places {
-            match values.read(*place).map(Wiped::from) {
+        for (key, location) in &locations {
+            match values.read(*location).map(SecretVec::from) {
                 Ok(_) => {}
                 Err(Error::Unauthentic { .. }) => changes.push(Change::delete(Bucket::Logs, key)),
                 Err(error) => return Err(error),
@@ -228,7 +228,7 @@ impl Store {
         let discarded = changes.len() as u64;
         if discarded > 0 {
             let plan = Plan { made_room: discarded, ..Plan::default() };
-            let pending = append_with_drops(writing, lock(&self.log_gate), &plan, changes)?;
+            let pending = append_with_drops(guard, lock(&self.log_quota), &plan, changes)?;
             self.committed(&pending, self.log_durability)?;
         }
         Ok(discarded)
@@ -253,10 +253,10 @@ impl Store {
     /// ```
     pub fn write(&self, mut batch: Batch) -> Result<()> {
         batch.check()?;
-        let writing = self.live.write()?;
-        let mut gate = lock(&self.log_gate);
-        let (plan, _) = self.look(|index| gate.plan(index, &batch.log_lens()));
-        let (ordinal, _) = self.look(Index::next_ordinal);
+        let guard = self.shared.write()?;
+        let mut gate = lock(&self.log_quota);
+        let (plan, _) = self.with_index(|index| gate.plan(index, &batch.log_lens()));
+        let (ordinal, _) = self.with_index(Index::next_ordinal);
         let log_keys = batch.log_keys(ordinal).ok_or_else(ordinals_used_up)?;
         let changes = batch.changes(&log_keys, &plan.admitted);
         if changes.is_empty() {
@@ -264,18 +264,18 @@ impl Store {
             gate.dropped += plan.dropped();
             return Ok(());
         }
-        let pending = append_with_drops(writing, gate, &plan, changes)?;
+        let pending = append_with_drops(guard, gate, &plan, changes)?;
         self.committed(&pending, self.durability)
     }
 
     /// Writes the count of dropped log events, if it is not in the log yet. A full disk may lose it.
     pub(super) fn record_drops(&self) -> Result<()> {
-        let writing = self.live.write()?;
-        let gate = lock(&self.log_gate);
+        let guard = self.shared.write()?;
+        let gate = lock(&self.log_quota);
         if gate.recorded == Some(gate.dropped) {
             return Ok(());
         }
-        match append_with_drops(writing, gate, &Plan::default(), Vec::new()) {
+        match append_with_drops(guard, gate, &Plan::default(), Vec::new()) {
             Err(Error::Full { .. }) => Ok(()),
             written => written.map(drop),
         }
@@ -290,8 +290,8 @@ struct Removed<'a> {
 
 /// Appends the changes, with what makes room for their log events before them and the count of drops behind them.
 fn append_with_drops(
-    writing: Writing<'_>,
-    mut gate: MutexGuard<'_, LogGate>,
+    guard: WriteGuard<'_>,
+    mut gate: MutexGuard<'_, LogQuota>,
     plan: &Plan,
     changes: Vec<Change<'_>>,
 ) -> Result<Pending> {
@@ -304,7 +304,7 @@ fn append_with_drops(
     if gate.recorded != Some(dropped) {
         changes.push(Change::put(Bucket::Registry, DROPPED_KEY, &counter, &[]));
     }
-    let pending = writing.append(&changes)?;
+    let pending = guard.append(&changes)?;
     (gate.dropped, gate.recorded) = (dropped, Some(dropped));
     Ok(pending)
 }

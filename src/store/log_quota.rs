@@ -6,69 +6,17 @@ use std::time::Instant;
 
 use crate::format::bucket::Bucket;
 use crate::index::Index;
-
-/// The limits of the log buffer.
-///
-/// ```
-/// use backupy_state::{LogLimits, LogRate, WhenFull};
-///
-/// let mut limits = LogLimits::default();
-/// limits.max_count = Some(10_000);
-/// limits.rate = Some(LogRate { per_second: 100, burst: 1_000 });
-/// limits.when_full = WhenFull::DropNewest;
-/// ```
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct LogLimits {
-    /// How many events it holds: 100,000 by default.
-    pub max_count: Option<u64>,
-    /// How many bytes of payload it holds: 64 MiB by default. A larger event is dropped.
-    pub max_bytes: Option<u64>,
-    /// How fast events may come: 1,000 a second by default, in bursts of 10,000. Those beyond are dropped.
-    pub rate: Option<LogRate>,
-    /// What is dropped when the buffer is full: the oldest events by default.
-    pub when_full: WhenFull,
-}
-
-impl Default for LogLimits {
-    fn default() -> Self {
-        LogLimits {
-            max_count: Some(100_000),
-            max_bytes: Some(64 << 20),
-            rate: Some(LogRate { per_second: 1_000, burst: 10_000 }),
-            when_full: WhenFull::DropOldest,
-        }
-    }
-}
-
-/// A token bucket, by the monotonic clock: it starts full, and setting the time of day does not touch it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct LogRate {
-    /// How many events a second it lets in for long.
-    pub per_second: u32,
-    /// How many it lets in at once after a pause.
-    pub burst: u32,
-}
-
-/// What is dropped when the log buffer is full.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum WhenFull {
-    /// The first events in drain order make room for the new one.
-    #[default]
-    DropOldest,
-    /// The new event.
-    DropNewest,
-}
+use crate::{LogLimits, LogRate, WhenFull};
 
 /// Lets events in, and counts those that were dropped since the last ack or drain.
-pub(crate) struct LogGate {
+pub(crate) struct LogQuota {
     limits: LogLimits,
     tokens: f64,
     filled: Instant,
     /// Not yet acked or drained.
     pub(crate) dropped: u64,
     /// Acked or drained since the store was opened.
-    told: u64,
+    reported: u64,
     /// The count as the log has it; `None` where that cannot be read.
     pub(crate) recorded: Option<u64>,
 }
@@ -91,26 +39,26 @@ impl Plan {
     }
 }
 
-impl LogGate {
+impl LogQuota {
     /// `recorded` is the count that the log has. One that cannot be read starts again, and is written anew.
     pub(crate) fn new(limits: LogLimits, recorded: Option<u64>) -> Self {
         let tokens = limits.rate.map_or(0.0, |rate| f64::from(rate.burst));
-        LogGate { limits, tokens, filled: Instant::now(), dropped: recorded.unwrap_or(0), told: 0, recorded }
+        LogQuota { limits, tokens, filled: Instant::now(), dropped: recorded.unwrap_or(0), reported: 0, recorded }
     }
 
     /// All that was dropped so far, as a batch remembers it: of two that tell of the same drops, the second takes none off.
-    pub(crate) fn dropped_ever(&self) -> u64 {
-        self.told + self.dropped
+    pub(crate) fn dropped_total(&self) -> u64 {
+        self.reported + self.dropped
     }
 
     /// How many are left to tell when everything up to `ever` has been told.
-    pub(crate) fn left_after(&self, ever: u64) -> u64 {
-        self.dropped.min(self.dropped_ever().saturating_sub(ever))
+    pub(crate) fn unreported_after(&self, ever: u64) -> u64 {
+        self.dropped.min(self.dropped_total().saturating_sub(ever))
     }
 
     /// That many are left to tell, and the log says so.
-    pub(crate) fn note_told(&mut self, left: u64) {
-        self.told += self.dropped.saturating_sub(left);
+    pub(crate) fn note_reported(&mut self, left: u64) {
+        self.reported += self.dropped.saturating_sub(left);
         (self.dropped, self.recorded) = (left, Some(left));
     }
 
@@ -144,10 +92,10 @@ impl LogGate {
                     break;
                 }
                 // Of this call's own events, the first ones make room only when all buffered ones have.
-                if let Some((key, place)) = buffered.next() {
+                if let Some((key, location)) = buffered.next() {
                     plan.drop_through = Some(key.into());
                     plan.made_room += 1;
-                    bytes -= u64::from(place.len);
+                    bytes -= u64::from(location.len);
                 } else if let Some((first, len)) = own.pop_front() {
                     plan.admitted[first] = false;
                     bytes -= len;
@@ -171,17 +119,17 @@ mod tests {
 
     use super::*;
 
-    fn gate(per_second: u32, burst: u32) -> LogGate {
+    fn gate(per_second: u32, burst: u32) -> LogQuota {
         let rate = Some(LogRate { per_second, burst });
-        LogGate::new(LogLimits { rate, ..LogLimits::default() }, Some(0))
+        LogQuota::new(LogLimits { rate, ..LogLimits::default() }, Some(0))
     }
 
     #[test]
     fn a_burst_comes_in_and_then_as_many_a_second_as_allowed() {
         let mut gate = gate(10, 3);
-        let begun = gate.filled;
-        assert_eq!((0..5).filter(|_| gate.take_token(begun)).count(), 3);
-        let later = begun + Duration::from_millis(250);
+        let started = gate.filled;
+        assert_eq!((0..5).filter(|_| gate.take_token(started)).count(), 3);
+        let later = started + Duration::from_millis(250);
         assert_eq!((0..5).filter(|_| gate.take_token(later)).count(), 2);
         let much_later = later + Duration::from_secs(3600);
         assert_eq!((0..5).filter(|_| gate.take_token(much_later)).count(), 3);
@@ -190,17 +138,17 @@ mod tests {
     #[test]
     fn a_clock_that_goes_back_takes_no_token_and_gives_none() {
         let mut gate = gate(10, 3);
-        let begun = gate.filled;
-        let later = begun + Duration::from_secs(10);
+        let started = gate.filled;
+        let later = started + Duration::from_secs(10);
         assert!(gate.take_token(later));
-        assert_eq!((0..5).filter(|_| gate.take_token(begun)).count(), 2);
-        assert!(gate.take_token(begun + Duration::from_millis(100)));
+        assert_eq!((0..5).filter(|_| gate.take_token(started)).count(), 2);
+        assert!(gate.take_token(started + Duration::from_millis(100)));
     }
 
     #[test]
     fn without_a_rate_everything_comes_in() {
-        let mut gate = LogGate::new(LogLimits { rate: None, ..LogLimits::default() }, None);
-        let begun = gate.filled;
-        assert!((0..100_000).all(|_| gate.take_token(begun)));
+        let mut gate = LogQuota::new(LogLimits { rate: None, ..LogLimits::default() }, None);
+        let started = gate.filled;
+        assert!((0..100_000).all(|_| gate.take_token(started)));
     }
 }

@@ -3,12 +3,8 @@
 use std::path::Path;
 
 use super::handle::Store;
-use crate::anchor::Anchor;
-use crate::store::compaction::CompactionReport;
-use crate::store::shared::lock;
-use crate::read::Stats;
-use crate::log::recovery::RecoveryReport;
-use crate::{AgentKey, Result};
+use super::shared::lock;
+use crate::{AgentKey, Anchor, CompactionReport, RecoveryReport, Result, Stats};
 
 impl Store {
     /// Makes everything durable that `Buffered` calls have written.
@@ -28,7 +24,7 @@ impl Store {
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn sync(&self) -> Result<()> {
-        let pending = self.live.write()?.log.pending();
+        let pending = self.shared.write()?.log.pending();
         self.wait_durable(&pending)
     }
 
@@ -141,7 +137,7 @@ impl Store {
     /// ```
     #[must_use]
     pub fn anchor(&self) -> Anchor {
-        self.live.anchor()
+        self.shared.anchor()
     }
 
     /// How large the store is, and of what.
@@ -160,7 +156,7 @@ impl Store {
     /// ```
     #[must_use]
     pub fn stats(&self) -> Stats {
-        let logs_dropped = lock(&self.log_gate).dropped;
-        Stats { logs_dropped, compaction: self.compactor.stats(), ..self.live.stats() }
+        let logs_dropped = lock(&self.log_quota).dropped;
+        Stats { logs_dropped, compaction: self.compactor.stats(), ..self.shared.stats() }
     }
 }

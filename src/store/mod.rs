@@ -1,13 +1,15 @@
 //! The store.
 
-pub(crate) mod batch;
-pub(crate) mod compaction;
+mod batch;
+mod compaction;
 mod handle;
 mod log_events;
-pub(crate) mod log_quota;
+mod log_quota;
 mod maintenance;
-pub(crate) mod on_damage;
-pub(crate) mod shared;
+mod on_damage;
+mod open;
+mod shared;
 
+pub use batch::Batch;
 pub use handle::{Enqueued, Store};
 pub use log_events::LogAdmission;

@@ -13,14 +13,12 @@
 
 use std::path::Path;
 
-use crate::repair::losses::SalvageReport;
-use crate::options::{OnDamage, OpenOptions};
+use crate::log::quarantine;
 use crate::log::recovery::{self, Recovered};
-use crate::repair::salvage::Source;
-use crate::storage::full_or_io;
 use crate::log::scan::Concurrency;
-use crate::{AgentKey, Error, Result, events};
-use crate::log::writer::quarantine as aside;
+use crate::repair::salvage::Source;
+use crate::storage::{full_or_io, paths};
+use crate::{AgentKey, Error, OnDamage, OpenOptions, Result, SalvageReport, events};
 
 /// Opens an existing store; a damaged one as the options say. The caller holds the lock.
 pub(crate) fn open(options: &OpenOptions, path: &Path, key: &AgentKey) -> Result<Recovered> {
@@ -43,13 +41,13 @@ pub(crate) fn open(options: &OpenOptions, path: &Path, key: &AgentKey) -> Result
 fn set_aside(options: &OpenOptions, path: &Path, key: &AgentKey) -> Result<SalvageReport> {
     let storage = &options.storage;
     let source = Source::open(&**storage, path, key)?.expecting(options.expected);
-    let (mut new, report) = source.bring_over(storage, key, path, Concurrency::Exclusive)?;
+    let (mut new, report) = source.copy_into(storage, key, path, Concurrency::Exclusive)?;
     storage
         .copy_owner_and_mode(path, new.temporary())
         .map_err(|source| Error::io("keep the owner and mode of", path, source))?;
-    let damaged = aside::keep_damaged(&**storage, path)?;
-    storage.rename(new.temporary(), path).map_err(full_or_io("put the salvaged log in the place of", path))?;
+    let damaged = quarantine::quarantine_damaged(&**storage, path)?;
+    storage.rename(new.temporary(), path).map_err(full_or_io("put the salvaged log in the location of", path))?;
     new.keep();
-    recovery::sync_folder(&**storage, path)?;
+    paths::sync_folder(&**storage, path)?;
     Ok(SalvageReport { from: damaged, ..report })
 }

@@ -6,31 +6,37 @@ use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
-use crate::anchor::Anchor;
 use crate::format::header::Header;
 use crate::format::record::Change;
 use crate::index::Index;
-use crate::log::writer::{Log, Pending, Values};
-use crate::options::{CompactionPolicy, OpenOptions, QueueOrder};
-use crate::read::{Reader, Stats, View};
+use crate::log::values::Values;
+use crate::log::writer::{LogWriter, Pending};
+use crate::read::{self, Reader};
 use crate::storage::Storage;
-use crate::{Error, Result, events};
+use crate::{Anchor, CompactionPolicy, Error, OpenOptions, QueueOrder, Result, Stats, events};
 
-pub(crate) struct Live {
+/// An index, and the values it points to.
+pub(crate) struct View {
+    pub(crate) header: Header,
+    pub(crate) index: Index,
+    pub(crate) values: Arc<Values>,
+}
+
+pub(crate) struct Shared {
     pub(crate) path: PathBuf,
     pub(crate) storage: Arc<dyn Storage>,
     pub(crate) order: QueueOrder,
     pub(crate) mmap: bool,
     policy: CompactionPolicy,
     compaction_due: AtomicBool,
-    log: Mutex<Log>,
+    log: Mutex<LogWriter>,
     view: RwLock<View>,
 }
 
-impl Live {
-    pub(crate) fn new(options: &OpenOptions, path: PathBuf, log: Log, view: View) -> Self {
+impl Shared {
+    pub(crate) fn new(options: &OpenOptions, path: PathBuf, log: LogWriter, view: View) -> Self {
         let due = options.compaction.is_due(log.tip(), log.allocated(), &view.index);
-        Live {
+        Shared {
             path,
             storage: Arc::clone(&options.storage),
             order: options.queue_order,
@@ -48,16 +54,16 @@ impl Live {
 
     pub(crate) fn compaction_is_due_at_close(&self) -> bool {
         let log = self.lock_log();
-        !log.commit().has_failed() && self.policy.is_due_at_close(log.tip(), &self.view().index)
+        !log.group_commit().has_failed() && self.policy.is_due_at_close(log.tip(), &self.view().index)
     }
 
     /// Takes the writing end, if writing has not failed.
-    pub(crate) fn write(&self) -> Result<Writing<'_>> {
+    pub(crate) fn write(&self) -> Result<WriteGuard<'_>> {
         let log = self.lock_log();
-        if log.commit().has_failed() {
+        if log.group_commit().has_failed() {
             return Err(Error::Failed { path: self.path.clone() });
         }
-        Ok(Writing { live: self, log })
+        Ok(WriteGuard { shared: self, log })
     }
 
     pub(crate) fn header(&self) -> Header {
@@ -66,22 +72,23 @@ impl Live {
 
     pub(crate) fn anchor(&self) -> Anchor {
         let log = self.lock_log();
-        Anchor::new(&self.header(), log.commit().durable())
+        let durable = log.group_commit().durable();
+        Anchor::new(&self.header(), durable.seq, durable.tag)
     }
 
     pub(crate) fn stats(&self) -> Stats {
         // Both under the log's lock: between the two, a compaction could switch the generation.
         let log = self.lock_log();
         let view = self.view();
-        Stats::new(&view.index, view.header.id.generation, log.tip(), log.allocated())
+        read::stats(&view.index, view.header.id.generation, log.tip(), log.allocated())
     }
 
-    fn note_due(&self, log: &Log, index: &Index) {
+    fn note_due(&self, log: &LogWriter, index: &Index) {
         let due = self.policy.is_due(log.tip(), log.allocated(), index);
         self.compaction_due.store(due, Ordering::Relaxed);
     }
 
-    fn lock_log(&self) -> MutexGuard<'_, Log> {
+    fn lock_log(&self) -> MutexGuard<'_, LogWriter> {
         lock(&self.log)
     }
 
@@ -99,20 +106,20 @@ pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-impl Reader for Live {
-    fn look<R>(&self, find: impl FnOnce(&Index) -> R) -> (R, Arc<Values>) {
+impl Reader for Shared {
+    fn with_index<R>(&self, find: impl FnOnce(&Index) -> R) -> (R, Arc<Values>) {
         let view = self.view();
         (find(&view.index), Arc::clone(&view.values))
     }
 }
 
 /// The writing end, held: from a call's first look at the index to its frame, no other call writes.
-pub(crate) struct Writing<'a> {
-    live: &'a Live,
-    pub(crate) log: MutexGuard<'a, Log>,
+pub(crate) struct WriteGuard<'a> {
+    shared: &'a Shared,
+    pub(crate) log: MutexGuard<'a, LogWriter>,
 }
 
-impl Writing<'_> {
+impl WriteGuard<'_> {
     /// Writes the changes as one record, shows them to readers, and lets the next writer in.
     pub(crate) fn append(self, changes: &[Change<'_>]) -> Result<Pending> {
         Ok(self.append_counting(changes)?.0)
@@ -120,22 +127,22 @@ impl Writing<'_> {
 
     /// As [`append`](Self::append); also returns how many of the puts replaced something.
     pub(crate) fn append_counting(mut self, changes: &[Change<'_>]) -> Result<(Pending, usize)> {
-        let written = self.log.append(changes).inspect_err(|error| events::failed(&self.live.path, error))?;
+        let written = self.log.append(changes).inspect_err(|error| events::failed(&self.shared.path, error))?;
         let operations = changes.iter().map(|change| change.operation);
-        let mut view = self.live.view_mut();
-        let replaced = view.index.apply(operations, written.places);
-        self.live.note_due(&self.log, &view.index);
+        let mut view = self.shared.view_mut();
+        let replaced = view.index.apply(operations, written.locations);
+        self.shared.note_due(&self.log, &view.index);
         Ok((written.pending, replaced))
     }
 
     /// Goes on in the next generation, which holds all that this one does, durably. Returns what is to be dropped
     /// when the lock is gone: closing a long file that has lost its name takes a while.
-    pub(crate) fn switch(mut self, log: Log, view: View) -> (Log, View) {
-        let mut shown = self.live.view_mut();
+    pub(crate) fn switch(mut self, log: LogWriter, view: View) -> (LogWriter, View) {
+        let mut shown = self.shared.view_mut();
         let old_log = std::mem::replace(&mut *self.log, log);
         let old_view = std::mem::replace(&mut *shown, view);
-        self.live.note_due(&self.log, &shown.index);
-        old_log.commit().settle();
+        self.shared.note_due(&self.log, &shown.index);
+        old_log.group_commit().supersede();
         (old_log, old_view)
     }
 }

@@ -1,9 +1,12 @@
-//! Reading a log frame by frame.
+//! Scanning a log frame by frame.
 
 mod raw;
-mod replay;
+mod read_ahead;
 mod resync;
+mod scanner;
+mod window;
 
-pub(crate) use raw::*;
-pub(crate) use replay::{Ending, Replayed, replay};
-pub(crate) use resync::{Gap, Piece, Resync};
+pub(crate) use raw::{Concurrency, RawScanner, ScanItem};
+pub(crate) use read_ahead::{Ending, OpenedFrame, replay};
+pub(crate) use resync::{Gap, Resync, ResyncItem};
+pub(crate) use scanner::{OpenFrame, Scanned, Scanner};

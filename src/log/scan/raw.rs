@@ -1,23 +1,16 @@
 //! Walking over a log frame by frame, and telling a torn tail from damage. Reads only.
 //!
-//! Implements the rows of *Opening* in FORMAT.md that look at frames. [`Walk`] needs no key and knows CRCs and
-//! numbers; [`Scan`] adds the seals. Recovery, snapshots and `verify` are all built on these two. What goes on behind
+//! Implements the rows of *Opening* in FORMAT.md that look at frames. [`RawScanner`] needs no key and knows CRCs and
+//! numbers; [`Scanner`] adds the seals. Recovery, snapshots and `verify` are all built on these two. What goes on behind
 //! damage is in `walk/resync.rs`.
 
 use std::io;
 use std::time::Duration;
 
+use super::window::{READ_LEN, Window};
 use crate::format::SaltedCrc;
-use crate::format::frame::{self, ALIGNMENT, FRAME_HEADER_LEN, FrameHeader, FrameSight};
-use crate::format::header::HEADER_PAGE_LEN;
-use crate::format::record::Manifest;
-use crate::log::writer::{LogFile, Tip};
-use crate::crypto::seal::TAG_LEN;
-use crate::storage::{self, File, Storage};
-use crate::crypto::secret_vec::Wiped;
-use crate::{Error, Result};
-
-
+use crate::format::frame::{self, ALIGNMENT, FRAME_HEADER_LEN, FrameHeader, ParsedFrameHeader};
+use crate::storage::{File, Storage};
 
 /// Whether another process may be writing the file that is scanned.
 #[derive(Clone, Copy, Debug)]
@@ -29,7 +22,7 @@ pub(crate) enum Concurrency<'a> {
 }
 
 /// What lies at one place of the log.
-pub(crate) enum Sight<'a> {
+pub(crate) enum ScanItem<'a> {
     /// A whole frame by its CRCs, with the number that was expected.
     Frame { header: FrameHeader, body: &'a [u8] },
     /// Nothing but zeros up to the end of the file.
@@ -43,21 +36,21 @@ pub(crate) enum Sight<'a> {
 }
 
 /// Walks by CRCs and numbers.
-pub(crate) struct Walk<'a> {
+pub(crate) struct RawScanner<'a> {
     crc: &'a SaltedCrc,
-    window: Window<'a>,
+    pub(super) window: Window<'a>,
     concurrency: Concurrency<'a>,
-    offset: u64,
-    seq: u64,
+    pub(super) offset: u64,
+    pub(super) seq: u64,
     /// How often something doubtful was looked at again.
-    doubts: u32,
+    rechecks: u32,
     /// Behind the last byte of the file that is not zero, if that was looked for.
     nonzero_end: Option<u64>,
     /// The header that vouched last: where it is, and for what.
     witness: Option<(u64, u64)>,
 }
 
-impl<'a> Walk<'a> {
+impl<'a> RawScanner<'a> {
     /// Begins behind the frame `seq`, which ends at `offset`.
     pub(crate) fn new(
         file: &'a dyn File,
@@ -67,7 +60,7 @@ impl<'a> Walk<'a> {
         seq: u64,
     ) -> io::Result<Self> {
         let window = Window::new(file)?;
-        Ok(Walk { crc, window, concurrency, offset, seq, doubts: 0, nonzero_end: None, witness: None })
+        Ok(RawScanner { crc, window, concurrency, offset, seq, rechecks: 0, nonzero_end: None, witness: None })
     }
 
     /// Where the next sight is.
@@ -81,69 +74,71 @@ impl<'a> Walk<'a> {
     }
 
     /// Looks at the next place, and steps over a frame. After any other sight, it says the same again.
-    pub(crate) fn next(&mut self) -> io::Result<Sight<'_>> {
+    pub(crate) fn next(&mut self) -> io::Result<ScanItem<'_>> {
         let mut pauses = PAUSES_MS.iter();
-        let place = loop {
-            let place = self.look();
-            let is_doubtful = match &place {
-                Ok(place) => matches!(place, Place::Damage(_) | Place::Tampered(_)),
+        let outcome = loop {
+            let outcome = self.classify();
+            let is_doubtful = match &outcome {
+                Ok(outcome) => matches!(outcome, Outcome::Damage(_) | Outcome::Tampered(_)),
                 Err(error) => error.kind() == io::ErrorKind::UnexpectedEof,
             };
             match (self.concurrency, pauses.next()) {
-                (Concurrency::WithWriter(storage), Some(&pause)) if is_doubtful && self.doubts < DOUBTS_MAX => {
+                (Concurrency::WithWriter(storage), Some(&pause))
+                    if is_doubtful && self.rechecks < RECHECKS_MAX =>
+                {
                     storage.sleep(Duration::from_millis(pause));
                 }
                 _ => {
-                    self.doubts += u32::from(is_doubtful);
-                    break place?;
+                    self.rechecks += u32::from(is_doubtful);
+                    break outcome?;
                 }
             }
             self.window.renew()?;
             (self.nonzero_end, self.witness) = (None, None);
         };
-        Ok(match place {
-            Place::Frame(header) => {
+        Ok(match outcome {
+            Outcome::Frame(header) => {
                 let at = self.offset;
                 let len = header.len as usize;
                 self.offset += u64::from(header.len);
                 self.seq = header.seq;
-                Sight::Frame { header, body: &self.window.bytes(at, len)?[FRAME_HEADER_LEN..] }
+                ScanItem::Frame { header, body: &self.window.bytes(at, len)?[FRAME_HEADER_LEN..] }
             }
-            Place::End => Sight::End,
-            Place::Torn { until } => Sight::Torn { until },
-            Place::Damage(what) => Sight::Damage(what),
-            Place::Tampered(what) => Sight::Tampered(what),
+            Outcome::End => ScanItem::End,
+            Outcome::Torn { until } => ScanItem::Torn { until },
+            Outcome::Damage(what) => ScanItem::Damage(what),
+            Outcome::Tampered(what) => ScanItem::Tampered(what),
         })
     }
 
-    fn look(&mut self) -> io::Result<Place> {
+    fn classify(&mut self) -> io::Result<Outcome> {
         if self.offset > self.window.file_len {
             return Err(io::ErrorKind::UnexpectedEof.into());
         }
         let what = match frame::parse_header(self.window.bytes(self.offset, FRAME_HEADER_LEN)?, self.crc) {
-            FrameSight::Impossible(what) => return Ok(Place::Tampered(what)),
-            FrameSight::Header(header) => {
+            ParsedFrameHeader::Impossible(what) => return Ok(Outcome::Tampered(what)),
+            ParsedFrameHeader::Header(header) => {
                 let frame = self.window.bytes(self.offset, header.len as usize)?;
                 if header.body_checks(&frame[FRAME_HEADER_LEN..], self.crc) {
                     return Ok(if header.seq == self.seq + 1 {
-                        Place::Frame(header)
+                        Outcome::Frame(header)
                     } else {
-                        Place::Tampered("a frame stands here that belongs elsewhere")
+                        Outcome::Tampered("a frame stands here that belongs elsewhere")
                     });
                 }
                 "the frame's body does not check"
             }
-            FrameSight::None => "the frame's header does not check",
+            ParsedFrameHeader::None => "the frame's header does not check",
         };
         let until = self.last_nonzero_end()?;
         if until == self.offset {
-            return Ok(Place::End);
+            return Ok(Outcome::End);
         }
-        Ok(if self.is_vouched_for(until)? { Place::Damage(what) } else { Place::Torn { until } })
+        Ok(if self.is_proven_durable(until)? { Outcome::Damage(what) } else { Outcome::Torn { until } })
     }
 
     /// Behind the last byte that is not zero; the current offset, where there is none.
-    fn last_nonzero_end(&mut self) -> io::Result<u64> {
+    pub(super) fn last_nonzero_end(&mut self) -> io::Result<u64> {
         if let Some(end) = self.nonzero_end.filter(|&end| end > self.offset) {
             return Ok(end);
         }
@@ -167,7 +162,7 @@ impl<'a> Walk<'a> {
     }
 
     /// Whether a frame behind the current offset says that the frame expected here had been durable.
-    fn is_vouched_for(&mut self, until: u64) -> io::Result<bool> {
+    fn is_proven_durable(&mut self, until: u64) -> io::Result<bool> {
         let missing = self.seq + 1;
         if self.witness.is_some_and(|(at, durable_seq)| at > self.offset && durable_seq >= missing) {
             return Ok(true);
@@ -180,7 +175,7 @@ impl<'a> Walk<'a> {
 
     /// The first plausible header from `from` on that is wanted, and where it is. Nothing begins at `until` or behind
     /// it: there are only zeros.
-    fn find_header(
+    pub(super) fn find_header(
         &mut self,
         from: u64,
         until: u64,
@@ -198,7 +193,7 @@ impl<'a> Walk<'a> {
                 // An impossible header counts for nothing: in random bytes one CRC in 2^32 is right by chance.
                 let bytes = &bytes[candidate..];
                 if frame::may_be_header(bytes)
-                    && let FrameSight::Header(header) = frame::parse_header(bytes, self.crc)
+                    && let ParsedFrameHeader::Header(header) = frame::parse_header(bytes, self.crc)
                     && is_wanted(&header)
                 {
                     return Ok(Some((at + candidate as u64, header)));
@@ -209,8 +204,8 @@ impl<'a> Walk<'a> {
     }
 }
 
-/// [`Sight`], without what it borrows.
-enum Place {
+/// [`ScanItem`], without what it borrows.
+enum Outcome {
     Frame(FrameHeader),
     End,
     Torn { until: u64 },
@@ -221,126 +216,7 @@ enum Place {
 /// Together 31 ms: a write of the largest frame is over by then.
 const PAUSES_MS: [u64; 5] = [1, 2, 4, 8, 16];
 /// In a file with more damage than this, the damage is hardly a write that is under way.
-const DOUBTS_MAX: u32 = 8;
-/// How much is read at once.
-const READ_LEN: usize = 64 << 10;
+const RECHECKS_MAX: u32 = 8;
 
 /// How many bytes are held against zero at once.
 const ZEROS_AT_ONCE: usize = 512;
-
-/// A stretch of the file in memory, moved on as it is asked for.
-struct Window<'a> {
-    file: &'a dyn File,
-    file_len: u64,
-    start: u64,
-    bytes: Vec<u8>,
-    /// How many of the bytes were read.
-    held: usize,
-}
-
-impl<'a> Window<'a> {
-    fn new(file: &'a dyn File) -> io::Result<Self> {
-        Ok(Window { file, file_len: file.len()?, start: 0, bytes: Vec::new(), held: 0 })
-    }
-
-    /// Forgets what was read, and asks for the file's length again.
-    fn renew(&mut self) -> io::Result<()> {
-        self.held = 0;
-        self.file_len = self.file.len()?;
-        Ok(())
-    }
-
-    /// The `len` bytes at `offset`, or fewer where the file ends.
-    fn bytes(&mut self, offset: u64, len: usize) -> io::Result<&[u8]> {
-        let left = self.file_len.saturating_sub(offset);
-        let within = |len: usize| usize::try_from(left).map_or(len, |left| len.min(left));
-        let len = within(len);
-        let at = offset.checked_sub(self.start).and_then(|at| usize::try_from(at).ok());
-        let at = at.map_or(self.held, |at| at.min(self.held));
-        if self.held - at >= len {
-            return Ok(&self.bytes[at..at + len]);
-        }
-        // What is held of it stays: a frame longer than one read is not read twice.
-        self.bytes.copy_within(at..self.held, 0);
-        let kept = self.held - at;
-        let wanted = within(len.max(READ_LEN));
-        if self.bytes.len() < wanted {
-            // No more than the longest frame so far: doubling would hold up to twice that.
-            self.bytes.reserve_exact(wanted - self.bytes.len());
-            self.bytes.resize(wanted, 0);
-        }
-        (self.start, self.held) = (offset, 0);
-        storage::read_exact_at(self.file, &mut self.bytes[kept..wanted], offset + kept as u64)?;
-        self.held = wanted;
-        Ok(&self.bytes[..len])
-    }
-}
-
-/// Walks with the key: every frame it gives is authentic and in its place.
-pub(crate) struct Scan<'a> {
-    log: &'a LogFile,
-    walk: Walk<'a>,
-    tip: Tip,
-    text: Wiped,
-}
-
-/// What a scan found at one place.
-pub(crate) enum Found<'a> {
-    Frame(OpenFrame<'a>),
-    End,
-    Torn { until: u64 },
-}
-
-/// A frame whose manifest was opened.
-pub(crate) struct OpenFrame<'a> {
-    pub(crate) offset: u64,
-    pub(crate) header: FrameHeader,
-    /// The frame from the end of its header on; its values are still sealed.
-    pub(crate) body: &'a [u8],
-    /// `None` in a close frame.
-    pub(crate) manifest: Option<Manifest<'a>>,
-}
-
-impl<'a> Scan<'a> {
-    /// Begins behind `tip`.
-    pub(crate) fn new(log: &'a LogFile, concurrency: Concurrency<'a>, tip: Tip) -> Result<Self> {
-        let walk = Walk::new(&*log.file, &log.crc, concurrency, tip.end, tip.seq).map_err(log.io("look at"))?;
-        Ok(Scan { log, walk, tip, text: Wiped::default() })
-    }
-
-    /// Behind the last whole frame.
-    pub(crate) fn tip(&self) -> Tip {
-        self.tip
-    }
-
-    /// How long the file was when it was looked at last.
-    pub(crate) fn file_len(&self) -> u64 {
-        self.walk.file_len()
-    }
-
-    /// # Errors
-    /// `Corrupt` for damage, `Unauthentic` for what does not fit, `Io`.
-    pub(crate) fn next(&mut self) -> Result<Found<'_>> {
-        let Scan { log, walk, tip, text } = self;
-        let offset = tip.end;
-        let (header, body) = match walk.next().map_err(log.io("read"))? {
-            Sight::Frame { header, body } => (header, body),
-            Sight::End => return Ok(Found::End),
-            Sight::Torn { until } => return Ok(Found::Torn { until }),
-            Sight::Damage(what) => return Err(Error::corrupt(&log.path, offset, what)),
-            Sight::Tampered(what) => return Err(Error::unauthentic(&log.path, offset, what)),
-        };
-        let (manifest, chain) = header
-            .open_manifest(body, &tip.chain, &log.sealer, text)
-            .map_err(|what| Error::unauthentic(&log.path, offset, what))?;
-        *tip = Tip { end: offset + u64::from(header.len), seq: header.seq, chain };
-        Ok(Found::Frame(OpenFrame { offset, header, body, manifest }))
-    }
-}
-
-/// Where the first frame goes, chained to the first 16 bytes of the header's authenticator.
-pub(crate) fn first_tip(authenticator: &[u8; 32]) -> Tip {
-    let mut chain = [0; TAG_LEN];
-    chain.copy_from_slice(&authenticator[..TAG_LEN]);
-    Tip { end: HEADER_PAGE_LEN as u64, seq: 0, chain }
-}

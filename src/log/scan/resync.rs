@@ -5,17 +5,18 @@
 
 use std::io;
 
-use super::{Found, OpenFrame, READ_LEN, Scan, Walk};
+use super::raw::{Concurrency, RawScanner};
+use super::scanner::{OpenFrame, Scanned, Scanner};
+use super::window::READ_LEN;
+use crate::crypto::seal::{TAG_LEN, Tag};
 use crate::format::chain::ChainProbe;
 use crate::format::frame::{self, ALIGNMENT, FRAME_HEADER_LEN, FRAME_LEN_MIN, FrameHeader};
-use crate::log::writer::{LogFile, Tip};
-use crate::crypto::seal::{TAG_LEN, Tag};
-use crate::log::scan::Concurrency;
+use crate::log::file::{LogFile, LogPosition};
 use crate::{Error, Result};
 
-impl Walk<'_> {
+impl RawScanner<'_> {
     /// Without the key: goes on where the next frame of a higher number seems to begin. Returns whether there is one.
-    pub(crate) fn go_on(&mut self) -> io::Result<bool> {
+    pub(crate) fn skip_to_next_frame(&mut self) -> io::Result<bool> {
         let (offset, seq) = (self.offset, self.seq);
         let until = self.last_nonzero_end()?;
         let is_new = |header: &FrameHeader| header.seq > seq;
@@ -38,7 +39,7 @@ impl Walk<'_> {
 
 /// Walks with the key over everything, whatever is damaged. Every frame it gives is authentic, and their numbers rise.
 pub(crate) struct Resync<'a> {
-    scan: Scan<'a>,
+    scan: Scanner<'a>,
     state: State,
     /// How many bytes may still be worked on in vain.
     effort: u64,
@@ -58,7 +59,7 @@ enum State {
 }
 
 /// What a walk over everything comes by, in the order of the file.
-pub(crate) enum Piece<'a> {
+pub(crate) enum ResyncItem<'a> {
     /// An authentic frame. If it is not whole, its checksums, its padding or its tag are wrong, or one of its values.
     Frame { frame: OpenFrame<'a>, is_whole: bool },
     /// `Corrupt` or `Unauthentic`: what opening the store would say here.
@@ -89,14 +90,14 @@ const EFFORT_MIN: u64 = 1 << 20;
 
 impl<'a> Resync<'a> {
     /// Begins behind `tip`.
-    pub(crate) fn new(log: &'a LogFile, concurrency: Concurrency<'a>, tip: Tip) -> Result<Self> {
-        let scan = Scan::new(log, concurrency, tip)?;
+    pub(crate) fn new(log: &'a LogFile, concurrency: Concurrency<'a>, tip: LogPosition) -> Result<Self> {
+        let scan = Scanner::new(log, concurrency, tip)?;
         let effort = scan.file_len().saturating_mul(EFFORT_FACTOR).saturating_add(EFFORT_MIN);
         Ok(Resync { scan, state: State::Chained, effort })
     }
 
     /// Behind the last frame that was given.
-    pub(crate) fn tip(&self) -> Tip {
+    pub(crate) fn tip(&self) -> LogPosition {
         self.scan.tip
     }
 
@@ -107,31 +108,31 @@ impl<'a> Resync<'a> {
 
     /// # Errors
     /// `Io` alone: what is wrong with the file is a piece of it.
-    pub(crate) fn next(&mut self) -> Result<Piece<'_>> {
+    pub(crate) fn next(&mut self) -> Result<ResyncItem<'_>> {
         match self.state {
             State::Chained => self.follow(),
             State::Broken => {
                 // The walk may have stepped over a frame whose seal did not fit.
-                let Tip { end, seq, .. } = self.scan.tip;
+                let LogPosition { end, seq, .. } = self.scan.tip;
                 self.scan.walk.move_to(end, seq);
                 match self.open_by_seal()? {
-                    Some(header) => Ok(Piece::Frame { frame: self.opened(end, header)?, is_whole: false }),
+                    Some(header) => Ok(ResyncItem::Frame { frame: self.opened(end, header)?, is_whole: false }),
                     None => self.search(end),
                 }
             }
             State::Searching { from } => self.search(from),
-            State::Ended => Ok(Piece::End { torn_until: None }),
+            State::Ended => Ok(ResyncItem::End { torn_until: None }),
         }
     }
 
-    fn follow(&mut self) -> Result<Piece<'_>> {
+    fn follow(&mut self) -> Result<ResyncItem<'_>> {
         match self.scan.next() {
-            Ok(Found::Frame(frame)) => Ok(Piece::Frame { frame, is_whole: true }),
-            Ok(Found::End) => Ok(Piece::End { torn_until: None }),
-            Ok(Found::Torn { until }) => Ok(Piece::End { torn_until: Some(until) }),
+            Ok(Scanned::Frame(frame)) => Ok(ResyncItem::Frame { frame, is_whole: true }),
+            Ok(Scanned::End) => Ok(ResyncItem::End { torn_until: None }),
+            Ok(Scanned::Torn { until }) => Ok(ResyncItem::End { torn_until: Some(until) }),
             Err(error @ (Error::Corrupt { .. } | Error::Unauthentic { .. })) => {
                 self.state = State::Broken;
-                Ok(Piece::Fault(error))
+                Ok(ResyncItem::Fault(error))
             }
             Err(error) => Err(error),
         }
@@ -140,7 +141,7 @@ impl<'a> Resync<'a> {
     /// Steps over the frame at the tip, if it is authentic, whatever its CRCs and its padding are. Where its manifest's tag
     /// is damaged, the next frame's seal can tell that the tag which the manifest must have had is the right one.
     fn open_by_seal(&mut self) -> Result<Option<FrameHeader>> {
-        let Scan { log, walk, tip, text } = &mut self.scan;
+        let Scanner { log, walk, tip, text } = &mut self.scan;
         let (window, sealer) = (&mut walk.window, &log.sealer);
         let at = tip.end;
         let head = window.bytes(at, FRAME_HEADER_LEN).map_err(log.io("read"))?;
@@ -173,7 +174,7 @@ impl<'a> Resync<'a> {
             }
             chain = expected;
         }
-        *tip = Tip { end, seq: header.seq, chain };
+        *tip = LogPosition { end, seq: header.seq, chain };
         walk.move_to(end, header.seq);
         self.state = State::Chained;
         Ok(Some(header))
@@ -181,7 +182,7 @@ impl<'a> Resync<'a> {
 
     /// The frame at `offset`, whose manifest is in the scan's text.
     fn opened(&mut self, offset: u64, header: FrameHeader) -> Result<OpenFrame<'_>> {
-        let Scan { log, walk, text, .. } = &mut self.scan;
+        let Scanner { log, walk, text, .. } = &mut self.scan;
         let frame = walk.window.bytes(offset, header.len as usize).map_err(log.io("read"))?;
         let body = frame.get(FRAME_HEADER_LEN..).unwrap_or_default();
         // It was parsed before.
@@ -190,17 +191,17 @@ impl<'a> Resync<'a> {
     }
 
     /// Looks for a frame to go on with, from `from` on.
-    fn search(&mut self, mut from: u64) -> Result<Piece<'_>> {
+    fn search(&mut self, mut from: u64) -> Result<ResyncItem<'_>> {
         let tip = self.scan.tip;
         let until = self.scan.walk.last_nonzero_end().map_err(self.scan.log.io("read"))?;
         let (offset, first_seq) = (tip.end, tip.seq + 1);
         loop {
-            let Scan { log, walk, .. } = &mut self.scan;
+            let Scanner { log, walk, .. } = &mut self.scan;
             let is_new = |header: &FrameHeader| header.seq > tip.seq;
             let found = walk.find_header(from, until, is_new).map_err(log.io("read"))?;
             let Some((at, header)) = found else {
                 self.state = State::Ended;
-                return Ok(Piece::Gap(Gap { offset, end: until, first_seq, last_seq: None }));
+                return Ok(ResyncItem::Gap(Gap { offset, end: until, first_seq, last_seq: None }));
             };
             from = at + ALIGNMENT as u64;
             let was_tried = at == tip.end && header.seq == first_seq;
@@ -209,14 +210,14 @@ impl<'a> Resync<'a> {
             }
             if let Some(chain) = self.chain_before(at, &header)? {
                 let seq = header.seq - 1;
-                self.scan.tip = Tip { end: at, seq, chain };
+                self.scan.tip = LogPosition { end: at, seq, chain };
                 self.scan.walk.move_to(at, seq);
                 self.state = State::Chained;
-                return Ok(Piece::Gap(Gap { offset, end: at, first_seq, last_seq: Some(seq) }));
+                return Ok(ResyncItem::Gap(Gap { offset, end: at, first_seq, last_seq: Some(seq) }));
             }
             if self.reads_unproven(at, &header)? {
                 self.state = State::Searching { from };
-                return Ok(Piece::Unproven(self.opened(at, header)?));
+                return Ok(ResyncItem::Unproven(self.opened(at, header)?));
             }
         }
     }
@@ -231,7 +232,7 @@ impl<'a> Resync<'a> {
 
     /// The tag that the frame at `at` was chained to, if it is the tip's, or stands anywhere between the tip and `at`.
     fn chain_before(&mut self, at: u64, header: &FrameHeader) -> Result<Option<Tag>> {
-        let Scan { log, walk, tip, text } = &mut self.scan;
+        let Scanner { log, walk, tip, text } = &mut self.scan;
         let window = &mut walk.window;
         let manifest_end = FRAME_LEN_MIN + header.manifest_len as usize;
         let frame = window.bytes(at, manifest_end).map_err(log.io("read"))?;
@@ -257,7 +258,7 @@ impl<'a> Resync<'a> {
 
     /// Whether the frame at `at` is whole by its checksums, and its manifest says something.
     fn reads_unproven(&mut self, at: u64, header: &FrameHeader) -> Result<bool> {
-        let Scan { log, walk, text, .. } = &mut self.scan;
+        let Scanner { log, walk, text, .. } = &mut self.scan;
         let frame = walk.window.bytes(at, header.len as usize).map_err(log.io("read"))?;
         let Some(body) = frame.get(FRAME_HEADER_LEN..) else { return Ok(false) };
         Ok(header.body_checks(body, &log.crc) && header.read_unproven(body, &log.sealer, text).is_some())

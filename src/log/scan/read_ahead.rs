@@ -9,22 +9,22 @@ use std::ops::Range;
 use std::sync::mpsc::{self, Receiver, SyncSender, TrySendError};
 use std::thread;
 
-use super::{Concurrency, Sight, Walk};
+use super::raw::{Concurrency, RawScanner, ScanItem};
+use crate::crypto::seal::{Sealer, Tag};
+use crate::crypto::secret_vec::{self, SecretVec};
 use crate::format::frame::{self, ALIGNMENT, FrameHeader};
 use crate::format::record::Manifest;
-use crate::log::writer::{LogFile, Tip};
-use crate::crypto::seal::{Sealer, Tag};
-use crate::crypto::secret_vec::{self, Wiped};
+use crate::log::file::{LogFile, LogPosition};
 use crate::{Error, Result};
 
 /// A frame of which the manifest was opened.
-pub(crate) struct Replayed<'a> {
+pub(crate) struct OpenedFrame<'a> {
     pub(crate) offset: u64,
     pub(crate) header: FrameHeader,
     /// `None` in a close frame.
     pub(crate) manifest: Option<Manifest<'a>>,
     /// Behind the frame.
-    pub(crate) tip: Tip,
+    pub(crate) tip: LogPosition,
 }
 
 /// How the file goes on behind the last whole frame.
@@ -41,19 +41,19 @@ pub(crate) struct Ending {
 pub(crate) fn replay(
     log: &LogFile,
     concurrency: Concurrency<'_>,
-    tip: Tip,
-    mut take: impl FnMut(&Replayed<'_>),
+    tip: LogPosition,
+    mut take: impl FnMut(&OpenedFrame<'_>),
 ) -> Result<Ending> {
-    let walk = Walk::new(&*log.file, &log.crc, concurrency, tip.end, tip.seq).map_err(log.io("look at"))?;
+    let walk = RawScanner::new(&*log.file, &log.crc, concurrency, tip.end, tip.seq).map_err(log.io("look at"))?;
     let is_long = is_long(walk.file_len(), tip.end);
     let mut ahead = Ahead { log, walk, chain: tip.chain };
     if is_long && let Some(ending) = ahead.replay_by_two(&mut take) {
         return ending;
     }
-    let mut stretch = Stretch::default();
+    let mut chunk = Chunk::default();
     loop {
-        let ending = ahead.fill(&mut stretch);
-        stretch.hand_over(log, &mut take)?;
+        let ending = ahead.fill(&mut chunk);
+        chunk.hand_over(log, &mut take)?;
         if let Some(ending) = ending.transpose() {
             return ending;
         }
@@ -67,43 +67,43 @@ fn is_long(file_len: u64, from: u64) -> bool {
 
 struct Ahead<'a> {
     log: &'a LogFile,
-    walk: Walk<'a>,
+    walk: RawScanner<'a>,
     /// The tag that the next frame is chained to, if it is authentic.
     chain: Tag,
 }
 
 /// A stretch, and what ended it if not its size.
-type WalkedOver = (Stretch, Result<Option<Ending>>);
+type WalkedOver = (Chunk, Result<Option<Ending>>);
 
 impl Ahead<'_> {
     /// `None` where there is no second thread to be had: then nothing was taken.
-    fn replay_by_two(&mut self, take: &mut impl FnMut(&Replayed<'_>)) -> Option<Result<Ending>> {
+    fn replay_by_two(&mut self, take: &mut impl FnMut(&OpenedFrame<'_>)) -> Option<Result<Ending>> {
         let log = self.log;
         let (to_take, walked) = mpsc::sync_channel(AHEAD_MAX);
         let (to_reuse, used) = mpsc::channel();
         thread::scope(|scope| {
             thread::Builder::new().spawn_scoped(scope, move || self.walk_on(&to_take, &used)).ok()?;
-            walked.into_iter().find_map(|(mut stretch, ending)| {
-                if let Err(error) = stretch.hand_over(log, take) {
+            walked.into_iter().find_map(|(mut chunk, ending)| {
+                if let Err(error) = chunk.hand_over(log, take) {
                     return Some(Err(error));
                 }
                 // The walker may be at its end already.
-                let _ = to_reuse.send(stretch);
+                let _ = to_reuse.send(chunk);
                 ending.transpose()
             })
         })
     }
 
     /// Sends off stretch by stretch, up to the end of all frames or until nobody wants more.
-    fn walk_on(&mut self, to_take: &SyncSender<WalkedOver>, used: &Receiver<Stretch>) {
+    fn walk_on(&mut self, to_take: &SyncSender<WalkedOver>, used: &Receiver<Chunk>) {
         loop {
-            let mut stretch = used.try_recv().unwrap_or_default();
-            let ending = self.fill(&mut stretch);
+            let mut chunk = used.try_recv().unwrap_or_default();
+            let ending = self.fill(&mut chunk);
             let goes_on = matches!(ending, Ok(None));
-            let is_wanted = match to_take.try_send((stretch, ending)) {
-                Err(TrySendError::Full((mut stretch, ending))) => {
-                    stretch.open(&self.log.sealer);
-                    to_take.send((stretch, ending)).is_ok()
+            let is_wanted = match to_take.try_send((chunk, ending)) {
+                Err(TrySendError::Full((mut chunk, ending))) => {
+                    chunk.open(&self.log.sealer);
+                    to_take.send((chunk, ending)).is_ok()
                 }
                 sent => sent.is_ok(),
             };
@@ -114,20 +114,20 @@ impl Ahead<'_> {
     }
 
     /// Takes up the next frames, up to the end of a stretch or of all frames.
-    fn fill(&mut self, stretch: &mut Stretch) -> Result<Option<Ending>> {
+    fn fill(&mut self, chunk: &mut Chunk) -> Result<Option<Ending>> {
         let Ahead { log, walk, chain } = self;
-        stretch.clear();
-        while stretch.text.len() < STRETCH_LEN && stretch.frames.len() < STRETCH_COUNT {
+        chunk.clear();
+        while chunk.text.len() < CHUNK_LEN && chunk.frames.len() < CHUNK_COUNT {
             let offset = walk.offset();
             let torn_until = match walk.next().map_err(log.io("read"))? {
-                Sight::Frame { header, body } => {
-                    *chain = stretch.add(offset, header, body, *chain);
+                ScanItem::Frame { header, body } => {
+                    *chain = chunk.add(offset, header, body, *chain);
                     continue;
                 }
-                Sight::End => None,
-                Sight::Torn { until } => Some(until),
-                Sight::Damage(what) => return Err(Error::corrupt(&log.path, offset, what)),
-                Sight::Tampered(what) => return Err(Error::unauthentic(&log.path, offset, what)),
+                ScanItem::End => None,
+                ScanItem::Torn { until } => Some(until),
+                ScanItem::Damage(what) => return Err(Error::corrupt(&log.path, offset, what)),
+                ScanItem::Tampered(what) => return Err(Error::unauthentic(&log.path, offset, what)),
             };
             return Ok(Some(Ending { file_len: walk.file_len(), torn_until }));
         }
@@ -140,21 +140,21 @@ const HELPED_LEN_MIN: u64 = 1 << 20;
 /// How many stretches may wait to be taken up.
 const AHEAD_MAX: usize = 2;
 /// A stretch ends with the frame that reaches one of these: bytes of manifests, and frames.
-const STRETCH_LEN: usize = 32 << 10;
-const STRETCH_COUNT: usize = 256;
+const CHUNK_LEN: usize = 32 << 10;
+const CHUNK_COUNT: usize = 256;
 
 /// Frames in a row.
 #[derive(Default)]
-struct Stretch {
-    frames: Vec<Walked>,
+struct Chunk {
+    frames: Vec<RawFrame>,
     /// The manifests, sealed until they are opened in place.
-    text: Wiped,
+    text: SecretVec,
     /// How many of the frames are authentic; `None` until they are opened.
     authentic: Option<usize>,
 }
 
 /// A frame that checks by its CRCs.
-struct Walked {
+struct RawFrame {
     offset: u64,
     header: FrameHeader,
     /// The tag before it.
@@ -166,7 +166,7 @@ struct Walked {
     manifest: Range<usize>,
 }
 
-impl Stretch {
+impl Chunk {
     fn clear(&mut self) {
         self.frames.clear();
         self.text.clear();
@@ -181,16 +181,16 @@ impl Stretch {
         let last_bytes = body.last_chunk().copied().unwrap_or_default();
         let start = self.text.len();
         if self.text.capacity() - start < sealed.len() {
-            wiped::reserve(&mut self.text, sealed.len().max(STRETCH_LEN));
+            secret_vec::reserve(&mut self.text, sealed.len().max(CHUNK_LEN));
         }
         self.text.extend_from_slice(sealed);
-        self.frames.push(Walked { offset, header, chain, tag, last_bytes, manifest: start..self.text.len() });
+        self.frames.push(RawFrame { offset, header, chain, tag, last_bytes, manifest: start..self.text.len() });
         tag
     }
 
     /// Returns how many of the frames are authentic.
     fn open(&mut self, sealer: &Sealer) -> usize {
-        let is_broken = |Walked { header, chain, tag, manifest, .. }: &Walked| {
+        let is_broken = |RawFrame { header, chain, tag, manifest, .. }: &RawFrame| {
             let text = self.text.get_mut(manifest.clone()).unwrap_or_default();
             header.unseal_in_place(text, chain, tag, sealer).is_err()
         };
@@ -199,9 +199,9 @@ impl Stretch {
     }
 
     /// Hands the authentic frames to `take`.
-    fn hand_over(&mut self, log: &LogFile, take: &mut impl FnMut(&Replayed<'_>)) -> Result<()> {
+    fn hand_over(&mut self, log: &LogFile, take: &mut impl FnMut(&OpenedFrame<'_>)) -> Result<()> {
         let authentic = self.open(&log.sealer);
-        for (i, Walked { offset, header, tag, last_bytes, manifest, .. }) in self.frames.iter().enumerate() {
+        for (i, RawFrame { offset, header, tag, last_bytes, manifest, .. }) in self.frames.iter().enumerate() {
             let unauthentic = |what| Error::unauthentic(&log.path, *offset, what);
             if i == authentic {
                 return Err(unauthentic(frame::BROKEN_SEAL));
@@ -209,8 +209,8 @@ impl Stretch {
             let text = self.text.get(manifest.clone()).unwrap_or_default();
             let manifest = header.parse_manifest(text).map_err(unauthentic)?;
             header.check_padding(manifest.as_ref(), last_bytes).map_err(unauthentic)?;
-            let tip = Tip { end: offset + u64::from(header.len), seq: header.seq, chain: *tag };
-            take(&Replayed { offset: *offset, header: *header, manifest, tip });
+            let tip = LogPosition { end: offset + u64::from(header.len), seq: header.seq, chain: *tag };
+            take(&OpenedFrame { offset: *offset, header: *header, manifest, tip });
         }
         Ok(())
     }
