@@ -3,7 +3,7 @@
 use std::fmt;
 use std::str::FromStr;
 
-use crate::crypto::seal::{TAG_LEN, Tag};
+use crate::crypto::{TAG_LEN, Tag};
 use crate::format::header::Header;
 use crate::{Error, Result};
 

@@ -11,9 +11,7 @@ mod group_commit;
 
 /// What `group_commit.rs` takes from the crate that it is a part of.
 mod crypto {
-    pub(crate) mod seal {
-        pub(crate) type Tag = [u8; 16];
-    }
+    pub(crate) type Tag = [u8; 16];
 }
 use shuttle::sync;
 

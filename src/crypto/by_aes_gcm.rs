@@ -3,7 +3,7 @@
 use aes_gcm::aead::{AeadInOut, KeyInit};
 use aes_gcm::{Aes256Gcm, Tag as GcmTag};
 
-use super::seal::{Nonce, SealBroken, Tag};
+use super::{Nonce, SealBroken, Tag};
 
 /// Wiped on drop.
 pub(super) struct Cipher(Aes256Gcm);

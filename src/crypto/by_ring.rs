@@ -2,7 +2,7 @@
 
 use ring::aead::{AES_256_GCM, Aad, LessSafeKey, Nonce as GcmNonce, Tag as GcmTag, UnboundKey};
 
-use super::seal::{Nonce, SealBroken, Tag};
+use super::{Nonce, SealBroken, Tag};
 
 /// Not wiped on drop: ring has no way to do it.
 pub(super) struct Cipher(LessSafeKey);

@@ -14,21 +14,11 @@ use hkdf::Hkdf;
 use sha2::Sha256;
 use zeroize::{Zeroize, Zeroizing};
 
+use super::{NONCE_LEN, Nonce, SealBroken, TAG_LEN, Tag};
 use crate::AgentKey;
 
-/// What AES-256-GCM puts behind a ciphertext.
-pub(crate) const TAG_LEN: usize = 16;
-/// A 96-bit nonce.
-pub(crate) const NONCE_LEN: usize = 12;
 /// What is sealed with a manifest: its frame's header from `len` on, and the chain.
 pub(crate) const MANIFEST_AAD_LEN: usize = 40 + TAG_LEN;
-
-pub(crate) type Tag = [u8; TAG_LEN];
-pub(crate) type Nonce = [u8; NONCE_LEN];
-
-/// The seal did not fit: other bytes, another place or another key.
-#[derive(Debug, PartialEq, Eq)]
-pub(crate) struct SealBroken;
 
 /// What a generation is derived from, besides the agent key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -2,8 +2,9 @@
 
 use super::frame::FrameHeader;
 use super::record::Manifest;
-use crate::crypto::seal::{Sealer, TAG_LEN, Tag};
+use crate::crypto::seal::Sealer;
 use crate::crypto::secret_vec::SecretVec;
+use crate::crypto::{TAG_LEN, Tag};
 
 /// Tells which 16 bytes a manifest could have been chained to, thousands of times faster than opening it with each.
 ///

@@ -6,7 +6,8 @@ use super::frame::{
     HEADER_CRC_AT, KIND_AT, LEN_AT, MANIFEST_LEN_AT, NONCE_AT, RECORD, SEALED_PART_LEN, SEQ_AT, manifest_aad,
 };
 use super::record::{self, Action, Change};
-use crate::crypto::seal::{NONCE_LEN, Nonce, Sealer, TAG_LEN, Tag};
+use crate::crypto::seal::Sealer;
+use crate::crypto::{NONCE_LEN, Nonce, TAG_LEN, Tag};
 
 /// What a frame is sealed with, besides its changes.
 pub(crate) struct FrameSeal<'a> {

@@ -2,8 +2,9 @@
 
 use super::record::Manifest;
 use super::{SaltedCrc, bytes_at};
-use crate::crypto::seal::{MANIFEST_AAD_LEN, Nonce, Sealer, TAG_LEN, Tag};
+use crate::crypto::seal::{MANIFEST_AAD_LEN, Sealer};
 use crate::crypto::secret_vec::{self, SecretVec};
+use crate::crypto::{Nonce, TAG_LEN, Tag};
 
 // The header, as a ladder of offsets.
 pub(super) const HEADER_CRC_AT: usize = 0;

@@ -4,7 +4,7 @@ use std::num::NonZeroU32;
 
 use super::frame::{FRAME_HEADER_LEN, FRAME_LEN_MIN, FrameHeader, NONCE_AT};
 use super::record::{Action, Operation};
-use crate::crypto::seal::TAG_LEN;
+use crate::crypto::TAG_LEN;
 
 /// Where a value lies.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

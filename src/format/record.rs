@@ -2,7 +2,7 @@
 
 use super::bucket::{Bucket, DROPPED_KEY, VALUE_PREFIX_LEN};
 use super::bytes_at;
-use crate::crypto::seal::TAG_LEN;
+use crate::crypto::TAG_LEN;
 
 /// 16 MiB of what the caller gave: four times the largest payload an agent is known to store.
 pub(crate) const VALUE_LEN_MAX: usize = 16 << 20;

@@ -1,13 +1,23 @@
 //! What the Go agent keeps in its buckets, and what of it opens under the agent key.
 
-use super::LeftOut;
 use super::pages::{Leaf, Pages, Tree};
 use super::source::Place;
-use crate::crypto::seal::{BoltOpener, NONCE_LEN, Nonce, TAG_LEN, Tag};
+use crate::crypto::seal::BoltOpener;
 use crate::crypto::secret_vec::SecretVec;
+use crate::crypto::{NONCE_LEN, Nonce, TAG_LEN, Tag};
 use crate::format::bucket::RUN_ID_LEN_MAX;
 use crate::format::record::VALUE_LEN_MAX;
 use crate::{AgentKey, Error, Result};
+
+/// Keys of a bbolt file that stay behind: of a bucket that the agent does not have, or unknown keys of one that it has.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct LeftOut {
+    /// The name of the bucket.
+    pub bucket: String,
+    /// How many keys, with those of the buckets in it.
+    pub keys: u64,
+}
 
 /// Where everything is that comes over. Values stay in the file until they are asked for.
 #[derive(Default)]

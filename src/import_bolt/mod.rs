@@ -10,7 +10,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use crate::storage::Disk;
-use crate::storage::paths as path;
+use crate::storage::paths;
 use crate::{AgentKey, Config, Error, LogEvent, QueuedJob, Result, Session, Store};
 
 mod transfer;
@@ -20,6 +20,7 @@ mod meta;
 mod page;
 mod source;
 
+pub use contents::LeftOut;
 use contents::{Contents, Opener};
 use pages::Pages;
 use source::Source;
@@ -49,16 +50,6 @@ pub struct ImportReport {
     /// Whether one of the two meta pages does not check, as after a crash in the midst of a transaction: what came over is
     /// as of the transaction before.
     pub meta_page_damaged: bool,
-}
-
-/// Keys of a bbolt file that stay behind: of a bucket that the agent does not have, or unknown keys of one that it has.
-#[derive(Clone, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct LeftOut {
-    /// The name of the bucket.
-    pub bucket: String,
-    /// How many keys, with those of the buckets in it.
-    pub keys: u64,
 }
 
 /// Brings the state of the Go agent, a bbolt file, over into a store: configuration, session, heartbeat, jobs and log events.
@@ -232,7 +223,7 @@ impl Checked<'_> {
 /// Opens the file, and takes the lock that bbolt's readers take: its writer holds the other one as long as it has the file
 /// open. Closing the file lets go of it.
 fn open(path: &Path) -> Result<fs::File> {
-    if !path::is_file(&Disk, path)? {
+    if !paths::is_file(&Disk, path)? {
         return Err(Error::NotFound { path: path.to_path_buf() });
     }
     // Without O_NONBLOCK, a FIFO put there since it was looked at would hang the open.

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
 use std::ops::{Bound, Range};
 
-use crate::crypto::seal::TAG_LEN;
+use crate::crypto::TAG_LEN;
 use crate::format::bucket::{BUCKET_COUNT, Bucket, LOG_KEY_LEN, LogKey};
 use crate::format::frame::FRAME_HEADER_LEN;
 use crate::format::location::{Location, ValueCursor};

@@ -5,7 +5,8 @@ use std::path::PathBuf;
 
 use super::group_commit::FrameId;
 use crate::Error;
-use crate::crypto::seal::{Sealer, TAG_LEN, Tag};
+use crate::crypto::seal::Sealer;
+use crate::crypto::{TAG_LEN, Tag};
 use crate::format::SaltedCrc;
 use crate::format::header::HEADER_PAGE_LEN;
 use crate::storage::File;

@@ -5,7 +5,7 @@
 
 use std::io;
 
-use crate::crypto::seal::Tag;
+use crate::crypto::Tag;
 use crate::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 
 /// A frame: its number, and the tag that the next one is chained to.

@@ -5,7 +5,7 @@ use std::process;
 
 use zeroize::Zeroizing;
 
-use crate::crypto::seal::{NONCE_LEN, Nonce};
+use crate::crypto::{NONCE_LEN, Nonce};
 
 /// How many are fetched at once.
 const FETCHED: usize = 64;

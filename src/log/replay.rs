@@ -5,7 +5,7 @@ use std::collections::VecDeque;
 use super::file::{LogFile, LogPosition};
 use super::scan::{self, Concurrency, Ending, OpenedFrame, Scanned, Scanner};
 use crate::Result;
-use crate::crypto::seal::Tag;
+use crate::crypto::Tag;
 use crate::format::frame::FrameKind;
 use crate::format::location::ValueCursor;
 use crate::index::{Index, QueueOrder};

@@ -6,8 +6,8 @@ use std::sync::{Arc, PoisonError, RwLock};
 
 use super::file::LogFile;
 use super::scan::OpenFrame;
-use crate::crypto::seal::{NONCE_LEN, Nonce, TAG_LEN};
 use crate::crypto::secret_vec::{self, SecretVec};
+use crate::crypto::{NONCE_LEN, Nonce, TAG_LEN};
 use crate::format::location::Location;
 use crate::storage::{self, Map};
 use crate::{Error, Result};

@@ -287,7 +287,8 @@ mod tests {
 
     use super::*;
     use crate::AgentKey;
-    use crate::crypto::seal::{GenerationId, Prk, TAG_LEN};
+    use crate::crypto::TAG_LEN;
+    use crate::crypto::seal::{GenerationId, Prk};
     use crate::format::SaltedCrc;
     use crate::format::bucket::Bucket;
     use crate::format::record::{Action, Operation};

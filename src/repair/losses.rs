@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::crypto::seal::TAG_LEN;
+use crate::crypto::TAG_LEN;
 use crate::format::bucket::{BUCKET_COUNT, Bucket};
 use crate::format::location::Location;
 use crate::format::record::{Action, Manifest, Operation};

@@ -10,7 +10,8 @@ use std::sync::mpsc::{self, Receiver, SyncSender, TrySendError};
 use std::thread;
 
 use super::raw::{Concurrency, RawScanner, ScanItem};
-use crate::crypto::seal::{Sealer, Tag};
+use crate::crypto::Tag;
+use crate::crypto::seal::Sealer;
 use crate::crypto::secret_vec::{self, SecretVec};
 use crate::format::frame::{self, ALIGNMENT, FrameHeader};
 use crate::format::record::Manifest;

@@ -8,7 +8,7 @@ use std::io;
 use super::raw::{Concurrency, RawScanner};
 use super::scanner::{OpenFrame, Scanned, Scanner};
 use super::window::READ_LEN;
-use crate::crypto::seal::{TAG_LEN, Tag};
+use crate::crypto::{TAG_LEN, Tag};
 use crate::format::chain::ChainProbe;
 use crate::format::frame::{self, ALIGNMENT, FRAME_HEADER_LEN, FRAME_LEN_MIN, FrameHeader};
 use crate::log::file::{LogFile, LogPosition};
