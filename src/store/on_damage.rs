@@ -29,7 +29,7 @@ pub(crate) fn open(options: &OpenOptions, path: &Path, key: &AgentKey) -> Result
             if options.on_damage == OnDamage::SetAside =>
         {
             let salvaged = set_aside(options, path, key)?;
-            events::damage_set_aside(path, &error, &salvaged);
+            events::damage_quarantined(path, &error, &salvaged);
             let mut recovered = open()?;
             recovered.report.salvaged = Some(salvaged);
             Ok(recovered)
