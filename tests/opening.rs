@@ -37,9 +37,9 @@ fn an_empty_file_is_not_taken_for_a_new_store() {
 
 #[test]
 fn a_bbolt_file_is_named_as_what_it_is() {
-    let bolt = Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared/bolt/small.db");
+    let bolt = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/bolt/small.db");
     let place = Place::new();
-    fs::write(place.path(), fs::read(bolt).expect("the bbolt sample lies beside the repository")).unwrap();
+    fs::write(place.path(), fs::read(bolt).unwrap()).unwrap();
     assert_refused!(place, place.path(), Error::NotAStore { .. });
     let said = place.try_open().unwrap_err().to_string();
     let expected = format!(
