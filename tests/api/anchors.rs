@@ -1,5 +1,4 @@
 //! The anchor kept elsewhere: what is older than it, or a fork of it, is refused, and not one byte changed.
-#![allow(clippy::unwrap_used, reason = "a test ends where something is not as it should be")]
 
 use std::fs;
 use std::path::PathBuf;

@@ -1,13 +1,10 @@
 //! Batches: all of it or nothing, in the order of the calls, as one record with one sync.
-#![allow(clippy::unwrap_used, reason = "a test ends where something is not as it should be")]
-
-mod common;
 
 use std::sync::Arc;
 
+use crate::common::{CountedDisk, Place, key};
 use backupy_state::testing::options_on;
 use backupy_state::{Batch, Durability, Error, LogLimits, OpenOptions, QueueOrder, Snapshot, Store, WhenFull};
-use common::{CountedDisk, Place, key};
 
 fn run_ids(store: &Store) -> Vec<String> {
     store.dequeue_jobs(usize::MAX).unwrap().into_iter().map(|job| job.run_id).collect()

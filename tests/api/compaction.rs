@@ -1,5 +1,4 @@
 //! Compaction, new keys, backups: on the real disk.
-#![allow(clippy::unwrap_used, reason = "a test ends where something is not as it should be")]
 
 use backupy_state::{AgentKey, Durability, Error, OpenOptions, Snapshot, Store, salvage, verify};
 

@@ -1,8 +1,5 @@
 //! Compactions on their own thread that do not come to an end: the store is closed or dropped in the middle of one, or one
 //! fails again and again.
-#![allow(clippy::unwrap_used, reason = "a test ends where something is not as it should be")]
-
-mod common;
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -11,9 +8,9 @@ use std::sync::{Arc, Condvar, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use crate::common::{Place, key, listing};
 use backupy_state::testing::{Access, Disk, File, LockGuard, Map, PathKind, Storage, options_on};
 use backupy_state::{CompactionPolicy, OpenOptions, Result, Store};
-use common::{Place, key, listing};
 
 /// The real disk, but for what becomes of a compaction's new file.
 #[derive(Clone, Debug, Default)]

@@ -1,6 +1,5 @@
 //! The public interface, each name with its exact types: what the agent is written against does not compile here once it
 //! has changed.
-#![allow(clippy::unwrap_used, reason = "a test ends where something is not as it should be")]
 
 use std::fmt::{Debug, Display};
 use std::path::{Path, PathBuf};

@@ -1,5 +1,4 @@
 //! New agent keys: by rekey, and by the previous key at opening.
-#![allow(clippy::unwrap_used, reason = "a test ends where something is not as it should be")]
 
 use std::fs;
 

@@ -1,5 +1,4 @@
 //! The limits of the log buffer, and at-least-once delivery by peek and ack.
-#![allow(clippy::unwrap_used, reason = "a test ends where something is not as it should be")]
 
 use backupy_state::{AgentKey, Batch, LogAdmission, LogLimits, LogRate, OpenOptions, Store, WhenFull};
 

@@ -1,13 +1,10 @@
 //! What stands at the path is no store that can be opened: a typed error, and not a byte changed.
-#![allow(clippy::unwrap_used, reason = "a test ends where something is not as it should be")]
-
-mod common;
 
 use std::fs;
 use std::path::Path;
 
+use crate::common::{Image, Place, assert_refused, key, listing, refuse_everywhere};
 use backupy_state::{AgentKey, Error, Snapshot, Store, verify};
-use common::{Image, Place, assert_refused, key, listing, refuse_everywhere};
 
 #[test]
 fn foreign_files_are_not_stores_and_stay_as_they_are() {

@@ -1,16 +1,13 @@
 //! Every operation of the store, on the machine's disk. The queue has a file of its own.
-#![allow(clippy::unwrap_used, reason = "a test ends where something is not as it should be")]
-
-mod common;
 
 use std::sync::Arc;
 
+use crate::common::{Action, CountedDisk, Place, Random, State, key};
 use backupy_state::testing::options_on;
 use backupy_state::{
     AgentKey, Batch, CompactionPolicy, Durability, Error, LogAdmission, OpenOptions, QueueOrder, Store,
     verify_each,
 };
-use common::{Action, CountedDisk, Place, Random, State, key};
 
 const VALUE_LEN_MAX: usize = 16 << 20;
 
@@ -390,11 +387,11 @@ fn a_key_file_is_the_key_without_one_newline() {
     let place = Place::new();
     place.open().close().unwrap();
     for ending in ["", "\n", "\r\n"] {
-        std::fs::write(place.at("agent.key"), format!("{}{ending}", common::KEY)).unwrap();
+        std::fs::write(place.at("agent.key"), format!("{}{ending}", crate::common::KEY)).unwrap();
         let from_file = AgentKey::from_file(place.at("agent.key")).unwrap();
         assert!(Store::open(place.path(), &from_file).is_ok(), "{ending:?}");
     }
-    std::fs::write(place.at("agent.key"), format!("{}\n\n", common::KEY)).unwrap();
+    std::fs::write(place.at("agent.key"), format!("{}\n\n", crate::common::KEY)).unwrap();
     let other = AgentKey::from_file(place.at("agent.key")).unwrap();
     assert!(matches!(Store::open(place.path(), &other), Err(Error::WrongKey { .. })));
 }

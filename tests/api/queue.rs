@@ -1,10 +1,7 @@
 //! The queue: run ids, their order, replacing, acking, and going on behind a job.
-#![allow(clippy::unwrap_used, reason = "a test ends where something is not as it should be")]
 
-mod common;
-
+use crate::common::{Place, Random, key};
 use backupy_state::{Batch, CompactionPolicy, Enqueued, Error, OpenOptions, QueueOrder, QueuedJob, Store};
-use common::{Place, Random, key};
 
 fn fifo(place: &Place) -> Store {
     OpenOptions::new().queue_order(QueueOrder::Fifo).open(place.path(), &key()).unwrap()

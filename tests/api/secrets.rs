@@ -1,13 +1,10 @@
 //! Nothing of what a store keeps shows in its file, and nothing of what is secret in `Debug`, errors or names.
-#![allow(clippy::unwrap_used, reason = "a test ends where something is not as it should be")]
-
-mod common;
 
 use std::fmt::Debug;
 use std::fs;
 
+use crate::common::{Image, KEY, Place, contains, key, listing};
 use backupy_state::{AgentKey, Error, OpenOptions, Snapshot, Store, verify, verify_each};
-use common::{Image, KEY, Place, contains, key, listing};
 
 const RUN_ID: &str = "run-id-that-is-secret-in-the-file";
 const PAYLOAD: &str = "payload-that-is-secret";

@@ -1,8 +1,6 @@
 //! Files that an earlier version wrote, under `golden/`: every later version opens them, and finds in them what the text
 //! beside each says. They are never made again; a new format gets new files.
 
-#![allow(clippy::unwrap_used, reason = "tests")]
-
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
 use std::fs;

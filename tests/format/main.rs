@@ -10,21 +10,14 @@
 
 use std::path::Path;
 
-#[path = "format/agree.rs"]
 mod agree;
-#[path = "format/memory.rs"]
+mod golden;
 mod memory;
-#[path = "format/page_reader.rs"]
 mod page_reader;
-#[path = "format/page_writer.rs"]
 mod page_writer;
-#[path = "format/shapes.rs"]
 mod shapes;
-#[path = "format/tables.rs"]
 mod tables;
-#[path = "format/vectors.rs"]
 mod vectors;
-#[path = "format/workload.rs"]
 mod workload;
 
 fn page() -> String {

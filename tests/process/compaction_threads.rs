@@ -3,9 +3,6 @@
 //!
 //! Each writer owns its keys and keeps its own account of them. A pair of jobs is written in one batch each time, so
 //! whoever sees its two halves differ has seen half a record.
-#![allow(clippy::unwrap_used, reason = "a test ends where something is not as it should be")]
-
-mod common;
 
 use std::collections::VecDeque;
 use std::panic::{self, AssertUnwindSafe};
@@ -15,11 +12,11 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
+use crate::common::{Image, Place, Random, child_path, say, spawn, test_binary};
 use backupy_state::{
     AgentKey, Batch, CompactionPolicy, Error, LogLimits, OpenOptions, QueueOrder, QueuedJob, Snapshot, Store,
     verify,
 };
-use common::{Image, Place, Random, child_path, say, spawn, test_binary};
 
 const WRITERS: usize = 4;
 /// Jobs of its own that a writer keeps in the queue.
@@ -319,8 +316,10 @@ fn twenty_kills_amid_compactions_lose_nothing_acknowledged() {
     let mut said = [0; WRITERS];
     let (mut left_over, mut generation) = (0, 0);
     for round in 0..KILLS {
-        let mut child =
-            spawn(&mut test_binary("child_that_writes_and_compacts_until_it_is_killed", &place.path()));
+        let mut child = spawn(&mut test_binary(
+            "compaction_threads::child_that_writes_and_compacts_until_it_is_killed",
+            &place.path(),
+        ));
         let mut lines = vec![child.hear().unwrap()];
         while round % 2 == 0 && !lines.last().unwrap().starts_with(COMPACTED) {
             lines.push(child.hear().unwrap());

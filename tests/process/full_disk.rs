@@ -1,16 +1,13 @@
 //! Real file systems that are full: what was acknowledged stays, acks and drains work, and with room again the store
 //! goes on as it is.
-#![allow(clippy::unwrap_used, reason = "a test ends where something is not as it should be")]
-
-mod common;
 
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
+use crate::common::{Place, existing, is_root, key, listing, say_skipped};
 use backupy_state::{CompactionPolicy, Error, LogLimits, OpenOptions, Snapshot, Store};
-use common::{Place, existing, is_root, key, listing, say_skipped};
 
 const CYCLES: usize = 20;
 /// No cycle needs as many; a store that never gets full would fill the memory.
@@ -95,7 +92,7 @@ impl Agent {
     fn put(&mut self, len: usize) -> Result<(), Error> {
         self.calls += 1;
         // Values that no file system makes shorter.
-        let payload = common::Random(self.calls as u64).bytes(len);
+        let payload = crate::common::Random(self.calls as u64).bytes(len);
         if self.calls.is_multiple_of(3) {
             self.store().buffer_log(0, &payload)?;
             self.events.push(payload);

@@ -3,16 +3,13 @@
 //! Several threads write, each to keys of its own, and say each call that has returned. So for each thread exactly
 //! two states are right after a kill: after the last call that was said, or after one more, which had not been said
 //! yet. The list of calls lives in the parent, outside the store.
-#![allow(clippy::unwrap_used, reason = "a test ends where something is not as it should be")]
-
-mod common;
 
 use std::path::Path;
 use std::thread;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use crate::common::{Action, Image, Place, Random, State, child_path, key, say, spawn, test_binary};
 use backupy_state::{Durability, OpenOptions, Store};
-use common::{Action, Image, Place, Random, State, child_path, key, say, spawn, test_binary};
 
 const THREADS: usize = 4;
 /// How many kills; without it 50, and 200 in CI.
@@ -116,7 +113,7 @@ fn run(store: &Store, call: &Action) {
 /// Lets a child carry on from where the threads are, kills it, and returns how many calls each thread said.
 fn write_and_kill(path: &Path, seed: u64, owns: &[Own], moment: Moment, delay: Duration) -> Vec<usize> {
     let from: Vec<String> = owns.iter().map(|own| own.calls.to_string()).collect();
-    let mut command = test_binary("child_that_writes_until_it_is_killed", path);
+    let mut command = test_binary("kills::child_that_writes_until_it_is_killed", path);
     let mut child = spawn(command.env(SEED_VAR, seed.to_string()).env(FROM_VAR, from.join(" ")));
     let mut lines = Vec::new();
     if moment == Moment::WhileWriting {

@@ -1,12 +1,9 @@
 //! One handle at a time, over processes and inside one; the lock goes with its holder, however that ends.
-#![allow(clippy::unwrap_used, reason = "a test ends where something is not as it should be")]
-
-mod common;
 
 use std::time::Duration;
 
+use crate::common::{Child, Place, child_path, key, say, spawn, test_binary};
 use backupy_state::{Error, OpenOptions, Store};
-use common::{Child, Place, child_path, key, say, spawn, test_binary};
 
 #[test]
 fn child_that_holds_the_store() {
@@ -25,7 +22,7 @@ fn child_that_holds_the_store() {
 }
 
 fn holder(place: &Place, ends_by: &str) -> Child {
-    let mut command = test_binary("child_that_holds_the_store", &place.path());
+    let mut command = test_binary("locking::child_that_holds_the_store", &place.path());
     let mut child = spawn(command.env("ENDS_BY", ends_by));
     child.expect("holds it");
     child
@@ -102,7 +99,7 @@ fn two_processes_that_contend_both_get_their_turns() {
 const TURNS: usize = 20;
 
 fn spawn_contender(place: &Place, name: &str) -> Child {
-    spawn(test_binary("child_that_contends", &place.path()).env("CONTENDER", name))
+    spawn(test_binary("locking::child_that_contends", &place.path()).env("CONTENDER", name))
 }
 
 #[test]
@@ -124,7 +121,7 @@ fn child_that_contends() {
 fn of_many_processes_that_race_exactly_one_is_inside_at_a_time() {
     let place = Place::new();
     let mut children: Vec<Child> = (0..RACERS)
-        .map(|i| spawn(test_binary("child_that_races", &place.path()).env("CONTENDER", i.to_string())))
+        .map(|i| spawn(test_binary("locking::child_that_races", &place.path()).env("CONTENDER", i.to_string())))
         .collect();
     children.iter_mut().for_each(|child| child.expect("ready"));
     std::fs::write(place.at("go"), "").unwrap();

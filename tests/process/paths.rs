@@ -1,7 +1,4 @@
 //! What a path may name, and what opening does and does not do to the folder.
-#![allow(clippy::unwrap_used, reason = "a test ends where something is not as it should be")]
-
-mod common;
 
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
@@ -10,11 +7,11 @@ use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use backupy_state::testing::{Disk, Storage};
-use backupy_state::{Error, Snapshot, Store, salvage, verify};
-use common::{
+use crate::common::{
     Image, Place, assert_refused, child_path, existing, is_root, key, listing, names, say, spawn, test_binary,
 };
+use backupy_state::testing::{Disk, Storage};
+use backupy_state::{Error, Snapshot, Store, salvage, verify};
 
 #[test]
 fn an_empty_path_is_invalid() {
@@ -210,7 +207,7 @@ fn child_that_makes_every_file() {
 fn every_file_is_for_its_owner_only_whatever_the_umask() {
     for umask in ["0", "022", "077"] {
         let place = Place::new();
-        let plain = test_binary("child_that_makes_every_file", &place.path());
+        let plain = test_binary("paths::child_that_makes_every_file", &place.path());
         let mut with_umask = Command::new("sh");
         with_umask.args(["-c", &format!("umask {umask}; exec \"$0\" \"$@\"")]).arg(plain.get_program());
         with_umask.args(plain.get_args()).envs(plain.get_envs().filter_map(|(name, value)| Some((name, value?))));
@@ -281,7 +278,7 @@ fn store_of_nobody() -> (Place, Command) {
     let store = place.open();
     store.enqueue_job("run-1", b"one").unwrap();
     store.close().unwrap();
-    let mut command = test_binary("child_without_rights", &place.path());
+    let mut command = test_binary("paths::child_without_rights", &place.path());
     if is_root() {
         let copy = place.at("tests");
         // By a process of its own: what another test forks meanwhile would hold the copy open for writing, and it could not be run.

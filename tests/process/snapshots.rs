@@ -1,19 +1,16 @@
 //! A snapshot beside a writer in another process. Which state it must show is known from the number of its last
 //! frame: the writer's calls are the same in every run.
-#![allow(clippy::unwrap_used, reason = "a test ends where something is not as it should be")]
-
-mod common;
 
 use std::fs;
 use std::path::Path;
 use std::sync::Arc;
 
-use backupy_state::testing::open_snapshot_on;
-use backupy_state::{Durability, Error, OpenOptions, Snapshot, Store};
-use common::{
+use crate::common::{
     Action, Child, CountedDisk, Image, Place, Random, Shown, State, child_path, key, listing, names, say, spawn,
     test_binary,
 };
+use backupy_state::testing::open_snapshot_on;
+use backupy_state::{Durability, Error, OpenOptions, Snapshot, Store};
 
 /// The writer's calls. Behind each of them it records a heartbeat, the number of calls so far.
 fn calls() -> impl Iterator<Item = Action> {
@@ -86,7 +83,7 @@ fn child_that_writes() {
 const CALLS: i64 = 800;
 
 fn writer(place: &Place) -> Child {
-    let mut child = spawn(&mut test_binary("child_that_writes", &place.path()));
+    let mut child = spawn(&mut test_binary("snapshots::child_that_writes", &place.path()));
     child.expect("writing");
     child
 }
@@ -99,7 +96,7 @@ fn snapshot(path: impl AsRef<Path>) -> Snapshot {
 fn a_refreshed_snapshot_shows_ever_later_states_and_never_half_a_record() {
     for buffered in [false, true] {
         let place = Place::new();
-        let mut command = test_binary("child_that_writes", &place.path());
+        let mut command = test_binary("snapshots::child_that_writes", &place.path());
         if buffered {
             command.env("BUFFERED", "1");
         }

@@ -1,14 +1,11 @@
 //! System calls of a real process fail, one at a time, as `strace` tells the kernel to let them: the error is typed, and
 //! nothing that was acknowledged is lost.
-#![allow(clippy::unwrap_used, reason = "a test ends where something is not as it should be")]
-
-mod common;
 
 use std::collections::{BTreeSet, HashSet};
 use std::process::{Command, Stdio};
 
+use crate::common::{Place, child_path, key, say, say_skipped, spawn, test_binary};
 use backupy_state::{Error, Result, Store};
-use common::{Place, child_path, key, say, say_skipped, spawn, test_binary};
 
 /// The calls of the child: every third one is an ack of the job before it; then a compaction, and more.
 const CALLS: usize = 9;
@@ -102,7 +99,7 @@ impl Told {
 fn fail(system_calls: &str, error: &str, nth: usize) -> HashSet<String> {
     let what = format!("{system_calls}: {error}, call {nth}");
     let place = Place::new();
-    let plain = test_binary("child_whose_system_calls_fail", &place.path());
+    let plain = test_binary("system_calls::child_whose_system_calls_fail", &place.path());
     let mut command = Command::new("strace");
     command.args(["-f", "-qq", "-o", "/dev/null", "-e", &format!("trace={system_calls}")]);
     command.args(["-e", &format!("inject={system_calls}:error={error}:when={nth}")]);

@@ -1,13 +1,10 @@
 //! Many threads on one handle.
-#![allow(clippy::unwrap_used, reason = "a test ends where something is not as it should be")]
-
-mod common;
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 
+use crate::common::{Place, key};
 use backupy_state::{Durability, OpenOptions, Store};
-use common::{Place, key};
 
 const WRITERS: usize = 8;
 const CALLS: usize = 60;

@@ -1,11 +1,8 @@
 //! Every cut and every flipped byte of a small log. The oracle is the list of states that the store went through while
 //! the log was written.
-#![allow(clippy::unwrap_used, reason = "a test ends where something is not as it should be")]
 
-mod common;
-
+use crate::common::{HEADER_PAGE_LEN, Place, State, Written, closed, names, unclean};
 use backupy_state::Error;
-use common::{HEADER_PAGE_LEN, Place, State, Written, closed, names, unclean};
 
 #[test]
 fn every_cut_leaves_exactly_the_whole_records_or_is_refused() {

@@ -1,22 +1,17 @@
 //! Damage and tampering: whatever is done to the bytes of a store, what is read is a prefix of its history or an error
 //! that names the right place, and a store that is refused is not changed.
 
-#![allow(clippy::unwrap_used, reason = "tests")]
-#![allow(clippy::cast_possible_truncation, reason = "small files")]
-
-mod sim;
-
 use std::path::PathBuf;
 use std::sync::{Arc, OnceLock};
 
+use crate::sim::Sim;
+use crate::sim::content::{Content, SECTOR_LEN};
+use crate::sim::random::{Random, mix};
+use crate::sim::subject::{RECORDS_PER_SESSION, Subject, end, in_parallel, small_call, start, write_sessions};
+use crate::sim::workload::{Agent, Call, Mode, Model, Oracle, PATH, key, open};
+use crate::sim::world::{self, Image};
 use backupy_state::testing::{open_snapshot_on, verify_on};
 use backupy_state::{Error, FaultKind, FrameInfo, Result};
-use sim::Sim;
-use sim::content::{Content, SECTOR_LEN};
-use sim::random::{Random, mix};
-use sim::subject::{RECORDS_PER_SESSION, Subject, end, in_parallel, small_call, start, write_sessions};
-use sim::workload::{Agent, Call, Mode, Model, Oracle, PATH, key, open};
-use sim::world::{self, Image};
 
 const HEADER_PAGE_LEN: usize = 4096;
 const SESSIONS: usize = 3;

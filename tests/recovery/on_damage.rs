@@ -1,22 +1,17 @@
 //! A damaged store that is set aside: at every crash and every failing call there is the damaged store under its name, or
 //! all that is authentic, and the damaged bytes are never lost.
 
-#![allow(clippy::unwrap_used, reason = "tests")]
-#![allow(clippy::cast_possible_truncation, reason = "small files")]
-
-mod sim;
-
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use crate::sim::content::Content;
+use crate::sim::random::mix;
+use crate::sim::subject::{Subject, start};
+use crate::sim::workload::{Agent, Call, Mode, Model, Opened, PATH, key, open, other_key};
+use crate::sim::world::{self, Image};
+use crate::sim::{EDQUOT, EIO, ENOSPC, Failure, Op, Sim, crash};
 use backupy_state::testing::options_on;
 use backupy_state::{Anchor, CompactionPolicy, Error, OnDamage, OpenOptions, QueueOrder, Result, Store};
-use sim::content::Content;
-use sim::random::mix;
-use sim::subject::{Subject, start};
-use sim::workload::{Agent, Call, Mode, Model, Opened, PATH, key, open, other_key};
-use sim::world::{self, Image};
-use sim::{EDQUOT, EIO, ENOSPC, Failure, Op, Sim, crash};
 
 const EPERM: i32 = 1;
 const KEPT: &str = "/sim/state.db.damaged-1";

@@ -1,24 +1,19 @@
 //! Salvage: whatever is done to the bytes of a store, everything that is whole comes over, nothing that never was, and
 //! the damaged file stays as it is.
 
-#![allow(clippy::unwrap_used, reason = "tests")]
-#![allow(clippy::cast_possible_truncation, reason = "small files")]
-
-mod sim;
-
 use std::collections::BTreeSet;
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::sync::{Arc, OnceLock};
 
+use crate::sim::content::{Content, SECTOR_LEN};
+use crate::sim::random::Random;
+use crate::sim::subject::{Subject, end, in_parallel, small_call, start};
+use crate::sim::workload::{Agent, Call, Mode, Model, PATH, key, open};
+use crate::sim::world::{self, Image};
+use crate::sim::{EIO, ENOSPC, Failure, Sim};
 use backupy_state::testing::{Storage, salvage_on, verify_on};
 use backupy_state::{AgentKey, Error, FaultKind, FrameInfo, SalvageReport};
-use sim::content::{Content, SECTOR_LEN};
-use sim::random::Random;
-use sim::subject::{Subject, end, in_parallel, small_call, start};
-use sim::workload::{Agent, Call, Mode, Model, PATH, key, open};
-use sim::world::{self, Image};
-use sim::{EIO, ENOSPC, Failure, Sim};
 
 const TO: &str = "/sim/salvaged.db";
 const HEADER_PAGE_LEN: usize = 4096;

@@ -1,10 +1,7 @@
 //! Tampering: the CRCs are right, the seals, the order or the numbers are not.
-#![allow(clippy::unwrap_used, reason = "a test ends where something is not as it should be")]
 
-mod common;
-
+use crate::common::{Image, Place, Written, bare, closed, key, open_image};
 use backupy_state::{Durability, Error, FaultKind, OpenOptions, verify};
-use common::{Image, Place, Written, bare, closed, key, open_image};
 
 #[test]
 fn a_changed_manifest_is_unauthentic_even_with_right_crcs() {

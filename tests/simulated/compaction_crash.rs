@@ -1,8 +1,5 @@
 //! Compaction, rekey and backup on a disk whose power is cut at every operation, of which every operation fails, and
 //! which damages what it was given.
-#![allow(clippy::unwrap_used, reason = "tests")]
-
-mod sim;
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -10,12 +7,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use crate::sim::crash;
+use crate::sim::workload::{Agent, Call, Mode, Model, Opened, PATH, key, open};
+use crate::sim::world::{Image, World};
+use crate::sim::{EIO, ENOSPC, Failure, Op, Sim};
 use backupy_state::testing::{Access, File, LockGuard, Map, PathKind, Storage, options_on};
 use backupy_state::{AgentKey, CompactionPolicy, Error, QueueOrder, Result, Store};
-use sim::crash;
-use sim::workload::{Agent, Call, Mode, Model, Opened, PATH, key, open};
-use sim::world::{Image, World};
-use sim::{EIO, ENOSPC, Failure, Op, Sim};
 
 const NEW: &str = "/sim/state.db.new";
 const BACKUP: &str = "/sim/backup.db";

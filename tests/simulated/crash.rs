@@ -1,10 +1,6 @@
 //! Power cuts: after every operation of every short history, and inside the recovery from an earlier power cut, each
 //! image that the disk could then hold must open, and hold what was promised.
 
-#![allow(clippy::unwrap_used, reason = "tests")]
-
-mod sim;
-
 use std::collections::{HashMap, HashSet};
 use std::io::{self, Write};
 use std::panic::{self, AssertUnwindSafe};
@@ -14,12 +10,12 @@ use std::sync::{Mutex, MutexGuard};
 use std::thread;
 use std::time::Instant;
 
-use sim::content::SECTOR_LEN;
-use sim::crash;
-use sim::random::{Random, mix};
-use sim::workload::{Agent, BackedUp, Call, Mode, Model, Oracle, PATH, open};
-use sim::world::{self, Image, World};
-use sim::{Moment, Op, Sim};
+use crate::sim::content::SECTOR_LEN;
+use crate::sim::crash;
+use crate::sim::random::{Random, mix};
+use crate::sim::workload::{Agent, BackedUp, Call, Mode, Model, Oracle, PATH, open};
+use crate::sim::world::{self, Image, World};
+use crate::sim::{Moment, Op, Sim};
 
 /// Small and large, so that frames share sectors, fill one, and reach over several.
 const ALPHABET: [Call; 10] = [

@@ -1,22 +1,18 @@
 //! Every call of the operating system fails, in every way, once and from then on: the error is typed, nothing is
 //! acknowledged that is not there later, and a failed sync is never repeated.
 
-#![allow(clippy::unwrap_used, reason = "tests")]
-
-mod sim;
-
 use std::collections::HashSet;
 use std::panic::{self, AssertUnwindSafe};
 use std::path::Path;
 use std::sync::Arc;
 
+use crate::sim::crash;
+use crate::sim::random::mix;
+use crate::sim::workload::{Agent, Call, FEW, Mode, Model, PATH, TORN, key, open};
+use crate::sim::world::{self, FailedSync, World};
+use crate::sim::{EDQUOT, EINTR, EIO, ENOSPC, Failure, Op, Sim};
 use backupy_state::testing::{options_on, verify_on};
 use backupy_state::{Batch, Error, LogAdmission, LogLimits, LogRate, Result, Stats};
-use sim::crash;
-use sim::random::mix;
-use sim::workload::{Agent, Call, FEW, Mode, Model, PATH, TORN, key, open};
-use sim::world::{self, FailedSync, World};
-use sim::{EDQUOT, EINTR, EIO, ENOSPC, Failure, Op, Sim};
 
 /// Every kind of call, over three sessions, one of which is killed.
 const CALLS: [Call; 17] = [

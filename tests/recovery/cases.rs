@@ -1,19 +1,16 @@
 //! Opening: what each sight means, what is done, and that nothing else changes. Tampering and the exhaustive tests
 //! have files of their own.
-#![allow(clippy::unwrap_used, reason = "a test ends where something is not as it should be")]
-
-mod common;
 
 use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::sync::Arc;
 
-use backupy_state::testing::{options_on, verify_on};
-use backupy_state::{Durability, Error, FaultKind, verify};
-use common::{
+use crate::common::{
     CountedDisk, HEADER_PAGE_LEN, Image, Place, State, Written, bare, closed, existing, key, names, open_image,
     unclean, write,
 };
+use backupy_state::testing::{options_on, verify_on};
+use backupy_state::{Durability, Error, FaultKind, verify};
 
 #[test]
 fn no_file_is_a_new_store() {
