@@ -30,7 +30,8 @@ pub(crate) fn say_skipped(why: &str) {
     std::io::stderr().lock().write_all(format!("\nSKIPPED: {why}\n").as_bytes()).unwrap();
 }
 
-/// The command that runs `test` of this binary as a child, on `path`.
+/// The command that runs the test `test` (with its module: `locking::child_that_races`) of this binary as a child, on
+/// `path`.
 pub(crate) fn test_binary(test: &str, path: &Path) -> Command {
     child_command(std::env::current_exe().unwrap(), test, path)
 }

@@ -59,15 +59,17 @@ impl Place {
         Store::open(self.path(), &key()).unwrap()
     }
 
-    /// Tries to open without waiting, and never creates.
+    /// Opens the store if there is one, and waits hardly at all for the lock.
     pub(crate) fn try_open(&self) -> Result<Store> {
         existing().open(self.path(), &key())
     }
 }
 
+/// Options that do not create a store. The short wait is for the lock of a store that this process has just closed:
+/// until a child that another test starts has reached its `exec`, the child shares the locked descriptor.
 pub(crate) fn existing() -> OpenOptions {
     let mut options = OpenOptions::new();
-    options.create(false).lock_timeout(Duration::ZERO);
+    options.create(false).lock_timeout(Duration::from_millis(100));
     options
 }
 

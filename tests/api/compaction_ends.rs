@@ -1,0 +1,273 @@
+//! Compactions on their own thread that do not come to an end: the store is closed or dropped in the middle of one, or one
+//! fails again and again.
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Condvar, Mutex};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use crate::common::{Place, key, listing};
+use backupy_state::testing::{Access, Disk, File, LockGuard, Map, PathKind, Storage, options_on};
+use backupy_state::{CompactionPolicy, OpenOptions, Result, Store};
+
+/// The real disk, but for what becomes of a compaction's new file.
+#[derive(Clone, Debug, Default)]
+struct Tampered {
+    /// So many times, the new file cannot be made.
+    refusals: Arc<AtomicUsize>,
+    tries: Arc<AtomicUsize>,
+    /// Its first frame waits here.
+    gate: Option<Arc<Gate>>,
+}
+
+#[derive(Debug, Default)]
+struct Gate {
+    state: Mutex<(bool, bool)>,
+    turned: Condvar,
+}
+
+impl Gate {
+    fn pass(&self) {
+        let mut state = self.state.lock().unwrap();
+        state.0 = true;
+        self.turned.notify_all();
+        drop(self.turned.wait_while(state, |(_, is_open)| !*is_open).unwrap());
+    }
+
+    fn wait_for_somebody(&self) {
+        let waited = self.turned.wait_timeout_while(
+            self.state.lock().unwrap(),
+            Duration::from_secs(60),
+            |(is_there, _)| !*is_there,
+        );
+        assert!(!waited.unwrap().1.timed_out(), "no compaction has begun");
+    }
+
+    fn open(&self) {
+        self.state.lock().unwrap().1 = true;
+        self.turned.notify_all();
+    }
+}
+
+impl Storage for Tampered {
+    fn resolve(&self, path: &Path) -> io::Result<PathBuf> {
+        Disk.resolve(path)
+    }
+
+    fn kind(&self, path: &Path) -> io::Result<PathKind> {
+        Disk.kind(path)
+    }
+
+    fn open(&self, path: &Path, access: Access) -> io::Result<Box<dyn File>> {
+        let is_compaction = path.ends_with("state.db.new") && path.with_extension("").exists();
+        if is_compaction {
+            self.tries.fetch_add(1, Ordering::SeqCst);
+            let left = self.refusals.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| left.checked_sub(1));
+            if left.is_ok() {
+                return Err(io::Error::other("refused"));
+            }
+        }
+        let gate = self.gate.clone().filter(|_| is_compaction);
+        Ok(Box::new(GatedFile { file: Disk.open(path, access)?, gate }))
+    }
+
+    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
+        Disk.rename(from, to)
+    }
+
+    fn remove_file(&self, path: &Path) -> io::Result<()> {
+        Disk.remove_file(path)
+    }
+
+    fn sync_dir(&self, path: &Path) -> io::Result<()> {
+        Disk.sync_dir(path)
+    }
+
+    fn lock(&self, path: &Path, timeout: Duration) -> Result<LockGuard> {
+        Disk.lock(path, timeout)
+    }
+
+    fn fill_random(&self, bytes: &mut [u8]) -> io::Result<()> {
+        Disk.fill_random(bytes)
+    }
+}
+
+#[derive(Debug)]
+struct GatedFile {
+    file: Box<dyn File>,
+    gate: Option<Arc<Gate>>,
+}
+
+impl File for GatedFile {
+    fn len(&self) -> io::Result<u64> {
+        self.file.len()
+    }
+
+    fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<usize> {
+        self.file.read_at(buf, offset)
+    }
+
+    fn write_at(&self, buf: &[u8], offset: u64) -> io::Result<usize> {
+        if let Some(gate) = self.gate.as_ref().filter(|_| offset > 0) {
+            gate.pass();
+        }
+        self.file.write_at(buf, offset)
+    }
+
+    fn set_len(&self, len: u64) -> io::Result<()> {
+        self.file.set_len(len)
+    }
+
+    fn sync_data(&self) -> io::Result<()> {
+        self.file.sync_data()
+    }
+
+    fn drop_cache(&self, offset: u64) -> io::Result<()> {
+        self.file.drop_cache(offset)
+    }
+
+    fn map(&self) -> io::Result<Option<Map>> {
+        self.file.map()
+    }
+}
+
+fn open(place: &Place, disk: &Tampered) -> Store {
+    let mut options = options_on(Arc::new(disk.clone()));
+    options.compaction(CompactionPolicy { automatic: true, min_len: 0, dead_ratio: 0.1 });
+    options.open(place.path(), &key()).unwrap()
+}
+
+/// Enough dead bytes for a compaction to be due at every later call, and live ones that fill more than one of its frames.
+fn wear(store: &Store) {
+    for number in 0..4 {
+        store.enqueue_job(&format!("live-{number}"), &[number; 50_000]).unwrap();
+    }
+    for _ in 0..4 {
+        store.save_config(1, &[7; 50_000]).unwrap();
+    }
+}
+
+#[test]
+fn closing_or_dropping_the_store_stops_a_compaction_and_loses_nothing() {
+    for is_closed in [true, false] {
+        let (place, gate) = (Place::new(), Arc::new(Gate::default()));
+        let store = open(&place, &Tampered { gate: Some(Arc::clone(&gate)), ..Tampered::default() });
+        wear(&store);
+        gate.wait_for_somebody();
+        assert!(place.at("state.db.new").exists());
+        store.enqueue_job("beside it", b"payload").unwrap();
+        let ending = thread::spawn(move || if is_closed { store.close().unwrap() } else { drop(store) });
+        // Long enough for the compaction to have been told before it goes on.
+        thread::sleep(Duration::from_millis(100));
+        gate.open();
+        ending.join().unwrap();
+
+        assert_eq!(listing(place.folder()).into_keys().collect::<Vec<_>>(), ["state.db"]);
+        let store = place.open();
+        assert!(store.recovery().clean);
+        assert_eq!((store.stats().generation, store.queue_depth()), (1, 5));
+        assert_eq!(store.job("live-3").unwrap().unwrap().payload, [3; 50_000]);
+        assert_eq!(store.load_config().unwrap().unwrap().raw, [7; 50_000]);
+    }
+}
+
+/// Some hundred jobs come and go; `live_len` bytes stay.
+fn come_and_go(store: &Store, live_len: usize) {
+    store.save_config(1, &vec![7; live_len]).unwrap();
+    for i in 0..500_u32 {
+        store.enqueue_job(&format!("run-{i}"), &[i.to_le_bytes()[0]; 512]).unwrap();
+        if i >= 10 {
+            store.ack_job(&format!("run-{i}")).unwrap();
+        }
+    }
+}
+
+/// The next opening reads ten jobs and not a thousand records.
+#[test]
+fn closing_or_dropping_compacts_a_log_of_which_little_is_live() {
+    for is_closed in [true, false] {
+        let place = Place::new();
+        let store = place.open();
+        come_and_go(&store, 1000);
+        if is_closed {
+            store.close().unwrap();
+        } else {
+            drop(store);
+        }
+        assert_eq!(listing(place.folder()).into_keys().collect::<Vec<_>>(), ["state.db"]);
+        let store = place.open();
+        assert!(store.recovery().clean && store.recovery().records < 5, "{:?}", store.recovery());
+        let stats = store.stats();
+        assert_eq!((stats.generation, stats.jobs), (2, 10));
+        assert!(stats.log_len < 16 << 10, "{stats:?}");
+        assert_eq!(store.job("run-9").unwrap().unwrap().payload, [9; 512]);
+        assert_eq!(store.load_config().unwrap().unwrap().raw, [7; 1000]);
+    }
+}
+
+#[test]
+fn closing_leaves_a_log_alone_that_is_not_worth_it_or_not_to_be_compacted() {
+    let by_hand = CompactionPolicy { automatic: false, ..CompactionPolicy::default() };
+    let wasteful = CompactionPolicy { dead_ratio: 0.99, ..CompactionPolicy::default() };
+    for (policy, live_len) in [(by_hand, 1000), (wasteful, 10_000), (CompactionPolicy::default(), 130 << 10)] {
+        let place = Place::new();
+        let store = OpenOptions::new().compaction(policy).open(place.path(), &key()).unwrap();
+        come_and_go(&store, live_len);
+        store.close().unwrap();
+        assert_eq!(place.open().stats().generation, 1, "{policy:?}, {live_len} bytes");
+    }
+}
+
+#[test]
+fn closing_succeeds_where_its_compaction_fails() {
+    let (place, disk) =
+        (Place::new(), Tampered { refusals: Arc::new(AtomicUsize::new(1)), ..Tampered::default() });
+    let store = options_on(Arc::new(disk.clone())).open(place.path(), &key()).unwrap();
+    come_and_go(&store, 1000);
+    store.close().unwrap();
+    assert_eq!(disk.tries.load(Ordering::SeqCst), 1, "and not once more as the store is dropped");
+    let store = place.open();
+    assert!(store.recovery().clean);
+    assert_eq!((store.stats().generation, store.queue_depth()), (1, 10));
+}
+
+/// A bar that stood at its end while half of the work was still to do would say nothing.
+#[test]
+fn how_far_a_copy_was_read_back_can_be_seen() {
+    let place = Place::new();
+    let mut options = OpenOptions::new();
+    options.compaction(CompactionPolicy { automatic: false, ..CompactionPolicy::default() });
+    let store = options.open(place.path(), &key()).unwrap();
+    wear(&store);
+    assert_eq!(backupy_state::testing::copy_progress(&store), 0);
+    let report = store.compact().unwrap();
+    let checked = backupy_state::testing::copy_progress(&store);
+    assert!((report.bytes_after - 1000..report.bytes_after).contains(&checked), "{checked} of {report:?}");
+}
+
+#[test]
+fn a_compaction_that_failed_is_tried_again_after_a_pause_and_not_by_every_call() {
+    let (place, disk) =
+        (Place::new(), Tampered { refusals: Arc::new(AtomicUsize::new(1)), ..Tampered::default() });
+    let store = open(&place, &disk);
+    wear(&store);
+    let begun = Instant::now();
+    let beat_until = |is_over: &dyn Fn() -> bool| {
+        while !is_over() {
+            store.record_heartbeat(1).unwrap();
+            assert!(begun.elapsed() < Duration::from_secs(60));
+        }
+    };
+    beat_until(&|| store.stats().compaction.failed == 1);
+    let said = store.stats().compaction.last_error.unwrap();
+    assert!(said.contains("state.db.new: refused"), "{said}");
+    let failed = Instant::now();
+    beat_until(&|| store.stats().compaction.completed == 1);
+    // It pauses for a second; a part of that was over before this test saw it.
+    assert!(failed.elapsed() > Duration::from_millis(500), "{:?}", failed.elapsed());
+    let stats = store.stats();
+    assert_eq!((stats.generation, stats.compaction.failed, stats.compaction.last_error), (2, 1, None));
+    assert_eq!(disk.tries.load(Ordering::SeqCst), 2);
+}

@@ -1,0 +1,82 @@
+//! New agent keys: by rekey, and by the previous key at opening.
+
+use std::fs;
+
+use backupy_state::{AgentKey, Error, OpenOptions, Snapshot, Store};
+
+fn key(text: &str) -> AgentKey {
+    AgentKey::new(text).unwrap()
+}
+
+#[test]
+fn a_store_under_the_previous_key_is_opened_and_rekeyed_in_one_step() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("state.db");
+    let store = Store::open(&path, &key("old")).unwrap();
+    store.enqueue_job("job", b"payload").unwrap();
+    store.close().unwrap();
+
+    let mut options = OpenOptions::new();
+    options.previous_key(key("old"));
+    let store = options.open(&path, &key("new")).unwrap();
+    assert!(store.recovery().rekeyed);
+    assert_eq!(store.job("job").unwrap().unwrap().payload, b"payload");
+    store.close().unwrap();
+    assert!(matches!(Store::open(&path, &key("old")), Err(Error::WrongKey { .. })));
+
+    let again = options.open(&path, &key("new")).unwrap();
+    assert!(!again.recovery().rekeyed);
+    assert_eq!(again.stats().generation, 2);
+}
+
+#[test]
+fn a_store_under_neither_key_is_refused_and_not_changed() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("state.db");
+    Store::open(&path, &key("third")).unwrap().close().unwrap();
+    let before = fs::read(&path).unwrap();
+    let opened = OpenOptions::new().previous_key(key("old")).open(&path, &key("new"));
+    assert!(matches!(opened, Err(Error::WrongKey { .. })));
+    assert_eq!(fs::read(&path).unwrap(), before);
+}
+
+#[test]
+fn a_new_store_is_under_the_new_key() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("state.db");
+    let store = OpenOptions::new().previous_key(key("old")).open(&path, &key("new")).unwrap();
+    assert!(store.recovery().created && !store.recovery().rekeyed);
+    drop(store);
+    Store::open(&path, &key("new")).unwrap();
+}
+
+#[test]
+fn compactions_after_a_rekey_are_under_the_new_key() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("state.db");
+    let store = Store::open(&path, &key("old")).unwrap();
+    store.enqueue_job("job", b"payload").unwrap();
+    store.rekey(&key("new")).unwrap();
+    store.compact().unwrap();
+    let snapshot = Snapshot::open(&path, &key("new")).unwrap();
+    assert_eq!(snapshot.stats().generation, 3);
+    assert!(matches!(Snapshot::open(&path, &key("old")), Err(Error::WrongKey { .. })));
+}
+
+#[test]
+fn owner_and_mode_of_the_log_survive_a_compaction() {
+    use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
+
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("state.db");
+    let store = Store::open(&path, &key("key")).unwrap();
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o640)).unwrap();
+    // Only root may give files away; as anybody else, the mode alone is looked at.
+    let given_away = chown(&path, Some(12_345), Some(54_321)).is_ok();
+    store.compact().unwrap();
+    let found = fs::metadata(&path).unwrap();
+    assert_eq!(found.permissions().mode() & 0o7777, 0o640);
+    if given_away {
+        assert_eq!((found.uid(), found.gid()), (12_345, 54_321));
+    }
+}

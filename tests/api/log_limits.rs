@@ -1,0 +1,170 @@
+//! The limits of the log buffer, and at-least-once delivery by peek and ack.
+
+use backupy_state::{AgentKey, Batch, LogAdmission, LogLimits, LogRate, OpenOptions, Store, WhenFull};
+
+fn open(path: &std::path::Path, change: impl FnOnce(&mut LogLimits)) -> Store {
+    let mut limits = LogLimits::default();
+    change(&mut limits);
+    OpenOptions::new().log_limits(limits).open(path, &AgentKey::new("key").unwrap()).unwrap()
+}
+
+fn times(store: &Store) -> Vec<i64> {
+    store.peek_logs(usize::MAX).unwrap().events().iter().map(|event| event.ts_ms).collect()
+}
+
+#[test]
+fn a_full_buffer_drops_the_oldest_and_says_so() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("state.db");
+    let store = open(&path, |limits| limits.max_count = Some(3));
+    for ts in [1, 2, 3] {
+        assert_eq!(store.buffer_log(ts, b"x").unwrap(), LogAdmission::Buffered);
+    }
+    assert_eq!(store.buffer_log(4, b"x").unwrap(), LogAdmission::DroppedOldest(1));
+    assert_eq!(times(&store), [2, 3, 4]);
+    // Older than all that is buffered: it comes in, and those buffered make room.
+    assert_eq!(store.buffer_log(0, b"x").unwrap(), LogAdmission::DroppedOldest(1));
+    assert_eq!(times(&store), [0, 3, 4]);
+    assert_eq!(store.stats().logs_dropped, 2);
+    drop(store);
+    let store = open(&path, |limits| limits.max_count = Some(1));
+    assert_eq!(store.peek_logs(1).unwrap().dropped(), 2);
+    assert_eq!(store.buffer_log(9, b"x").unwrap(), LogAdmission::DroppedOldest(3));
+    assert_eq!(times(&store), [9]);
+    assert_eq!(store.stats().logs_dropped, 5);
+}
+
+#[test]
+fn a_full_buffer_drops_the_newest_when_asked_to() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("state.db");
+    let store = open(&path, |limits| {
+        limits.max_bytes = Some(10);
+        limits.when_full = WhenFull::DropNewest;
+    });
+    assert_eq!(store.buffer_log(1, b"123456").unwrap(), LogAdmission::Buffered);
+    assert_eq!(store.buffer_log(2, b"12345").unwrap(), LogAdmission::Dropped);
+    assert_eq!(store.buffer_log(3, b"1234").unwrap(), LogAdmission::Buffered);
+    assert_eq!(times(&store), [1, 3]);
+    assert_eq!(store.stats().logs_dropped, 1);
+}
+
+#[test]
+fn as_many_of_the_oldest_make_room_as_the_bytes_of_the_new_one_need() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = open(&folder.path().join("state.db"), |limits| limits.max_bytes = Some(10));
+    for ts_ms in 1..=5 {
+        store.buffer_log(ts_ms, b"12").unwrap();
+    }
+    let seq = store.stats().seq;
+    assert_eq!(store.buffer_log(6, b"12345").unwrap(), LogAdmission::DroppedOldest(3));
+    assert_eq!(store.stats().seq, seq + 1, "they go and it comes in one record");
+    assert_eq!(store.buffer_log(7, &[0; 10]).unwrap(), LogAdmission::DroppedOldest(3));
+    assert_eq!((store.log_count(), store.stats().logs_dropped), (1, 6));
+}
+
+#[test]
+fn an_event_larger_than_the_buffer_is_dropped_whatever_when_full_says() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = open(&folder.path().join("state.db"), |limits| limits.max_bytes = Some(4));
+    store.buffer_log(1, b"1234").unwrap();
+    assert_eq!(store.buffer_log(2, b"12345").unwrap(), LogAdmission::Dropped);
+    assert_eq!(times(&store), [1]);
+}
+
+#[test]
+fn events_over_the_rate_are_dropped_and_the_count_survives_a_restart() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("state.db");
+    let no_refill = |limits: &mut LogLimits| limits.rate = Some(LogRate { per_second: 0, burst: 2 });
+    let store = open(&path, no_refill);
+    let admissions: Vec<_> = (0..5).map(|ts| store.buffer_log(ts, b"x").unwrap()).collect();
+    use LogAdmission::{Buffered, Dropped};
+    assert_eq!(admissions, [Buffered, Buffered, Dropped, Dropped, Dropped]);
+    store.close().unwrap();
+    let store = open(&path, no_refill);
+    assert_eq!(store.stats().logs_dropped, 3);
+    // Events in a batch do not count against the rate.
+    store.write((0..4).fold(Batch::new(), |batch, ts| batch.buffer_log(ts, b"x"))).unwrap();
+    assert_eq!(store.log_count(), 6);
+    let batch = store.peek_logs(10).unwrap();
+    assert_eq!((batch.events().len(), batch.dropped()), (6, 3));
+    assert_eq!(store.ack_logs(batch).unwrap(), 6);
+    assert_eq!(store.stats().logs_dropped, 0);
+    drop(store);
+    assert_eq!(open(&path, no_refill).stats().logs_dropped, 0);
+}
+
+#[test]
+fn a_batch_larger_than_the_buffer_keeps_its_last_events() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = open(&folder.path().join("state.db"), |limits| limits.max_count = Some(3));
+    store.buffer_log(100, b"x").unwrap();
+    store.write((0..5).fold(Batch::new(), |batch, ts| batch.buffer_log(ts, b"x"))).unwrap();
+    assert_eq!(times(&store), [2, 3, 4]);
+    assert_eq!(store.stats().logs_dropped, 3);
+}
+
+#[test]
+fn ack_removes_exactly_what_was_peeked() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("state.db");
+    let store = open(&path, |_| {});
+    for ts in [10, 20, 30] {
+        store.buffer_log(ts, b"x").unwrap();
+    }
+    let batch = store.peek_logs(2).unwrap();
+    let same = batch.clone();
+    store.buffer_log(5, b"older, but not peeked").unwrap();
+    assert_eq!(store.ack_logs(batch).unwrap(), 2);
+    assert_eq!(times(&store), [5, 30]);
+    assert_eq!(store.ack_logs(same).unwrap(), 0);
+    let batch = store.peek_logs(2).unwrap();
+    assert_eq!(store.drain_logs(1).unwrap()[0].ts_ms, 5);
+    assert_eq!(store.ack_logs(batch).unwrap(), 1);
+    drop(store);
+    assert_eq!(open(&path, |_| {}).log_count(), 0);
+}
+
+#[test]
+fn drops_between_peek_and_ack_stay_counted() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = open(&folder.path().join("state.db"), |limits| limits.max_count = Some(2));
+    for ts in 0..3 {
+        store.buffer_log(ts, b"x").unwrap();
+    }
+    let batch = store.peek_logs(1).unwrap();
+    assert_eq!(batch.dropped(), 1);
+    store.buffer_log(3, b"x").unwrap();
+    // The peeked event made room meanwhile.
+    assert_eq!(store.ack_logs(batch).unwrap(), 0);
+    assert_eq!(store.stats().logs_dropped, 1);
+    assert_eq!(times(&store), [2, 3]);
+}
+
+/// Two batches tell of the same drops. Those since then nobody has told yet.
+#[test]
+fn drops_are_taken_off_once_and_only_when_told() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = open(&folder.path().join("state.db"), |limits| limits.max_count = Some(2));
+    for ts in 0..4 {
+        store.buffer_log(ts, b"x").unwrap();
+    }
+    let (first, again) = (store.peek_logs(1).unwrap(), store.peek_logs(1).unwrap());
+    assert_eq!((first.dropped(), again.dropped()), (2, 2));
+    assert_eq!(store.ack_logs(first).unwrap(), 1);
+    for ts in 4..6 {
+        store.buffer_log(ts, b"x").unwrap();
+    }
+    assert_eq!(store.ack_logs(again).unwrap(), 0);
+    assert_eq!(store.stats().logs_dropped, 1);
+
+    // A drain in between has reset the count.
+    let before = store.peek_logs(1).unwrap();
+    store.drain_logs(1).unwrap();
+    for ts in 6..8 {
+        store.buffer_log(ts, b"x").unwrap();
+    }
+    store.ack_logs(before).unwrap();
+    assert_eq!(store.peek_logs(9).unwrap().dropped(), 1);
+}

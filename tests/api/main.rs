@@ -1,0 +1,19 @@
+//! What each call does, on a real disk, in one process.
+
+#![allow(clippy::unwrap_used, reason = "a test panics where something is wrong")]
+#![allow(clippy::cast_possible_truncation, reason = "the numbers of tests are small")]
+
+#[path = "../common/mod.rs"]
+mod common;
+
+mod anchors;
+mod batch;
+mod compaction;
+mod compaction_ends;
+mod interface;
+mod keys;
+mod log_limits;
+mod opening;
+mod operations;
+mod queue;
+mod secrets;

@@ -1,0 +1,193 @@
+//! The queue: run ids, their order, replacing, acking, and going on behind a job.
+
+use crate::common::{Place, Random, key};
+use backupy_state::{Batch, CompactionPolicy, Enqueued, Error, OpenOptions, QueueOrder, QueuedJob, Store};
+
+fn fifo(place: &Place) -> Store {
+    OpenOptions::new().queue_order(QueueOrder::Fifo).open(place.path(), &key()).unwrap()
+}
+
+fn run_ids(jobs: Vec<QueuedJob>) -> Vec<String> {
+    jobs.into_iter().map(|job| job.run_id).collect()
+}
+
+#[test]
+fn dequeue_removes_nothing_and_ack_removes_for_good() {
+    let place = Place::new();
+    let store = place.open();
+    assert_eq!(store.enqueue_job("run-1", b"one").unwrap(), Enqueued::Added);
+    assert_eq!(store.dequeue_jobs(1).unwrap(), store.dequeue_jobs(1).unwrap());
+    assert_eq!(store.queue_depth(), 1);
+    assert!(store.ack_job("run-1").unwrap());
+    assert!(!store.ack_job("run-1").unwrap());
+    assert_eq!(store.job("run-1").unwrap(), None);
+    store.close().unwrap();
+    assert_eq!(place.open().queue_depth(), 0);
+}
+
+#[test]
+fn a_replaced_job_has_the_new_payload_only() {
+    let place = Place::new();
+    let store = place.open();
+    assert_eq!(store.enqueue_job("run-1", b"the old payload").unwrap(), Enqueued::Added);
+    assert_eq!(store.enqueue_job("run-1", b"new").unwrap(), Enqueued::Replaced);
+    assert_eq!(store.job("run-1").unwrap().unwrap().payload, b"new");
+    assert_eq!(store.queue_depth(), 1);
+    store.ack_job("run-1").unwrap();
+    assert_eq!(store.enqueue_job("run-1", b"again").unwrap(), Enqueued::Added);
+    store.close().unwrap();
+    assert_eq!(place.open().job("run-1").unwrap().unwrap().payload, b"again");
+}
+
+/// Every call that takes a run id.
+fn calls_with(store: &Store, run_id: &str) -> Vec<Result<(), Error>> {
+    vec![
+        store.enqueue_job(run_id, b"payload").map(drop),
+        store.job(run_id).map(drop),
+        store.dequeue_jobs_after(run_id, 1).map(drop),
+        store.dequeue_jobs_after(run_id, 0).map(drop),
+        store.ack_job(run_id).map(drop),
+    ]
+}
+
+#[test]
+fn an_empty_run_id_is_invalid_in_every_call() {
+    let place = Place::new();
+    let store = place.open();
+    for call in calls_with(&store, "") {
+        assert!(matches!(call, Err(Error::Invalid { .. })), "{call:?}");
+    }
+    assert_eq!(store.stats().seq, 0);
+}
+
+#[test]
+fn a_run_id_of_1024_bytes_is_allowed_and_one_more_is_too_large() {
+    let place = Place::new();
+    let store = place.open();
+    for longest in ["x".repeat(1024), "é".repeat(512), "😀".repeat(256)] {
+        for call in calls_with(&store, &longest) {
+            assert!(call.is_ok(), "{call:?}");
+        }
+    }
+    let seq = store.stats().seq;
+    for (longer, expected_len) in [("x".repeat(1025), 1025), ("é".repeat(513), 1026)] {
+        for call in calls_with(&store, &longer) {
+            assert!(
+                matches!(call, Err(Error::TooLarge { len, max: 1024, .. }) if len == expected_len),
+                "{call:?}"
+            );
+        }
+    }
+    assert_eq!(store.stats().seq, seq);
+}
+
+#[test]
+fn run_ids_may_be_any_text_and_are_in_byte_order() {
+    let place = Place::new();
+    let store = place.open();
+    let mut ids = ["\0", "\n", " ", "Z", "a", "a\0", "aa", "é", "中文", "😀", "e\u{301}"].map(String::from);
+    for id in &ids {
+        store.enqueue_job(id, id.as_bytes()).unwrap();
+    }
+    store.close().unwrap();
+    let store = place.open();
+    ids.sort_by(|a, b| a.as_bytes().cmp(b.as_bytes()));
+    assert_eq!(run_ids(store.dequeue_jobs(100).unwrap()), ids);
+    for id in &ids {
+        assert_eq!(store.job(id).unwrap().unwrap().payload, id.as_bytes());
+    }
+}
+
+#[test]
+fn dequeue_after_goes_on_in_byte_order_whether_the_id_is_queued_or_not() {
+    let place = Place::new();
+    let store = place.open();
+    for id in ["d", "b", "f"] {
+        store.enqueue_job(id, b"").unwrap();
+    }
+    assert_eq!(run_ids(store.dequeue_jobs_after("b", 9).unwrap()), ["d", "f"]);
+    assert_eq!(run_ids(store.dequeue_jobs_after("c", 1).unwrap()), ["d"]);
+    assert_eq!(run_ids(store.dequeue_jobs_after("a", 9).unwrap()), ["b", "d", "f"]);
+    assert_eq!(run_ids(store.dequeue_jobs_after("f", 9).unwrap()), Vec::<String>::new());
+    assert_eq!(run_ids(store.dequeue_jobs_after("g", 9).unwrap()), Vec::<String>::new());
+}
+
+#[test]
+fn fifo_dequeue_after_starts_at_the_front_when_the_id_is_not_queued() {
+    let place = Place::new();
+    let store = fifo(&place);
+    for id in ["d", "b", "f"] {
+        store.enqueue_job(id, b"").unwrap();
+    }
+    assert_eq!(run_ids(store.dequeue_jobs_after("b", 9).unwrap()), ["f"]);
+    assert_eq!(run_ids(store.dequeue_jobs_after("d", 1).unwrap()), ["b"]);
+    assert_eq!(run_ids(store.dequeue_jobs_after("f", 9).unwrap()), Vec::<String>::new());
+    assert_eq!(run_ids(store.dequeue_jobs_after("c", 9).unwrap()), ["d", "b", "f"]);
+    store.ack_job("b").unwrap();
+    assert_eq!(run_ids(store.dequeue_jobs_after("b", 9).unwrap()), ["d", "f"]);
+}
+
+#[test]
+fn fifo_puts_a_job_that_was_replaced_or_enqueued_again_at_the_back() {
+    let place = Place::new();
+    let store = fifo(&place);
+    for id in ["d", "b", "f", "a"] {
+        store.enqueue_job(id, b"first").unwrap();
+    }
+    store.enqueue_job("d", b"replaced").unwrap();
+    assert_eq!(run_ids(store.dequeue_jobs(9).unwrap()), ["b", "f", "a", "d"]);
+    store.ack_job("b").unwrap();
+    store.enqueue_job("b", b"again").unwrap();
+    assert_eq!(run_ids(store.dequeue_jobs(9).unwrap()), ["f", "a", "d", "b"]);
+    assert_eq!(run_ids(store.dequeue_jobs(2).unwrap()), ["f", "a"]);
+}
+
+#[test]
+fn fifo_order_is_kept_over_reopening_and_a_change_of_the_option() {
+    let place = Place::new();
+    let store = fifo(&place);
+    for id in ["d", "b", "f", "d"] {
+        store.enqueue_job(id, b"").unwrap();
+    }
+    store.close().unwrap();
+    assert_eq!(run_ids(fifo(&place).dequeue_jobs(9).unwrap()), ["b", "f", "d"]);
+
+    let by_run_id = place.open();
+    assert_eq!(run_ids(by_run_id.dequeue_jobs(9).unwrap()), ["b", "d", "f"]);
+    by_run_id.enqueue_job("b", b"").unwrap();
+    by_run_id.enqueue_job("a", b"").unwrap();
+    by_run_id.close().unwrap();
+    assert_eq!(run_ids(fifo(&place).dequeue_jobs(9).unwrap()), ["f", "d", "b", "a"]);
+}
+
+/// More operations than an opening holds of so short a log before it throws out those that later ones have made void.
+#[test]
+fn of_many_thousand_operations_the_last_on_each_job_counts_after_reopening() {
+    for order in [QueueOrder::RunId, QueueOrder::Fifo] {
+        let place = Place::new();
+        let compaction = CompactionPolicy { automatic: false, ..CompactionPolicy::default() };
+        let mut options = OpenOptions::new();
+        options.queue_order(order).compaction(compaction);
+        let store = options.open(place.path(), &key()).unwrap();
+        let mut random = Random(7);
+        for round in 0..40_u8 {
+            let batch = (0..500).fold(Batch::new(), |batch, _| {
+                // Some differ in their first bytes, others only behind them.
+                let run_id = [format!("{}", random.below(900)), format!("job number {}", random.below(900))];
+                let run_id = &run_id[random.below(2)];
+                match random.below(3) {
+                    0 => batch.ack_job(run_id),
+                    _ => batch.enqueue_job(run_id, &[round]),
+                }
+            });
+            store.write(batch.record_heartbeat(i64::from(round))).unwrap();
+        }
+        let all = store.dequeue_jobs(usize::MAX).unwrap();
+        assert!(all.len() > 500);
+        drop(store);
+        let store = options.open(place.path(), &key()).unwrap();
+        assert_eq!(store.recovery().operations, 20_040);
+        assert_eq!(store.dequeue_jobs(usize::MAX).unwrap(), all);
+        assert_eq!(store.last_heartbeat().unwrap(), Some(39));
+    }
+}

@@ -1,0 +1,67 @@
+//! FORMAT.md against the code: its file, its intermediate values, and a reader that was written from it alone.
+//!
+//! The hex on the page is generated: `BACKUPY_WRITE_VECTORS=1 cargo test --test format the_page_is` writes it anew.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::cast_possible_truncation,
+    reason = "a test may panic, and its numbers are small"
+)]
+
+use std::path::Path;
+
+mod agree;
+mod golden;
+mod memory;
+mod page_reader;
+mod page_writer;
+mod shapes;
+mod tables;
+mod vectors;
+mod workload;
+
+fn page() -> String {
+    std::fs::read_to_string(page_path()).unwrap()
+}
+
+fn page_path() -> std::path::PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("FORMAT.md")
+}
+
+#[test]
+fn the_page_is_as_generated() {
+    let page = page();
+    let range = vectors::generated_part(&page);
+    let generated = vectors::render(&vectors::write_store());
+    if std::env::var_os("BACKUPY_WRITE_VECTORS").is_some() {
+        let (before, after) = (&page[..range.start], &page[range.end..]);
+        std::fs::write(page_path(), [before, &generated, after].concat()).unwrap();
+        return;
+    }
+    for (on_page, generated) in page[range.clone()].lines().zip(generated.lines()) {
+        assert_eq!(on_page, generated);
+    }
+    assert_eq!(page[range].len(), generated.len());
+}
+
+#[test]
+fn the_store_writes_the_file_on_the_page() {
+    assert_eq!(vectors::file_on_page(&page()), vectors::write_store());
+}
+
+#[test]
+fn every_intermediate_value_on_the_page_follows_from_its_file() {
+    let page = page();
+    let log = page_reader::read(&vectors::file_on_page(&page), vectors::AGENT_KEY).unwrap();
+    let (on_page, computed) = (vectors::values_on_page(&page), vectors::values_of(&log));
+    assert!(on_page.len() > 60, "only {} values were found on the page", on_page.len());
+    assert_eq!(on_page, computed);
+}
+
+#[test]
+fn the_crc_has_the_check_value_of_the_page() {
+    assert!(
+        page().contains(&format!("check value for \"123456789\": {:#010X}", 0xCBF4_3926_u32).replace("0X", "0x"))
+    );
+    assert_eq!(page_reader::crc32(&[b"1234", b"56789"]), 0xCBF4_3926);
+}

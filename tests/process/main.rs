@@ -1,0 +1,16 @@
+//! What needs real processes, threads, system calls or file systems.
+
+#![allow(clippy::unwrap_used, reason = "a test panics where something is wrong")]
+#![allow(clippy::cast_possible_truncation, reason = "the numbers of tests are small")]
+
+#[path = "../common/mod.rs"]
+mod common;
+
+mod compaction_threads;
+mod full_disk;
+mod kills;
+mod locking;
+mod paths;
+mod snapshots;
+mod system_calls;
+mod threads;

@@ -1,0 +1,372 @@
+//! A snapshot beside a writer in another process. Which state it must show is known from the number of its last
+//! frame: the writer's calls are the same in every run.
+
+use std::fs;
+use std::path::Path;
+use std::sync::Arc;
+
+use crate::common::{
+    Action, Child, CountedDisk, Image, Place, Random, Shown, State, child_path, key, listing, names, say, spawn,
+    test_binary,
+};
+use backupy_state::testing::open_snapshot_on;
+use backupy_state::{Durability, Error, OpenOptions, Snapshot, Store};
+
+/// The writer's calls. Behind each of them it records a heartbeat, the number of calls so far.
+fn calls() -> impl Iterator<Item = Action> {
+    let mut random = Random(11);
+    std::iter::from_fn(move || {
+        Some(match random.below(8) {
+            // Long enough for a reader to meet one half written.
+            0 => {
+                Action::Enqueue(format!("run-{}", random.below(12)), vec![random.next().to_le_bytes()[0]; 60_000])
+            }
+            _ => match Action::random(&mut random) {
+                Action::Heartbeat(time) => Action::BufferLog(time, Vec::new()),
+                action => action,
+            },
+        })
+    })
+}
+
+/// The states that the writer goes through, kept up to the one that was shown last.
+struct States {
+    calls: Box<dyn Iterator<Item = Action>>,
+    heartbeat: i64,
+    state: State,
+    next_call: Action,
+}
+
+impl States {
+    fn new() -> Self {
+        let mut calls = Box::new(calls());
+        let next_call = calls.next().unwrap();
+        States { calls, heartbeat: 0, state: State::default(), next_call }
+    }
+
+    /// Sees that the snapshot shows the state after some heartbeat, or that and the call behind it, and returns the
+    /// heartbeat.
+    fn assert_shown_by(&mut self, snapshot: &Snapshot) -> i64 {
+        let heartbeat = snapshot.last_heartbeat().unwrap().unwrap_or(0);
+        while self.heartbeat < heartbeat {
+            self.state.apply(&self.next_call);
+            self.heartbeat += 1;
+            self.state.heartbeat = Some(self.heartbeat);
+            self.next_call = self.calls.next().unwrap();
+        }
+        assert_eq!(self.heartbeat, heartbeat, "a snapshot never goes back");
+        let shown = Shown::of(snapshot);
+        let mut next = self.state.clone();
+        next.apply(&self.next_call);
+        assert!(shown == Shown::by(&self.state) || shown == Shown::by(&next), "heartbeat {heartbeat}");
+        heartbeat
+    }
+}
+
+#[test]
+fn child_that_writes() {
+    let Some(path) = child_path() else { return };
+    let durability = if std::env::var_os("BUFFERED").is_some() { Durability::Buffered } else { Durability::Sync };
+    let store = OpenOptions::new().durability(durability).open(&path, &key()).unwrap();
+    let mut state = State::default();
+    say("writing");
+    for (call, heartbeat) in calls().zip(1..=CALLS) {
+        call.run(&store, &mut state);
+        Action::Heartbeat(heartbeat).run(&store, &mut state);
+    }
+    say("wrote all");
+    loop {
+        std::thread::park();
+    }
+}
+
+const CALLS: i64 = 800;
+
+fn writer(place: &Place) -> Child {
+    let mut child = spawn(&mut test_binary("snapshots::child_that_writes", &place.path()));
+    child.expect("writing");
+    child
+}
+
+fn snapshot(path: impl AsRef<Path>) -> Snapshot {
+    Snapshot::open(path, &key()).unwrap()
+}
+
+#[test]
+fn a_refreshed_snapshot_shows_ever_later_states_and_never_half_a_record() {
+    for buffered in [false, true] {
+        let place = Place::new();
+        let mut command = test_binary("snapshots::child_that_writes", &place.path());
+        if buffered {
+            command.env("BUFFERED", "1");
+        }
+        let mut child = spawn(&mut command);
+        child.expect("writing");
+        let mut states = States::new();
+        let mut shown = snapshot(place.path());
+        while states.assert_shown_by(&shown) < CALLS {
+            child.assert_running();
+            shown.refresh().unwrap();
+        }
+        child.expect("wrote all");
+    }
+}
+
+#[test]
+fn every_new_snapshot_shows_a_whole_state() {
+    let place = Place::new();
+    let mut child = writer(&place);
+    let mut states = States::new();
+    while states.assert_shown_by(&snapshot(place.path())) < CALLS {
+        child.assert_running();
+    }
+}
+
+#[test]
+fn a_snapshot_keeps_its_view_until_it_is_refreshed() {
+    let place = Place::new();
+    let store = place.open();
+    store.enqueue_job("run-1", b"first").unwrap();
+    store.save_config(1, b"configuration").unwrap();
+    store.buffer_log(1, b"event").unwrap();
+    let mut shown = snapshot(place.path());
+    store.enqueue_job("run-1", b"replaced").unwrap();
+    store.enqueue_job("run-2", b"added").unwrap();
+    store.save_config(2, b"").unwrap();
+    store.drain_logs(1).unwrap();
+    assert_eq!(shown.job("run-1").unwrap().unwrap().payload, b"first");
+    assert_eq!(shown.job("run-2").unwrap(), None);
+    assert_eq!(shown.load_config().unwrap().unwrap().version, 1);
+    assert_eq!((shown.queue_depth(), shown.log_count()), (1, 1));
+    store.close().unwrap();
+    assert_eq!(shown.job("run-1").unwrap().unwrap().payload, b"first");
+
+    shown.refresh().unwrap();
+    assert_eq!(shown.job("run-1").unwrap().unwrap().payload, b"replaced");
+    assert_eq!((shown.queue_depth(), shown.log_count()), (2, 0));
+}
+
+#[test]
+fn a_snapshot_pages_through_the_queue_like_the_store() {
+    let place = Place::new();
+    let store = place.open();
+    for id in ["d", "b", "f"] {
+        store.enqueue_job(id, id.as_bytes()).unwrap();
+    }
+    let shown = snapshot(place.path());
+    assert_eq!(shown.dequeue_jobs(2).unwrap(), store.dequeue_jobs(2).unwrap());
+    assert_eq!(shown.dequeue_jobs_after("c", 9).unwrap(), store.dequeue_jobs_after("c", 9).unwrap());
+    assert_eq!(shown.dequeue_jobs(0).unwrap(), []);
+    assert!(matches!(shown.job(""), Err(Error::Invalid { .. })));
+    assert!(matches!(shown.dequeue_jobs_after(&"x".repeat(1025), 1), Err(Error::TooLarge { .. })));
+}
+
+#[test]
+fn a_snapshot_takes_no_lock_and_writes_nothing() {
+    let place = Place::new();
+    let store = place.open();
+    store.enqueue_job("run-1", b"one").unwrap();
+    let before = listing(place.folder());
+    let mut shown = snapshot(place.path());
+    shown.refresh().unwrap();
+    assert_eq!(shown.queue_depth(), 1);
+    assert_eq!(listing(place.folder()), before);
+    store.close().unwrap();
+
+    // Without a lock file, there is none afterwards; and the store can be opened while the snapshot lives.
+    fs::remove_file(place.at("state.db.lock")).unwrap();
+    shown.refresh().unwrap();
+    let _another = snapshot(place.path());
+    assert_eq!(names(place.folder()), ["state.db"]);
+    assert!(place.try_open().is_ok());
+}
+
+#[test]
+fn a_snapshot_of_a_killed_writer_shows_everything_up_to_the_torn_tail() {
+    let place = Place::new();
+    let mut child = writer(&place);
+    let mut shown = snapshot(place.path());
+    while shown.last_heartbeat().unwrap() < Some(20) {
+        child.assert_running();
+        shown.refresh().unwrap();
+    }
+    child.kill();
+    let mut image = Image::read(place.path());
+    let last = image.frames().pop().unwrap();
+    // The next frame, of which only the first half got into the file.
+    let half = image.bytes[last.start + 1..last.start + 1 + last.len() / 2].to_vec();
+    // Right behind a compaction, the log has next to no space ahead.
+    let until = image.len().min(last.end + half.len());
+    image.splice(last.end..until, &half).write(place.path());
+
+    let before = listing(place.folder());
+    shown.refresh().unwrap();
+    let mut states = States::new();
+    let heartbeat = states.assert_shown_by(&shown);
+    assert_eq!(states.assert_shown_by(&snapshot(place.path())), heartbeat);
+    assert_eq!(listing(place.folder()), before);
+
+    // The next writer cuts the tail off; the snapshot goes on with what it writes in its place.
+    let store = place.open();
+    assert_eq!(store.last_heartbeat().unwrap(), Some(heartbeat));
+    assert!(store.recovery().quarantined.is_some());
+    store.enqueue_job("after the kill", b"new").unwrap();
+    shown.refresh().unwrap();
+    assert_eq!(shown.job("after the kill").unwrap().unwrap().payload, b"new");
+}
+
+#[test]
+fn a_snapshot_goes_on_over_closing_and_reopening() {
+    let place = Place::new();
+    let mut shown = {
+        place.open().close().unwrap();
+        snapshot(place.path())
+    };
+    let mut state = State::default();
+    let mut random = Random(3);
+    for _ in 0..5 {
+        let store = place.open();
+        for _ in 0..10 {
+            Action::random(&mut random).run(&store, &mut state);
+            shown.refresh().unwrap();
+            assert_eq!(Shown::of(&shown), Shown::by(&state));
+        }
+        store.close().unwrap();
+        shown.refresh().unwrap();
+        assert_eq!(Shown::of(&shown), Shown::by(&state));
+    }
+}
+
+#[test]
+fn a_snapshot_sees_that_another_store_took_the_place() {
+    let (place, other) = (Place::new(), Place::new());
+    place.open().enqueue_job("run-1", b"one").unwrap();
+    other.open().enqueue_job("run-2", b"two").unwrap();
+    let mut shown = snapshot(place.path());
+    fs::rename(other.path(), place.path()).unwrap();
+    assert_eq!(shown.job("run-1").unwrap().unwrap().payload, b"one");
+    shown.refresh().unwrap();
+    assert_eq!(shown.job("run-1").unwrap(), None);
+    assert_eq!(shown.job("run-2").unwrap().unwrap().payload, b"two");
+}
+
+#[test]
+fn a_snapshot_whose_refresh_fails_keeps_its_view() {
+    let place = Place::new();
+    let store = place.open();
+    store.enqueue_job("run-1", b"one").unwrap();
+    let mut shown = snapshot(place.path());
+    drop(store);
+    fs::rename(place.path(), place.at("moved.db")).unwrap();
+    assert!(matches!(shown.refresh(), Err(Error::NotFound { .. })));
+    assert_eq!(shown.job("run-1").unwrap().unwrap().payload, b"one");
+    fs::rename(place.at("moved.db"), place.path()).unwrap();
+    assert!(shown.refresh().is_ok());
+}
+
+#[test]
+fn damage_that_stays_is_reported() {
+    let place = Place::new();
+    let store = place.open();
+    for i in 0..4 {
+        store.enqueue_job(&format!("run-{i}"), b"payload").unwrap();
+    }
+    store.close().unwrap();
+    let mut shown = snapshot(place.path());
+    let mut image = Image::read(place.path());
+    let frame = image.frames()[1].clone();
+    image.flip(frame.start + 60).write(place.path());
+    let error = Snapshot::open(place.path(), &key()).unwrap_err();
+    assert!(matches!(error, Error::Corrupt { offset, .. } if offset == frame.start as u64), "{error:?}");
+    // What was read before is not read again.
+    assert!(shown.refresh().is_ok());
+    assert_eq!(shown.job("run-0").unwrap().unwrap().payload, b"payload");
+}
+
+/// What looks like damage may be half written: it is looked at six times, after the header was read. The writer here is
+/// done before read `n`.
+#[test]
+fn what_only_looks_like_damage_is_looked_at_again() {
+    for n in 1..=8 {
+        let place = Place::new();
+        let store = place.open();
+        for i in 0..4 {
+            store.enqueue_job(&format!("run-{i}"), b"payload").unwrap();
+        }
+        store.close().unwrap();
+        let whole = fs::read(place.path()).unwrap();
+        let mut image = Image::read(place.path());
+        let frame = image.frames()[1].clone();
+        image.flip(frame.start + 60).write(place.path());
+        let (disk, path) = (CountedDisk::default(), place.path());
+        disk.before_read(n, move || fs::write(path, whole).unwrap());
+        let opened = open_snapshot_on(Arc::new(disk), place.path(), &key());
+        match n {
+            8 => assert!(matches!(opened, Err(Error::Corrupt { .. }))),
+            _ => assert_eq!(opened.unwrap().queue_depth(), 4, "whole before read {n}"),
+        }
+    }
+}
+
+/// A writer that ends cuts the space ahead off; a restarted one, a torn tail.
+#[test]
+fn a_file_that_is_cut_between_a_look_at_its_length_and_a_read_is_looked_at_again() {
+    let place = Place::new();
+    let store = place.open();
+    store.enqueue_job("run-0", b"payload").unwrap();
+    store.enqueue_job("run-1", b"payload").unwrap();
+    store.close().unwrap();
+    let first_end = Image::read(place.path()).frames()[0].end as u64;
+    let (disk, path) = (CountedDisk::default(), place.path());
+    // The first read is that of the header.
+    disk.before_read(2, move || {
+        fs::OpenOptions::new().write(true).open(path).unwrap().set_len(first_end).unwrap();
+    });
+    let shown = open_snapshot_on(Arc::new(disk), place.path(), &key()).unwrap();
+    assert_eq!(shown.queue_depth(), 1);
+}
+
+/// A failed sync can take a record back that a snapshot had shown; the next writer puts another in its place.
+#[test]
+fn a_record_that_another_took_the_place_of_is_not_shown_with_its_bytes() {
+    let place = Place::new();
+    let store = place.open();
+    store.enqueue_job("run-0", b"kept").unwrap();
+    store.close().unwrap();
+    let before = Image::read(place.path());
+    let with = |run_id: &str, payload: &[u8]| {
+        let fork = Place::new();
+        before.write(fork.path());
+        let store = fork.open();
+        store.enqueue_job(run_id, payload).unwrap();
+        Image::read(fork.path())
+    };
+    let (first, second) = (with("run-1", b"first"), with("run-2", b"other"));
+    first.write(place.path());
+    let mut shown = snapshot(place.path());
+    assert_eq!(shown.job("run-1").unwrap().unwrap().payload, b"first");
+
+    second.write(place.path());
+    // The other value opens in this one's place: only a look at the frame can tell.
+    let read = shown.job("run-1");
+    assert!(matches!(read, Err(Error::Unauthentic { .. })), "{read:?}");
+    shown.refresh().unwrap();
+    assert_eq!(shown.job("run-1").unwrap(), None);
+    assert_eq!(shown.job("run-2").unwrap().unwrap().payload, b"other");
+}
+
+#[test]
+fn a_snapshot_of_a_store_that_is_being_created_is_not_found_or_whole() {
+    for _ in 0..20 {
+        let place = Place::new();
+        let path = place.path();
+        let creating = std::thread::spawn(move || Store::open(path, &key()).unwrap());
+        loop {
+            match Snapshot::open(place.path(), &key()) {
+                Ok(shown) => break assert_eq!(shown.stats().seq, 0),
+                Err(error) => assert!(matches!(error, Error::NotFound { .. }), "{error:?}"),
+            }
+        }
+        drop(creating.join().unwrap());
+    }
+}

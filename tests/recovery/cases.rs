@@ -1,0 +1,393 @@
+//! Opening: what each sight means, what is done, and that nothing else changes. Tampering and the exhaustive tests
+//! have files of their own.
+
+use std::fs;
+use std::os::unix::fs::MetadataExt;
+use std::sync::Arc;
+
+use crate::common::{
+    CountedDisk, HEADER_PAGE_LEN, Image, Place, State, Written, bare, closed, existing, key, names, open_image,
+    unclean, write,
+};
+use backupy_state::testing::{options_on, verify_on};
+use backupy_state::{Durability, Error, FaultKind, verify};
+
+#[test]
+fn no_file_is_a_new_store() {
+    let place = Place::new();
+    let store = place.open();
+    let report = store.recovery();
+    assert!(report.created && report.clean);
+    assert_eq!((report.records, report.operations, report.quarantined_bytes), (0, 0, 0));
+    assert_eq!(names(place.folder()), ["state.db", "state.db.lock"]);
+}
+
+#[test]
+fn a_store_that_was_closed_is_clean_and_opening_it_changes_nothing() {
+    let written = closed();
+    let (place, store) = open_image(&written.image);
+    let report = store.recovery();
+    assert!(report.clean && !report.created);
+    assert_eq!((report.records, report.operations), (10, 10));
+    store.close().unwrap();
+    assert_eq!(Image::read(place.path()), written.image);
+    assert_eq!(State::take(&place.open()), *written.last());
+}
+
+#[test]
+fn a_store_that_was_not_closed_is_unclean_and_whole() {
+    let written = unclean();
+    let (place, store) = open_image(&written.image);
+    let report = store.recovery();
+    assert!(!report.clean && !report.created);
+    assert_eq!((report.records, report.quarantined_bytes), (10, 0));
+    assert_eq!(names(place.folder()), ["state.db", "state.db.lock"]);
+    store.close().unwrap();
+    let store = place.open();
+    assert!(store.recovery().clean, "the close afterwards makes it clean");
+    assert_eq!(State::take(&store), *written.last());
+}
+
+#[test]
+fn a_dropped_store_is_as_clean_as_a_closed_one() {
+    let place = Place::new();
+    drop(write(&place, Durability::Buffered));
+    assert!(place.open().recovery().clean);
+}
+
+#[test]
+fn a_close_frame_before_the_end_of_the_file_is_unclean() {
+    let mut written = closed();
+    written.image.append(&[0; 100]);
+    let (_place, store) = open_image(&written.image);
+    assert!(!store.recovery().clean);
+    assert_eq!(store.recovery().quarantined, None);
+    assert_eq!(State::take(&store), *written.last());
+}
+
+#[test]
+fn a_close_frame_that_later_records_follow_is_unclean() {
+    let place = Place::new();
+    closed().image.write(place.path());
+    let store = place.open();
+    store.enqueue_job("run-3", b"three").unwrap();
+    let (_place, store) = open_image(&Image::read(place.path()));
+    assert!(!store.recovery().clean);
+    assert_eq!(store.recovery().records, 11);
+}
+
+#[test]
+fn zeros_up_to_the_end_are_the_end_however_many_they_are() {
+    for zeros in [1, 7, 8, 63, 4096, 300_000] {
+        let mut written = bare();
+        written.image.append(&vec![0; zeros]);
+        let (_place, store) = open_image(&written.image);
+        assert_eq!(store.recovery().quarantined, None, "{zeros} zeros");
+        assert_eq!(State::take(&store), *written.last());
+    }
+}
+
+#[test]
+fn a_header_alone_is_an_empty_store_that_was_not_closed() {
+    let mut written = closed();
+    written.image.cut(HEADER_PAGE_LEN);
+    let (_place, store) = open_image(&written.image);
+    assert!(!store.recovery().clean && !store.recovery().created);
+    assert_eq!(State::take(&store), State::default());
+}
+
+#[test]
+fn one_good_header_copy_is_enough_and_verify_reports_the_other() {
+    for copy in [0, 2048] {
+        let mut written = closed();
+        written.image.splice(copy..copy + 116, &[0xAA; 116]);
+        let (place, store) = open_image(&written.image);
+        let report = verify(place.path(), Some(&key())).unwrap();
+        assert_eq!(report.faults.len(), 1);
+        assert_eq!((report.faults[0].kind, report.faults[0].offset), (FaultKind::Header, copy as u64));
+        assert_eq!(State::take(&store), *written.last());
+    }
+}
+
+#[test]
+fn two_bad_header_copies_are_a_damaged_header() {
+    let mut written = closed();
+    written.image.flip(100).flip(2048 + 30);
+    Place::new().assert_corrupt(&written.image, 0);
+}
+
+#[test]
+fn a_torn_tail_is_set_aside_and_the_store_goes_on() {
+    let mut written = bare();
+    let torn = b"the beginning of a frame that never became whole";
+    written.image.append(torn).append(&[0; 500]);
+    let (place, store) = open_image(&written.image);
+    let report = store.recovery();
+    assert_eq!(report.quarantined.as_deref(), Some(store.path().with_file_name("state.db.torn").as_path()));
+    assert_eq!((report.quarantined_bytes, report.records), (torn.len() as u64, 10));
+    assert_eq!(fs::read(place.at("state.db.torn")).unwrap(), torn);
+
+    store.enqueue_job("run-3", b"written where the tail was").unwrap();
+    store.close().unwrap();
+    let store = place.open();
+    assert!(store.recovery().clean);
+    assert_eq!(store.recovery().quarantined, None);
+    assert_eq!(store.job("run-3").unwrap().unwrap().payload, b"written where the tail was");
+    assert!(place.at("state.db.torn").exists(), "it is kept until there is another");
+}
+
+#[test]
+fn a_torn_tail_replaces_an_older_one() {
+    let place = Place::new();
+    fs::write(place.at("state.db.torn"), "an older tail, and a longer one than the next").unwrap();
+    let mut written = bare();
+    written.image.append(b"newer").write(place.path());
+    let _store = place.try_open().unwrap();
+    assert_eq!(fs::read(place.at("state.db.torn")).unwrap(), b"newer");
+}
+
+#[test]
+fn a_large_torn_tail_is_set_aside_whole() {
+    let mut written = bare();
+    let tail: Vec<u8> = (0..1_000_000_u32).map(|i| i.to_le_bytes()[0] | 1).collect();
+    let end = written.image.len();
+    written.image.append(&tail);
+    Place::new().assert_torn(&written.image, end, written.last());
+}
+
+#[test]
+fn records_that_no_sync_covered_are_torn_from_the_first_bad_one_on() {
+    let place = Place::new();
+    let (_store, states) = write(&place, Durability::Buffered);
+    let image = Image::read(place.path());
+    for (records, frame) in image.frames().into_iter().enumerate() {
+        let mut damaged = image.clone();
+        damaged.flip(frame.start + 50);
+        Place::new().assert_torn(&damaged, frame.start, &states[records]);
+    }
+}
+
+#[test]
+fn a_sync_vouches_for_the_buffered_records_before_it() {
+    let place = Place::new();
+    let (store, _) = write(&place, Durability::Buffered);
+    store.sync().unwrap();
+    store.record_heartbeat(1).unwrap();
+    let image = Image::read(place.path());
+    for frame in &image.frames()[..10] {
+        let mut damaged = image.clone();
+        damaged.flip(frame.start + 50);
+        Place::new().assert_corrupt(&damaged, frame.start);
+    }
+}
+
+#[test]
+fn damage_before_a_record_that_vouches_for_it_is_refused_however_large_it_is() {
+    let Written { image, .. } = unclean();
+    let frames = image.frames();
+    let mut zeroed = image.clone();
+    zeroed.bytes[frames[2].start..frames[7].end].fill(0);
+    Place::new().assert_corrupt(&zeroed, frames[2].start);
+    let mut random = image.clone();
+    random.bytes[HEADER_PAGE_LEN..frames[8].end].fill(0xA5);
+    Place::new().assert_corrupt(&random, HEADER_PAGE_LEN);
+}
+
+#[test]
+fn a_frame_of_another_store_does_not_check() {
+    let Written { mut image, .. } = unclean();
+    let other = unclean().image;
+    let frame = image.frames()[3].clone();
+    image.splice(frame.clone(), &other.bytes[frame.clone()]);
+    Place::new().assert_corrupt(&image, frame.start);
+}
+
+#[test]
+fn a_header_that_claims_a_huge_frame_costs_no_memory() {
+    let Written { mut image, states } = bare();
+    let last = image.frames().pop().unwrap();
+    image.splice(last.start + 8..last.start + 12, &(64_u32 << 20).to_le_bytes());
+    // Only the header's CRC can be made right: the body it claims is not there.
+    image.fix_header_crc(last.start);
+    Place::new().assert_torn(&image, last.start, &states[9]);
+}
+
+// ---- What recovery leaves behind ----
+
+#[test]
+fn a_torn_tail_that_cannot_be_set_aside_is_not_cut_off() {
+    let mut written = bare();
+    written.image.append(b"torn");
+    let place = Place::new();
+    written.image.write(place.path());
+    // A folder cannot be replaced by a file.
+    fs::create_dir(place.at("state.db.torn")).unwrap();
+    assert!(matches!(place.try_open(), Err(Error::Io { .. })));
+    assert!(Image::read(place.path()) == written.image);
+    fs::remove_dir(place.at("state.db.torn")).unwrap();
+    assert_eq!(State::take(&place.try_open().unwrap()), *written.last());
+}
+
+#[test]
+fn the_copy_of_a_torn_tail_is_for_its_owner_only() {
+    let mut written = bare();
+    written.image.append(b"torn");
+    let (place, _store) = open_image(&written.image);
+    assert_eq!(fs::metadata(place.at("state.db.torn")).unwrap().mode() & 0o777, 0o600);
+}
+
+#[test]
+fn opening_twice_gives_the_same_as_opening_once() {
+    let mut written = bare();
+    written.image.append(b"torn");
+    let (place, store) = open_image(&written.image);
+    let once = Image::read(place.path());
+    let place_of_once = Place::new();
+    once.write(place_of_once.path());
+    drop(store);
+    let again = existing().open(place_of_once.path(), &key()).unwrap();
+    assert_eq!(again.recovery().records, 10);
+    assert_eq!(State::take(&again), *written.last());
+}
+
+/// It has the same number under the same key: under the same nonce too, the two would give each other away.
+#[test]
+fn a_record_in_the_place_of_a_torn_one_has_another_nonce() {
+    let Written { mut image, .. } = bare();
+    let last = image.frames().pop().unwrap();
+    let nonce = |image: &Image| image.bytes[last.start + 32..last.start + 44].to_vec();
+    let mut nonces = vec![nonce(&image)];
+    image.flip(last.start + 50);
+    for _ in 0..3 {
+        let (place, store) = open_image(&image);
+        store.record_heartbeat(1_700_000_000_001).unwrap();
+        let again = Image::read(place.path());
+        assert_eq!(again.frames().pop(), Some(last.clone()));
+        nonces.push(nonce(&again));
+    }
+    nonces.sort();
+    nonces.dedup();
+    assert_eq!(nonces.len(), 4);
+}
+
+/// A log of three records: the second is so long that the third begins `distance` behind its start.
+fn far_apart(distance: usize) -> Image {
+    let place = Place::new();
+    let store = place.open();
+    store.enqueue_job("run-1", b"one").unwrap();
+    store.enqueue_job("run-2", b"").unwrap();
+    let empty = Image::read(place.path()).frames()[1].len();
+    store.ack_job("run-2").unwrap();
+    store.enqueue_job("run-2", &vec![7; distance - empty]).unwrap();
+    store.record_heartbeat(1).unwrap();
+    let image = Image::read(place.path());
+    assert_eq!(image.frames()[3].len(), distance);
+    image
+}
+
+#[test]
+fn what_vouches_for_damage_is_found_however_far_behind_it_is() {
+    // About as much as is read at once, so that the header that vouches lies over two reads; and much more.
+    let once = 64 << 10;
+    for distance in (once - 56..=once + 16).step_by(8).chain([3 * once, 4_000_000]) {
+        let mut image = far_apart(distance);
+        let long = image.frames()[3].start;
+        image.flip(long + 8);
+        Place::new().assert_corrupt(&image, long);
+    }
+}
+
+/// Of 25 jobs, all but the first 16 of which vouch for these, and 21 on for 17. Damaged are 17 and, so that a reader without the
+/// lock has stopped to look again at what is damaged, eight before it.
+fn jobs_behind_much_damage() -> Image {
+    let place = Place::new();
+    let store = place.open();
+    for i in 0..25 {
+        store.enqueue_job(&format!("run-{i}"), b"job").unwrap();
+    }
+    let mut image = Image::read(place.path());
+    image.cut(image.end());
+    for (i, frame) in image.frames().iter().enumerate() {
+        if i >= 17 {
+            let durable_seq = if i < 20 { 16 } else { 17 };
+            vouch_for(&mut image, frame.start, durable_seq);
+        }
+        if i <= 16 && i % 2 == 0 {
+            image.flip(frame.end - 1);
+        }
+    }
+    image
+}
+
+/// Lets the header there say that all up to `durable_seq` was durable.
+fn vouch_for(image: &mut Image, header_at: usize, durable_seq: u64) {
+    image.bytes[header_at + 24..][..8].copy_from_slice(&durable_seq.to_le_bytes());
+    image.fix_header_crc(header_at);
+}
+
+/// What a reader without the key says: the number of faults, and where the last whole frame ends.
+fn faults_and_end(image: &Image) -> (usize, u64) {
+    let place = Place::new();
+    image.write(place.path());
+    let report = verify(place.path(), None).unwrap();
+    assert!(report.torn_len > 0);
+    (report.faults.len(), report.log_len)
+}
+
+#[test]
+fn what_vouches_for_damage_does_not_vouch_for_a_later_record() {
+    let mut image = jobs_behind_much_damage();
+    let frames = image.frames();
+    image.flip(frames[19].end - 1);
+    assert_eq!(faults_and_end(&image), (9, frames[19].start as u64));
+}
+
+#[test]
+fn a_record_does_not_vouch_for_the_one_whose_place_it_took() {
+    let mut image = jobs_behind_much_damage();
+    let frames = image.frames();
+    vouch_for(&mut image, frames[20].start, 20);
+    image.cut(frames[20].end).flip(frames[20].end - 1).splice(frames[19].clone(), &[]);
+    assert_eq!(faults_and_end(&image), (9, frames[19].start as u64));
+}
+
+/// In a file with more damage than that, it is hardly a write that is under way; and each look takes its time.
+#[test]
+fn eight_places_that_look_damaged_are_looked_at_again_and_no_more() {
+    let place = Place::new();
+    let store = place.open();
+    for i in 0..20 {
+        store.enqueue_job(&format!("run-{i}"), b"job").unwrap();
+    }
+    let (disk, mut whole) = (CountedDisk::default(), Image::read(place.path()));
+    drop(store);
+    // Short enough to be read at once.
+    whole.cut(whole.end());
+    let reads = |damaged: usize| {
+        let mut image = whole.clone();
+        for frame in whole.frames().iter().step_by(2).take(damaged) {
+            image.flip(frame.end - 1);
+        }
+        image.write(place.path());
+        let verify = || verify_on(&disk, place.path(), None, |_| {}).unwrap();
+        disk.reads_of(|| assert_eq!(verify().faults.len(), damaged))
+    };
+    let [seven, eight, nine] = [7, 8, 9].map(reads);
+    assert!(seven < eight, "{seven}, {eight}");
+    assert_eq!(eight, nine);
+}
+
+/// After a failed sync, the page cache can show zeros where the disk has something else.
+#[test]
+fn what_only_the_disk_shows_behind_the_last_record_is_set_aside() {
+    let Written { image: cached, states } = unclean();
+    let (place, disk, end) = (Place::new(), CountedDisk::default(), cached.end());
+    cached.write(place.path());
+    let (mut on_disk, path) = (cached, place.path());
+    on_disk.bytes[end..end + 100].fill(0xA5);
+    // The first read is of the header, the second is the first look at the log.
+    disk.before_read(3, move || on_disk.write(path));
+    let store = options_on(Arc::new(disk)).open(place.path(), &key()).unwrap();
+    assert_eq!((store.recovery().records, store.recovery().quarantined_bytes), (10, 100));
+    assert_eq!(State::take(&store), *states.last().unwrap());
+}

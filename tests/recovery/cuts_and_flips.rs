@@ -1,0 +1,103 @@
+//! Every cut and every flipped byte of a small log. The oracle is the list of states that the store went through while
+//! the log was written.
+
+use crate::common::{HEADER_PAGE_LEN, Place, State, Written, closed, names, unclean};
+use backupy_state::Error;
+
+#[test]
+fn every_cut_leaves_exactly_the_whole_records_or_is_refused() {
+    let place = Place::new();
+    let Written { image, states } = closed();
+    let frames = image.frames();
+    for len in 0..image.len() {
+        let mut cut = image.clone();
+        cut.cut(len);
+        if len < 12 {
+            assert!(matches!(place.refuse(&cut), Error::NotAStore { .. }), "cut at {len}");
+            continue;
+        }
+        if len < HEADER_PAGE_LEN {
+            place.assert_corrupt(&cut, 0);
+            continue;
+        }
+        let whole = frames.iter().filter(|frame| frame.end <= len).count();
+        let end = frames[..whole].last().map_or(HEADER_PAGE_LEN, |frame| frame.end);
+        // A frame may begin with a zero: cut behind it, there is nothing to set aside.
+        if cut.bytes[end..].iter().any(|&byte| byte != 0) {
+            place.assert_torn(&cut, end, &states[whole]);
+            continue;
+        }
+        let store = place.open_image(&cut);
+        let report = store.recovery().clone();
+        assert_eq!((report.clean, report.records, report.quarantined), (false, whole as u64, None));
+        assert_eq!(names(place.folder()), ["state.db", "state.db.lock"]);
+        assert_eq!(State::take(&store), states[whole]);
+    }
+}
+
+#[test]
+fn every_flipped_byte_of_a_closed_store_is_survived_set_aside_or_refused() {
+    let place = Place::new();
+    let Written { image, states } = closed();
+    let frames = image.frames();
+    let (close, records) = frames.split_last().unwrap();
+    for mask in [0xFF, 0x01] {
+        for at in 0..image.len() {
+            let mut damaged = image.clone();
+            damaged.bytes[at] ^= mask;
+            if let Some(record) = records.iter().find(|record| record.contains(&at)) {
+                place.assert_corrupt(&damaged, record.start);
+            } else if close.contains(&at) {
+                place.assert_torn(&damaged, close.start, states.last().unwrap());
+            } else {
+                let store = place.open_image(&damaged);
+                assert!(store.recovery().clean, "one header copy is enough, byte {at}");
+                assert_eq!(State::take(&store), *states.last().unwrap());
+            }
+        }
+    }
+}
+
+#[test]
+fn every_flipped_byte_after_an_unclean_stop_is_refused_or_set_aside() {
+    let place = Place::new();
+    let Written { image, states } = unclean();
+    let frames = image.frames();
+    let (last, vouched_for) = frames.split_last().unwrap();
+    for at in HEADER_PAGE_LEN..last.end {
+        let mut damaged = image.clone();
+        damaged.flip(at);
+        match vouched_for.iter().find(|record| record.contains(&at)) {
+            Some(record) => place.assert_corrupt(&damaged, record.start),
+            None => place.assert_torn(&damaged, last.start, &states[states.len() - 2]),
+        }
+    }
+}
+
+#[test]
+fn every_cut_of_the_last_record_before_zeros_is_a_torn_tail() {
+    let place = Place::new();
+    let Written { image, states } = unclean();
+    let frames = image.frames();
+    let last = frames.last().unwrap();
+    // Its end may be zero anyway: then it is whole without it.
+    let nonzero_end = last.start + image.bytes[last.clone()].iter().rposition(|&byte| byte != 0).unwrap() + 1;
+    let nonzero_start = last.start + image.bytes[last.clone()].iter().position(|&byte| byte != 0).unwrap();
+    for len in nonzero_start + 1..nonzero_end {
+        let mut cut = image.clone();
+        cut.bytes[len..].fill(0);
+        place.assert_torn(&cut, last.start, &states[states.len() - 2]);
+    }
+}
+
+#[test]
+fn every_byte_in_the_space_ahead_that_is_not_zero_is_set_aside() {
+    let place = Place::new();
+    let written = unclean();
+    let end = written.image.end();
+    for at in [end, end + 1, end + 7, end + 8, end + 47, end + 48, end + 4096, written.image.len() - 1] {
+        let mut damaged = written.image.clone();
+        damaged.flip(at);
+        place.assert_torn(&damaged, end, written.last());
+    }
+}

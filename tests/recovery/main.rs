@@ -1,0 +1,16 @@
+//! What opening, verifying and salvaging a damaged or torn log does.
+
+#![allow(clippy::unwrap_used, reason = "a test panics where something is wrong")]
+#![allow(clippy::cast_possible_truncation, reason = "the numbers of tests are small")]
+
+#[path = "../common/mod.rs"]
+mod common;
+#[path = "../sim/mod.rs"]
+mod sim;
+
+mod cases;
+mod cuts_and_flips;
+mod damage;
+mod on_damage;
+mod salvage;
+mod tampering;

@@ -1,0 +1,260 @@
+//! A damaged store that is set aside: at every crash and every failing call there is the damaged store under its name, or
+//! all that is authentic, and the damaged bytes are never lost.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use crate::sim::content::Content;
+use crate::sim::random::mix;
+use crate::sim::subject::{Subject, start};
+use crate::sim::workload::{Agent, Call, Mode, Model, Opened, PATH, key, open, other_key};
+use crate::sim::world::{self, Image};
+use crate::sim::{EDQUOT, EIO, ENOSPC, Failure, Op, Sim, crash};
+use backupy_state::testing::options_on;
+use backupy_state::{Anchor, CompactionPolicy, Error, OnDamage, OpenOptions, QueueOrder, Result, Store};
+
+const EPERM: i32 = 1;
+const KEPT: &str = "/sim/state.db.damaged-1";
+
+fn options(sim: &Sim) -> OpenOptions {
+    let mut options = options_on(Arc::new(sim.clone()));
+    options.mmap(false).queue_order(QueueOrder::Fifo);
+    options.compaction(CompactionPolicy { automatic: false, ..CompactionPolicy::default() });
+    options.on_damage(OnDamage::SetAside);
+    options
+}
+
+fn take(store: Store) -> Model {
+    Model::take(&Opened { store, is_other_key: false }).unwrap()
+}
+
+/// A store of six jobs, of which the third is damaged; and its jobs without that one.
+fn damaged() -> (Subject, Image, Model) {
+    let mut agent = Agent::new(Sim::new(111), Mode::Sync);
+    agent.start().unwrap();
+    for job in 1..=6 {
+        agent.make(Call::Enqueue { job, len: 200 }).unwrap();
+    }
+    agent.make(Call::BufferLog { ts_ms: 1, len: 20 }).unwrap();
+    let subject = Subject::closed(&mut agent);
+    let mut content = subject.content.clone();
+    content.write(&[0xAA; 16], subject.frames[2].offset + 150);
+    let mut expected = subject.last_state().clone();
+    expected.jobs.remove(2);
+    (subject, Image::from([(PathBuf::from(PATH), content)]), expected)
+}
+
+fn bytes_of<'a>(image: &'a Image, path: &str) -> Option<&'a Content> {
+    image.get(&PathBuf::from(path))
+}
+
+/// The damaged bytes are there, under the store's name or another.
+fn assert_kept(files: &Image, damaged: &Content, what: &str) {
+    let is_kept = files.iter().any(|(path, content)| {
+        let name = path.to_str().unwrap();
+        (name == PATH || name.starts_with("/sim/state.db.damaged-")) && content.hash() == damaged.hash()
+    });
+    assert!(is_kept, "{what}: {:?}", files.keys());
+}
+
+#[test]
+fn the_store_goes_on_and_says_what_is_lost() {
+    let (subject, image, expected) = damaged();
+    let sim = Sim::on(&image, 112);
+    assert!(matches!(open(&sim, Mode::Sync), Err(Error::Corrupt { .. })));
+    let store = options(&sim).open(PATH, &key()).unwrap();
+    let report = store.recovery().salvaged.clone().unwrap();
+    assert_eq!((report.from.to_str(), report.to.to_str()), (Some(KEPT), Some(PATH)));
+    assert_eq!(report.lost.len(), 1);
+    assert_eq!(report.lost[0].keys[0].run_id.as_ref(), Some(&subject.last_state().jobs[2].0));
+    assert_eq!(store.stats().generation, 2);
+    assert_eq!(take(store), expected);
+    let files = sim.live();
+    assert_eq!(files.len(), 2);
+    assert_eq!(bytes_of(&files, KEPT).unwrap().hash(), bytes_of(&image, PATH).unwrap().hash());
+    // The next opening has nothing to tell.
+    let store = options(&sim).open(PATH, &key()).unwrap();
+    assert!(store.recovery().clean && store.recovery().salvaged.is_none());
+}
+
+#[test]
+fn names_that_are_taken_stay_as_they_are() {
+    let (_, mut image, expected) = damaged();
+    for number in [1, 2, 4] {
+        image.insert(PathBuf::from(format!("/sim/state.db.damaged-{number}")), Content::of(b"somebody's"));
+    }
+    let sim = Sim::on(&image, 113);
+    let store = options(&sim).open(PATH, &key()).unwrap();
+    assert!(store.recovery().salvaged.as_ref().unwrap().from.ends_with("state.db.damaged-3"));
+    assert_eq!(take(store), expected);
+    let files = sim.live();
+    for number in [1, 2, 4] {
+        assert_eq!(bytes_of(&files, &format!("/sim/state.db.damaged-{number}")).unwrap().bytes(), b"somebody's");
+    }
+}
+
+#[test]
+fn what_is_not_damage_is_refused_and_not_changed() {
+    let (subject, _, _) = damaged();
+    let mut both_headers = subject.content.clone();
+    both_headers.write(&[0xFF], 60);
+    both_headers.write(&[0xFF], 2048 + 60);
+    let mut newer = subject.bytes.clone();
+    for copy in [0, 2048] {
+        newer[copy + 12] = 2;
+        let crc = crc32fast::hash(&newer[copy..copy + 112]);
+        newer[copy + 112..copy + 116].copy_from_slice(&crc.to_le_bytes());
+    }
+    let cases = [
+        (Content::of(b"To do: milk, bread"), key(), "NotAStore"),
+        (Content::of(&newer), key(), "UnsupportedFormat"),
+        (subject.content.clone(), other_key(), "WrongKey"),
+        (both_headers, key(), "Corrupt"),
+    ];
+    for (content, key, expected) in cases {
+        let image = Image::from([(PathBuf::from(PATH), content)]);
+        let sim = Sim::on(&image, 114);
+        let refused = options(&sim).open(PATH, &key);
+        assert!(format!("{refused:?}").contains(expected), "{refused:?}");
+        assert_eq!(world::hash(&sim.live()), world::hash(&image), "{expected}");
+    }
+}
+
+/// Whoever may crash the agent at any moment gets neither an empty store nor the damaged bytes out of the world.
+#[test]
+fn a_power_cut_at_any_operation_leaves_the_damaged_store_or_what_is_authentic() {
+    for has_links in [true, false] {
+        let (_, image, expected) = damaged();
+        let sim = Sim::on(&image, 115);
+        if !has_links {
+            without_links(&image, &sim);
+        }
+        sim.record();
+        let store = options(&sim).open(PATH, &key()).unwrap();
+        let moments = sim.take_moments();
+        assert!(store.recovery().salvaged.is_some());
+        drop(store);
+        assert!(moments.len() > 10);
+        let (mut images, mut damaged_still) = (0, 0);
+        for moment in moments {
+            crash::some_images(&moment.world, mix(moment.ops as u64), 60, &mut |found| {
+                images += 1;
+                let what = format!("links: {has_links}, cut before operation {}", moment.ops);
+                let content = bytes_of(found, PATH).unwrap_or_else(|| panic!("{what}: no store"));
+                damaged_still += u32::from(content.hash() == bytes_of(&image, PATH).unwrap().hash());
+                assert_kept(found, bytes_of(&image, PATH).unwrap(), &what);
+                let again = Sim::on(found, 116);
+                let store = options(&again).open(PATH, &key()).unwrap_or_else(|error| panic!("{what}: {error}"));
+                assert_eq!(take(store), expected, "{what}");
+                assert_kept(&again.live(), bytes_of(&image, PATH).unwrap(), &what);
+            });
+        }
+        println!("links: {has_links}: {images} images, {damaged_still} of them before the new one");
+        assert!(damaged_still > 0 && damaged_still < images);
+    }
+}
+
+/// Every link fails, as on a file system that has none.
+fn without_links(image: &Image, sim: &Sim) {
+    let trial = Sim::on(image, 115);
+    options(&trial).open(PATH, &key()).unwrap();
+    let link = trial.trace().iter().position(|&op| op == Op::Link).unwrap();
+    sim.fail(link, Failure::Errno(EPERM));
+}
+
+/// What a killed process leaves is not durable yet: the next one must not be told anything that a power cut takes back.
+#[test]
+fn what_is_acknowledged_after_a_kill_survives_a_power_cut() {
+    let (_, image, expected) = damaged();
+    let sim = Sim::on(&image, 117);
+    sim.record();
+    drop(options(&sim).open(PATH, &key()).unwrap());
+    for moment in sim.take_moments() {
+        let next = Sim::at(moment.world.clone(), 118);
+        next.kill();
+        let store = options(&next).open(PATH, &key()).unwrap();
+        store.save_config(77, b"acknowledged").unwrap();
+        crash::some_images(&next.world(), 119, 20, &mut |found| {
+            let store = open(&Sim::on(found, 120), Mode::Sync).unwrap();
+            let mut expected = expected.clone();
+            expected.config = Some((77, b"acknowledged".to_vec()));
+            assert_eq!(Model::take(&store).unwrap(), expected, "killed before operation {}", moment.ops);
+        });
+    }
+}
+
+#[test]
+fn whatever_call_fails_the_next_opening_finds_all_that_is_authentic() {
+    let (_, image, expected) = damaged();
+    let count = {
+        let sim = Sim::on(&image, 121);
+        let store = options(&sim).open(PATH, &key()).unwrap();
+        let count = sim.ops();
+        drop(store);
+        count
+    };
+    for n in 0..count {
+        for code in [EIO, ENOSPC, EDQUOT] {
+            for is_sticky in [false, true] {
+                let what = format!("operation {n}, error {code}, sticky: {is_sticky}");
+                let sim = Sim::on(&image, 121);
+                if is_sticky {
+                    sim.fail_from(n, Failure::Errno(code));
+                } else {
+                    sim.fail(n, Failure::Errno(code));
+                }
+                let opened: Result<Store> = options(&sim).open(PATH, &key());
+                if let Err(error) = &opened {
+                    assert!(matches!(error, Error::Io { .. } | Error::Full { .. }), "{what}: {error}");
+                }
+                sim.heal();
+                sim.kill();
+                drop(opened);
+                assert_kept(&sim.live(), bytes_of(&image, PATH).unwrap(), &what);
+                let store = options(&sim).open(PATH, &key()).unwrap_or_else(|error| panic!("{what}: {error}"));
+                assert_eq!(take(store), expected, "{what}");
+            }
+        }
+    }
+}
+
+#[test]
+fn an_anchor_is_held_against_what_is_authentic() {
+    let (subject, image, expected) = damaged();
+    let whole = Sim::on(&Image::from([(PathBuf::from(PATH), subject.content.clone())]), 122);
+    let head = open(&whole, Mode::Sync).unwrap().anchor();
+    let opened = options(&Sim::on(&image, 123)).expect_at_least(head).open(PATH, &key()).unwrap();
+    assert_eq!(take(opened), expected);
+    // Lost with the frame that it names: a later one has to do.
+    let mut lost = subject.content.clone();
+    lost.write(&[0; 100], subject.frames[2].offset);
+    let lost = Image::from([(PathBuf::from(PATH), lost)]);
+    let third = head.to_string().replace(&format!(".{}.", head.seq()), ".3.").parse::<Anchor>().unwrap();
+    let opened = options(&Sim::on(&lost, 123)).expect_at_least(third).open(PATH, &key()).unwrap();
+    assert_eq!(opened.recovery().salvaged.as_ref().unwrap().lost[0].last_seq, Some(4));
+    // The log ends before it, or holds another frame there, or it is of another store: set aside is nothing.
+    let later = head.to_string().replace(&format!(".{}.", head.seq()), ".99.").parse::<Anchor>().unwrap();
+    let other = head.to_string().replace(&format!(".{}.", head.seq()), ".4.").parse::<Anchor>().unwrap();
+    let foreign = open(&Sim::new(126), Mode::Sync).unwrap().anchor();
+    for expected in [later, other, foreign] {
+        let sim = Sim::on(&image, 124);
+        let refused = options(&sim).expect_at_least(expected).open(PATH, &key());
+        assert!(matches!(refused, Err(Error::Stale { .. })), "{refused:?}");
+        assert_eq!(world::hash(&sim.live()), world::hash(&image));
+    }
+}
+
+#[test]
+fn tampering_is_set_aside_too_and_the_old_key_is_renewed_on_the_way() {
+    let (subject, _, _) = damaged();
+    let frames: Vec<_> = subject.frames.iter().map(|frame| subject.bytes_of(frame)).collect();
+    let content = subject.with_frames(2, frames[3..].iter().copied());
+    let image = Image::from([(PathBuf::from(PATH), content)]);
+    let sim = Sim::on(&image, 125);
+    assert!(matches!(open(&sim, Mode::Sync), Err(Error::Unauthentic { .. })));
+    let store = options(&sim).previous_key(key()).open(PATH, &other_key()).unwrap();
+    assert!(store.recovery().salvaged.is_some() && store.recovery().rekeyed);
+    // The removed one, and the one behind it, whose seal nothing vouches for any more.
+    assert_eq!(take(store).jobs.len(), 4);
+    assert_eq!(start(&subject.frames[0]), 4096);
+}

@@ -1,0 +1,223 @@
+//! Tampering: the CRCs are right, the seals, the order or the numbers are not.
+
+use crate::common::{Image, Place, Written, bare, closed, key, open_image};
+use backupy_state::{Durability, Error, FaultKind, OpenOptions, verify};
+
+#[test]
+fn a_changed_manifest_is_unauthentic_even_with_right_crcs() {
+    let Written { image, .. } = closed();
+    for frame in image.frames() {
+        let mut tampered = image.clone();
+        tampered.flip(frame.start + 48).fix_crc(frame.start);
+        Place::new().assert_unauthentic(&tampered, frame.start);
+    }
+}
+
+#[test]
+fn every_byte_of_a_frame_header_is_under_the_seal() {
+    let Written { image, .. } = closed();
+    let frame = image.frames()[4].clone();
+    // Behind the CRCs and the length, which would say where the next frame is.
+    for at in frame.start + 12..frame.start + 48 {
+        let mut tampered = image.clone();
+        tampered.flip(at).fix_crc(frame.start);
+        Place::new().assert_unauthentic(&tampered, frame.start);
+    }
+}
+
+#[test]
+fn padding_that_is_not_zero_is_unauthentic() {
+    let place = Place::new();
+    let store = place.open();
+    store.enqueue_job("run-1", b"odd").unwrap();
+    store.close().unwrap();
+    let mut image = Image::read(place.path());
+    let frame = image.frames()[0].clone();
+    let values_end = frame.start + 48 + manifest_len_of_a_job("run-1") + 16 + 3 + 16;
+    assert!(values_end < frame.end);
+    image.flip(frame.end - 1).fix_crc(frame.start);
+    Place::new().assert_unauthentic(&image, frame.start);
+}
+
+#[test]
+fn a_removed_record_is_unauthentic() {
+    let Written { image, .. } = closed();
+    for frame in &image.frames()[..10] {
+        let mut tampered = image.clone();
+        tampered.splice(frame.clone(), &[]);
+        Place::new().assert_unauthentic(&tampered, frame.start);
+        assert_seen_without_a_key(&tampered, frame.start);
+    }
+}
+
+#[test]
+fn a_repeated_record_is_unauthentic() {
+    let Written { image, .. } = bare();
+    for frame in image.frames() {
+        let mut tampered = image.clone();
+        tampered.splice(frame.end..frame.end, &image.bytes[frame.clone()]);
+        Place::new().assert_unauthentic(&tampered, frame.end);
+        assert_seen_without_a_key(&tampered, frame.end);
+    }
+}
+
+#[test]
+fn swapped_records_are_unauthentic() {
+    let Written { image, .. } = closed();
+    let frames = image.frames();
+    let both = frames[1].start..frames[2].end;
+    let swapped = [&image.bytes[frames[2].clone()], &image.bytes[frames[1].clone()]].concat();
+    let mut tampered = image.clone();
+    tampered.splice(both.clone(), &swapped);
+    Place::new().assert_unauthentic(&tampered, both.start);
+    assert_seen_without_a_key(&tampered, both.start);
+}
+
+/// The frames' numbers are in clear.
+fn assert_seen_without_a_key(image: &Image, expected: usize) {
+    let place = Place::new();
+    image.write(place.path());
+    let report = verify(place.path(), None).unwrap();
+    assert_eq!((report.faults[0].kind, report.faults[0].offset), (FaultKind::Tampering, expected as u64));
+}
+
+#[test]
+fn a_record_of_a_fork_of_the_same_store_is_unauthentic() {
+    let Written { image, .. } = bare();
+    let fork = |payload: &[u8]| {
+        let (place, store) = open_image(&image);
+        store.enqueue_job("run-3", payload).unwrap();
+        store.enqueue_job("run-4", payload).unwrap();
+        Image::read(place.path())
+    };
+    let (mut ours, theirs) = (fork(b"ours"), fork(b"none"));
+    let frame = ours.frames()[11].clone();
+    assert_eq!(theirs.frames()[11], frame);
+    ours.splice(frame.clone(), &theirs.bytes[frame.clone()]);
+    Place::new().assert_unauthentic(&ours, frame.start);
+}
+
+#[test]
+fn a_changed_value_is_unauthentic_when_it_is_read_and_blocks_nothing_else() {
+    let place = Place::new();
+    let store = place.open();
+    for id in ["a", "b", "c"] {
+        store.enqueue_job(id, format!("payload of {id}").as_bytes()).unwrap();
+    }
+    store.close().unwrap();
+    let mut image = Image::read(place.path());
+    let frame = image.frames()[1].clone();
+    let value_at = frame.start + 48 + manifest_len_of_a_job("b") + 16;
+    image.flip(value_at).fix_crc(frame.start);
+    image.write(place.path());
+
+    let store = place.open();
+    let is_b = |error: Error| matches!(error, Error::Unauthentic { run_id: Some(id), offset, .. } if id == "b" && offset == value_at as u64);
+    assert!(is_b(store.dequeue_jobs(3).unwrap_err()));
+    assert!(is_b(store.job("b").unwrap_err()));
+    assert!(is_b(store.dequeue_jobs_after("a", 1).unwrap_err()));
+    assert_eq!(store.job("a").unwrap().unwrap().payload, b"payload of a");
+    assert_eq!(store.dequeue_jobs(1).unwrap()[0].run_id, "a");
+    assert_eq!(store.dequeue_jobs_after("b", 3).unwrap()[0].run_id, "c");
+    // Neither a compaction nor a new key can go on with it: they say which job it is.
+    assert!(is_b(store.compact().unwrap_err()));
+    assert!(store.stats().compaction.last_error.unwrap().contains("job \"b\", which ack_job removes"));
+    assert!(store.ack_job("b").unwrap());
+    assert_eq!(store.dequeue_jobs(3).unwrap().len(), 2);
+    assert_eq!(store.compact().unwrap().generation, 2);
+    store.close().unwrap();
+    assert_eq!(place.open().dequeue_jobs(3).unwrap().len(), 2);
+}
+
+/// The manifest of one put into the queue: count, operation, key and value length.
+fn manifest_len_of_a_job(run_id: &str) -> usize {
+    4 + 4 + run_id.len() + 4
+}
+
+#[test]
+fn a_changed_log_event_ends_the_drain_before_it_and_is_never_dropped_silently() {
+    let place = Place::new();
+    let store = place.open();
+    for time in 1..=3 {
+        store.buffer_log(time, b"event").unwrap();
+    }
+    store.close().unwrap();
+    let mut image = Image::read(place.path());
+    let frame = image.frames()[1].clone();
+    let value_at = frame.start + 48 + (4 + 4 + 16 + 4) + 16;
+    image.flip(value_at).fix_crc(frame.start);
+    image.write(place.path());
+
+    let store = place.open();
+    assert_eq!(store.drain_logs(3).unwrap().len(), 1);
+    assert!(matches!(store.drain_logs(3), Err(Error::Unauthentic { offset, .. }) if offset == value_at as u64));
+    assert_eq!(store.log_count(), 2);
+
+    assert_eq!(store.discard_unreadable_logs().unwrap(), 1);
+    assert_eq!(store.discard_unreadable_logs().unwrap(), 0);
+    let batch = store.peek_logs(3).unwrap();
+    assert_eq!((batch.events()[0].ts_ms, batch.events().len(), batch.dropped()), (3, 1, 1));
+    store.close().unwrap();
+    let store = place.open();
+    assert_eq!((store.log_count(), store.stats().logs_dropped), (1, 1));
+}
+
+#[test]
+fn a_changed_config_and_session_are_unauthentic_when_they_are_read() {
+    let place = Place::new();
+    let store = place.open();
+    store.save_config(1, b"configuration").unwrap();
+    store.save_session("session", 2).unwrap();
+    store.record_heartbeat(3).unwrap();
+    store.close().unwrap();
+    let mut image = Image::read(place.path());
+    for (frame, key_len) in image.frames().into_iter().zip([7, 7, 9]) {
+        image.flip(frame.start + 48 + (4 + 4 + key_len + 4) + 16).fix_crc(frame.start);
+    }
+    image.write(place.path());
+    let store = place.open();
+    assert!(matches!(store.load_config(), Err(Error::Unauthentic { .. })));
+    assert!(matches!(store.load_session(), Err(Error::Unauthentic { .. })));
+    assert!(matches!(store.last_heartbeat(), Err(Error::Unauthentic { .. })));
+}
+
+/// Else anyone could end a log cleanly where they like.
+#[test]
+fn a_changed_close_frame_is_unauthentic() {
+    let written = closed();
+    let close = written.image.frames().pop().unwrap();
+    for at in close.start + 48..close.end {
+        let mut image = written.image.clone();
+        image.flip(at).fix_crc(close.start);
+        Place::new().assert_unauthentic(&image, close.start);
+    }
+}
+
+/// Long enough that a thread of its own opens the manifests, while the walk is far ahead of it.
+#[test]
+fn in_a_long_log_the_first_fault_in_the_order_of_the_file_is_the_error() {
+    let place = Place::new();
+    let store = OpenOptions::new().durability(Durability::Buffered).open(place.path(), &key()).unwrap();
+    for i in 0..4000 {
+        store.enqueue_job(&format!("run-{i}"), &[7; 700]).unwrap();
+    }
+    store.close().unwrap();
+    let image = Image::read(place.path());
+    assert!(image.len() > 3 << 20);
+    let frames = image.frames();
+    // Sealed anew and damaged behind it; damaged, and tampered with behind it; each far apart and side by side.
+    for (first, second) in [(0, 1), (10, 11), (300, 3900), (3900, 3999), (1999, 2000)] {
+        let (first, second) = (frames[first].clone(), frames[second].clone());
+        let mut tampered = image.clone();
+        tampered.flip(first.start + 60).fix_crc(first.start).flip(second.start + 60);
+        Place::new().assert_unauthentic(&tampered, first.start);
+        let mut damaged = image.clone();
+        damaged.flip(first.start + 60).flip(second.start + 60).fix_crc(second.start);
+        Place::new().assert_corrupt(&damaged, first.start);
+    }
+    // Of the last frame of all, nothing but the close frame tells.
+    let last = &frames[frames.len() - 2];
+    let mut tampered = image.clone();
+    tampered.flip(last.start + 60).fix_crc(last.start);
+    Place::new().assert_unauthentic(&tampered, last.start);
+}

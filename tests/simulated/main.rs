@@ -1,0 +1,11 @@
+//! Crashes and failing system calls at every operation, on the simulated disk.
+
+#![allow(clippy::unwrap_used, reason = "a test panics where something is wrong")]
+#![allow(clippy::cast_possible_truncation, reason = "the numbers of tests are small")]
+
+#[path = "../sim/mod.rs"]
+mod sim;
+
+mod compaction_crash;
+mod crash;
+mod failing_calls;
