@@ -8,9 +8,10 @@ use std::sync::{Arc, Condvar, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crate::common::{Place, key, listing};
 use backupy_state::testing::{Access, Disk, File, LockGuard, Map, PathKind, Storage, options_on};
 use backupy_state::{CompactionPolicy, OpenOptions, Result, Store};
+
+use crate::common::{Place, key, listing};
 
 /// The real disk, but for what becomes of a compaction's new file.
 #[derive(Clone, Debug, Default)]

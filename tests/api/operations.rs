@@ -2,12 +2,13 @@
 
 use std::sync::Arc;
 
-use crate::common::{Action, CountedDisk, Place, Random, State, key};
 use backupy_state::testing::options_on;
 use backupy_state::{
     AgentKey, Batch, CompactionPolicy, Durability, Error, LogAdmission, OpenOptions, QueueOrder, Store,
     verify_each,
 };
+
+use crate::common::{Action, CountedDisk, Place, Random, State, key};
 
 const VALUE_LEN_MAX: usize = 16 << 20;
 

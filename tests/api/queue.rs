@@ -1,7 +1,8 @@
 //! The queue: run ids, their order, replacing, acking, and going on behind a job.
 
-use crate::common::{Place, Random, key};
 use backupy_state::{Batch, CompactionPolicy, Enqueued, Error, OpenOptions, QueueOrder, QueuedJob, Store};
+
+use crate::common::{Place, Random, key};
 
 fn fifo(place: &Place) -> Store {
     OpenOptions::new().queue_order(QueueOrder::Fifo).open(place.path(), &key()).unwrap()

@@ -3,8 +3,9 @@
 use std::fmt::Debug;
 use std::fs;
 
-use crate::common::{Image, KEY, Place, contains, key, listing};
 use backupy_state::{AgentKey, Error, OpenOptions, Snapshot, Store, verify, verify_each};
+
+use crate::common::{Image, KEY, Place, contains, key, listing};
 
 const RUN_ID: &str = "run-id-that-is-secret-in-the-file";
 const PAYLOAD: &str = "payload-that-is-secret";

@@ -12,11 +12,12 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use crate::common::{Image, Place, Random, child_path, say, spawn, test_binary};
 use backupy_state::{
     AgentKey, Batch, CompactionPolicy, Error, LogLimits, OpenOptions, QueueOrder, QueuedJob, Snapshot, Store,
     verify,
 };
+
+use crate::common::{Image, Place, Random, child_path, say, spawn, test_binary};
 
 const WRITERS: usize = 4;
 /// Jobs of its own that a writer keeps in the queue.

@@ -6,8 +6,9 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use crate::common::{Place, existing, is_root, key, listing, say_skipped};
 use backupy_state::{CompactionPolicy, Error, LogLimits, OpenOptions, Snapshot, Store};
+
+use crate::common::{Place, existing, is_root, key, listing, say_skipped};
 
 const CYCLES: usize = 20;
 /// No cycle needs as many; a store that never gets full would fill the memory.

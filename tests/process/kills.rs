@@ -8,8 +8,9 @@ use std::path::Path;
 use std::thread;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use crate::common::{Action, Image, Place, Random, State, child_path, key, say, spawn, test_binary};
 use backupy_state::{Durability, OpenOptions, Store};
+
+use crate::common::{Action, Image, Place, Random, State, child_path, key, say, spawn, test_binary};
 
 const THREADS: usize = 4;
 /// How many kills; without it 50, and 200 in CI.

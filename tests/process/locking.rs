@@ -2,8 +2,9 @@
 
 use std::time::Duration;
 
-use crate::common::{Child, Place, child_path, key, say, spawn, test_binary};
 use backupy_state::{Error, OpenOptions, Store};
+
+use crate::common::{Child, Place, child_path, key, say, spawn, test_binary};
 
 #[test]
 fn child_that_holds_the_store() {

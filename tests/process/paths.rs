@@ -7,11 +7,12 @@ use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
+use backupy_state::testing::{Disk, Storage};
+use backupy_state::{Error, Snapshot, Store, salvage, verify};
+
 use crate::common::{
     Image, Place, assert_refused, child_path, existing, is_root, key, listing, names, say, spawn, test_binary,
 };
-use backupy_state::testing::{Disk, Storage};
-use backupy_state::{Error, Snapshot, Store, salvage, verify};
 
 #[test]
 fn an_empty_path_is_invalid() {

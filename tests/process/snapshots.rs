@@ -5,12 +5,13 @@ use std::fs;
 use std::path::Path;
 use std::sync::Arc;
 
+use backupy_state::testing::open_snapshot_on;
+use backupy_state::{Durability, Error, OpenOptions, Snapshot, Store};
+
 use crate::common::{
     Action, Child, CountedDisk, Image, Place, Random, Shown, State, child_path, key, listing, names, say, spawn,
     test_binary,
 };
-use backupy_state::testing::open_snapshot_on;
-use backupy_state::{Durability, Error, OpenOptions, Snapshot, Store};
 
 /// The writer's calls. Behind each of them it records a heartbeat, the number of calls so far.
 fn calls() -> impl Iterator<Item = Action> {

@@ -4,8 +4,9 @@
 use std::collections::{BTreeSet, HashSet};
 use std::process::{Command, Stdio};
 
-use crate::common::{Place, child_path, key, say, say_skipped, spawn, test_binary};
 use backupy_state::{Error, Result, Store};
+
+use crate::common::{Place, child_path, key, say, say_skipped, spawn, test_binary};
 
 /// The calls of the child: every third one is an ack of the job before it; then a compaction, and more.
 const CALLS: usize = 9;

@@ -5,12 +5,13 @@ use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::sync::Arc;
 
+use backupy_state::testing::{options_on, verify_on};
+use backupy_state::{Durability, Error, FaultKind, verify};
+
 use crate::common::{
     CountedDisk, HEADER_PAGE_LEN, Image, Place, State, Written, bare, closed, existing, key, names, open_image,
     unclean, write,
 };
-use backupy_state::testing::{options_on, verify_on};
-use backupy_state::{Durability, Error, FaultKind, verify};
 
 #[test]
 fn no_file_is_a_new_store() {

@@ -1,8 +1,9 @@
 //! Every cut and every flipped byte of a small log. The oracle is the list of states that the store went through while
 //! the log was written.
 
-use crate::common::{HEADER_PAGE_LEN, Place, State, Written, closed, names, unclean};
 use backupy_state::Error;
+
+use crate::common::{HEADER_PAGE_LEN, Place, State, Written, closed, names, unclean};
 
 #[test]
 fn every_cut_leaves_exactly_the_whole_records_or_is_refused() {

@@ -4,14 +4,15 @@
 use std::path::PathBuf;
 use std::sync::{Arc, OnceLock};
 
+use backupy_state::testing::{open_snapshot_on, verify_on};
+use backupy_state::{Error, FaultKind, FrameInfo, Result};
+
 use crate::sim::Sim;
 use crate::sim::content::{Content, SECTOR_LEN};
 use crate::sim::random::{Random, mix};
 use crate::sim::subject::{RECORDS_PER_SESSION, Subject, end, in_parallel, small_call, start, write_sessions};
 use crate::sim::workload::{Agent, Call, Mode, Model, Oracle, PATH, key, open};
 use crate::sim::world::{self, Image};
-use backupy_state::testing::{open_snapshot_on, verify_on};
-use backupy_state::{Error, FaultKind, FrameInfo, Result};
 
 const HEADER_PAGE_LEN: usize = 4096;
 const SESSIONS: usize = 3;

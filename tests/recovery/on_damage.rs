@@ -4,14 +4,15 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use backupy_state::testing::options_on;
+use backupy_state::{Anchor, CompactionPolicy, Error, OnDamage, OpenOptions, QueueOrder, Result, Store};
+
 use crate::sim::content::Content;
 use crate::sim::random::mix;
 use crate::sim::subject::{Subject, start};
 use crate::sim::workload::{Agent, Call, Mode, Model, Opened, PATH, key, open, other_key};
 use crate::sim::world::{self, Image};
 use crate::sim::{EDQUOT, EIO, ENOSPC, Failure, Op, Sim, crash};
-use backupy_state::testing::options_on;
-use backupy_state::{Anchor, CompactionPolicy, Error, OnDamage, OpenOptions, QueueOrder, Result, Store};
 
 const EPERM: i32 = 1;
 const KEPT: &str = "/sim/state.db.damaged-1";

@@ -6,14 +6,15 @@ use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::sync::{Arc, OnceLock};
 
+use backupy_state::testing::{Storage, salvage_on, verify_on};
+use backupy_state::{AgentKey, Error, FaultKind, FrameInfo, SalvageReport};
+
 use crate::sim::content::{Content, SECTOR_LEN};
 use crate::sim::random::Random;
 use crate::sim::subject::{Subject, end, in_parallel, small_call, start};
 use crate::sim::workload::{Agent, Call, Mode, Model, PATH, key, open};
 use crate::sim::world::{self, Image};
 use crate::sim::{EIO, ENOSPC, Failure, Sim};
-use backupy_state::testing::{Storage, salvage_on, verify_on};
-use backupy_state::{AgentKey, Error, FaultKind, FrameInfo, SalvageReport};
 
 const TO: &str = "/sim/salvaged.db";
 const HEADER_PAGE_LEN: usize = 4096;

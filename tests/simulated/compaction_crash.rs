@@ -7,12 +7,13 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use backupy_state::testing::{Access, File, LockGuard, Map, PathKind, Storage, options_on};
+use backupy_state::{AgentKey, CompactionPolicy, Error, QueueOrder, Result, Store};
+
 use crate::sim::crash;
 use crate::sim::workload::{Agent, Call, Mode, Model, Opened, PATH, key, open};
 use crate::sim::world::{Image, World};
 use crate::sim::{EIO, ENOSPC, Failure, Op, Sim};
-use backupy_state::testing::{Access, File, LockGuard, Map, PathKind, Storage, options_on};
-use backupy_state::{AgentKey, CompactionPolicy, Error, QueueOrder, Result, Store};
 
 const NEW: &str = "/sim/state.db.new";
 const BACKUP: &str = "/sim/backup.db";

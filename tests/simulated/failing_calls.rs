@@ -6,13 +6,14 @@ use std::panic::{self, AssertUnwindSafe};
 use std::path::Path;
 use std::sync::Arc;
 
+use backupy_state::testing::{options_on, verify_on};
+use backupy_state::{Batch, Error, LogAdmission, LogLimits, LogRate, Result, Stats};
+
 use crate::sim::crash;
 use crate::sim::random::mix;
 use crate::sim::workload::{Agent, Call, FEW, Mode, Model, PATH, TORN, key, open};
 use crate::sim::world::{self, FailedSync, World};
 use crate::sim::{EDQUOT, EINTR, EIO, ENOSPC, Failure, Op, Sim};
-use backupy_state::testing::{options_on, verify_on};
-use backupy_state::{Batch, Error, LogAdmission, LogLimits, LogRate, Result, Stats};
 
 /// Every kind of call, over three sessions, one of which is killed.
 const CALLS: [Call; 17] = [
