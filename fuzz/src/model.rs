@@ -7,7 +7,7 @@ use backupy_state::testing::{open_snapshot_on, options_on, verify_on};
 use backupy_state::{AgentKey, Batch, CompactionPolicy, Config, Durability, Enqueued, Error, LogAdmission, LogBatch, LogLimits, OpenOptions, QueueOrder, Result, Session, Store, WhenFull};
 
 use crate::sim::Sim;
-use crate::sim::workload::PATH;
+use crate::sim::PATH;
 use state::{Event, Peeked, State};
 
 mod state;

@@ -4,6 +4,7 @@
 mod child;
 mod counted;
 mod damage;
+mod hooked;
 mod model;
 mod written;
 
@@ -23,6 +24,7 @@ pub(crate) use child::{Child, child_path, is_root, say, say_skipped, spawn, test
 pub(crate) use counted::CountedDisk;
 pub(crate) use damage::HEADER_PAGE_LEN;
 pub(crate) use damage::Image;
+pub(crate) use hooked::{Hooked, Hooks};
 pub(crate) use model::{Action, Random, Shown, State};
 pub(crate) use written::{Written, bare, closed, open_image, unclean, write};
 

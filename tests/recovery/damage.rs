@@ -11,8 +11,8 @@ use crate::sim::Sim;
 use crate::sim::content::{Content, SECTOR_LEN};
 use crate::sim::random::{Random, mix};
 use crate::sim::subject::{RECORDS_PER_SESSION, Subject, end, in_parallel, small_call, start, write_sessions};
-use crate::sim::workload::{Agent, Call, Mode, Model, Oracle, PATH, key, open};
 use crate::sim::world::{self, Image};
+use crate::sim::{Agent, Call, Mode, Model, Oracle, PATH, key, open};
 
 const HEADER_PAGE_LEN: usize = 4096;
 const SESSIONS: usize = 3;

@@ -10,8 +10,8 @@ use backupy_state::{Anchor, CompactionPolicy, Error, OnDamage, OpenOptions, Queu
 use crate::sim::content::Content;
 use crate::sim::random::mix;
 use crate::sim::subject::{Subject, start};
-use crate::sim::workload::{Agent, Call, Mode, Model, Opened, PATH, key, open, other_key};
 use crate::sim::world::{self, Image};
+use crate::sim::{Agent, Call, Mode, Model, Opened, PATH, key, open, other_key};
 use crate::sim::{EDQUOT, EIO, ENOSPC, Failure, Op, Sim, crash};
 
 const EPERM: i32 = 1;

@@ -12,8 +12,8 @@ use backupy_state::{AgentKey, Error, FaultKind, FrameInfo, SalvageReport};
 use crate::sim::content::{Content, SECTOR_LEN};
 use crate::sim::random::Random;
 use crate::sim::subject::{Subject, end, in_parallel, small_call, start};
-use crate::sim::workload::{Agent, Call, Mode, Model, PATH, key, open};
 use crate::sim::world::{self, Image};
+use crate::sim::{Agent, Call, Mode, Model, PATH, key, open};
 use crate::sim::{EIO, ENOSPC, Failure, Sim};
 
 const TO: &str = "/sim/salvaged.db";

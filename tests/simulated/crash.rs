@@ -13,8 +13,8 @@ use std::time::Instant;
 use crate::sim::content::SECTOR_LEN;
 use crate::sim::crash;
 use crate::sim::random::{Random, mix};
-use crate::sim::workload::{Agent, BackedUp, Call, Mode, Model, Oracle, PATH, open};
 use crate::sim::world::{self, Image, World};
+use crate::sim::{Agent, BackedUp, Call, Mode, Model, Oracle, PATH, open};
 use crate::sim::{Moment, Op, Sim};
 
 /// Small and large, so that frames share sectors, fill one, and reach over several.

@@ -11,8 +11,8 @@ use backupy_state::{Batch, Error, LogAdmission, LogLimits, LogRate, Result, Stat
 
 use crate::sim::crash;
 use crate::sim::random::mix;
-use crate::sim::workload::{Agent, Call, FEW, Mode, Model, PATH, TORN, key, open};
 use crate::sim::world::{self, FailedSync, World};
+use crate::sim::{Agent, Call, FEW, Mode, Model, PATH, TORN, key, open};
 use crate::sim::{EDQUOT, EINTR, EIO, ENOSPC, Failure, Op, Sim};
 
 /// Every kind of call, over three sessions, one of which is killed.

@@ -3,6 +3,8 @@
 #![allow(clippy::unwrap_used, reason = "a test panics where something is wrong")]
 #![allow(clippy::cast_possible_truncation, reason = "the numbers of tests are small")]
 
+#[path = "../common/mod.rs"]
+mod common;
 #[path = "../sim/mod.rs"]
 mod sim;
 
