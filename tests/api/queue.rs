@@ -170,7 +170,7 @@ fn of_many_thousand_operations_the_last_on_each_job_counts_after_reopening() {
         let mut options = OpenOptions::new();
         options.queue_order(order).compaction(compaction);
         let store = options.open(place.path(), &key()).unwrap();
-        let mut random = Random(7);
+        let mut random = Random::new(7);
         for round in 0..40_u8 {
             let batch = (0..500).fold(Batch::new(), |batch, _| {
                 // Some differ in their first bytes, others only behind them.

@@ -88,7 +88,7 @@ struct Left {
 
 fn write(shared: &Shared, writer: usize) -> Left {
     let store = &shared.store;
-    let mut random = Random(writer as u64);
+    let mut random = Random::new(writer as u64);
     let mut left = Left { pair: 0, jobs: VecDeque::new() };
     let mut number = 0;
     while !shared.is_over.load(Ordering::SeqCst) {
@@ -312,7 +312,7 @@ fn twenty_kills_amid_compactions_lose_nothing_acknowledged() {
     let random_seed = u64::from(now.subsec_nanos()) ^ now.as_secs() << 20;
     let seed = std::env::var(SEED_VAR).ok().map_or(random_seed, |seed| seed.parse().unwrap());
     println!("{SEED_VAR}={seed}");
-    let mut random = Random(seed);
+    let mut random = Random::new(seed);
     let place = Place::new();
     let mut said = [0; WRITERS];
     let (mut left_over, mut generation) = (0, 0);

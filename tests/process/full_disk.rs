@@ -93,7 +93,7 @@ impl Agent {
     fn put(&mut self, len: usize) -> Result<(), Error> {
         self.calls += 1;
         // Values that no file system makes shorter.
-        let payload = crate::common::Random(self.calls as u64).bytes(len);
+        let payload = crate::common::Random::new(self.calls as u64).bytes(len);
         if self.calls.is_multiple_of(3) {
             self.store().buffer_log(0, &payload)?;
             self.events.push(payload);

@@ -20,7 +20,7 @@ const FROM_VAR: &str = "BACKUPY_TEST_FROM";
 
 /// The call number `number` of a thread: the same whenever it is asked for.
 fn call(thread: usize, number: usize, seed: u64) -> Action {
-    let mut random = Random(seed ^ ((thread as u64) << 56) ^ number as u64);
+    let mut random = Random::new(seed ^ ((thread as u64) << 56) ^ number as u64);
     // Most are small; a few are long enough to be killed in the middle of.
     let payload_len = if random.below(25) == 0 { random.below(400_000) } else { random.below(600) };
     let run_id = format!("thread-{thread}-job-{}", random.below(10));
@@ -147,7 +147,7 @@ fn kills_lose_nothing_acknowledged_and_show_nothing_not_attempted() {
     let kills = kills();
     let seed = std::env::var(SEED_VAR).ok().map_or_else(random_seed, |seed| seed.parse().unwrap());
     println!("{SEED_VAR}={seed}");
-    let mut random = Random(seed);
+    let mut random = Random::new(seed);
     let place = Place::new();
     let mut owns = vec![Own::default(); THREADS];
     let (mut unclean, mut torn) = (0, 0);

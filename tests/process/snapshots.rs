@@ -15,7 +15,7 @@ use crate::common::{
 
 /// The writer's calls. Behind each of them it records a heartbeat, the number of calls so far.
 fn calls() -> impl Iterator<Item = Action> {
-    let mut random = Random(11);
+    let mut random = Random::new(11);
     std::iter::from_fn(move || {
         Some(match random.below(8) {
             // Long enough for a reader to meet one half written.
@@ -224,7 +224,7 @@ fn a_snapshot_goes_on_over_closing_and_reopening() {
         snapshot(place.path())
     };
     let mut state = State::default();
-    let mut random = Random(3);
+    let mut random = Random::new(3);
     for _ in 0..5 {
         let store = place.open();
         for _ in 0..10 {

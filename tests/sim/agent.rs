@@ -6,8 +6,9 @@ use backupy_state::{Batch, Error, LogBatch, Result, Store};
 
 use super::Sim;
 use super::call::{Call, run_id, session_id, value};
-use super::model::{Answer, Memory, Model, events_of};
+use super::model::{Answer, Memory, Model};
 use super::oracle::{BackedUp, Mark, Oracle};
+use super::state::events_of;
 use super::store::{Mode, Opened, PATH, key_of, open_at};
 
 /// An agent that makes calls on a simulated disk and keeps account of what it was promised.

@@ -5,7 +5,7 @@ use std::sync::MutexGuard;
 
 use backupy_state::testing::{File, Map};
 
-use super::{EIO, ENOSPC, Failure, Op, Sim, State};
+use super::{DiskState, EIO, ENOSPC, Failure, Op, Sim};
 
 #[derive(Debug)]
 pub(super) struct SimFile {
@@ -16,14 +16,14 @@ pub(super) struct SimFile {
 }
 
 impl SimFile {
-    fn begin(&self, op: Op) -> io::Result<(MutexGuard<'_, State>, Option<Failure>)> {
+    fn begin(&self, op: Op) -> io::Result<(MutexGuard<'_, DiskState>, Option<Failure>)> {
         if self.sim.state().session != self.session {
             return Err(io::Error::from_raw_os_error(EIO));
         }
         self.sim.begin(op)
     }
 
-    fn begin_write(&self, op: Op) -> io::Result<(MutexGuard<'_, State>, Option<Failure>)> {
+    fn begin_write(&self, op: Op) -> io::Result<(MutexGuard<'_, DiskState>, Option<Failure>)> {
         let begun = self.begin(op)?;
         assert!(self.writes, "{op:?} on a file that was opened to read");
         Ok(begun)
@@ -93,7 +93,7 @@ impl File for SimFile {
             Err(error) => {
                 let mut state = self.sim.state();
                 if state.session == self.session {
-                    let State { world, random, failed_sync, .. } = &mut *state;
+                    let DiskState { world, random, failed_sync, .. } = &mut *state;
                     world.inode_mut(self.inode).fail_sync(*failed_sync, random);
                 }
                 Err(error)

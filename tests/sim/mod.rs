@@ -29,7 +29,10 @@ pub mod crash;
 mod file;
 mod model;
 mod oracle;
+#[path = "../model/random.rs"]
 pub mod random;
+#[path = "../model/state.rs"]
+mod state;
 mod store;
 pub mod subject;
 pub mod world;
@@ -38,6 +41,7 @@ pub use agent::Agent;
 pub use call::Call;
 pub use model::Model;
 pub use oracle::{BackedUp, Oracle};
+pub use state::State;
 pub use store::{FEW, Mode, Opened, PATH, TORN, exists, key, open, other_key};
 
 use file::SimFile;
@@ -109,7 +113,7 @@ pub struct Moment {
 }
 
 #[derive(Debug)]
-struct State {
+struct DiskState {
     world: World,
     random: Random,
     ops: Vec<Op>,
@@ -126,7 +130,7 @@ struct State {
 
 /// A simulated disk. Clones are the same disk.
 #[derive(Clone, Debug)]
-pub struct Sim(Arc<Mutex<State>>);
+pub struct Sim(Arc<Mutex<DiskState>>);
 
 impl Sim {
     /// An empty disk.
@@ -140,7 +144,7 @@ impl Sim {
     }
 
     pub fn at(world: World, seed: u64) -> Self {
-        Sim(Arc::new(Mutex::new(State {
+        Sim(Arc::new(Mutex::new(DiskState {
             world,
             random: Random::new(seed),
             ops: Vec::new(),
@@ -235,12 +239,12 @@ impl Sim {
         state.locked.clear();
     }
 
-    fn state(&self) -> MutexGuard<'_, State> {
+    fn state(&self) -> MutexGuard<'_, DiskState> {
         self.0.lock().unwrap()
     }
 
     /// Numbers an operation; gives what it works on, and how it is to fall short.
-    fn begin(&self, op: Op) -> io::Result<(MutexGuard<'_, State>, Option<Failure>)> {
+    fn begin(&self, op: Op) -> io::Result<(MutexGuard<'_, DiskState>, Option<Failure>)> {
         let mut state = self.state();
         let number = state.ops.len();
         if op.follows_change() && state.moments.is_some() {
@@ -256,7 +260,7 @@ impl Sim {
     }
 }
 
-impl State {
+impl DiskState {
     fn free(&self) -> u64 {
         self.capacity.saturating_sub(self.world.used())
     }

@@ -2,28 +2,44 @@
 
 use std::fmt;
 use std::hash::{DefaultHasher, Hash, Hasher};
+use std::ops::{Deref, DerefMut};
 
-use backupy_state::{Config, Enqueued, LogAdmission, LogEvent, QueuedJob, Result, Session, WhenFull};
+use backupy_state::{Enqueued, LogAdmission, QueueOrder, Result, WhenFull};
 
 use super::Sim;
 use super::call::{Call, run_id, session_id, value};
+use super::state::State;
 use super::store::{FEW, Mode, Opened, open};
 use super::world::World;
 
-/// What a store should hold.
-#[derive(Clone, Default, PartialEq, Eq, Hash)]
+/// What a store should hold, with what only the simulator checks.
+#[derive(Clone, PartialEq, Eq, Hash)]
 pub struct Model {
-    pub config: Option<(u64, Vec<u8>)>,
-    /// In the order of the latest enqueue.
-    pub jobs: Vec<(String, Vec<u8>)>,
-    pub session: Option<(String, i64)>,
-    pub heartbeat: Option<i64>,
-    /// Oldest first.
-    pub logs: Vec<(i64, Vec<u8>)>,
+    pub state: State,
     /// How many log events were dropped, as the log has it.
     pub dropped: u64,
     /// Which of the two keys opens it.
     pub is_other_key: bool,
+}
+
+impl Default for Model {
+    fn default() -> Self {
+        Model { state: State::fifo(), dropped: 0, is_other_key: false }
+    }
+}
+
+impl Deref for Model {
+    type Target = State;
+
+    fn deref(&self) -> &State {
+        &self.state
+    }
+}
+
+impl DerefMut for Model {
+    fn deref_mut(&mut self) -> &mut State {
+        &mut self.state
+    }
 }
 
 /// What a process knows and the log does not.
@@ -65,14 +81,9 @@ impl Model {
                 next.config = Some((number, value(number, len)));
                 Answer::Done
             }
-            Call::Enqueue { job, len } => {
-                let was_queued = next.remove_job(job);
-                next.jobs.push((run_id(job), value(number, len)));
-                Answer::Enqueued(if was_queued { Enqueued::Replaced } else { Enqueued::Added })
-            }
+            Call::Enqueue { job, len } => Answer::Enqueued(next.enqueue(&run_id(job), value(number, len))),
             Call::Ack { job } => {
-                let was_queued = next.remove_job(job);
-                if !was_queued {
+                if !next.ack(&run_id(job)) {
                     return (None, Answer::Acked(false));
                 }
                 Answer::Acked(true)
@@ -95,10 +106,8 @@ impl Model {
                 Answer::Admitted(admission)
             }
             Call::Batch { job, len } => {
-                next.remove_job(job);
-                let next_job = job + 1;
-                next.remove_job(next_job);
-                next.jobs.push((run_id(next_job), value(number, len)));
+                next.ack(&run_id(job));
+                next.enqueue(&run_id(job + 1), value(number, len));
                 next.heartbeat = Some(number as i64);
                 if next.admit_log(number as i64, value(number, len), when_full) == LogAdmission::Dropped {
                     memory.unrecorded += 1;
@@ -132,7 +141,7 @@ impl Model {
                 Answer::Done
             }
             Call::DrainLogs { n } => {
-                let drained: Vec<_> = next.logs.drain(..n.min(next.logs.len())).collect();
+                let drained = next.drain_logs(n);
                 if drained.is_empty() {
                     return (None, Answer::Drained(drained));
                 }
@@ -156,8 +165,7 @@ impl Model {
         };
         self.logs.drain(..made_room);
         self.dropped += made_room as u64;
-        let place = self.logs.partition_point(|(other, _)| *other <= ts_ms);
-        self.logs.insert(place, (ts_ms, payload));
+        self.buffer_log(ts_ms, payload);
         if made_room == 0 { LogAdmission::Buffered } else { LogAdmission::DroppedOldest(made_room as u64) }
     }
 
@@ -168,7 +176,7 @@ impl Model {
 
     /// As [`Model::read`] sees it.
     pub fn without_logs(&self) -> Model {
-        Model { logs: Vec::new(), ..self.clone() }
+        Model { state: self.state.without_logs(), ..*self }
     }
 
     pub fn hash(&self) -> u64 {
@@ -177,33 +185,20 @@ impl Model {
         hasher.finish()
     }
 
-    fn remove_job(&mut self, job: u8) -> bool {
-        let before = self.jobs.len();
-        self.jobs.retain(|(id, _)| *id != run_id(job));
-        self.jobs.len() < before
-    }
-
-    /// Reads everything but the log events, which cannot be read without taking them out.
+    /// Reads everything except the log events, so that the store stays as it is.
     pub fn read(opened: &Opened) -> Result<Model> {
-        let Opened { store, is_other_key } = opened;
-        let config = store.load_config()?.map(|Config { version, raw, .. }| (version, raw));
-        let jobs = store.dequeue_jobs(usize::MAX)?;
-        let jobs = jobs.into_iter().map(|QueuedJob { run_id, payload, .. }| (run_id, payload)).collect::<Vec<_>>();
-        assert_eq!(store.queue_depth(), jobs.len());
-        let session = store.load_session()?;
-        let session = session.map(|Session { session_id, server_time_ms, .. }| (session_id, server_time_ms));
-        let heartbeat = store.last_heartbeat()?;
-        let dropped = store.stats().logs_dropped;
-        Ok(Model { config, jobs, session, heartbeat, logs: Vec::new(), dropped, is_other_key: *is_other_key })
+        Ok(Model::of(State::read(opened, QueueOrder::Fifo)?, opened))
     }
 
-    /// Reads everything, and takes the log events out.
-    pub fn take(store: &Opened) -> Result<Model> {
-        let read = Model::read(store)?;
-        let count = store.log_count();
-        let logs = events_of(&store.drain_logs(usize::MAX)?);
-        assert_eq!(count, logs.len());
-        Ok(Model { logs, ..read })
+    /// Reads everything, and drains the log events.
+    pub fn take(opened: &Opened) -> Result<Model> {
+        // The drain resets the count of drops.
+        let dropped = opened.stats().logs_dropped;
+        Ok(Model { dropped, ..Model::of(State::drain(opened, QueueOrder::Fifo)?, opened) })
+    }
+
+    fn of(state: State, opened: &Opened) -> Model {
+        Model { state, dropped: opened.stats().logs_dropped, is_other_key: opened.is_other_key }
     }
 
     /// Reads everything that a store holds on a copy of its disk, as if its process had been killed.
@@ -225,8 +220,4 @@ impl fmt::Debug for Model {
         out.field("dropped", &self.dropped).field("is_other_key", &self.is_other_key);
         out.finish()
     }
-}
-
-pub(super) fn events_of(events: &[LogEvent]) -> Vec<(i64, Vec<u8>)> {
-    events.iter().map(|event| (event.ts_ms, event.payload.clone())).collect()
 }
