@@ -8,6 +8,8 @@
 #[allow(dead_code, unreachable_pub, reason = "the store uses all of it")]
 #[path = "../src/commit.rs"]
 mod commit;
+#[path = "common/depth.rs"]
+mod depth;
 
 /// What `commit.rs` takes from the crate that it is a part of.
 mod seal {
@@ -167,8 +169,8 @@ fn in_all_orders(run: impl Fn() + Send + Sync + 'static) {
 }
 
 fn in_many_orders(run: impl Fn() + Clone + Send + Sync + 'static) {
-    shuttle::check_random(run.clone(), RANDOM_ORDERS);
-    shuttle::check_pct(run, UNFAIR_ORDERS, UNFAIR_CHANGES);
+    shuttle::check_random(run.clone(), RANDOM_ORDERS / depth::schedule_step());
+    shuttle::check_pct(run, UNFAIR_ORDERS / depth::schedule_step(), UNFAIR_CHANGES);
 }
 
 #[test]

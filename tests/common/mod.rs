@@ -4,6 +4,7 @@
 mod child;
 mod counted;
 mod damage;
+pub(crate) mod depth;
 mod hooked;
 mod model;
 #[path = "../model/random.rs"]

@@ -8,9 +8,8 @@ use std::process::{Command, Stdio};
 
 use backupy_state::{CompactionPolicy, Error, LogLimits, OpenOptions, Snapshot, Store};
 
-use crate::common::{Place, existing, is_root, key, listing, say_skipped};
+use crate::common::{Place, depth, existing, is_root, key, listing, say_skipped};
 
-const CYCLES: usize = 20;
 /// No cycle needs as many; a store that never gets full would fill the memory.
 const PUTS_MAX: usize = 10_000;
 const BALLAST_LEN: usize = 256 << 10;
@@ -167,14 +166,18 @@ fn cycles(mount: Mount, policy: CompactionPolicy, count: usize) {
 #[test]
 fn a_full_tmpfs_loses_nothing_and_the_store_goes_on_when_there_is_room() {
     if let Some(mount) = Mount::tmpfs("size=1M") {
-        cycles(mount, CompactionPolicy::default(), CYCLES);
+        cycles(mount, CompactionPolicy::default(), depth::full_disk_cycles());
     }
 }
 
 #[test]
 fn a_full_ext4_loses_nothing_and_the_store_goes_on_when_there_is_room() {
     if let Some(mount) = Mount::ext4(EXT4_LEN) {
-        cycles(mount, CompactionPolicy { automatic: false, ..CompactionPolicy::default() }, CYCLES);
+        cycles(
+            mount,
+            CompactionPolicy { automatic: false, ..CompactionPolicy::default() },
+            depth::full_disk_cycles(),
+        );
     }
 }
 

@@ -10,7 +10,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use backupy_state::{Durability, OpenOptions, Store};
 
-use crate::common::{Action, Image, Place, Random, State, child_path, key, say, spawn, test_binary};
+use crate::common::{Action, Image, Place, Random, State, child_path, depth, key, say, spawn, test_binary};
 
 const THREADS: usize = 4;
 /// How many kills; without it 50, and 200 in CI.
@@ -193,8 +193,7 @@ fn kills_lose_nothing_acknowledged_and_show_nothing_not_attempted() {
 }
 
 fn kills() -> usize {
-    let in_ci = std::env::var("CI").is_ok_and(|ci| ci == "true");
-    std::env::var(KILLS_VAR).map_or(if in_ci { 200 } else { 50 }, |kills| kills.parse().unwrap())
+    std::env::var(KILLS_VAR).map_or_else(|_| depth::kills(), |kills| kills.parse().unwrap())
 }
 
 fn random_seed() -> u64 {

@@ -9,6 +9,7 @@ use std::sync::{Arc, OnceLock};
 use backupy_state::testing::{Storage, salvage_on, verify_on};
 use backupy_state::{AgentKey, Error, FaultKind, FrameInfo, SalvageReport};
 
+use crate::common::depth;
 use crate::sim::content::{Content, SECTOR_LEN};
 use crate::sim::random::Random;
 use crate::sim::subject::{Subject, end, in_parallel, small_call, start};
@@ -203,9 +204,10 @@ fn a_torn_tail_stays_behind_as_it_does_when_the_store_is_opened() {
 #[test]
 fn a_flipped_bit_costs_at_most_what_its_frame_holds() {
     let subject = closed();
-    // The header page is nearly all zeros; and each look at damage pauses, for the writer that could be there.
-    let places: Vec<_> =
-        (0..HEADER_PAGE_LEN).step_by(211).chain((HEADER_PAGE_LEN..subject.bytes.len()).step_by(17)).collect();
+    // The header page is nearly all zeros.
+    let header = (0..HEADER_PAGE_LEN).step_by(211);
+    let frames = (HEADER_PAGE_LEN..subject.bytes.len()).step_by(17 * depth::salvaged_place_step());
+    let places: Vec<_> = header.chain(frames).collect();
     in_parallel(places.len(), |i| {
         let at = places[i];
         let mut content = subject.content.clone();
@@ -297,7 +299,7 @@ fn many_faults_in_one_store_cost_what_they_touch() {
 fn removed_and_swapped_frames_cost_themselves_and_the_next_one() {
     let subject = closed();
     let all: Vec<&[u8]> = subject.frames.iter().map(|frame| subject.bytes_of(frame)).collect();
-    for first in 0..all.len() - 1 {
+    for first in (0..all.len() - 1).step_by(depth::salvaged_place_step()) {
         for count in [1, 2, 5] {
             let Some(rest) = all.get(first + count..).filter(|rest| !rest.is_empty()) else { continue };
             let content = subject.with_frames(first, rest.iter().copied());
@@ -315,7 +317,7 @@ fn removed_and_swapped_frames_cost_themselves_and_the_next_one() {
 fn repeated_frames_are_taken_once() {
     let subject = closed();
     let all: Vec<&[u8]> = subject.frames.iter().map(|frame| subject.bytes_of(frame)).collect();
-    for place in 0..all.len() {
+    for place in (0..all.len()).step_by(depth::salvaged_place_step()) {
         for copied in [place / 2, place.saturating_sub(1)] {
             let then = [&[all[copied]], &all[place..]].concat();
             let content = subject.with_frames(place, then);

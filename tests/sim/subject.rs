@@ -12,8 +12,7 @@ use super::random::Random;
 use super::{Agent, Call, Model, PATH, key};
 
 pub const RECORDS_PER_SESSION: usize = 70;
-/// More than there are processors, for those that wait.
-const THREADS: usize = 4;
+const THREADS: usize = 2;
 
 /// A store, and what it held after each of its records.
 pub struct Subject {

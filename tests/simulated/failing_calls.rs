@@ -9,6 +9,7 @@ use std::sync::Arc;
 use backupy_state::testing::{options_on, verify_on};
 use backupy_state::{Batch, Error, LogAdmission, LogLimits, LogRate, Result, Stats};
 
+use crate::common::depth;
 use crate::sim::crash;
 use crate::sim::random::mix;
 use crate::sim::world::{self, FailedSync, World};
@@ -154,7 +155,8 @@ fn whatever_fails(calls: &[Call], images: usize) {
             calls.iter().for_each(|&call| agent.make(call).unwrap());
             agent.close().unwrap();
         };
-        check_all(&Case::all(mode, disk, run), |case| run_with_failure(case, calls, disk(), images));
+        let cases: Vec<_> = Case::all(mode, disk, run).into_iter().step_by(depth::failure_step()).collect();
+        check_all(&cases, |case| run_with_failure(case, calls, disk(), images));
     }
 }
 
