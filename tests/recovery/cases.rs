@@ -4,6 +4,7 @@
 use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use backupy_state::testing::{options_on, verify_on};
 use backupy_state::{Durability, Error, FaultKind, verify};
@@ -376,6 +377,26 @@ fn eight_places_that_look_damaged_are_looked_at_again_and_no_more() {
     let [seven, eight, nine] = [7, 8, 9].map(reads);
     assert!(seven < eight, "{seven}, {eight}");
     assert_eq!(eight, nine);
+}
+
+/// A writer could be in the middle of that frame, so a reader without the lock waits before it reports damage. The owner
+/// of the lock has no reason to.
+#[test]
+fn a_reader_pauses_before_it_reports_damage_and_the_writer_does_not() {
+    let (place, mut image) = (Place::new(), unclean().image);
+    image.flip(image.frames()[2].end - 1).write(place.path());
+    let disk = CountedDisk::default();
+    let pauses_ms =
+        disk.pauses_ms_of(|| assert_eq!(verify_on(&disk, place.path(), None, |_| {}).unwrap().faults.len(), 1));
+    assert_eq!(pauses_ms, 1 + 2 + 4 + 8 + 16);
+    let options = options_on(Arc::new(disk.clone()));
+    let opened = || assert!(matches!(options.open(place.path(), &key()), Err(Error::Corrupt { .. })));
+    assert_eq!(disk.pauses_ms_of(opened), 0);
+
+    // On the machine's disk these are real pauses.
+    let begun = Instant::now();
+    assert!(!verify(place.path(), None).unwrap().is_intact());
+    assert!(begun.elapsed() >= Duration::from_millis(pauses_ms));
 }
 
 /// After a failed sync, the page cache can show zeros where the disk has something else.

@@ -10,4 +10,8 @@ mod sim;
 
 mod compaction_crash;
 mod crash;
+mod failed_copies;
+mod failed_writes;
 mod failing_calls;
+mod full_disk;
+mod survival;
