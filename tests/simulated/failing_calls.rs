@@ -12,7 +12,7 @@ use super::survival::{refuses_writes_and_goes_on_reading, survives_some, take};
 use crate::common::depth;
 use crate::sim::random::mix;
 use crate::sim::world::{self, FailedSync, World};
-use crate::sim::{Agent, Call, EDQUOT, EINTR, EIO, ENOSPC, Failure, Mode, Op, PATH, Sim, TORN, crash, open};
+use crate::sim::{Agent, Call, EDQUOT, EINTR, EIO, ENOSPC, Failure, Mode, Op, PATH, Sim, TORN, crash, key, open};
 
 /// Every kind of call, over three sessions, one of which is killed.
 const CALLS: [Call; 17] = [
