@@ -217,7 +217,7 @@ fn a_failed_write_ends_writing_and_releases_all() {
 }
 
 #[test]
-fn the_first_failure_is_the_one_that_is_told() {
+fn every_waiter_gets_the_first_failure() {
     in_all_orders(|| {
         let log = Log::new(None);
         let seq = log.write().unwrap();

@@ -20,13 +20,13 @@ const HOSTS: usize = 100;
 const IDLE_LEN_MAX: usize = 64 << 10;
 
 #[test]
-fn stores_opened_one_after_the_other_leave_nothing_behind() {
+fn stores_opened_one_after_the_other_leak_nothing() {
     let place = Place::new();
     alone("one_after_the_other", place.folder());
 }
 
 #[test]
-fn many_stores_at_once_take_little_and_leave_nothing_behind() {
+fn many_stores_at_once_use_little_and_leak_nothing() {
     let place = Place::new();
     alone("at_once", place.folder());
 }

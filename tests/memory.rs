@@ -168,7 +168,7 @@ fn opening_a_long_log_of_small_records_holds_few_of_them_at_once() {
 
 /// What the index takes of a file that is hardly more than keys.
 #[test]
-fn opening_many_small_jobs_takes_300_bytes_for_each_beside_what_the_file_takes() {
+fn opening_many_small_jobs_takes_300_bytes_for_each_and_twice_the_file() {
     for count in [4_000, 40_000] {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("state.db");

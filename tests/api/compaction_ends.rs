@@ -38,7 +38,7 @@ impl Gate {
         drop(self.turned.wait_while(state, |(_, is_open)| !*is_open).unwrap());
     }
 
-    fn wait_for_somebody(&self) {
+    fn wait_for_arrival(&self) {
         let waited = self.turned.wait_timeout_while(
             self.state.lock().unwrap(),
             Duration::from_secs(60),
@@ -101,7 +101,7 @@ fn closing_or_dropping_the_store_stops_a_compaction_and_loses_nothing() {
         let (place, gate) = (Place::new(), Arc::new(Gate::default()));
         let store = open(&place, &NewFileHooks { gate: Some(Arc::clone(&gate)), ..NewFileHooks::default() });
         wear(&store);
-        gate.wait_for_somebody();
+        gate.wait_for_arrival();
         assert!(place.at("state.db.new").exists());
         store.enqueue_job("beside it", b"payload").unwrap();
         let ending = thread::spawn(move || if is_closed { store.close().unwrap() } else { drop(store) });
@@ -154,7 +154,7 @@ fn closing_or_dropping_compacts_a_log_of_which_little_is_live() {
 }
 
 #[test]
-fn closing_leaves_a_log_alone_that_is_not_worth_it_or_not_to_be_compacted() {
+fn closing_does_not_compact_a_log_below_the_thresholds_or_with_compaction_off() {
     let by_hand = CompactionPolicy { automatic: false, ..CompactionPolicy::default() };
     let wasteful = CompactionPolicy { dead_ratio: 0.99, ..CompactionPolicy::default() };
     for (policy, live_len) in [(by_hand, 1000), (wasteful, 10_000), (CompactionPolicy::default(), 130 << 10)] {
@@ -181,7 +181,7 @@ fn closing_succeeds_where_its_compaction_fails() {
 
 /// A bar that stood at its end while half of the work was still to do would say nothing.
 #[test]
-fn how_far_a_copy_was_read_back_can_be_seen() {
+fn the_progress_of_a_copy_is_visible() {
     let place = Place::new();
     let mut options = OpenOptions::new();
     options.compaction(CompactionPolicy { automatic: false, ..CompactionPolicy::default() });

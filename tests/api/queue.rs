@@ -100,7 +100,7 @@ fn run_ids_may_be_any_text_and_are_in_byte_order() {
 }
 
 #[test]
-fn dequeue_after_goes_on_in_byte_order_whether_the_id_is_queued_or_not() {
+fn dequeue_after_continues_in_byte_order_whether_the_id_is_queued_or_not() {
     let place = Place::new();
     let store = place.open();
     for id in ["d", "b", "f"] {

@@ -206,7 +206,7 @@ fn assert_holds(store: &Store, lefts: &[Left]) {
 }
 
 #[test]
-fn calls_beside_compaction_rekey_and_backup_are_all_there_and_in_order() {
+fn calls_during_compaction_rekey_and_backup_are_kept_in_order() {
     let place = Place::new();
     let path = &place.path();
     let shared = Shared {

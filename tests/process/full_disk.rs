@@ -164,14 +164,14 @@ fn cycles(mount: Mount, policy: CompactionPolicy, count: usize) {
 }
 
 #[test]
-fn a_full_tmpfs_loses_nothing_and_the_store_goes_on_when_there_is_room() {
+fn a_full_tmpfs_loses_nothing_and_writes_succeed_again_when_there_is_room() {
     if let Some(mount) = Mount::tmpfs("size=1M") {
         cycles(mount, CompactionPolicy::default(), depth::full_disk_cycles());
     }
 }
 
 #[test]
-fn a_full_ext4_loses_nothing_and_the_store_goes_on_when_there_is_room() {
+fn a_full_ext4_loses_nothing_and_writes_succeed_again_when_there_is_room() {
     if let Some(mount) = Mount::ext4(EXT4_LEN) {
         cycles(
             mount,
@@ -183,7 +183,7 @@ fn a_full_ext4_loses_nothing_and_the_store_goes_on_when_there_is_room() {
 
 /// The disk has no room for a second log, and the space that is kept for acks must not be lent to one.
 #[test]
-fn acks_beside_an_automatic_compaction_that_finds_no_room_work() {
+fn acks_succeed_while_an_automatic_compaction_finds_no_room() {
     if let Some(mount) = Mount::ext4(EXT4_LEN) {
         cycles(mount, CompactionPolicy::default(), 3);
     }
@@ -206,7 +206,7 @@ fn a_killed_store_on_a_full_disk_opens_there() {
 }
 
 #[test]
-fn no_store_is_made_on_a_full_disk_and_nothing_is_left_behind() {
+fn creating_a_store_on_a_full_disk_fails_and_leaves_no_file() {
     let Some(mount) = Mount::tmpfs("size=8K") else { return };
     fs::write(mount.at.join("ballast"), [1; 8192]).unwrap();
     let refused = Store::open(mount.path(), &key()).unwrap_err();

@@ -217,7 +217,7 @@ fn a_snapshot_of_a_killed_writer_shows_everything_up_to_the_torn_tail() {
 }
 
 #[test]
-fn a_snapshot_goes_on_over_closing_and_reopening() {
+fn a_snapshot_stays_usable_while_the_store_is_closed_and_reopened() {
     let place = Place::new();
     let mut shown = {
         place.open().close().unwrap();

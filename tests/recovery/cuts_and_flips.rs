@@ -37,7 +37,7 @@ fn every_cut_leaves_exactly_the_whole_records_or_is_refused() {
 }
 
 #[test]
-fn every_flipped_byte_of_a_closed_store_is_survived_set_aside_or_refused() {
+fn every_flipped_byte_of_a_closed_store_is_survived_quarantined_or_refused() {
     let place = Place::new();
     let Written { image, states } = closed();
     let frames = image.frames();
@@ -60,7 +60,7 @@ fn every_flipped_byte_of_a_closed_store_is_survived_set_aside_or_refused() {
 }
 
 #[test]
-fn every_flipped_byte_after_an_unclean_stop_is_refused_or_set_aside() {
+fn every_flipped_byte_after_an_unclean_stop_is_refused_or_quarantined() {
     let place = Place::new();
     let Written { image, states } = unclean();
     let frames = image.frames();
@@ -92,7 +92,7 @@ fn every_cut_of_the_last_record_before_zeros_is_a_torn_tail() {
 }
 
 #[test]
-fn every_byte_in_the_space_ahead_that_is_not_zero_is_set_aside() {
+fn every_nonzero_byte_in_the_preallocated_space_is_quarantined() {
     let place = Place::new();
     let written = unclean();
     let end = written.image.end();

@@ -176,7 +176,7 @@ fn seqs(range: RangeInclusive<u64>) -> BTreeSet<u64> {
 }
 
 #[test]
-fn an_intact_store_comes_over_whole() {
+fn an_intact_store_is_salvaged_whole() {
     let empty = BTreeSet::new();
     check(closed(), &closed().content, &empty, &|| "closed".to_owned());
     let killed = killed();
@@ -184,7 +184,7 @@ fn an_intact_store_comes_over_whole() {
 }
 
 #[test]
-fn a_torn_tail_stays_behind_as_it_does_when_the_store_is_opened() {
+fn a_torn_tail_is_left_out_as_it_is_when_the_store_is_opened() {
     let subject = killed();
     let last = subject.frames.last().unwrap();
     for len in [start(last) + 1, start(last) + 47, start(last) + 60, end(last) - 1] {
@@ -363,7 +363,7 @@ fn frames_of_another_generation_are_never_taken() {
 
 /// What comes over was written by somebody with the key, in this generation.
 #[test]
-fn of_a_fork_only_what_was_once_written_comes_over() {
+fn only_records_that_were_once_written_are_salvaged_from_a_fork() {
     let mut first = Agent::new(Sim::new(93), Mode::Sync);
     first.start().unwrap();
     write(&mut first, 94, 1);
@@ -431,7 +431,7 @@ fn one_bad_value_costs_itself_unless_it_was_replaced_later() {
 }
 
 #[test]
-fn what_a_frame_held_that_cannot_be_checked_is_named() {
+fn keys_of_a_frame_that_cannot_be_checked_are_named() {
     let mut agent = Agent::new(Sim::new(98), Mode::Sync);
     agent.start().unwrap();
     for job in 1..=5 {

@@ -121,7 +121,7 @@ fn random_histories_survive_a_power_cut_at_every_operation() {
 /// The rename of a compaction is in the page cache only when its process is killed. The next process must not be
 /// promised anything before the folder is synced: else a power cut could bring the old log back.
 #[test]
-fn what_is_acknowledged_after_a_kill_behind_the_rename_survives_that_the_rename_does_not() {
+fn a_call_acknowledged_after_a_kill_survives_losing_the_rename_before_the_kill() {
     for copying in [Call::Compact, Call::Rekey] {
         let mut agent = Agent::new(Sim::new(71), Mode::Sync);
         agent.start().unwrap();
@@ -158,7 +158,7 @@ fn buffered_calls_survive_every_power_cut_after_their_close() {
 /// Behind the torn record lies a whole one, and the next record that is written is as long as the torn one: if the power
 /// cut could bring the tail back, the whole one would stand in its place again, chained to what is gone.
 #[test]
-fn a_torn_tail_that_was_cut_off_never_comes_back_behind_a_new_record() {
+fn a_torn_tail_that_was_cut_off_never_reappears_after_a_new_record() {
     let mut agent = Agent::new(Sim::new(77), Mode::Buffered);
     agent.start().unwrap();
     // Each record fills two sectors, so that one may be lost and the other not.

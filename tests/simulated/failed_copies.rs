@@ -2,7 +2,7 @@
 
 use backupy_state::Error;
 
-use super::survival::{refuses_writes_and_goes_on_reading, survives};
+use super::survival::{refuses_writes_and_still_reads, survives};
 use crate::sim::{Agent, Call, EIO, Failure, Mode, Op, Sim};
 
 /// A store with space ahead, and the number of the operation of `call` that is the last of its kind.
@@ -30,7 +30,7 @@ fn a_folder_that_is_not_synced_after_the_switch_fails_the_store() {
         agent.sim.fail(n, Failure::Errno(EIO));
         let made = agent.make(call);
         assert!(matches!(made, Err(Error::Io { operation: "sync the folder", .. })), "{made:?}");
-        refuses_writes_and_goes_on_reading(&agent);
+        refuses_writes_and_still_reads(&agent);
         assert_eq!(agent.store().stats().compaction.failed, 1);
         survives(&agent.sim.world(), agent.oracle.allowed());
     }
@@ -51,7 +51,7 @@ fn a_failed_store_is_not_copied_and_its_disk_not_touched() {
 
 /// There is room for the new file only where the space ahead is.
 #[test]
-fn compaction_on_a_full_disk_takes_the_space_ahead() {
+fn compaction_on_a_full_disk_uses_the_preallocated_space() {
     for call in [Call::Compact, Call::Rekey] {
         let (mut agent, _) = store_and_op_of(call, Op::Rename);
         agent.sim.set_capacity(agent.sim.world().used() + 100);

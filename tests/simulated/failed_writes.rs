@@ -2,13 +2,13 @@
 
 use backupy_state::Error;
 
-use super::survival::{fail_next, refuses_writes_and_goes_on_reading, survives, survives_some};
+use super::survival::{fail_next, refuses_writes_and_still_reads, survives, survives_some};
 use crate::sim::world::FailedSync;
 use crate::sim::{Agent, Call, EIO, Failure, Mode, Op, Sim};
 
 /// The short form of the test of all failures, for the two that matter most.
 #[test]
-fn a_failed_sync_is_never_repeated_and_nothing_it_lost_is_shown_again() {
+fn a_failed_sync_is_never_repeated_and_no_record_it_lost_is_shown_again() {
     for failed_sync in [FailedSync::LosesAll, FailedSync::LosesSome, FailedSync::KeepsAll] {
         let mut agent = Agent::new(Sim::new(15), Mode::Sync);
         agent.start().unwrap();
@@ -18,7 +18,7 @@ fn a_failed_sync_is_never_repeated_and_nothing_it_lost_is_shown_again() {
         let syncs = agent.sim.count(Op::Sync);
         let made = agent.make(Call::Enqueue { job: 0, len: 700 });
         assert!(matches!(made, Err(Error::Io { operation: "sync", .. })), "{made:?}");
-        refuses_writes_and_goes_on_reading(&agent);
+        refuses_writes_and_still_reads(&agent);
         assert!(matches!(agent.close(), Err(Error::Failed { .. })));
         assert_eq!(agent.sim.count(Op::Sync), syncs + 1);
         survives(&agent.sim.world(), agent.oracle.allowed());
@@ -27,7 +27,7 @@ fn a_failed_sync_is_never_repeated_and_nothing_it_lost_is_shown_again() {
 
 /// What lies far behind the last synced frame is looked at again, as well as what is near to it or to the end.
 #[test]
-fn of_a_long_tail_that_a_failed_sync_lost_nothing_is_shown_again() {
+fn of_a_long_tail_that_a_failed_sync_lost_no_record_is_shown_again() {
     for failed_sync in [FailedSync::LosesAll, FailedSync::LosesSome, FailedSync::KeepsAll] {
         let mut agent = Agent::new(Sim::new(21), Mode::Buffered);
         agent.start().unwrap();
@@ -53,7 +53,7 @@ fn a_failed_write_ends_writing() {
     fail_next(&mut agent, Op::Write, Failure::Errno(EIO));
     let made = agent.make(Call::Enqueue { job: 0, len: 700 });
     assert!(matches!(made, Err(Error::Io { operation: "write", .. })), "{made:?}");
-    refuses_writes_and_goes_on_reading(&agent);
+    refuses_writes_and_still_reads(&agent);
     survives(&agent.sim.world(), agent.oracle.allowed());
 }
 
@@ -75,6 +75,6 @@ fn an_io_error_while_the_log_grows_ends_writing() {
     agent.sim.fail(growing, Failure::Errno(EIO));
     let made = agent.make(call);
     assert!(matches!(made, Err(Error::Io { operation: "allocate space in", .. })), "{made:?}");
-    refuses_writes_and_goes_on_reading(&agent);
+    refuses_writes_and_still_reads(&agent);
     survives(&agent.sim.world(), agent.oracle.allowed());
 }

@@ -8,7 +8,7 @@ use std::path::Path;
 use backupy_state::testing::verify_on;
 use backupy_state::{Error, Stats};
 
-use super::survival::{refuses_writes_and_goes_on_reading, survives_some, take};
+use super::survival::{refuses_writes_and_still_reads, survives_some, take};
 use crate::common::depth;
 use crate::sim::random::mix;
 use crate::sim::world::{self, FailedSync, World};
@@ -204,7 +204,7 @@ fn run_with_failure(case: &Case, calls: &[Call], sim: Sim, images: usize) {
         assert_typed(case, error, false);
     }
     if has_failed {
-        refuses_writes_and_goes_on_reading(&agent);
+        refuses_writes_and_still_reads(&agent);
     }
     // A crash may come while the store is failed, or after it was closed.
     survives_some(&agent.sim.world(), agent.oracle.allowed(), images);
@@ -348,7 +348,7 @@ fn log_len(world: &World) -> usize {
 }
 
 #[test]
-fn a_refused_store_is_not_changed_whatever_fails_beside() {
+fn a_refused_store_is_not_changed_whatever_else_fails() {
     let mut damaged = torn_store().live();
     let log = damaged.get_mut(Path::new(PATH)).unwrap();
     log.write(b"x", 4096 + 60);

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use backupy_state::testing::{options_on, verify_on};
 use backupy_state::{Batch, Error, LogAdmission, LogLimits, LogRate};
 
-use super::survival::{fail_next, refuses_writes_and_goes_on_reading, survives};
+use super::survival::{fail_next, refuses_writes_and_still_reads, survives};
 use crate::sim::{Agent, Call, EIO, ENOSPC, FEW, Failure, Mode, Model, Op, PATH, Sim, key};
 
 #[test]
@@ -122,7 +122,7 @@ fn little_room_is_enough_for_an_ack() {
 
 /// The next record is shorter, so what was left of this one would stand behind it.
 #[test]
-fn a_write_that_runs_full_halfway_leaves_nothing_behind() {
+fn a_write_that_runs_full_halfway_leaves_no_torn_frame() {
     let sim = Sim::new(14);
     let mut agent = Agent::new(sim.clone(), Mode::Sync);
     agent.start().unwrap();
@@ -176,7 +176,7 @@ fn a_long_frame_that_finds_no_room_leaves_the_log_as_it_was() {
         agent.sim.fail(begun + n, Failure::Errno(EIO));
         let made = agent.make(call);
         assert!(matches!(made, Err(Error::Io { .. })), "{op:?} {n}: {made:?}");
-        refuses_writes_and_goes_on_reading(&agent);
+        refuses_writes_and_still_reads(&agent);
         survives(&agent.sim.world(), agent.oracle.allowed());
     }
 }

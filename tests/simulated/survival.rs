@@ -5,7 +5,7 @@ use backupy_state::{Error, Result};
 use crate::sim::world::World;
 use crate::sim::{Agent, Call, Failure, Mode, Model, Op, Sim, crash, open};
 
-pub(super) fn refuses_writes_and_goes_on_reading(agent: &Agent) {
+pub(super) fn refuses_writes_and_still_reads(agent: &Agent) {
     agent.sim.heal();
     let ops = agent.sim.ops();
     let store = agent.store();
