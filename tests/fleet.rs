@@ -12,23 +12,21 @@ use std::sync::atomic::{AtomicIsize, Ordering};
 use std::time::Duration;
 
 use backupy_state::{AgentKey, CompactionPolicy, Durability, Error, OpenOptions, Snapshot, Store};
-use common::{Place, child_path, existing, key, say, spawn, test_binary};
+use common::{Place, child_path, depth, existing, key, say, spawn, test_binary};
 
 const HOSTS: usize = 100;
-const ROUNDS: usize = 100;
-const AT_ONCE: usize = 1_000;
 
 /// What an idle store may take, after it has written and read.
 const IDLE_LEN_MAX: usize = 64 << 10;
 
 #[test]
-fn ten_thousand_stores_opened_one_after_the_other_leave_nothing_behind() {
+fn stores_opened_one_after_the_other_leak_nothing() {
     let place = Place::new();
     alone("one_after_the_other", place.folder());
 }
 
 #[test]
-fn a_thousand_stores_at_once_take_little_and_leave_nothing_behind() {
+fn many_stores_at_once_use_little_and_leak_nothing() {
     let place = Place::new();
     alone("at_once", place.folder());
 }
@@ -42,10 +40,10 @@ fn one_after_the_other() {
     let policy = CompactionPolicy { min_len: 0, ..CompactionPolicy::default() };
     let mut options = OpenOptions::new();
     options.durability(Durability::Buffered).lock_timeout(Duration::ZERO).compaction(policy);
-    let mut before = None;
-    for round in 0..ROUNDS {
+    let (rounds, mut before) = (depth::rounds(), None);
+    for round in 0..rounds {
         // The allocator and the test harness have taken what they keep by then.
-        if round == ROUNDS / 10 {
+        if round == rounds / 10 {
             before = Some(Standing::now());
         }
         for host in 0..HOSTS {
@@ -85,9 +83,10 @@ fn one_after_the_other() {
 #[test]
 fn at_once() {
     let Some(folder) = child_path() else { return };
+    let count = depth::stores_at_once();
     let use_all = || {
         let before = Standing::now();
-        let stores: Vec<Store> = (0..AT_ONCE)
+        let stores: Vec<Store> = (0..count)
             .map(|host| {
                 let options = OpenOptions::new().durability(Durability::Buffered).clone();
                 let store = options.open(folder.join(format!("{host}.db")), &key()).unwrap();
@@ -97,14 +96,14 @@ fn at_once() {
             })
             .collect();
         let now = Standing::now();
-        let of_each = |now: usize, before: usize| (now - before) / AT_ONCE;
+        let of_each = |now: usize, before: usize| (now - before) / count;
         let held = of_each(now.held.cast_unsigned(), before.held.cast_unsigned());
         let resident = of_each(now.resident, before.resident);
         say(&format!("{held} bytes held and {resident} resident for each store"));
         assert!(held.max(resident) <= IDLE_LEN_MAX, "an idle store holds {held} bytes, {resident} resident");
         assert_eq!(now.threads, before.threads);
         // The log and its lock file.
-        assert_eq!(now.descriptors, before.descriptors + 2 * AT_ONCE);
+        assert_eq!(now.descriptors, before.descriptors + 2 * count);
         drop(stores);
     };
     use_all();
@@ -164,7 +163,7 @@ impl Standing {
     }
 }
 
-/// Less than a byte for each open: nothing that belongs to a store fits.
+/// At most two bytes for each open: nothing that belongs to a store fits.
 const GROWN_LEN_MAX: isize = 4 << 10;
 /// What is freed may lie between what is not.
 const RESIDENT_LEN_MAX: usize = 1 << 20;

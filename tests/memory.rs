@@ -4,6 +4,9 @@
 #![allow(clippy::unwrap_used, reason = "tests")]
 #![allow(clippy::cast_possible_truncation, reason = "small files")]
 
+#[path = "common/depth.rs"]
+mod depth;
+
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
 use std::fs;
@@ -89,7 +92,8 @@ fn opening_holds_at_most_twice_the_file() {
     store_of(&path, &[9 * MIB, 1, 10 * MIB, MIB, LARGEST]);
     let bytes = fs::read(&path).unwrap();
     // Whole, with a torn tail of every size, and damaged in front of large frames.
-    let mut cases: Vec<Vec<u8>> = (1..=16).map(|n| bytes[..bytes.len() / 16 * n].to_vec()).collect();
+    let mut cases: Vec<Vec<u8>> =
+        (1..=16).step_by(depth::sixteenths_step()).map(|n| bytes[..bytes.len() / 16 * n].to_vec()).collect();
     cases.extend([4096, 4200, 5 * MIB, bytes.len() - 100].map(|at| {
         let mut damaged = bytes.clone();
         damaged[at] ^= 1;
@@ -164,7 +168,7 @@ fn opening_a_long_log_of_small_records_holds_few_of_them_at_once() {
 
 /// What the index takes of a file that is hardly more than keys.
 #[test]
-fn opening_many_small_jobs_takes_300_bytes_for_each_beside_what_the_file_takes() {
+fn opening_many_small_jobs_takes_300_bytes_for_each_and_twice_the_file() {
     for count in [4_000, 40_000] {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("state.db");

@@ -93,7 +93,7 @@ fn assert_has(events: &[(Level, String)], level: Level, parts: &[&str]) {
 }
 
 #[test]
-fn opening_is_told_once_and_writing_not_at_all() {
+fn opening_is_one_event_and_writing_is_none() {
     let place = place();
     let created = events_of(|| {
         let store = place.open();
@@ -141,7 +141,7 @@ fn an_open_that_fails_is_an_error_with_its_reason() {
 }
 
 #[test]
-fn a_store_that_is_in_use_is_told_too() {
+fn a_store_that_is_in_use_is_an_error_event() {
     let place = place();
     let _store = place.open();
     let locked = events_of(|| assert!(matches!(place.try_open(), Err(Error::Locked { .. }))));

@@ -6,7 +6,7 @@ use std::sync::OnceLock;
 use backupy_state::{Batch, Store};
 
 use crate::sim::Sim;
-use crate::sim::workload::{Mode, Model, Opened, PATH, open};
+use crate::sim::{Mode, Model, Opened, PATH, open};
 
 /// That of the workload.
 pub const KEY: &[u8] = b"bkpy_0123456789abcdef0123456789abcdef";

@@ -9,7 +9,7 @@ use backupy_state::{Error, LogLimits};
 
 use crate::bolt_writer::{Agent, LEAF, Pages, bucket, fix_checksum, inline, value};
 use crate::sim::Sim;
-use crate::sim::workload::{PATH, key};
+use crate::sim::{PATH, key};
 
 const KEY: &[u8] = crate::base::KEY;
 const PAGE_LEN: usize = 512;

@@ -1,10 +1,10 @@
 //! Calls, a power cut at any operation, any image that the disk could then hold, and again inside the recovery: the
-//! oracle of `tests/sim/workload.rs` says what may be found.
+//! oracle of `tests/sim/oracle.rs` says what may be found.
 
 use arbitrary::{Arbitrary, Unstructured};
 
 use crate::sim::crash::some_images;
-use crate::sim::workload::{Agent, Call, Mode, Model, Oracle, open};
+use crate::sim::{Agent, Call, Mode, Model, Oracle, open};
 use crate::sim::world::{Image, World};
 use crate::sim::{Moment, Sim};
 

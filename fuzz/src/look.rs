@@ -11,7 +11,7 @@ use crate::base::KEY;
 use crate::page_reader;
 use crate::sim::Sim;
 use crate::sim::content::Content;
-use crate::sim::workload::{Mode, Model, PATH, key, open};
+use crate::sim::{Mode, Model, PATH, key, open};
 use crate::sim::world::Image;
 
 /// The file stands where a store is opened. Returns what the store then held, if it opened and every seal did.

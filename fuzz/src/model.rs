@@ -6,8 +6,7 @@ use arbitrary::{Arbitrary, Unstructured};
 use backupy_state::testing::{open_snapshot_on, options_on, verify_on};
 use backupy_state::{AgentKey, Batch, CompactionPolicy, Config, Durability, Enqueued, Error, LogAdmission, LogBatch, LogLimits, OpenOptions, QueueOrder, Result, Session, Store, WhenFull};
 
-use crate::sim::Sim;
-use crate::sim::workload::PATH;
+use crate::sim::{PATH, Sim};
 use state::{Event, Peeked, State};
 
 mod state;
@@ -185,18 +184,18 @@ impl Agent {
             Call::Dequeue { n } => {
                 let jobs = self.store().dequeue_jobs((*n).into()).unwrap();
                 let jobs: Vec<_> = jobs.into_iter().map(|job| (job.run_id, job.payload)).collect();
-                assert_eq!(jobs, self.state.jobs(self.how.is_fifo, None, (*n).into()));
+                assert_eq!(jobs, self.state.dequeue(self.how.is_fifo, None, (*n).into()));
             }
             Call::DequeueAfter { id, n } => {
                 let id = id.text();
                 let found = self.store().dequeue_jobs_after(&id, (*n).into());
                 let found = found.map(|jobs| jobs.into_iter().map(|job| (job.run_id, job.payload)).collect());
-                expect(&id, found, || self.state.jobs(self.how.is_fifo, Some(&id), (*n).into()));
+                expect(&id, found, || self.state.dequeue(self.how.is_fifo, Some(&id), (*n).into()));
             }
             Call::Job { id } => {
                 let id = id.text();
                 let found = self.store().job(&id).map(|found| found.map(|job| job.payload));
-                expect(&id, found, || self.state.job(&id).cloned());
+                expect(&id, found, || self.state.job(&id).map(<[u8]>::to_vec));
             }
             Call::Look => self.check_all(),
         }
@@ -321,7 +320,7 @@ impl Agent {
         assert_eq!(store.last_heartbeat().unwrap(), self.state.heartbeat);
         let jobs = store.dequeue_jobs(usize::MAX).unwrap().into_iter();
         let jobs: Vec<_> = jobs.map(|job| (job.run_id, job.payload)).collect();
-        assert_eq!(jobs, self.state.jobs(self.how.is_fifo, None, usize::MAX));
+        assert_eq!(jobs, self.state.dequeue(self.how.is_fifo, None, usize::MAX));
         assert_peeked(&store.peek_logs(usize::MAX).unwrap(), &self.state, &self.state.peek(usize::MAX));
         self.check_snapshot(PATH);
     }
@@ -331,7 +330,7 @@ impl Agent {
         let snapshot = open_snapshot_on(Arc::new(self.sim.clone()), path, &agent_key(self.key)).unwrap();
         let jobs = snapshot.dequeue_jobs(usize::MAX).unwrap().into_iter();
         let jobs: Vec<_> = jobs.map(|job| (job.run_id, job.payload)).collect();
-        assert_eq!(jobs, self.state.jobs(false, None, usize::MAX));
+        assert_eq!(jobs, self.state.dequeue(false, None, usize::MAX));
         let config = snapshot.load_config().unwrap().map(|config| (config.version, config.raw));
         assert_eq!(config, self.state.config);
         assert_eq!(snapshot.last_heartbeat().unwrap(), self.state.heartbeat);

@@ -5,7 +5,7 @@ use arbitrary::{Arbitrary, Unstructured};
 
 use crate::base::{self, Base, FRAME_HEADER_LEN, HEADER_PAGE_LEN, base};
 use crate::look::{look, salvage};
-use crate::sim::workload::Model;
+use crate::sim::Model;
 
 const MUTATIONS_MAX: usize = 8;
 const LEN_MAX: usize = 32 << 10;

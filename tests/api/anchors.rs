@@ -163,7 +163,7 @@ fn the_head_covers_only_what_is_durable() {
 }
 
 #[test]
-fn a_head_is_told_by_its_string_and_nothing_else_is_one() {
+fn only_the_text_of_an_anchor_parses_as_an_anchor() {
     let place = Place::new();
     let store = place.open();
     store.save_config(1, b"one").unwrap();

@@ -2,9 +2,10 @@
 
 use std::sync::Arc;
 
-use crate::common::{CountedDisk, Place, key};
 use backupy_state::testing::options_on;
 use backupy_state::{Batch, Durability, Error, LogLimits, OpenOptions, QueueOrder, Snapshot, Store, WhenFull};
+
+use crate::common::{CountedDisk, Place, key};
 
 fn run_ids(store: &Store) -> Vec<String> {
     store.dequeue_jobs(usize::MAX).unwrap().into_iter().map(|job| job.run_id).collect()

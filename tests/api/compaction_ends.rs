@@ -1,20 +1,22 @@
 //! Compactions on their own thread that do not come to an end: the store is closed or dropped in the middle of one, or one
 //! fails again and again.
 
+use std::borrow::Cow;
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crate::common::{Place, key, listing};
-use backupy_state::testing::{Access, Disk, File, LockGuard, Map, PathKind, Storage, options_on};
-use backupy_state::{CompactionPolicy, OpenOptions, Result, Store};
+use backupy_state::testing::{Storage, options_on};
+use backupy_state::{CompactionPolicy, OpenOptions, Store};
 
-/// The real disk, but for what becomes of a compaction's new file.
+use crate::common::{Hooked, Hooks, Place, key, listing};
+
+/// What happens to the new file of a compaction.
 #[derive(Clone, Debug, Default)]
-struct Tampered {
+struct NewFileHooks {
     /// So many times, the new file cannot be made.
     refusals: Arc<AtomicUsize>,
     tries: Arc<AtomicUsize>,
@@ -36,7 +38,7 @@ impl Gate {
         drop(self.turned.wait_while(state, |(_, is_open)| !*is_open).unwrap());
     }
 
-    fn wait_for_somebody(&self) {
+    fn wait_for_arrival(&self) {
         let waited = self.turned.wait_timeout_while(
             self.state.lock().unwrap(),
             Duration::from_secs(60),
@@ -51,16 +53,8 @@ impl Gate {
     }
 }
 
-impl Storage for Tampered {
-    fn resolve(&self, path: &Path) -> io::Result<PathBuf> {
-        Disk.resolve(path)
-    }
-
-    fn kind(&self, path: &Path) -> io::Result<PathKind> {
-        Disk.kind(path)
-    }
-
-    fn open(&self, path: &Path, access: Access) -> io::Result<Box<dyn File>> {
+impl Hooks for NewFileHooks {
+    fn open(&self, path: &Path) -> io::Result<bool> {
         let is_compaction = path.ends_with("state.db.new") && path.with_extension("").exists();
         if is_compaction {
             self.tries.fetch_add(1, Ordering::SeqCst);
@@ -69,72 +63,24 @@ impl Storage for Tampered {
                 return Err(io::Error::other("refused"));
             }
         }
-        let gate = self.gate.clone().filter(|_| is_compaction);
-        Ok(Box::new(GatedFile { file: Disk.open(path, access)?, gate }))
+        Ok(is_compaction)
     }
 
-    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
-        Disk.rename(from, to)
-    }
-
-    fn remove_file(&self, path: &Path) -> io::Result<()> {
-        Disk.remove_file(path)
-    }
-
-    fn sync_dir(&self, path: &Path) -> io::Result<()> {
-        Disk.sync_dir(path)
-    }
-
-    fn lock(&self, path: &Path, timeout: Duration) -> Result<LockGuard> {
-        Disk.lock(path, timeout)
-    }
-
-    fn fill_random(&self, bytes: &mut [u8]) -> io::Result<()> {
-        Disk.fill_random(bytes)
-    }
-}
-
-#[derive(Debug)]
-struct GatedFile {
-    file: Box<dyn File>,
-    gate: Option<Arc<Gate>>,
-}
-
-impl File for GatedFile {
-    fn len(&self) -> io::Result<u64> {
-        self.file.len()
-    }
-
-    fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<usize> {
-        self.file.read_at(buf, offset)
-    }
-
-    fn write_at(&self, buf: &[u8], offset: u64) -> io::Result<usize> {
+    fn write<'a>(&self, bytes: &'a [u8], offset: u64) -> Cow<'a, [u8]> {
         if let Some(gate) = self.gate.as_ref().filter(|_| offset > 0) {
             gate.pass();
         }
-        self.file.write_at(buf, offset)
-    }
-
-    fn set_len(&self, len: u64) -> io::Result<()> {
-        self.file.set_len(len)
-    }
-
-    fn sync_data(&self) -> io::Result<()> {
-        self.file.sync_data()
-    }
-
-    fn drop_cache(&self, offset: u64) -> io::Result<()> {
-        self.file.drop_cache(offset)
-    }
-
-    fn map(&self) -> io::Result<Option<Map>> {
-        self.file.map()
+        bytes.into()
     }
 }
 
-fn open(place: &Place, disk: &Tampered) -> Store {
-    let mut options = options_on(Arc::new(disk.clone()));
+/// The machine's disk with these hooks.
+fn disk(hooks: &NewFileHooks) -> Arc<dyn Storage> {
+    Arc::new(Hooked { hooks: hooks.clone(), ..Hooked::default() })
+}
+
+fn open(place: &Place, hooks: &NewFileHooks) -> Store {
+    let mut options = options_on(disk(hooks));
     options.compaction(CompactionPolicy { automatic: true, min_len: 0, dead_ratio: 0.1 });
     options.open(place.path(), &key()).unwrap()
 }
@@ -153,9 +99,9 @@ fn wear(store: &Store) {
 fn closing_or_dropping_the_store_stops_a_compaction_and_loses_nothing() {
     for is_closed in [true, false] {
         let (place, gate) = (Place::new(), Arc::new(Gate::default()));
-        let store = open(&place, &Tampered { gate: Some(Arc::clone(&gate)), ..Tampered::default() });
+        let store = open(&place, &NewFileHooks { gate: Some(Arc::clone(&gate)), ..NewFileHooks::default() });
         wear(&store);
-        gate.wait_for_somebody();
+        gate.wait_for_arrival();
         assert!(place.at("state.db.new").exists());
         store.enqueue_job("beside it", b"payload").unwrap();
         let ending = thread::spawn(move || if is_closed { store.close().unwrap() } else { drop(store) });
@@ -208,7 +154,7 @@ fn closing_or_dropping_compacts_a_log_of_which_little_is_live() {
 }
 
 #[test]
-fn closing_leaves_a_log_alone_that_is_not_worth_it_or_not_to_be_compacted() {
+fn closing_does_not_compact_a_log_below_the_thresholds_or_with_compaction_off() {
     let by_hand = CompactionPolicy { automatic: false, ..CompactionPolicy::default() };
     let wasteful = CompactionPolicy { dead_ratio: 0.99, ..CompactionPolicy::default() };
     for (policy, live_len) in [(by_hand, 1000), (wasteful, 10_000), (CompactionPolicy::default(), 130 << 10)] {
@@ -222,12 +168,12 @@ fn closing_leaves_a_log_alone_that_is_not_worth_it_or_not_to_be_compacted() {
 
 #[test]
 fn closing_succeeds_where_its_compaction_fails() {
-    let (place, disk) =
-        (Place::new(), Tampered { refusals: Arc::new(AtomicUsize::new(1)), ..Tampered::default() });
-    let store = options_on(Arc::new(disk.clone())).open(place.path(), &key()).unwrap();
+    let (place, hooks) =
+        (Place::new(), NewFileHooks { refusals: Arc::new(AtomicUsize::new(1)), ..NewFileHooks::default() });
+    let store = options_on(disk(&hooks)).open(place.path(), &key()).unwrap();
     come_and_go(&store, 1000);
     store.close().unwrap();
-    assert_eq!(disk.tries.load(Ordering::SeqCst), 1, "and not once more as the store is dropped");
+    assert_eq!(hooks.tries.load(Ordering::SeqCst), 1, "and not once more as the store is dropped");
     let store = place.open();
     assert!(store.recovery().clean);
     assert_eq!((store.stats().generation, store.queue_depth()), (1, 10));
@@ -235,7 +181,7 @@ fn closing_succeeds_where_its_compaction_fails() {
 
 /// A bar that stood at its end while half of the work was still to do would say nothing.
 #[test]
-fn how_far_a_copy_was_read_back_can_be_seen() {
+fn the_progress_of_a_copy_is_visible() {
     let place = Place::new();
     let mut options = OpenOptions::new();
     options.compaction(CompactionPolicy { automatic: false, ..CompactionPolicy::default() });
@@ -249,9 +195,9 @@ fn how_far_a_copy_was_read_back_can_be_seen() {
 
 #[test]
 fn a_compaction_that_failed_is_tried_again_after_a_pause_and_not_by_every_call() {
-    let (place, disk) =
-        (Place::new(), Tampered { refusals: Arc::new(AtomicUsize::new(1)), ..Tampered::default() });
-    let store = open(&place, &disk);
+    let (place, hooks) =
+        (Place::new(), NewFileHooks { refusals: Arc::new(AtomicUsize::new(1)), ..NewFileHooks::default() });
+    let store = open(&place, &hooks);
     wear(&store);
     let begun = Instant::now();
     let beat_until = |is_over: &dyn Fn() -> bool| {
@@ -269,5 +215,5 @@ fn a_compaction_that_failed_is_tried_again_after_a_pause_and_not_by_every_call()
     assert!(failed.elapsed() > Duration::from_millis(500), "{:?}", failed.elapsed());
     let stats = store.stats();
     assert_eq!((stats.generation, stats.compaction.failed, stats.compaction.last_error), (2, 1, None));
-    assert_eq!(disk.tries.load(Ordering::SeqCst), 2);
+    assert_eq!(hooks.tries.load(Ordering::SeqCst), 2);
 }

@@ -144,7 +144,7 @@ fn drops_between_peek_and_ack_stay_counted() {
 
 /// Two batches tell of the same drops. Those since then nobody has told yet.
 #[test]
-fn drops_are_taken_off_once_and_only_when_told() {
+fn drops_are_subtracted_once_and_only_after_they_were_reported() {
     let folder = tempfile::tempdir().unwrap();
     let store = open(&folder.path().join("state.db"), |limits| limits.max_count = Some(2));
     for ts in 0..4 {

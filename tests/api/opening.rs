@@ -3,8 +3,9 @@
 use std::fs;
 use std::path::Path;
 
-use crate::common::{Image, Place, assert_refused, key, listing, refuse_everywhere};
 use backupy_state::{AgentKey, Error, Snapshot, Store, verify};
+
+use crate::common::{Image, Place, assert_refused, key, listing, refuse_everywhere};
 
 #[test]
 fn foreign_files_are_not_stores_and_stay_as_they_are() {

@@ -2,12 +2,13 @@
 
 use std::sync::Arc;
 
-use crate::common::{Action, CountedDisk, Place, Random, State, key};
 use backupy_state::testing::options_on;
 use backupy_state::{
     AgentKey, Batch, CompactionPolicy, Durability, Error, LogAdmission, OpenOptions, QueueOrder, Store,
     verify_each,
 };
+
+use crate::common::{Action, CountedDisk, Place, Random, State, key};
 
 const VALUE_LEN_MAX: usize = 16 << 20;
 
@@ -150,7 +151,7 @@ fn values_may_be_empty() {
     store.close().unwrap();
     let state = State::take(&place.open());
     assert_eq!(state.config, Some((1, Vec::new())));
-    assert_eq!(state.jobs["run-1"], b"");
+    assert_eq!(state.job("run-1").unwrap(), b"");
     assert_eq!(state.session, Some((String::new(), 2)));
     assert_eq!(state.logs, [(3, Vec::new())]);
 }
@@ -184,7 +185,7 @@ fn values_of_16_mib_are_kept_and_one_byte_more_is_too_large() {
 
     let state = State::take(&place.open());
     assert!(state.config == Some((1, largest.clone().into_bytes())));
-    assert!(state.jobs["run-1"] == largest.as_bytes());
+    assert!(state.job("run-1").unwrap() == largest.as_bytes());
     assert!(state.logs == [(3, largest.clone().into_bytes())]);
     assert!(state.session == Some((largest, 2)));
 }
@@ -220,7 +221,7 @@ fn a_batch_of_64_mib_is_kept_and_one_that_needs_8_bytes_more_is_too_large() {
 #[test]
 fn random_actions_leave_what_the_model_holds() {
     for seed in 0..12 {
-        let mut random = Random(seed);
+        let mut random = Random::new(seed);
         let place = Place::new();
         let mut options = OpenOptions::new();
         let durabilities = [Durability::Sync, Durability::Buffered];
@@ -314,7 +315,7 @@ fn calls_without_a_setting_of_their_own_take_the_general_one() {
 fn the_statistics_add_up() {
     let place = Place::new();
     let store = place.open();
-    let mut random = Random(1);
+    let mut random = Random::new(1);
     let mut state = State::default();
     for _ in 0..100 {
         Action::random(&mut random).run(&store, &mut state);
@@ -323,7 +324,7 @@ fn the_statistics_add_up() {
         assert_eq!(stats.file_len, stats.log_len + stats.free_bytes);
         assert_eq!(stats.log_len, 4096 + stats.live_bytes + stats.dead_bytes);
         assert_eq!((stats.jobs, stats.log_events), (state.jobs.len() as u64, state.logs.len() as u64));
-        let payloads: usize = state.jobs.values().map(Vec::len).sum();
+        let payloads: usize = state.jobs.iter().map(|(_, payload)| payload.len()).sum();
         assert!(stats.live_bytes >= payloads as u64);
     }
     let before = store.stats();

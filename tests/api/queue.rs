@@ -1,7 +1,8 @@
 //! The queue: run ids, their order, replacing, acking, and going on behind a job.
 
-use crate::common::{Place, Random, key};
 use backupy_state::{Batch, CompactionPolicy, Enqueued, Error, OpenOptions, QueueOrder, QueuedJob, Store};
+
+use crate::common::{Place, Random, key};
 
 fn fifo(place: &Place) -> Store {
     OpenOptions::new().queue_order(QueueOrder::Fifo).open(place.path(), &key()).unwrap()
@@ -99,7 +100,7 @@ fn run_ids_may_be_any_text_and_are_in_byte_order() {
 }
 
 #[test]
-fn dequeue_after_goes_on_in_byte_order_whether_the_id_is_queued_or_not() {
+fn dequeue_after_continues_in_byte_order_whether_the_id_is_queued_or_not() {
     let place = Place::new();
     let store = place.open();
     for id in ["d", "b", "f"] {
@@ -169,7 +170,7 @@ fn of_many_thousand_operations_the_last_on_each_job_counts_after_reopening() {
         let mut options = OpenOptions::new();
         options.queue_order(order).compaction(compaction);
         let store = options.open(place.path(), &key()).unwrap();
-        let mut random = Random(7);
+        let mut random = Random::new(7);
         for round in 0..40_u8 {
             let batch = (0..500).fold(Batch::new(), |batch, _| {
                 // Some differ in their first bytes, others only behind them.

@@ -3,8 +3,9 @@
 use std::fmt::Debug;
 use std::fs;
 
-use crate::common::{Image, KEY, Place, contains, key, listing};
 use backupy_state::{AgentKey, Error, OpenOptions, Snapshot, Store, verify, verify_each};
+
+use crate::common::{Image, KEY, Place, contains, key, listing};
 
 const RUN_ID: &str = "run-id-that-is-secret-in-the-file";
 const PAYLOAD: &str = "payload-that-is-secret";
@@ -48,7 +49,7 @@ fn secret_bytes() -> Vec<(String, Vec<u8>)> {
     secrets
 }
 
-fn assert_no_file_tells(place: &Place) {
+fn assert_no_secret_in_files(place: &Place) {
     let mut files = listing(place.folder());
     assert!(!files.is_empty());
     files.retain(|_, file| !file.bytes.is_empty());
@@ -62,20 +63,20 @@ fn assert_no_file_tells(place: &Place) {
 }
 
 #[test]
-fn no_file_tells_a_secret() {
+fn no_file_contains_a_secret() {
     let place = Place::new();
     let store = place.open();
     fill(&store);
-    assert_no_file_tells(&place);
+    assert_no_secret_in_files(&place);
     store.close().unwrap();
-    assert_no_file_tells(&place);
+    assert_no_secret_in_files(&place);
 
     let mut image = Image::read(place.path());
     let len = image.len();
     image.cut(len - 100).write(place.path());
     drop(place.open());
     assert!(place.at("state.db.torn").exists());
-    assert_no_file_tells(&place);
+    assert_no_secret_in_files(&place);
 }
 
 #[test]

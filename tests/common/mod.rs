@@ -4,7 +4,13 @@
 mod child;
 mod counted;
 mod damage;
+pub(crate) mod depth;
+mod hooked;
 mod model;
+#[path = "../model/random.rs"]
+mod random;
+#[path = "../model/state.rs"]
+mod state;
 mod written;
 
 use std::collections::BTreeMap;
@@ -23,7 +29,10 @@ pub(crate) use child::{Child, child_path, is_root, say, say_skipped, spawn, test
 pub(crate) use counted::CountedDisk;
 pub(crate) use damage::HEADER_PAGE_LEN;
 pub(crate) use damage::Image;
-pub(crate) use model::{Action, Random, Shown, State};
+pub(crate) use hooked::{Hooked, Hooks};
+pub(crate) use model::{Action, Shown};
+pub(crate) use random::Random;
+pub(crate) use state::State;
 pub(crate) use written::{Written, bare, closed, open_image, unclean, write};
 
 pub(crate) const KEY: &str = "bkpy_0123456789abcdef0123456789abcdef";

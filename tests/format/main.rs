@@ -15,6 +15,8 @@ mod golden;
 mod memory;
 mod page_reader;
 mod page_writer;
+#[path = "../model/random.rs"]
+mod random;
 mod shapes;
 mod tables;
 mod vectors;

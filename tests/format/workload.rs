@@ -9,13 +9,14 @@ use crate::agree::{PATH, agree, agree_on_orders};
 use crate::memory::Memory;
 use crate::page_reader;
 use crate::page_writer::fix_crcs;
+use crate::random::Random;
 
 const KEY: &[u8] = b"another agent key, of any length that is not zero";
 
 #[test]
 fn a_reader_written_from_the_page_reads_what_the_store_writes() {
     for seed in 0..12 {
-        let mut random = Random(seed);
+        let mut random = Random::new(seed);
         let memory = Arc::new(Memory::default());
         let mut files = Vec::new();
         for session in 0..4 {
@@ -55,7 +56,7 @@ fn a_compacted_log_one_under_a_new_key_and_a_backup_are_ordinary_logs() {
     let new_key = b"the key after a rekey";
     let memory = Arc::new(Memory::default());
     let store = open(&memory);
-    let mut random = Random(99);
+    let mut random = Random::new(99);
     (0..100).for_each(|_| random_call(&store, &mut random));
     let id = |file: &[u8], key, row| {
         assert_eq!(agree(file, key, "a copy"), row);
@@ -134,12 +135,12 @@ fn open(memory: &Arc<Memory>) -> Store {
 fn random_call(store: &Store, random: &mut Random) {
     let run_id = format!("lauf-ü-{}", random.below(12));
     match random.below(10) {
-        0 => store.save_config(random.next(), &random.bytes()).unwrap(),
-        1..=3 => drop(store.enqueue_job(&run_id, &random.bytes()).unwrap()),
+        0 => store.save_config(random.next(), &random_bytes(random)).unwrap(),
+        1..=3 => drop(store.enqueue_job(&run_id, &random_bytes(random)).unwrap()),
         4 => drop(store.ack_job(&run_id).unwrap()),
         5 => store.save_session(&run_id, random.next().cast_signed()).unwrap(),
         6 => store.record_heartbeat(random.next().cast_signed()).unwrap(),
-        7 => drop(store.buffer_log(random.time(), &random.bytes()).unwrap()),
+        7 => drop(store.buffer_log(random_time(random), &random_bytes(random)).unwrap()),
         8 => drop(store.drain_logs(random.below(4)).unwrap()),
         _ => {
             let mut batch = Batch::new();
@@ -147,9 +148,9 @@ fn random_call(store: &Store, random: &mut Random) {
                 let run_id = format!("lauf-ü-{}", random.below(12));
                 batch = match random.below(4) {
                     0 => batch.ack_job(&run_id),
-                    1 => batch.buffer_log(random.time(), &random.bytes()),
+                    1 => batch.buffer_log(random_time(random), &random_bytes(random)),
                     2 => batch.save_config(random.next(), b""),
-                    _ => batch.enqueue_job(&run_id, &random.bytes()),
+                    _ => batch.enqueue_job(&run_id, &random_bytes(random)),
                 };
             }
             store.write(batch).unwrap();
@@ -157,27 +158,12 @@ fn random_call(store: &Store, random: &mut Random) {
     }
 }
 
-/// SplitMix64: a test prints its seed, and a seed is all it takes to repeat it.
-struct Random(u64);
+fn random_bytes(random: &mut Random) -> Vec<u8> {
+    let len = random.below(200);
+    random.bytes(len)
+}
 
-impl Random {
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
-        let mixed = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-        let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-        mixed ^ (mixed >> 31)
-    }
-
-    fn below(&mut self, limit: usize) -> usize {
-        (self.next() % limit as u64) as usize
-    }
-
-    fn bytes(&mut self) -> Vec<u8> {
-        (0..self.below(200)).map(|_| self.next() as u8).collect()
-    }
-
-    /// Few times, so that ties occur; on both sides of 1970 and at the ends.
-    fn time(&mut self) -> i64 {
-        [i64::MIN, -1_500, -1, 0, 1, 1_700_000_000_000, i64::MAX][self.below(7)]
-    }
+/// Few times, so that ties occur; on both sides of 1970 and at the ends.
+fn random_time(random: &mut Random) -> i64 {
+    [i64::MIN, -1_500, -1, 0, 1, 1_700_000_000_000, i64::MAX][random.below(7)]
 }

@@ -26,14 +26,14 @@ fn sealed(state: &BoltState) -> Sealed<'_> {
 }
 
 /// What a store has no place for is told, and so is a damaged meta page, which gives an older state.
-fn is_right_or_told(state: &BoltState, whole: &BoltState) -> bool {
+fn is_right_or_reported(state: &BoltState, whole: &BoltState) -> bool {
     sealed(state) == sealed(whole) || !state.report.left_out.is_empty() || state.report.meta_page_damaged
 }
 
 #[track_caller]
 fn assert_seen(damaged: Result<BoltState>, whole: &BoltState, place: impl Fn() -> String) {
     match damaged {
-        Ok(state) => assert!(is_right_or_told(&state, whole), "{}: {state:?}", place()),
+        Ok(state) => assert!(is_right_or_reported(&state, whole), "{}: {state:?}", place()),
         Err(Error::Corrupt { .. } | Error::NotAStore { .. } | Error::TooLarge { .. }) => {}
         Err(error) => panic!("{}: {error:?}", place()),
     }

@@ -168,7 +168,7 @@ fn a_missing_bucket_is_damage() {
 }
 
 #[test]
-fn what_has_no_place_in_a_store_is_told() {
+fn records_that_a_store_cannot_hold_are_reported() {
     let mut pages = Pages::new(512);
     let deep = pages.add_tree((0..9).map(|i| value(&[i], b"v")).collect(), 2);
     let outer = pages.add(LEAF, &[bucket(b"inner", tree(deep)), value(b"x", b"y")]);

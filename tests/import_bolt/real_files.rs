@@ -49,7 +49,7 @@ fn list_of(store: &Store, agent_key: &Value) -> Value {
 }
 
 #[test]
-fn every_value_of_a_real_file_comes_over() {
+fn every_value_of_a_real_file_is_imported() {
     for name in NAMES {
         let list = list(name);
         let from = real_file(&format!("{name}.db"));

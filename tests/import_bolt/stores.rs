@@ -226,7 +226,7 @@ fn limits(max_count: Option<u64>, max_bytes: Option<u64>, when_full: WhenFull) -
 }
 
 #[test]
-fn log_events_over_the_limits_are_counted_and_told() {
+fn log_events_over_the_limits_are_counted_and_reported() {
     let all = expected(&large()).4;
     for (limits, kept) in [
         (limits(Some(4), None, WhenFull::DropOldest), 6..10),

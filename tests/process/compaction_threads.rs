@@ -12,11 +12,12 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use crate::common::{Image, Place, Random, child_path, say, spawn, test_binary};
 use backupy_state::{
     AgentKey, Batch, CompactionPolicy, Error, LogLimits, OpenOptions, QueueOrder, QueuedJob, Snapshot, Store,
     verify,
 };
+
+use crate::common::{Image, Place, Random, child_path, say, spawn, test_binary};
 
 const WRITERS: usize = 4;
 /// Jobs of its own that a writer keeps in the queue.
@@ -87,7 +88,7 @@ struct Left {
 
 fn write(shared: &Shared, writer: usize) -> Left {
     let store = &shared.store;
-    let mut random = Random(writer as u64);
+    let mut random = Random::new(writer as u64);
     let mut left = Left { pair: 0, jobs: VecDeque::new() };
     let mut number = 0;
     while !shared.is_over.load(Ordering::SeqCst) {
@@ -205,7 +206,7 @@ fn assert_holds(store: &Store, lefts: &[Left]) {
 }
 
 #[test]
-fn calls_beside_compaction_rekey_and_backup_are_all_there_and_in_order() {
+fn calls_during_compaction_rekey_and_backup_are_kept_in_order() {
     let place = Place::new();
     let path = &place.path();
     let shared = Shared {
@@ -311,7 +312,7 @@ fn twenty_kills_amid_compactions_lose_nothing_acknowledged() {
     let random_seed = u64::from(now.subsec_nanos()) ^ now.as_secs() << 20;
     let seed = std::env::var(SEED_VAR).ok().map_or(random_seed, |seed| seed.parse().unwrap());
     println!("{SEED_VAR}={seed}");
-    let mut random = Random(seed);
+    let mut random = Random::new(seed);
     let place = Place::new();
     let mut said = [0; WRITERS];
     let (mut left_over, mut generation) = (0, 0);

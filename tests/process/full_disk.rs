@@ -6,10 +6,10 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use crate::common::{Place, existing, is_root, key, listing, say_skipped};
 use backupy_state::{CompactionPolicy, Error, LogLimits, OpenOptions, Snapshot, Store};
 
-const CYCLES: usize = 20;
+use crate::common::{Place, depth, existing, is_root, key, listing, say_skipped};
+
 /// No cycle needs as many; a store that never gets full would fill the memory.
 const PUTS_MAX: usize = 10_000;
 const BALLAST_LEN: usize = 256 << 10;
@@ -92,7 +92,7 @@ impl Agent {
     fn put(&mut self, len: usize) -> Result<(), Error> {
         self.calls += 1;
         // Values that no file system makes shorter.
-        let payload = crate::common::Random(self.calls as u64).bytes(len);
+        let payload = crate::common::Random::new(self.calls as u64).bytes(len);
         if self.calls.is_multiple_of(3) {
             self.store().buffer_log(0, &payload)?;
             self.events.push(payload);
@@ -164,22 +164,26 @@ fn cycles(mount: Mount, policy: CompactionPolicy, count: usize) {
 }
 
 #[test]
-fn a_full_tmpfs_loses_nothing_and_the_store_goes_on_when_there_is_room() {
+fn a_full_tmpfs_loses_nothing_and_writes_succeed_again_when_there_is_room() {
     if let Some(mount) = Mount::tmpfs("size=1M") {
-        cycles(mount, CompactionPolicy::default(), CYCLES);
+        cycles(mount, CompactionPolicy::default(), depth::full_disk_cycles());
     }
 }
 
 #[test]
-fn a_full_ext4_loses_nothing_and_the_store_goes_on_when_there_is_room() {
+fn a_full_ext4_loses_nothing_and_writes_succeed_again_when_there_is_room() {
     if let Some(mount) = Mount::ext4(EXT4_LEN) {
-        cycles(mount, CompactionPolicy { automatic: false, ..CompactionPolicy::default() }, CYCLES);
+        cycles(
+            mount,
+            CompactionPolicy { automatic: false, ..CompactionPolicy::default() },
+            depth::full_disk_cycles(),
+        );
     }
 }
 
 /// The disk has no room for a second log, and the space that is kept for acks must not be lent to one.
 #[test]
-fn acks_beside_an_automatic_compaction_that_finds_no_room_work() {
+fn acks_succeed_while_an_automatic_compaction_finds_no_room() {
     if let Some(mount) = Mount::ext4(EXT4_LEN) {
         cycles(mount, CompactionPolicy::default(), 3);
     }
@@ -202,7 +206,7 @@ fn a_killed_store_on_a_full_disk_opens_there() {
 }
 
 #[test]
-fn no_store_is_made_on_a_full_disk_and_nothing_is_left_behind() {
+fn creating_a_store_on_a_full_disk_fails_and_leaves_no_file() {
     let Some(mount) = Mount::tmpfs("size=8K") else { return };
     fs::write(mount.at.join("ballast"), [1; 8192]).unwrap();
     let refused = Store::open(mount.path(), &key()).unwrap_err();

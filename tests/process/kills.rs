@@ -8,8 +8,9 @@ use std::path::Path;
 use std::thread;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use crate::common::{Action, Image, Place, Random, State, child_path, key, say, spawn, test_binary};
 use backupy_state::{Durability, OpenOptions, Store};
+
+use crate::common::{Action, Image, Place, Random, State, child_path, depth, key, say, spawn, test_binary};
 
 const THREADS: usize = 4;
 /// How many kills; without it 50, and 200 in CI.
@@ -19,7 +20,7 @@ const FROM_VAR: &str = "BACKUPY_TEST_FROM";
 
 /// The call number `number` of a thread: the same whenever it is asked for.
 fn call(thread: usize, number: usize, seed: u64) -> Action {
-    let mut random = Random(seed ^ ((thread as u64) << 56) ^ number as u64);
+    let mut random = Random::new(seed ^ ((thread as u64) << 56) ^ number as u64);
     // Most are small; a few are long enough to be killed in the middle of.
     let payload_len = if random.below(25) == 0 { random.below(400_000) } else { random.below(600) };
     let run_id = format!("thread-{thread}-job-{}", random.below(10));
@@ -146,7 +147,7 @@ fn kills_lose_nothing_acknowledged_and_show_nothing_not_attempted() {
     let kills = kills();
     let seed = std::env::var(SEED_VAR).ok().map_or_else(random_seed, |seed| seed.parse().unwrap());
     println!("{SEED_VAR}={seed}");
-    let mut random = Random(seed);
+    let mut random = Random::new(seed);
     let place = Place::new();
     let mut owns = vec![Own::default(); THREADS];
     let (mut unclean, mut torn) = (0, 0);
@@ -192,8 +193,7 @@ fn kills_lose_nothing_acknowledged_and_show_nothing_not_attempted() {
 }
 
 fn kills() -> usize {
-    let in_ci = std::env::var("CI").is_ok_and(|ci| ci == "true");
-    std::env::var(KILLS_VAR).map_or(if in_ci { 200 } else { 50 }, |kills| kills.parse().unwrap())
+    std::env::var(KILLS_VAR).map_or_else(|_| depth::kills(), |kills| kills.parse().unwrap())
 }
 
 fn random_seed() -> u64 {

@@ -2,8 +2,9 @@
 
 use std::time::Duration;
 
-use crate::common::{Child, Place, child_path, key, say, spawn, test_binary};
 use backupy_state::{Error, OpenOptions, Store};
+
+use crate::common::{Child, Place, child_path, key, say, spawn, test_binary};
 
 #[test]
 fn child_that_holds_the_store() {
@@ -49,7 +50,7 @@ fn a_store_that_another_process_holds_is_locked_and_its_pid_is_named() {
 }
 
 #[test]
-fn a_killed_holder_holds_the_store_no_more() {
+fn the_lock_of_a_killed_holder_is_free() {
     let place = Place::new();
     let mut child = holder(&place, "kill");
     child.kill();
@@ -59,7 +60,7 @@ fn a_killed_holder_holds_the_store_no_more() {
 }
 
 #[test]
-fn a_holder_that_closes_drops_or_exits_holds_the_store_no_more() {
+fn the_lock_of_a_holder_that_closes_drops_or_exits_is_free() {
     for ends_by in ["close", "drop", "exit"] {
         let place = Place::new();
         let child = holder(&place, ends_by);
@@ -71,7 +72,7 @@ fn a_holder_that_closes_drops_or_exits_holds_the_store_no_more() {
 }
 
 #[test]
-fn who_waits_gets_the_store_when_its_holder_is_killed() {
+fn a_waiting_open_succeeds_when_the_holder_is_killed() {
     let place = Place::new();
     let mut child = holder(&place, "kill");
     std::thread::scope(|threads| {
@@ -118,7 +119,7 @@ fn child_that_contends() {
 
 /// Each makes a marker while it is inside, which fails where another one stands.
 #[test]
-fn of_many_processes_that_race_exactly_one_is_inside_at_a_time() {
+fn of_many_processes_that_race_exactly_one_holds_the_store_at_a_time() {
     let place = Place::new();
     let mut children: Vec<Child> = (0..RACERS)
         .map(|i| spawn(test_binary("locking::child_that_races", &place.path()).env("CONTENDER", i.to_string())))

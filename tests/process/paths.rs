@@ -7,11 +7,12 @@ use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
+use backupy_state::testing::{Disk, Storage};
+use backupy_state::{Error, Snapshot, Store, salvage, verify};
+
 use crate::common::{
     Image, Place, assert_refused, child_path, existing, is_root, key, listing, names, say, spawn, test_binary,
 };
-use backupy_state::testing::{Disk, Storage};
-use backupy_state::{Error, Snapshot, Store, salvage, verify};
 
 #[test]
 fn an_empty_path_is_invalid() {
@@ -116,7 +117,7 @@ fn a_file_where_the_folder_should_be_is_an_io_error() {
 }
 
 #[test]
-fn no_file_and_no_creation_is_not_found_and_leaves_nothing_behind() {
+fn opening_a_missing_store_without_create_is_not_found_and_makes_no_file() {
     let place = Place::new();
     assert!(matches!(existing().open(place.path(), &key()), Err(Error::NotFound { .. })));
     assert!(matches!(Snapshot::open(place.path(), &key()), Err(Error::NotFound { .. })));
@@ -127,7 +128,7 @@ fn no_file_and_no_creation_is_not_found_and_leaves_nothing_behind() {
 // ---- Symbolic links ----
 
 #[test]
-fn a_symbolic_link_is_followed_and_the_lock_lies_beside_its_target() {
+fn a_symbolic_link_is_followed_and_the_lock_file_is_next_to_its_target() {
     let place = Place::new();
     fs::create_dir(place.at("data")).unwrap();
     symlink("data/real.db", place.path()).unwrap();
@@ -273,7 +274,7 @@ fn child_without_rights() {
 }
 
 /// A store of one job whose files belong to somebody without special rights, and a child that runs as them.
-fn store_of_nobody() -> (Place, Command) {
+fn store_of_another_user() -> (Place, Command) {
     let place = Place::new();
     let store = place.open();
     store.enqueue_job("run-1", b"one").unwrap();
@@ -300,7 +301,7 @@ const NOBODY: u32 = 65534;
 /// Root compacts, recovers and makes the lock file that was not there, and the agent goes on.
 #[test]
 fn a_shell_of_roots_does_not_lock_the_agent_out() {
-    let (place, mut command) = store_of_nobody();
+    let (place, mut command) = store_of_another_user();
     fs::remove_file(place.at("state.db.lock")).unwrap();
     let mut image = Image::read(place.path());
     image.append(b"torn").write(place.path());
@@ -318,7 +319,7 @@ fn a_shell_of_roots_does_not_lock_the_agent_out() {
 /// What root salvages is put in the place of the damaged store, and the agent has to open it there.
 #[test]
 fn a_salvaged_store_belongs_to_the_agent() {
-    let (place, mut command) = store_of_nobody();
+    let (place, mut command) = store_of_another_user();
     let salvaged = place.at("salvaged.db");
     salvage(place.path(), &key(), &salvaged).unwrap();
     fs::rename(salvaged, place.path()).unwrap();
@@ -329,7 +330,7 @@ fn a_salvaged_store_belongs_to_the_agent() {
 
 /// Who may write to the folder may put a link where a file of root's was a moment ago.
 #[test]
-fn owner_and_mode_are_never_given_to_a_file_behind_a_link() {
+fn owner_and_mode_are_never_given_to_the_target_of_a_link() {
     let place = Place::new();
     let [log, link, victim] = ["state.db", "state.db.new", "victim"].map(|name| place.at(name));
     fs::write(&log, b"log").unwrap();
@@ -351,7 +352,7 @@ fn owner_and_mode_are_never_given_to_a_file_behind_a_link() {
 
 #[test]
 fn a_folder_that_cannot_be_written_is_an_io_error_and_a_snapshot_can_still_be_read() {
-    let (place, mut command) = store_of_nobody();
+    let (place, mut command) = store_of_another_user();
     fs::remove_file(place.at("state.db.lock")).unwrap();
     fs::set_permissions(place.folder(), fs::Permissions::from_mode(0o555)).unwrap();
     let before = listing(place.folder());
@@ -366,7 +367,7 @@ fn a_folder_that_cannot_be_written_is_an_io_error_and_a_snapshot_can_still_be_re
 
 #[test]
 fn a_log_that_cannot_be_written_is_an_io_error_and_a_snapshot_can_still_be_read() {
-    let (place, mut command) = store_of_nobody();
+    let (place, mut command) = store_of_another_user();
     fs::set_permissions(place.path(), fs::Permissions::from_mode(0o400)).unwrap();
     let before = listing(place.folder());
     let mut child = spawn(&mut command);

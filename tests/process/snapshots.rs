@@ -5,16 +5,17 @@ use std::fs;
 use std::path::Path;
 use std::sync::Arc;
 
+use backupy_state::testing::open_snapshot_on;
+use backupy_state::{Durability, Error, OpenOptions, Snapshot, Store};
+
 use crate::common::{
     Action, Child, CountedDisk, Image, Place, Random, Shown, State, child_path, key, listing, names, say, spawn,
     test_binary,
 };
-use backupy_state::testing::open_snapshot_on;
-use backupy_state::{Durability, Error, OpenOptions, Snapshot, Store};
 
 /// The writer's calls. Behind each of them it records a heartbeat, the number of calls so far.
 fn calls() -> impl Iterator<Item = Action> {
-    let mut random = Random(11);
+    let mut random = Random::new(11);
     std::iter::from_fn(move || {
         Some(match random.below(8) {
             // Long enough for a reader to meet one half written.
@@ -216,14 +217,14 @@ fn a_snapshot_of_a_killed_writer_shows_everything_up_to_the_torn_tail() {
 }
 
 #[test]
-fn a_snapshot_goes_on_over_closing_and_reopening() {
+fn a_snapshot_stays_usable_while_the_store_is_closed_and_reopened() {
     let place = Place::new();
     let mut shown = {
         place.open().close().unwrap();
         snapshot(place.path())
     };
     let mut state = State::default();
-    let mut random = Random(3);
+    let mut random = Random::new(3);
     for _ in 0..5 {
         let store = place.open();
         for _ in 0..10 {

@@ -4,8 +4,9 @@
 use std::collections::{BTreeSet, HashSet};
 use std::process::{Command, Stdio};
 
-use crate::common::{Place, child_path, key, say, say_skipped, spawn, test_binary};
 use backupy_state::{Error, Result, Store};
+
+use crate::common::{Place, child_path, depth, key, say, say_skipped, spawn, test_binary};
 
 /// The calls of the child: every third one is an ack of the job before it; then a compaction, and more.
 const CALLS: usize = 9;
@@ -207,7 +208,8 @@ fn any_other_call_that_fails_loses_nothing() {
             ("mmap", "ENOMEM"),
             ("unlink", "EIO"),
         ] {
-            let found = fail_each(system_calls, error);
+            let tried = (1..=NTH_MAX).step_by(depth::system_call_step());
+            let found: HashSet<_> = tried.flat_map(|nth| fail(system_calls, error, nth)).collect();
             assert!(found.is_subset(&errors(&["io", "io-before", "failed"])), "{system_calls}: {found:?}");
         }
     }

@@ -3,8 +3,9 @@
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 
-use crate::common::{Place, key};
 use backupy_state::{Durability, OpenOptions, Store};
+
+use crate::common::{Place, key};
 
 const WRITERS: usize = 8;
 const CALLS: usize = 60;

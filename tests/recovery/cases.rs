@@ -4,13 +4,15 @@
 use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use backupy_state::testing::{options_on, verify_on};
+use backupy_state::{Durability, Error, FaultKind, verify};
 
 use crate::common::{
     CountedDisk, HEADER_PAGE_LEN, Image, Place, State, Written, bare, closed, existing, key, names, open_image,
     unclean, write,
 };
-use backupy_state::testing::{options_on, verify_on};
-use backupy_state::{Durability, Error, FaultKind, verify};
 
 #[test]
 fn no_file_is_a_new_store() {
@@ -117,7 +119,7 @@ fn two_bad_header_copies_are_a_damaged_header() {
 }
 
 #[test]
-fn a_torn_tail_is_set_aside_and_the_store_goes_on() {
+fn a_torn_tail_is_quarantined_and_the_store_is_usable() {
     let mut written = bare();
     let torn = b"the beginning of a frame that never became whole";
     written.image.append(torn).append(&[0; 500]);
@@ -147,7 +149,7 @@ fn a_torn_tail_replaces_an_older_one() {
 }
 
 #[test]
-fn a_large_torn_tail_is_set_aside_whole() {
+fn a_large_torn_tail_is_quarantined_whole() {
     let mut written = bare();
     let tail: Vec<u8> = (0..1_000_000_u32).map(|i| i.to_le_bytes()[0] | 1).collect();
     let end = written.image.len();
@@ -215,7 +217,7 @@ fn a_header_that_claims_a_huge_frame_costs_no_memory() {
 // ---- What recovery leaves behind ----
 
 #[test]
-fn a_torn_tail_that_cannot_be_set_aside_is_not_cut_off() {
+fn a_torn_tail_that_cannot_be_quarantined_is_not_cut_off() {
     let mut written = bare();
     written.image.append(b"torn");
     let place = Place::new();
@@ -286,7 +288,7 @@ fn far_apart(distance: usize) -> Image {
 }
 
 #[test]
-fn what_vouches_for_damage_is_found_however_far_behind_it_is() {
+fn a_frame_that_vouches_for_damage_is_found_at_any_distance() {
     // About as much as is read at once, so that the header that vouches lies over two reads; and much more.
     let once = 64 << 10;
     for distance in (once - 56..=once + 16).step_by(8).chain([3 * once, 4_000_000]) {
@@ -299,7 +301,7 @@ fn what_vouches_for_damage_is_found_however_far_behind_it_is() {
 
 /// Of 25 jobs, all but the first 16 of which vouch for these, and 21 on for 17. Damaged are 17 and, so that a reader without the
 /// lock has stopped to look again at what is damaged, eight before it.
-fn jobs_behind_much_damage() -> Image {
+fn jobs_after_much_damage() -> Image {
     let place = Place::new();
     let store = place.open();
     for i in 0..25 {
@@ -335,8 +337,8 @@ fn faults_and_end(image: &Image) -> (usize, u64) {
 }
 
 #[test]
-fn what_vouches_for_damage_does_not_vouch_for_a_later_record() {
-    let mut image = jobs_behind_much_damage();
+fn a_frame_that_vouches_for_damage_does_not_vouch_for_later_records() {
+    let mut image = jobs_after_much_damage();
     let frames = image.frames();
     image.flip(frames[19].end - 1);
     assert_eq!(faults_and_end(&image), (9, frames[19].start as u64));
@@ -344,7 +346,7 @@ fn what_vouches_for_damage_does_not_vouch_for_a_later_record() {
 
 #[test]
 fn a_record_does_not_vouch_for_the_one_whose_place_it_took() {
-    let mut image = jobs_behind_much_damage();
+    let mut image = jobs_after_much_damage();
     let frames = image.frames();
     vouch_for(&mut image, frames[20].start, 20);
     image.cut(frames[20].end).flip(frames[20].end - 1).splice(frames[19].clone(), &[]);
@@ -377,9 +379,29 @@ fn eight_places_that_look_damaged_are_looked_at_again_and_no_more() {
     assert_eq!(eight, nine);
 }
 
+/// A writer could be in the middle of that frame, so a reader without the lock waits before it reports damage. The owner
+/// of the lock has no reason to.
+#[test]
+fn a_reader_pauses_before_it_reports_damage_and_the_writer_does_not() {
+    let (place, mut image) = (Place::new(), unclean().image);
+    image.flip(image.frames()[2].end - 1).write(place.path());
+    let disk = CountedDisk::default();
+    let pauses_ms =
+        disk.pauses_ms_of(|| assert_eq!(verify_on(&disk, place.path(), None, |_| {}).unwrap().faults.len(), 1));
+    assert_eq!(pauses_ms, 1 + 2 + 4 + 8 + 16);
+    let options = options_on(Arc::new(disk.clone()));
+    let opened = || assert!(matches!(options.open(place.path(), &key()), Err(Error::Corrupt { .. })));
+    assert_eq!(disk.pauses_ms_of(opened), 0);
+
+    // On the machine's disk these are real pauses.
+    let begun = Instant::now();
+    assert!(!verify(place.path(), None).unwrap().is_intact());
+    assert!(begun.elapsed() >= Duration::from_millis(pauses_ms));
+}
+
 /// After a failed sync, the page cache can show zeros where the disk has something else.
 #[test]
-fn what_only_the_disk_shows_behind_the_last_record_is_set_aside() {
+fn bytes_after_the_last_record_that_only_the_disk_has_are_quarantined() {
     let Written { image: cached, states } = unclean();
     let (place, disk, end) = (Place::new(), CountedDisk::default(), cached.end());
     cached.write(place.path());

@@ -4,14 +4,16 @@
 use std::path::PathBuf;
 use std::sync::{Arc, OnceLock};
 
+use backupy_state::testing::{open_snapshot_on, verify_on};
+use backupy_state::{Error, FaultKind, FrameInfo, Result};
+
+use crate::common::depth;
 use crate::sim::Sim;
 use crate::sim::content::{Content, SECTOR_LEN};
 use crate::sim::random::{Random, mix};
 use crate::sim::subject::{RECORDS_PER_SESSION, Subject, end, in_parallel, small_call, start, write_sessions};
-use crate::sim::workload::{Agent, Call, Mode, Model, Oracle, PATH, key, open};
 use crate::sim::world::{self, Image};
-use backupy_state::testing::{open_snapshot_on, verify_on};
-use backupy_state::{Error, FaultKind, FrameInfo, Result};
+use crate::sim::{Agent, Call, Mode, Model, Oracle, PATH, key, open};
 
 const HEADER_PAGE_LEN: usize = 4096;
 const SESSIONS: usize = 3;
@@ -64,11 +66,22 @@ fn check_damaged_at(subject: &Subject, offset: usize, content: Content, what: &d
     }
 }
 
+/// Checks bytes below `count`, as many as [`depth`] says.
+fn in_sample(count: usize, check: impl Fn(usize) + Sync) {
+    let step = depth::damaged_byte_step();
+    in_parallel(count.div_ceil(step), |i| check(i * step));
+}
+
+/// The bits to flip in the byte at an offset.
+fn flipped_bits(at: usize) -> impl Iterator<Item = usize> {
+    (0..depth::flipped_bits()).map(move |i| (at + i) % 8)
+}
+
 #[test]
 fn every_flipped_bit_is_found() {
     let subject = subject();
-    in_parallel(subject.bytes.len(), |at| {
-        for bit in 0..8 {
+    in_sample(subject.bytes.len(), |at| {
+        for bit in flipped_bits(at) {
             let mut content = subject.content.clone();
             content.write(&[subject.bytes[at] ^ 1 << bit], at as u64);
             check_damaged_at(subject, at, content, &|| format!("bit {bit} of byte {at} flipped"));
@@ -89,8 +102,8 @@ fn every_flipped_bit_of_a_killed_store_is_found() {
     let subject = Subject::new(&agent);
     let frames_end = end(subject.frames.last().unwrap());
     assert!(subject.bytes.len() > frames_end + SECTOR_LEN);
-    in_parallel(frames_end + SECTOR_LEN, |at| {
-        for bit in 0..8 {
+    in_sample(frames_end + SECTOR_LEN, |at| {
+        for bit in flipped_bits(at) {
             let mut content = subject.content.clone();
             content.write(&[subject.bytes[at] ^ 1 << bit], at as u64);
             check_damaged_at(&subject, at, content, &|| format!("bit {bit} of byte {at} flipped"));
@@ -101,7 +114,7 @@ fn every_flipped_bit_of_a_killed_store_is_found() {
 #[test]
 fn every_byte_set_to_zero_or_ff_is_found() {
     let subject = subject();
-    in_parallel(subject.bytes.len(), |at| {
+    in_sample(subject.bytes.len(), |at| {
         for byte in [0x00, 0xFF] {
             if subject.bytes[at] != byte {
                 let mut content = subject.content.clone();
@@ -115,7 +128,7 @@ fn every_byte_set_to_zero_or_ff_is_found() {
 #[test]
 fn every_cut_gives_the_records_before_it() {
     let subject = subject();
-    in_parallel(subject.bytes.len(), |len| {
+    in_sample(subject.bytes.len(), |len| {
         let mut cut = subject.content.clone();
         cut.set_len(len as u64);
         let looked = look(cut);

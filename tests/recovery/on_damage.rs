@@ -4,14 +4,15 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use backupy_state::testing::options_on;
+use backupy_state::{Anchor, CompactionPolicy, Error, OnDamage, OpenOptions, QueueOrder, Result, Store};
+
 use crate::sim::content::Content;
 use crate::sim::random::mix;
 use crate::sim::subject::{Subject, start};
-use crate::sim::workload::{Agent, Call, Mode, Model, Opened, PATH, key, open, other_key};
 use crate::sim::world::{self, Image};
+use crate::sim::{Agent, Call, Mode, Model, Opened, PATH, key, open, other_key};
 use crate::sim::{EDQUOT, EIO, ENOSPC, Failure, Op, Sim, crash};
-use backupy_state::testing::options_on;
-use backupy_state::{Anchor, CompactionPolicy, Error, OnDamage, OpenOptions, QueueOrder, Result, Store};
 
 const EPERM: i32 = 1;
 const KEPT: &str = "/sim/state.db.damaged-1";
@@ -58,7 +59,7 @@ fn assert_kept(files: &Image, damaged: &Content, what: &str) {
 }
 
 #[test]
-fn the_store_goes_on_and_says_what_is_lost() {
+fn the_store_opens_and_reports_what_is_lost() {
     let (subject, image, expected) = damaged();
     let sim = Sim::on(&image, 112);
     assert!(matches!(open(&sim, Mode::Sync), Err(Error::Corrupt { .. })));
@@ -94,7 +95,7 @@ fn names_that_are_taken_stay_as_they_are() {
 }
 
 #[test]
-fn what_is_not_damage_is_refused_and_not_changed() {
+fn files_with_other_faults_than_damage_are_refused_and_not_changed() {
     let (subject, _, _) = damaged();
     let mut both_headers = subject.content.clone();
     both_headers.write(&[0xFF], 60);
@@ -219,7 +220,7 @@ fn whatever_call_fails_the_next_opening_finds_all_that_is_authentic() {
 }
 
 #[test]
-fn an_anchor_is_held_against_what_is_authentic() {
+fn an_anchor_is_checked_against_the_authentic_records() {
     let (subject, image, expected) = damaged();
     let whole = Sim::on(&Image::from([(PathBuf::from(PATH), subject.content.clone())]), 122);
     let head = open(&whole, Mode::Sync).unwrap().anchor();
@@ -245,7 +246,7 @@ fn an_anchor_is_held_against_what_is_authentic() {
 }
 
 #[test]
-fn tampering_is_set_aside_too_and_the_old_key_is_renewed_on_the_way() {
+fn a_log_that_failed_authentication_is_quarantined_and_rekeyed() {
     let (subject, _, _) = damaged();
     let frames: Vec<_> = subject.frames.iter().map(|frame| subject.bytes_of(frame)).collect();
     let content = subject.with_frames(2, frames[3..].iter().copied());

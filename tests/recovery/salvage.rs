@@ -6,14 +6,16 @@ use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::sync::{Arc, OnceLock};
 
+use backupy_state::testing::{Storage, salvage_on, verify_on};
+use backupy_state::{AgentKey, Error, FaultKind, FrameInfo, SalvageReport};
+
+use crate::common::depth;
 use crate::sim::content::{Content, SECTOR_LEN};
 use crate::sim::random::Random;
 use crate::sim::subject::{Subject, end, in_parallel, small_call, start};
-use crate::sim::workload::{Agent, Call, Mode, Model, PATH, key, open};
 use crate::sim::world::{self, Image};
+use crate::sim::{Agent, Call, Mode, Model, PATH, key, open};
 use crate::sim::{EIO, ENOSPC, Failure, Sim};
-use backupy_state::testing::{Storage, salvage_on, verify_on};
-use backupy_state::{AgentKey, Error, FaultKind, FrameInfo, SalvageReport};
 
 const TO: &str = "/sim/salvaged.db";
 const HEADER_PAGE_LEN: usize = 4096;
@@ -174,7 +176,7 @@ fn seqs(range: RangeInclusive<u64>) -> BTreeSet<u64> {
 }
 
 #[test]
-fn an_intact_store_comes_over_whole() {
+fn an_intact_store_is_salvaged_whole() {
     let empty = BTreeSet::new();
     check(closed(), &closed().content, &empty, &|| "closed".to_owned());
     let killed = killed();
@@ -182,7 +184,7 @@ fn an_intact_store_comes_over_whole() {
 }
 
 #[test]
-fn a_torn_tail_stays_behind_as_it_does_when_the_store_is_opened() {
+fn a_torn_tail_is_left_out_as_it_is_when_the_store_is_opened() {
     let subject = killed();
     let last = subject.frames.last().unwrap();
     for len in [start(last) + 1, start(last) + 47, start(last) + 60, end(last) - 1] {
@@ -202,9 +204,10 @@ fn a_torn_tail_stays_behind_as_it_does_when_the_store_is_opened() {
 #[test]
 fn a_flipped_bit_costs_at_most_what_its_frame_holds() {
     let subject = closed();
-    // The header page is nearly all zeros; and each look at damage pauses, for the writer that could be there.
-    let places: Vec<_> =
-        (0..HEADER_PAGE_LEN).step_by(211).chain((HEADER_PAGE_LEN..subject.bytes.len()).step_by(17)).collect();
+    // The header page is nearly all zeros.
+    let header = (0..HEADER_PAGE_LEN).step_by(211);
+    let frames = (HEADER_PAGE_LEN..subject.bytes.len()).step_by(17 * depth::salvaged_place_step());
+    let places: Vec<_> = header.chain(frames).collect();
     in_parallel(places.len(), |i| {
         let at = places[i];
         let mut content = subject.content.clone();
@@ -296,7 +299,7 @@ fn many_faults_in_one_store_cost_what_they_touch() {
 fn removed_and_swapped_frames_cost_themselves_and_the_next_one() {
     let subject = closed();
     let all: Vec<&[u8]> = subject.frames.iter().map(|frame| subject.bytes_of(frame)).collect();
-    for first in 0..all.len() - 1 {
+    for first in (0..all.len() - 1).step_by(depth::salvaged_place_step()) {
         for count in [1, 2, 5] {
             let Some(rest) = all.get(first + count..).filter(|rest| !rest.is_empty()) else { continue };
             let content = subject.with_frames(first, rest.iter().copied());
@@ -314,7 +317,7 @@ fn removed_and_swapped_frames_cost_themselves_and_the_next_one() {
 fn repeated_frames_are_taken_once() {
     let subject = closed();
     let all: Vec<&[u8]> = subject.frames.iter().map(|frame| subject.bytes_of(frame)).collect();
-    for place in 0..all.len() {
+    for place in (0..all.len()).step_by(depth::salvaged_place_step()) {
         for copied in [place / 2, place.saturating_sub(1)] {
             let then = [&[all[copied]], &all[place..]].concat();
             let content = subject.with_frames(place, then);
@@ -360,7 +363,7 @@ fn frames_of_another_generation_are_never_taken() {
 
 /// What comes over was written by somebody with the key, in this generation.
 #[test]
-fn of_a_fork_only_what_was_once_written_comes_over() {
+fn only_records_that_were_once_written_are_salvaged_from_a_fork() {
     let mut first = Agent::new(Sim::new(93), Mode::Sync);
     first.start().unwrap();
     write(&mut first, 94, 1);
@@ -428,7 +431,7 @@ fn one_bad_value_costs_itself_unless_it_was_replaced_later() {
 }
 
 #[test]
-fn what_a_frame_held_that_cannot_be_checked_is_named() {
+fn keys_of_a_frame_that_cannot_be_checked_are_named() {
     let mut agent = Agent::new(Sim::new(98), Mode::Sync);
     agent.start().unwrap();
     for job in 1..=5 {

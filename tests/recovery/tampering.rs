@@ -1,7 +1,8 @@
 //! Tampering: the CRCs are right, the seals, the order or the numbers are not.
 
-use crate::common::{Image, Place, Written, bare, closed, key, open_image};
 use backupy_state::{Durability, Error, FaultKind, OpenOptions, verify};
+
+use crate::common::{Image, Place, Written, bare, closed, key, open_image};
 
 #[test]
 fn a_changed_manifest_is_unauthentic_even_with_right_crcs() {

@@ -4,11 +4,11 @@
 //! - [`Sim`] implements the store's seam. [`Sim::fail`] and the like plan failures by operation number.
 //! - [`world`] is the model of the disk: live and durable, per sector, per name.
 //! - [`crash`] lists the images after a power cut.
-//! - [`workload`] is the one place where calls of the store and the oracle are described.
+//! - [`Agent`] makes a [`Call`], [`Model`] says what the store should then hold, and [`Oracle`] what a crash may leave.
 //!
 //! Depends on std and `backupy_state` alone, so that `fuzz/` can take it in by `#[path]`.
 
-#![allow(dead_code, unreachable_pub, reason = "each test binary takes what it needs")]
+#![allow(dead_code, unreachable_pub, unused_imports, reason = "each test binary uses a part of it")]
 #![allow(clippy::cast_possible_truncation, reason = "simulated files are small")]
 #![allow(clippy::unwrap_used, reason = "tests")]
 
@@ -20,15 +20,31 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use backupy_state::Error;
-use backupy_state::testing::{Access, File, LockGuard, Map, PathKind, Storage};
+use backupy_state::testing::{Access, File, LockGuard, PathKind, Storage};
 
+mod agent;
+mod call;
 pub mod content;
 pub mod crash;
+mod file;
+mod model;
+mod oracle;
+#[path = "../model/random.rs"]
 pub mod random;
+#[path = "../model/state.rs"]
+mod state;
+mod store;
 pub mod subject;
-pub mod workload;
 pub mod world;
 
+pub use agent::Agent;
+pub use call::Call;
+pub use model::Model;
+pub use oracle::{BackedUp, Oracle};
+pub use state::State;
+pub use store::{FEW, Mode, Opened, PATH, TORN, exists, key, open, other_key};
+
+use file::SimFile;
 use random::Random;
 use world::{FailedSync, Image, NameChange, World};
 
@@ -97,7 +113,7 @@ pub struct Moment {
 }
 
 #[derive(Debug)]
-struct State {
+struct DiskState {
     world: World,
     random: Random,
     ops: Vec<Op>,
@@ -114,7 +130,7 @@ struct State {
 
 /// A simulated disk. Clones are the same disk.
 #[derive(Clone, Debug)]
-pub struct Sim(Arc<Mutex<State>>);
+pub struct Sim(Arc<Mutex<DiskState>>);
 
 impl Sim {
     /// An empty disk.
@@ -128,7 +144,7 @@ impl Sim {
     }
 
     pub fn at(world: World, seed: u64) -> Self {
-        Sim(Arc::new(Mutex::new(State {
+        Sim(Arc::new(Mutex::new(DiskState {
             world,
             random: Random::new(seed),
             ops: Vec::new(),
@@ -223,12 +239,12 @@ impl Sim {
         state.locked.clear();
     }
 
-    fn state(&self) -> MutexGuard<'_, State> {
+    fn state(&self) -> MutexGuard<'_, DiskState> {
         self.0.lock().unwrap()
     }
 
     /// Numbers an operation; gives what it works on, and how it is to fall short.
-    fn begin(&self, op: Op) -> io::Result<(MutexGuard<'_, State>, Option<Failure>)> {
+    fn begin(&self, op: Op) -> io::Result<(MutexGuard<'_, DiskState>, Option<Failure>)> {
         let mut state = self.state();
         let number = state.ops.len();
         if op.follows_change() && state.moments.is_some() {
@@ -244,7 +260,7 @@ impl Sim {
     }
 }
 
-impl State {
+impl DiskState {
     fn free(&self) -> u64 {
         self.capacity.saturating_sub(self.world.used())
     }
@@ -350,119 +366,5 @@ impl Drop for SimLock {
         if state.session == self.session {
             state.locked.remove(&self.path);
         }
-    }
-}
-
-#[derive(Debug)]
-struct SimFile {
-    sim: Sim,
-    inode: usize,
-    session: u32,
-    writes: bool,
-}
-
-impl SimFile {
-    fn begin(&self, op: Op) -> io::Result<(MutexGuard<'_, State>, Option<Failure>)> {
-        if self.sim.state().session != self.session {
-            return Err(io::Error::from_raw_os_error(EIO));
-        }
-        self.sim.begin(op)
-    }
-
-    fn begin_write(&self, op: Op) -> io::Result<(MutexGuard<'_, State>, Option<Failure>)> {
-        let begun = self.begin(op)?;
-        assert!(self.writes, "{op:?} on a file that was opened to read");
-        Ok(begun)
-    }
-}
-
-impl File for SimFile {
-    fn len(&self) -> io::Result<u64> {
-        let (state, _) = self.begin(Op::Len)?;
-        Ok(state.world.inode(self.inode).live.len())
-    }
-
-    fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<usize> {
-        let (state, failure) = self.begin(Op::Read)?;
-        let len = cut_short(buf.len(), failure);
-        Ok(state.world.inode(self.inode).live.read(&mut buf[..len], offset))
-    }
-
-    fn write_at(&self, buf: &[u8], offset: u64) -> io::Result<usize> {
-        let (mut state, failure) = self.begin_write(Op::Write)?;
-        let mut len = cut_short(buf.len(), failure);
-        let room = state.world.inode(self.inode).live.len().saturating_add(state.free());
-        if offset + len as u64 > room {
-            len = room.saturating_sub(offset) as usize;
-            if len == 0 {
-                return Err(io::Error::from_raw_os_error(ENOSPC));
-            }
-        }
-        if len > 0 {
-            state.world.inode_mut(self.inode).write(&buf[..len], offset);
-        }
-        Ok(len)
-    }
-
-    fn allocate(&self, len: u64) -> io::Result<()> {
-        let (mut state, _) = self.begin_write(Op::SetLen)?;
-        let old_len = state.world.inode(self.inode).live.len();
-        if len < old_len {
-            return Err(ErrorKind::InvalidInput.into());
-        }
-        if len - old_len > state.free() {
-            return Err(io::Error::from_raw_os_error(ENOSPC));
-        }
-        state.world.inode_mut(self.inode).set_len(len);
-        Ok(())
-    }
-
-    fn set_len(&self, len: u64) -> io::Result<()> {
-        let (mut state, _) = self.begin_write(Op::SetLen)?;
-        state.world.inode_mut(self.inode).set_len(len);
-        Ok(())
-    }
-
-    fn sync_data(&self) -> io::Result<()> {
-        {
-            let mut state = self.sim.state();
-            if state.session == self.session {
-                let number = state.ops.len();
-                state.syncs.push((number, self.inode));
-            }
-        }
-        match self.begin(Op::Sync) {
-            Ok((mut state, _)) => {
-                state.world.inode_mut(self.inode).sync();
-                Ok(())
-            }
-            Err(error) => {
-                let mut state = self.sim.state();
-                if state.session == self.session {
-                    let State { world, random, failed_sync, .. } = &mut *state;
-                    world.inode_mut(self.inode).fail_sync(*failed_sync, random);
-                }
-                Err(error)
-            }
-        }
-    }
-
-    fn drop_cache(&self, offset: u64) -> io::Result<()> {
-        let (mut state, _) = self.begin(Op::DropCache)?;
-        state.world.inode_mut(self.inode).drop_cache(offset);
-        Ok(())
-    }
-
-    fn map(&self) -> io::Result<Option<Map>> {
-        drop(self.begin(Op::Map)?);
-        Ok(None)
-    }
-}
-
-fn cut_short(len: usize, failure: Option<Failure>) -> usize {
-    match failure {
-        Some(Failure::Short) => len.div_ceil(2),
-        Some(Failure::Zero) => 0,
-        _ => len,
     }
 }

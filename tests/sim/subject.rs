@@ -9,11 +9,10 @@ use backupy_state::testing::verify_on;
 
 use super::content::Content;
 use super::random::Random;
-use super::workload::{Agent, Call, Model, PATH, key};
+use super::{Agent, Call, Model, PATH, key};
 
 pub const RECORDS_PER_SESSION: usize = 70;
-/// More than there are processors, for those that wait.
-const THREADS: usize = 4;
+const THREADS: usize = 2;
 
 /// A store, and what it held after each of its records.
 pub struct Subject {

@@ -1,18 +1,20 @@
 //! Compaction, rekey and backup on a disk whose power is cut at every operation, of which every operation fails, and
 //! which damages what it was given.
 
+use std::borrow::Cow;
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
 
-use crate::sim::crash;
-use crate::sim::workload::{Agent, Call, Mode, Model, Opened, PATH, key, open};
-use crate::sim::world::{Image, World};
-use crate::sim::{EIO, ENOSPC, Failure, Op, Sim};
-use backupy_state::testing::{Access, File, LockGuard, Map, PathKind, Storage, options_on};
+use backupy_state::testing::options_on;
 use backupy_state::{AgentKey, CompactionPolicy, Error, QueueOrder, Result, Store};
+
+use crate::common::{Hooked, Hooks};
+use crate::sim::crash;
+use crate::sim::world::{Image, World};
+use crate::sim::{Agent, Call, Mode, Model, Opened, PATH, key, open};
+use crate::sim::{EIO, ENOSPC, Failure, Op, Sim};
 
 const NEW: &str = "/sim/state.db.new";
 const BACKUP: &str = "/sim/backup.db";
@@ -218,87 +220,25 @@ fn a_compaction_that_cannot_read_leaves_nothing() {
     }
 }
 
-/// Puts a wrong byte in the place of the one at an offset of every new log, and says that all is well.
+/// Changes the byte at an offset of every new log, and reports no error.
 #[derive(Clone, Debug)]
-struct DamagingDisk {
-    sim: Sim,
+struct DamageNewLog {
     at: Arc<AtomicU64>,
 }
 
-#[derive(Debug)]
-struct DamagingFile {
-    file: Box<dyn File>,
-    at: Option<Arc<AtomicU64>>,
-}
-
-impl Storage for DamagingDisk {
-    fn resolve(&self, path: &Path) -> io::Result<PathBuf> {
-        self.sim.resolve(path)
+impl Hooks for DamageNewLog {
+    fn open(&self, path: &Path) -> io::Result<bool> {
+        Ok(path.ends_with("state.db.new"))
     }
 
-    fn kind(&self, path: &Path) -> io::Result<PathKind> {
-        self.sim.kind(path)
-    }
-
-    fn open(&self, path: &Path, access: Access) -> io::Result<Box<dyn File>> {
-        let file = self.sim.open(path, access)?;
-        let at = path.ends_with("state.db.new").then(|| Arc::clone(&self.at));
-        Ok(Box::new(DamagingFile { file, at }))
-    }
-
-    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
-        self.sim.rename(from, to)
-    }
-
-    fn remove_file(&self, path: &Path) -> io::Result<()> {
-        self.sim.remove_file(path)
-    }
-
-    fn sync_dir(&self, path: &Path) -> io::Result<()> {
-        self.sim.sync_dir(path)
-    }
-
-    fn lock(&self, path: &Path, timeout: Duration) -> Result<LockGuard> {
-        self.sim.lock(path, timeout)
-    }
-
-    fn fill_random(&self, bytes: &mut [u8]) -> io::Result<()> {
-        self.sim.fill_random(bytes)
-    }
-}
-
-impl File for DamagingFile {
-    fn len(&self) -> io::Result<u64> {
-        self.file.len()
-    }
-
-    fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<usize> {
-        self.file.read_at(buf, offset)
-    }
-
-    fn write_at(&self, buf: &[u8], offset: u64) -> io::Result<usize> {
-        let mut bytes = buf.to_vec();
-        let at = self.at.as_ref().map_or(u64::MAX, |at| at.load(Ordering::SeqCst));
-        if (offset..offset + buf.len() as u64).contains(&at) {
-            bytes[usize::try_from(at - offset).unwrap()] ^= 0x04;
+    fn write<'a>(&self, bytes: &'a [u8], offset: u64) -> Cow<'a, [u8]> {
+        let at = self.at.load(Ordering::SeqCst);
+        if !(offset..offset + bytes.len() as u64).contains(&at) {
+            return bytes.into();
         }
-        self.file.write_at(&bytes, offset)
-    }
-
-    fn set_len(&self, len: u64) -> io::Result<()> {
-        self.file.set_len(len)
-    }
-
-    fn sync_data(&self) -> io::Result<()> {
-        self.file.sync_data()
-    }
-
-    fn drop_cache(&self, offset: u64) -> io::Result<()> {
-        self.file.drop_cache(offset)
-    }
-
-    fn map(&self) -> io::Result<Option<Map>> {
-        self.file.map()
+        let mut bytes = bytes.to_vec();
+        bytes[usize::try_from(at - offset).unwrap()] ^= 0x04;
+        bytes.into()
     }
 }
 
@@ -308,14 +248,15 @@ fn a_new_log_that_the_disk_damages_never_takes_the_place_of_the_old_one() {
     let expected = agent.oracle.current().without_logs();
     let (world, mut agent) = (agent.sim.world(), agent);
     agent.kill();
-    let disk = DamagingDisk { sim: Sim::at(world, 5), at: Arc::new(AtomicU64::new(u64::MAX)) };
-    let mut options = options_on(Arc::new(disk.clone()));
+    let (sim, hooks) = (Sim::at(world, 5), DamageNewLog { at: Arc::new(AtomicU64::new(u64::MAX)) });
+    let disk = Hooked { disk: Arc::new(sim.clone()), hooks: hooks.clone() };
+    let mut options = options_on(Arc::new(disk));
     let policy = CompactionPolicy { automatic: false, ..CompactionPolicy::default() };
     options.mmap(false).queue_order(QueueOrder::Fifo).compaction(policy);
     let store = opened(options.open(PATH, &key()).unwrap());
     let len = store.compact().unwrap().bytes_after;
     for at in (4096..len).step_by(7) {
-        disk.at.store(at, Ordering::SeqCst);
+        hooks.at.store(at, Ordering::SeqCst);
         let generation = store.stats().generation;
         let compacted = store.compact();
         assert!(
@@ -323,12 +264,12 @@ fn a_new_log_that_the_disk_damages_never_takes_the_place_of_the_old_one() {
             "{at}: {compacted:?}"
         );
         assert_eq!(store.stats().generation, generation);
-        assert!(!disk.sim.live().contains_key(Path::new(NEW)));
+        assert!(!sim.live().contains_key(Path::new(NEW)));
         assert_eq!(Model::read(&store).unwrap(), expected);
     }
     let store = store.store;
-    disk.at.store(u64::MAX, Ordering::SeqCst);
+    hooks.at.store(u64::MAX, Ordering::SeqCst);
     store.compact().unwrap();
     drop(store);
-    assert_eq!(Model::read(&open(&disk.sim, Mode::Sync).unwrap()).unwrap(), expected);
+    assert_eq!(Model::read(&open(&sim, Mode::Sync).unwrap()).unwrap(), expected);
 }

@@ -10,11 +10,12 @@ use std::sync::{Mutex, MutexGuard};
 use std::thread;
 use std::time::Instant;
 
+use crate::common::depth;
 use crate::sim::content::SECTOR_LEN;
 use crate::sim::crash;
 use crate::sim::random::{Random, mix};
-use crate::sim::workload::{Agent, BackedUp, Call, Mode, Model, Oracle, PATH, open};
 use crate::sim::world::{self, Image, World};
+use crate::sim::{Agent, BackedUp, Call, Mode, Model, Oracle, PATH, open};
 use crate::sim::{Moment, Op, Sim};
 
 /// Small and large, so that frames share sectors, fill one, and reach over several.
@@ -30,7 +31,6 @@ const ALPHABET: [Call; 10] = [
     Call::Sync,
     Call::Reopen,
 ];
-const HISTORY_LEN: u32 = 3;
 /// What copies the log, and what reaches over several buckets: in every history of up to two calls, with those above.
 const MORE: [Call; 6] = [
     Call::Batch { job: 0, len: 200 },
@@ -40,11 +40,9 @@ const MORE: [Call; 6] = [
     Call::ReopenRekeyed,
     Call::Backup,
 ];
-const MORE_HISTORY_LEN: u32 = 2;
 /// Of a moment in a call that copies the log, so many images of each choice of names: there are two files then, and most
 /// images differ only in the one that has no name yet.
 const COPY_IMAGES: usize = 12;
-const RANDOM_HISTORIES: u64 = 50;
 /// Of a moment in a random history, so many images: with many unsynced sectors there are thousands.
 const RANDOM_IMAGES: usize = 250;
 const RANDOM_HISTORY_LEN: usize = 12;
@@ -93,19 +91,19 @@ impl Seen {
 fn every_short_history_survives_a_power_cut_at_every_operation() {
     let begun = Instant::now();
     let seen = Seen::new();
-    for len in 0..=HISTORY_LEN {
+    for len in 0..=depth::history_len() {
         let all = |mode| (0..ALPHABET.len().pow(len)).map(move |number| exhaustive(mode, len, number));
         check_all(&Mode::ALL.into_iter().flat_map(all).collect::<Vec<_>>(), &seen);
         let count = seen.count();
         tell!("all histories of up to {len} calls: {count} distinct images in {:.1?}", begun.elapsed());
     }
-    for len in 1..=MORE_HISTORY_LEN {
+    for len in 1..=depth::copying_history_len() {
         let all = |mode| (0..(ALPHABET.len() + MORE.len()).pow(len)).filter_map(move |n| with_more(mode, len, n));
         check_all(&Mode::ALL.into_iter().flat_map(all).collect::<Vec<_>>(), &seen);
         let count = seen.count();
         tell!("with compaction, up to {len} calls: {count} distinct images in {:.1?}", begun.elapsed());
     }
-    assert!(seen.count() >= 1_000_000);
+    assert!(seen.count() >= depth::crash_images());
 }
 
 /// `CRASH_SEED` and `CRASH_HISTORIES` choose which histories; the seed in a failure's message runs that one alone.
@@ -115,7 +113,7 @@ fn random_histories_survive_a_power_cut_at_every_operation() {
     let seen = Seen::new();
     let variable = |name, default| std::env::var(name).map_or(default, |text| text.parse().unwrap());
     let first_seed = variable("CRASH_SEED", 1);
-    let count = variable("CRASH_HISTORIES", RANDOM_HISTORIES);
+    let count = variable("CRASH_HISTORIES", depth::random_histories());
     check_all(&(first_seed..first_seed + count).map(random_history).collect::<Vec<_>>(), &seen);
     tell!("{count} random histories: {} distinct images in {:.1?}", seen.count(), begun.elapsed());
 }
@@ -123,7 +121,7 @@ fn random_histories_survive_a_power_cut_at_every_operation() {
 /// The rename of a compaction is in the page cache only when its process is killed. The next process must not be
 /// promised anything before the folder is synced: else a power cut could bring the old log back.
 #[test]
-fn what_is_acknowledged_after_a_kill_behind_the_rename_survives_that_the_rename_does_not() {
+fn a_call_acknowledged_after_a_kill_survives_losing_the_rename_before_the_kill() {
     for copying in [Call::Compact, Call::Rekey] {
         let mut agent = Agent::new(Sim::new(71), Mode::Sync);
         agent.start().unwrap();
@@ -160,7 +158,7 @@ fn buffered_calls_survive_every_power_cut_after_their_close() {
 /// Behind the torn record lies a whole one, and the next record that is written is as long as the torn one: if the power
 /// cut could bring the tail back, the whole one would stand in its place again, chained to what is gone.
 #[test]
-fn a_torn_tail_that_was_cut_off_never_comes_back_behind_a_new_record() {
+fn a_torn_tail_that_was_cut_off_never_reappears_after_a_new_record() {
     let mut agent = Agent::new(Sim::new(77), Mode::Buffered);
     agent.start().unwrap();
     // Each record fills two sectors, so that one may be lost and the other not.

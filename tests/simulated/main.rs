@@ -3,9 +3,15 @@
 #![allow(clippy::unwrap_used, reason = "a test panics where something is wrong")]
 #![allow(clippy::cast_possible_truncation, reason = "the numbers of tests are small")]
 
+#[path = "../common/mod.rs"]
+mod common;
 #[path = "../sim/mod.rs"]
 mod sim;
 
 mod compaction_crash;
 mod crash;
+mod failed_copies;
+mod failed_writes;
 mod failing_calls;
+mod full_disk;
+mod survival;

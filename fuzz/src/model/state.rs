@@ -1,14 +1,15 @@
 //! What a store should hold, and what it should say, in plain lists.
 
-use super::{How, Write, is_bad, text};
+use std::ops::Deref;
 
-#[derive(Clone, Debug, Default)]
+use super::{How, Write, is_bad, text};
+use crate::sim;
+
+/// The model of `tests/`, but for log events: here these are numbered, and the buffer has limits.
+#[derive(Clone, Debug)]
 pub(super) struct State {
-    pub(super) config: Option<(u64, Vec<u8>)>,
-    /// In the order of the latest enqueue.
-    jobs: Vec<(String, Vec<u8>)>,
-    pub(super) session: Option<(String, i64)>,
-    pub(super) heartbeat: Option<i64>,
+    /// Its jobs are in the order of the latest enqueue, and its log buffer stays empty.
+    kept: sim::State,
     /// Oldest first.
     pub(super) logs: Vec<Event>,
     /// How many were dropped and not yet reported; and as far as the log knows.
@@ -36,16 +37,26 @@ pub(super) struct Peeked {
     pub(super) dropped_ever: u64,
 }
 
+impl Default for State {
+    fn default() -> Self {
+        State { kept: sim::State::fifo(), logs: Vec::new(), dropped: 0, recorded: 0, told: 0, events: 0 }
+    }
+}
+
+impl Deref for State {
+    type Target = sim::State;
+
+    fn deref(&self) -> &sim::State {
+        &self.kept
+    }
+}
+
 impl State {
     pub(super) fn queue_depth(&self) -> usize {
         self.jobs.len()
     }
 
-    pub(super) fn job(&self, id: &str) -> Option<&Vec<u8>> {
-        self.jobs.iter().find(|(job, _)| job == id).map(|(_, payload)| payload)
-    }
-
-    pub(super) fn jobs(&self, is_fifo: bool, after: Option<&str>, n: usize) -> Vec<(String, Vec<u8>)> {
+    pub(super) fn dequeue(&self, is_fifo: bool, after: Option<&str>, n: usize) -> Vec<(String, Vec<u8>)> {
         let mut jobs = self.jobs.clone();
         if !is_fifo {
             jobs.sort();
@@ -61,17 +72,16 @@ impl State {
     /// A call that is not about log events and was not refused.
     pub(super) fn apply(&mut self, write: &Write) {
         match *write {
-            Write::Config { version, value } => self.config = Some((version, value.bytes())),
-            Write::Session { value, time } => self.session = Some((text(value), time.ms())),
-            Write::Heartbeat { time } => self.heartbeat = Some(time.ms()),
+            Write::Config { version, value } => self.kept.config = Some((version, value.bytes())),
+            Write::Session { value, time } => self.kept.session = Some((text(value), time.ms())),
+            Write::Heartbeat { time } => self.kept.heartbeat = Some(time.ms()),
             Write::Enqueue { id, value } => {
                 let id = id.text();
                 if !is_bad(&id) {
-                    self.jobs.retain(|(job, _)| *job != id);
-                    self.jobs.push((id, value.bytes()));
+                    self.kept.enqueue(&id, value.bytes());
                 }
             }
-            Write::Ack { id } => self.jobs.retain(|(job, _)| *job != id.text()),
+            Write::Ack { id } => drop(self.kept.ack(&id.text())),
             Write::Log { .. } => {}
         }
     }

@@ -1,4 +1,6 @@
-//! A small deterministic generator (splitmix64): the same seed gives the same run on every machine.
+//! A small deterministic generator (SplitMix64): a seed gives the same numbers on every machine.
+
+#![allow(dead_code, unreachable_pub, reason = "each test binary uses a part of it")]
 
 /// A stream of numbers from a seed.
 #[derive(Clone, Debug)]
@@ -23,6 +25,11 @@ impl Random {
         for part in bytes.chunks_mut(8) {
             part.copy_from_slice(&self.next().to_le_bytes()[..part.len()]);
         }
+    }
+
+    /// One number of the stream for each byte.
+    pub fn bytes(&mut self, len: usize) -> Vec<u8> {
+        (0..len).map(|_| self.next().to_le_bytes()[0]).collect()
     }
 }
 

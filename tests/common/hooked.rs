@@ -1,0 +1,147 @@
+//! A file system that passes every call to another one, with hooks before some of them.
+
+use std::borrow::Cow;
+use std::fmt::Debug;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use backupy_state::Result;
+use backupy_state::testing::{Access, Disk, File, LockGuard, Map, PathKind, Storage};
+
+/// What a test does before a call. Each hook does nothing unless the test says otherwise.
+pub(crate) trait Hooks: Clone + Debug + Send + Sync + 'static {
+    /// Before a file is opened: an error fails the call. `true` makes [`Hooks::write`] see the writes of this handle.
+    fn open(&self, _path: &Path) -> io::Result<bool> {
+        Ok(false)
+    }
+
+    /// Before each read of a file. A look through a memory map is none.
+    fn read(&self) {}
+
+    /// Before a write of a handle that [`Hooks::open`] chose. The returned bytes are written.
+    fn write<'a>(&self, bytes: &'a [u8], _offset: u64) -> Cow<'a, [u8]> {
+        bytes.into()
+    }
+
+    /// Before each sync of a file or a folder.
+    fn sync(&self) {}
+
+    /// In place of a reader's pause, which takes no time here.
+    fn sleep(&self, _duration: Duration) {}
+}
+
+/// The file system with its hooks. Clones share both.
+#[derive(Clone, Debug)]
+pub(crate) struct Hooked<H> {
+    pub(crate) disk: Arc<dyn Storage>,
+    pub(crate) hooks: H,
+}
+
+/// The machine's disk.
+impl<H: Default> Default for Hooked<H> {
+    fn default() -> Self {
+        Hooked { disk: Arc::new(Disk), hooks: H::default() }
+    }
+}
+
+#[derive(Debug)]
+struct HookedFile<H> {
+    file: Box<dyn File>,
+    hooks: H,
+    sees_writes: bool,
+}
+
+impl<H: Hooks> Storage for Hooked<H> {
+    fn resolve(&self, path: &Path) -> io::Result<PathBuf> {
+        self.disk.resolve(path)
+    }
+
+    fn kind(&self, path: &Path) -> io::Result<PathKind> {
+        self.disk.kind(path)
+    }
+
+    fn open(&self, path: &Path, access: Access) -> io::Result<Box<dyn File>> {
+        let sees_writes = self.hooks.open(path)?;
+        let file = self.disk.open(path, access)?;
+        Ok(Box::new(HookedFile { file, hooks: self.hooks.clone(), sees_writes }))
+    }
+
+    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
+        self.disk.rename(from, to)
+    }
+
+    fn link(&self, from: &Path, to: &Path) -> io::Result<()> {
+        self.disk.link(from, to)
+    }
+
+    fn rename_new(&self, from: &Path, to: &Path) -> io::Result<()> {
+        self.disk.rename_new(from, to)
+    }
+
+    fn copy_owner_and_mode(&self, from: &Path, to: &Path) -> io::Result<()> {
+        self.disk.copy_owner_and_mode(from, to)
+    }
+
+    fn remove_file(&self, path: &Path) -> io::Result<()> {
+        self.disk.remove_file(path)
+    }
+
+    fn sync_dir(&self, path: &Path) -> io::Result<()> {
+        self.hooks.sync();
+        self.disk.sync_dir(path)
+    }
+
+    fn lock(&self, path: &Path, timeout: Duration) -> Result<LockGuard> {
+        self.disk.lock(path, timeout)
+    }
+
+    fn fill_random(&self, bytes: &mut [u8]) -> io::Result<()> {
+        self.disk.fill_random(bytes)
+    }
+
+    fn sleep(&self, duration: Duration) {
+        self.hooks.sleep(duration);
+    }
+}
+
+impl<H: Hooks> File for HookedFile<H> {
+    fn len(&self) -> io::Result<u64> {
+        self.file.len()
+    }
+
+    fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<usize> {
+        self.hooks.read();
+        self.file.read_at(buf, offset)
+    }
+
+    fn write_at(&self, buf: &[u8], offset: u64) -> io::Result<usize> {
+        if self.sees_writes {
+            self.file.write_at(&self.hooks.write(buf, offset), offset)
+        } else {
+            self.file.write_at(buf, offset)
+        }
+    }
+
+    fn allocate(&self, len: u64) -> io::Result<()> {
+        self.file.allocate(len)
+    }
+
+    fn set_len(&self, len: u64) -> io::Result<()> {
+        self.file.set_len(len)
+    }
+
+    fn sync_data(&self) -> io::Result<()> {
+        self.hooks.sync();
+        self.file.sync_data()
+    }
+
+    fn drop_cache(&self, offset: u64) -> io::Result<()> {
+        self.file.drop_cache(offset)
+    }
+
+    fn map(&self) -> io::Result<Option<Map>> {
+        self.file.map()
+    }
+}

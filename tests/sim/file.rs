@@ -1,0 +1,122 @@
+//! The files of the simulated disk.
+
+use std::io::{self, ErrorKind};
+use std::sync::MutexGuard;
+
+use backupy_state::testing::{File, Map};
+
+use super::{DiskState, EIO, ENOSPC, Failure, Op, Sim};
+
+#[derive(Debug)]
+pub(super) struct SimFile {
+    pub(super) sim: Sim,
+    pub(super) inode: usize,
+    pub(super) session: u32,
+    pub(super) writes: bool,
+}
+
+impl SimFile {
+    fn begin(&self, op: Op) -> io::Result<(MutexGuard<'_, DiskState>, Option<Failure>)> {
+        if self.sim.state().session != self.session {
+            return Err(io::Error::from_raw_os_error(EIO));
+        }
+        self.sim.begin(op)
+    }
+
+    fn begin_write(&self, op: Op) -> io::Result<(MutexGuard<'_, DiskState>, Option<Failure>)> {
+        let begun = self.begin(op)?;
+        assert!(self.writes, "{op:?} on a file that was opened to read");
+        Ok(begun)
+    }
+}
+
+impl File for SimFile {
+    fn len(&self) -> io::Result<u64> {
+        let (state, _) = self.begin(Op::Len)?;
+        Ok(state.world.inode(self.inode).live.len())
+    }
+
+    fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<usize> {
+        let (state, failure) = self.begin(Op::Read)?;
+        let len = cut_short(buf.len(), failure);
+        Ok(state.world.inode(self.inode).live.read(&mut buf[..len], offset))
+    }
+
+    fn write_at(&self, buf: &[u8], offset: u64) -> io::Result<usize> {
+        let (mut state, failure) = self.begin_write(Op::Write)?;
+        let mut len = cut_short(buf.len(), failure);
+        let room = state.world.inode(self.inode).live.len().saturating_add(state.free());
+        if offset + len as u64 > room {
+            len = room.saturating_sub(offset) as usize;
+            if len == 0 {
+                return Err(io::Error::from_raw_os_error(ENOSPC));
+            }
+        }
+        if len > 0 {
+            state.world.inode_mut(self.inode).write(&buf[..len], offset);
+        }
+        Ok(len)
+    }
+
+    fn allocate(&self, len: u64) -> io::Result<()> {
+        let (mut state, _) = self.begin_write(Op::SetLen)?;
+        let old_len = state.world.inode(self.inode).live.len();
+        if len < old_len {
+            return Err(ErrorKind::InvalidInput.into());
+        }
+        if len - old_len > state.free() {
+            return Err(io::Error::from_raw_os_error(ENOSPC));
+        }
+        state.world.inode_mut(self.inode).set_len(len);
+        Ok(())
+    }
+
+    fn set_len(&self, len: u64) -> io::Result<()> {
+        let (mut state, _) = self.begin_write(Op::SetLen)?;
+        state.world.inode_mut(self.inode).set_len(len);
+        Ok(())
+    }
+
+    fn sync_data(&self) -> io::Result<()> {
+        {
+            let mut state = self.sim.state();
+            if state.session == self.session {
+                let number = state.ops.len();
+                state.syncs.push((number, self.inode));
+            }
+        }
+        match self.begin(Op::Sync) {
+            Ok((mut state, _)) => {
+                state.world.inode_mut(self.inode).sync();
+                Ok(())
+            }
+            Err(error) => {
+                let mut state = self.sim.state();
+                if state.session == self.session {
+                    let DiskState { world, random, failed_sync, .. } = &mut *state;
+                    world.inode_mut(self.inode).fail_sync(*failed_sync, random);
+                }
+                Err(error)
+            }
+        }
+    }
+
+    fn drop_cache(&self, offset: u64) -> io::Result<()> {
+        let (mut state, _) = self.begin(Op::DropCache)?;
+        state.world.inode_mut(self.inode).drop_cache(offset);
+        Ok(())
+    }
+
+    fn map(&self) -> io::Result<Option<Map>> {
+        drop(self.begin(Op::Map)?);
+        Ok(None)
+    }
+}
+
+fn cut_short(len: usize, failure: Option<Failure>) -> usize {
+    match failure {
+        Some(Failure::Short) => len.div_ceil(2),
+        Some(Failure::Zero) => 0,
+        _ => len,
+    }
+}

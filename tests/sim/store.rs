@@ -1,0 +1,129 @@
+//! How an agent opens its store on a simulated disk.
+
+use std::ops::Deref;
+use std::path::Path;
+use std::sync::Arc;
+
+use backupy_state::testing::options_on;
+use backupy_state::{
+    AgentKey, CompactionPolicy, Durability, Error, LogLimits, OpenOptions, QueueOrder, Result, Store, WhenFull,
+};
+
+use super::Sim;
+use super::call::Call;
+use super::world::World;
+
+pub const PATH: &str = "/sim/state.db";
+/// Where recovery puts a torn tail.
+pub const TORN: &str = "/sim/state.db.torn";
+
+/// Which calls return before they are durable, and what the log buffer does with more than [`FEW`] events.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mode {
+    /// None. Any number of events.
+    Sync,
+    /// Heartbeats, and what concerns log events. The oldest events make room.
+    Mixed,
+    /// All. New events are dropped.
+    Buffered,
+}
+
+/// How many log events the buffer holds where it has a limit.
+pub const FEW: usize = 2;
+
+impl Mode {
+    pub const ALL: [Mode; 3] = [Mode::Sync, Mode::Mixed, Mode::Buffered];
+
+    pub(super) fn options(self, sim: &Sim) -> OpenOptions {
+        let mut options = options_on(Arc::new(sim.clone()));
+        options.mmap(false).queue_order(QueueOrder::Fifo);
+        // A compaction on a thread of its own would come at another operation each time.
+        options.compaction(CompactionPolicy { automatic: false, ..CompactionPolicy::default() });
+        let mut limits = LogLimits::default();
+        if let Some(when_full) = self.when_full() {
+            limits.max_count = Some(FEW as u64);
+            limits.when_full = when_full;
+        }
+        options.log_limits(limits);
+        match self {
+            Mode::Sync => {}
+            Mode::Mixed => {
+                options.heartbeat_durability(Durability::Buffered).log_durability(Durability::Buffered);
+            }
+            Mode::Buffered => {
+                options.durability(Durability::Buffered);
+            }
+        }
+        options
+    }
+
+    pub(super) fn is_durable(self, call: Call) -> bool {
+        match call {
+            Call::Sync | Call::Compact | Call::Rekey => true,
+            Call::Heartbeat | Call::BufferLog { .. } | Call::DrainLogs { .. } | Call::AckLogs { .. } => {
+                self == Mode::Sync
+            }
+            _ => self != Mode::Buffered,
+        }
+    }
+
+    pub(super) fn when_full(self) -> Option<WhenFull> {
+        match self {
+            Mode::Sync => None,
+            Mode::Mixed => Some(WhenFull::DropOldest),
+            Mode::Buffered => Some(WhenFull::DropNewest),
+        }
+    }
+}
+
+/// The key that a new store is under.
+pub fn key() -> AgentKey {
+    key_of(false)
+}
+
+/// The key that [`Call::Rekey`] puts it under.
+pub fn other_key() -> AgentKey {
+    key_of(true)
+}
+
+/// The first key, or the other one.
+pub(super) fn key_of(is_other: bool) -> AgentKey {
+    let key = ["bkpy_0123456789abcdef0123456789abcdef", "bkpy_fedcba9876543210fedcba9876543210"];
+    AgentKey::new(key[usize::from(is_other)]).unwrap()
+}
+
+/// A store that is open, and which key opened it.
+#[derive(Debug)]
+pub struct Opened {
+    pub store: Store,
+    pub is_other_key: bool,
+}
+
+impl Deref for Opened {
+    type Target = Store;
+
+    fn deref(&self) -> &Store {
+        &self.store
+    }
+}
+
+/// Opens the store on a simulated disk, with the first key or else with the other one.
+pub fn open(sim: &Sim, mode: Mode) -> Result<Opened> {
+    open_at(sim, mode, PATH.as_ref(), false)
+}
+
+pub(super) fn open_at(sim: &Sim, mode: Mode, path: &Path, first_try: bool) -> Result<Opened> {
+    let open = |is_other_key| {
+        let store = mode.options(sim).open(path, &key_of(is_other_key))?;
+        Ok(Opened { store, is_other_key })
+    };
+    match open(first_try) {
+        Err(Error::WrongKey { .. }) => open(!first_try),
+        opened => opened,
+    }
+}
+
+/// Whether the store's file is there at all.
+pub fn exists(world: &World) -> bool {
+    world.named(Path::new(PATH)).is_some()
+}

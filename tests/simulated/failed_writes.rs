@@ -1,0 +1,80 @@
+//! Writes and syncs of the log that fail: the store takes no more writes, and a failed sync is never repeated.
+
+use backupy_state::Error;
+
+use super::survival::{fail_next, refuses_writes_and_still_reads, survives, survives_some};
+use crate::sim::world::FailedSync;
+use crate::sim::{Agent, Call, EIO, Failure, Mode, Op, Sim};
+
+/// The short form of the test of all failures, for the two that matter most.
+#[test]
+fn a_failed_sync_is_never_repeated_and_no_record_it_lost_is_shown_again() {
+    for failed_sync in [FailedSync::LosesAll, FailedSync::LosesSome, FailedSync::KeepsAll] {
+        let mut agent = Agent::new(Sim::new(15), Mode::Sync);
+        agent.start().unwrap();
+        agent.make(Call::Heartbeat).unwrap();
+        agent.sim.set_failed_sync(failed_sync);
+        fail_next(&mut agent, Op::Sync, Failure::Errno(EIO));
+        let syncs = agent.sim.count(Op::Sync);
+        let made = agent.make(Call::Enqueue { job: 0, len: 700 });
+        assert!(matches!(made, Err(Error::Io { operation: "sync", .. })), "{made:?}");
+        refuses_writes_and_still_reads(&agent);
+        assert!(matches!(agent.close(), Err(Error::Failed { .. })));
+        assert_eq!(agent.sim.count(Op::Sync), syncs + 1);
+        survives(&agent.sim.world(), agent.oracle.allowed());
+    }
+}
+
+/// What lies far behind the last synced frame is looked at again, as well as what is near to it or to the end.
+#[test]
+fn of_a_long_tail_that_a_failed_sync_lost_no_record_is_shown_again() {
+    for failed_sync in [FailedSync::LosesAll, FailedSync::LosesSome, FailedSync::KeepsAll] {
+        let mut agent = Agent::new(Sim::new(21), Mode::Buffered);
+        agent.start().unwrap();
+        agent.make(Call::Enqueue { job: 0, len: 100_000 }).unwrap();
+        agent.make(Call::Sync).unwrap();
+        for job in 1..5 {
+            agent.make(Call::Enqueue { job, len: 40_000 }).unwrap();
+        }
+        agent.sim.set_failed_sync(failed_sync);
+        let sync = agent.sim.ops();
+        agent.sim.fail(sync, Failure::Errno(EIO));
+        let made = agent.make(Call::Sync);
+        assert!(matches!(made, Err(Error::Io { operation: "sync", .. })), "{made:?}");
+        survives_some(&agent.sim.world(), agent.oracle.allowed(), 20);
+    }
+}
+
+#[test]
+fn a_failed_write_ends_writing() {
+    let mut agent = Agent::new(Sim::new(16), Mode::Sync);
+    agent.start().unwrap();
+    agent.make(Call::Heartbeat).unwrap();
+    fail_next(&mut agent, Op::Write, Failure::Errno(EIO));
+    let made = agent.make(Call::Enqueue { job: 0, len: 700 });
+    assert!(matches!(made, Err(Error::Io { operation: "write", .. })), "{made:?}");
+    refuses_writes_and_still_reads(&agent);
+    survives(&agent.sim.world(), agent.oracle.allowed());
+}
+
+/// A new store has no space ahead, so its first call makes some.
+#[test]
+fn an_io_error_while_the_log_grows_ends_writing() {
+    let new_store = || {
+        let mut agent = Agent::new(Sim::new(18), Mode::Sync);
+        agent.start().unwrap();
+        agent
+    };
+    let call = Call::Enqueue { job: 0, len: 700 };
+    let mut healthy = new_store();
+    let begun = healthy.sim.ops();
+    healthy.make(call).unwrap();
+    let growing = begun + healthy.sim.trace()[begun..].iter().position(|&op| op == Op::Write).unwrap();
+
+    let mut agent = new_store();
+    agent.sim.fail(growing, Failure::Errno(EIO));
+    let made = agent.make(call);
+    assert!(matches!(made, Err(Error::Io { operation: "allocate space in", .. })), "{made:?}");
+    refuses_writes_and_still_reads(&agent);
+    survives(&agent.sim.world(), agent.oracle.allowed());
+}

@@ -1,0 +1,195 @@
+//! A full disk: what removes something works, what adds something is refused, and nothing else changes.
+
+use std::sync::Arc;
+
+use backupy_state::testing::{options_on, verify_on};
+use backupy_state::{Batch, Error, LogAdmission, LogLimits, LogRate};
+
+use super::survival::{fail_next, refuses_writes_and_still_reads, survives};
+use crate::sim::{Agent, Call, EIO, ENOSPC, FEW, Failure, Mode, Model, Op, PATH, Sim, key};
+
+#[test]
+fn full_disk_refuses_puts_and_lets_ack_and_drain_work() {
+    let sim = Sim::new(11);
+    sim.set_capacity(400 << 10);
+    let mut agent = Agent::new(sim.clone(), Mode::Sync);
+    agent.start().unwrap();
+    agent.make(Call::BufferLog { ts_ms: 1, len: 100 }).unwrap();
+    let mut jobs = 0;
+    let refused = loop {
+        match agent.make(Call::Enqueue { job: jobs, len: 4000 }) {
+            Ok(()) => jobs += 1,
+            Err(error) => break error,
+        }
+    };
+    assert!(matches!(refused, Error::Full { .. }), "{refused:?}");
+    let refused = loop {
+        if let Err(error) = agent.make(Call::BufferLog { ts_ms: 2, len: 0 }) {
+            break error;
+        }
+    };
+    assert!(matches!(refused, Error::Full { .. }), "{refused:?}");
+    survives(&sim.world(), agent.oracle.allowed());
+    // What was buffered and queued can still go.
+    agent.make(Call::DrainLogs { n: 500 }).unwrap();
+    for job in 0..jobs {
+        agent.make(Call::Ack { job }).unwrap();
+    }
+    assert!(matches!(agent.make(Call::Heartbeat), Err(Error::Full { .. })));
+    survives(&sim.world(), agent.oracle.allowed());
+    agent.make(Call::Reopen).unwrap();
+    assert!(matches!(agent.make(Call::Enqueue { job: 0, len: 4000 }), Err(Error::Full { .. })));
+    sim.set_capacity(800 << 10);
+    agent.make(Call::Enqueue { job: 0, len: 4000 }).unwrap();
+    survives(&sim.world(), agent.oracle.allowed());
+}
+
+/// The count of dropped events is put into the log by what removes something; it must not make an ack a put.
+#[test]
+fn full_disk_lets_acks_work_while_a_count_of_drops_is_not_written_yet() {
+    let sim = Sim::new(19);
+    sim.set_capacity(400 << 10);
+    let mut agent = Agent::new(sim.clone(), Mode::Buffered);
+    agent.start().unwrap();
+    let log = Call::BufferLog { ts_ms: 1, len: 100 };
+    let mut jobs = 0;
+    while agent.make(Call::Enqueue { job: jobs, len: 4000 }).is_ok() {
+        jobs += 1;
+        if jobs == 1 {
+            (0..FEW).for_each(|_| agent.make(log).unwrap());
+        }
+    }
+    while agent.make(Call::Heartbeat).is_ok() {}
+    agent.make(Call::PeekLogs { n: 1 }).unwrap();
+    agent.make(log).unwrap();
+    assert_eq!(agent.store().stats().logs_dropped, 1);
+    agent.make(Call::AckLogs { n: 1 }).unwrap();
+    survives(&sim.world(), agent.oracle.allowed());
+
+    // A batch that only acks, and the close, which has nothing else to write.
+    let refused = agent.make(log);
+    assert!(matches!(refused, Err(Error::Full { .. })), "{refused:?}");
+    let mut limits = LogLimits::default();
+    limits.rate = Some(LogRate { per_second: 0, burst: 0 });
+    agent.close().unwrap();
+    let mut options = options_on(Arc::new(sim.clone()));
+    options.mmap(false).log_limits(limits);
+    let dropped = || options.open(PATH, &key()).unwrap();
+    let store = dropped();
+    assert_eq!(store.buffer_log(1, b"too fast").unwrap(), LogAdmission::Dropped);
+    store.write(Batch::new().ack_job("run-0")).unwrap();
+    assert_eq!(store.buffer_log(1, b"too fast").unwrap(), LogAdmission::Dropped);
+    assert_eq!((store.queue_depth(), store.stats().logs_dropped), (usize::from(jobs) - 1, 3));
+    store.close().unwrap();
+    assert_eq!(dropped().stats().logs_dropped, 3);
+}
+
+/// The next session has no room for what a torn tail takes, or for the reserve, and still comes up.
+#[test]
+fn full_disk_lets_a_killed_store_open_and_ack() {
+    let sim = Sim::new(12);
+    let mut agent = Agent::new(sim.clone(), Mode::Sync);
+    agent.start().unwrap();
+    for job in 0..4 {
+        agent.make(Call::Enqueue { job, len: 500 }).unwrap();
+    }
+    sim.set_capacity(sim.world().used());
+    agent.make(Call::Kill).unwrap();
+    for job in 0..4 {
+        agent.make(Call::Ack { job }).unwrap();
+    }
+    agent.make(Call::Reopen).unwrap();
+    survives(&sim.world(), agent.oracle.allowed());
+}
+
+/// The reserve was given back by the close, and others have taken most of it since.
+#[test]
+fn little_room_is_enough_for_an_ack() {
+    let sim = Sim::new(13);
+    let mut agent = Agent::new(sim.clone(), Mode::Sync);
+    agent.start().unwrap();
+    agent.make(Call::Enqueue { job: 0, len: 500 }).unwrap();
+    agent.make(Call::Reopen).unwrap();
+    sim.set_capacity(sim.world().used() + 4096);
+    assert!(matches!(agent.make(Call::Enqueue { job: 1, len: 500 }), Err(Error::Full { .. })));
+    agent.make(Call::Ack { job: 0 }).unwrap();
+
+    // The next space ahead begins behind the ack, and not on it.
+    sim.set_capacity(u64::MAX);
+    agent.make(Call::Enqueue { job: 2, len: 500 }).unwrap();
+    survives(&sim.world(), agent.oracle.allowed());
+}
+
+/// The next record is shorter, so what was left of this one would stand behind it.
+#[test]
+fn a_write_that_runs_full_halfway_leaves_no_torn_frame() {
+    let sim = Sim::new(14);
+    let mut agent = Agent::new(sim.clone(), Mode::Sync);
+    agent.start().unwrap();
+    agent.make(Call::Heartbeat).unwrap();
+    let before = sim.ops();
+    agent.make(Call::Heartbeat).unwrap();
+    let write = sim.trace()[before..].iter().position(|&op| op == Op::Write).unwrap();
+    sim.fail(sim.ops() + write, Failure::Short);
+    sim.fail(sim.ops() + write + 1, Failure::Errno(ENOSPC));
+    let made = agent.make(Call::Enqueue { job: 0, len: 5000 });
+    assert!(matches!(made, Err(Error::Full { .. })), "{made:?}");
+    assert_eq!(verify_on(&sim, PATH, Some(&key()), |_| {}).unwrap().torn_len, 0);
+    agent.make(Call::Heartbeat).unwrap();
+    assert_eq!(verify_on(&sim, PATH, Some(&key()), |_| {}).unwrap().torn_len, 0);
+    survives(&sim.world(), agent.oracle.allowed());
+}
+
+/// A frame longer than a step of space ahead goes over space that is allocated but holds no zeros yet.
+#[test]
+fn a_long_frame_that_finds_no_room_leaves_the_log_as_it_was() {
+    let (call, before) = (Call::Enqueue { job: 0, len: 600_000 }, Call::Enqueue { job: 1, len: 400 });
+    let used = || {
+        let mut agent = Agent::new(Sim::new(19), Mode::Sync);
+        agent.start().unwrap();
+        agent.make(before).unwrap();
+        agent
+    };
+    let mut healthy = used();
+    let begun = healthy.sim.ops();
+    healthy.make(call).unwrap();
+    let ops = &healthy.sim.trace()[begun..];
+    let (allocating, writing) = (Op::SetLen, Op::Write);
+    assert_eq!(ops.iter().filter(|&&op| op == allocating).count(), 1, "{ops:?}");
+    let with_room = ops.iter().filter(|&&op| op == writing).count();
+    assert!(with_room >= 2, "zeros for the reserve, and the frame: {ops:?}");
+
+    for (n, &op) in ops.iter().enumerate().filter(|&(_, &op)| op == allocating || op == writing) {
+        let mut agent = used();
+        let len = agent.store().stats().log_len;
+        agent.sim.fail(begun + n, Failure::Errno(ENOSPC));
+        let made = agent.make(call);
+        // Where a smaller step suffices, the call goes on.
+        assert!(matches!(made, Ok(()) | Err(Error::Full { .. })), "{op:?} {n}: {made:?}");
+        if made.is_err() {
+            assert_eq!(agent.store().stats().log_len, len);
+            agent.make(Call::Ack { job: 1 }).unwrap();
+        }
+        survives(&agent.sim.world(), agent.oracle.allowed());
+
+        let mut agent = used();
+        agent.sim.fail(begun + n, Failure::Errno(EIO));
+        let made = agent.make(call);
+        assert!(matches!(made, Err(Error::Io { .. })), "{op:?} {n}: {made:?}");
+        refuses_writes_and_still_reads(&agent);
+        survives(&agent.sim.world(), agent.oracle.allowed());
+    }
+}
+
+/// What was not written is not done, for those who read on either.
+#[test]
+fn an_ack_that_finds_no_room_leaves_the_job_in_the_queue() {
+    let mut agent = Agent::new(Sim::new(17), Mode::Sync);
+    agent.start().unwrap();
+    agent.make(Call::Enqueue { job: 0, len: 500 }).unwrap();
+    fail_next(&mut agent, Op::Write, Failure::Errno(ENOSPC));
+    let made = agent.make(Call::Ack { job: 0 });
+    assert!(matches!(made, Err(Error::Full { .. })), "{made:?}");
+    assert_eq!(&Model::read(agent.store()).unwrap(), &agent.oracle.current().without_logs());
+    agent.make(Call::Ack { job: 0 }).unwrap();
+}
