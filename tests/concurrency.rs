@@ -1,9 +1,10 @@
-//! Group commit and the failure latch, in every order in which the threads can run: `src/log/group_commit.rs` itself, over the
-//! mutexes of shuttle. All orders are tried for two threads, and very many chosen at random for four.
+//! Group commit and the failure latch, in every order in which the threads can run: `src/log/group_commit.rs`
+//! itself, over the mutexes of shuttle. All orders are tried for two threads, and very many chosen at random for four.
 //!
-//! The sync is of a file that knows what a real one does: it covers what was written before it began, and nothing of
-//! it is promised before it has succeeded. Shuttle fails where a thread waits for ever, and prints the schedule.
-#![allow(clippy::unwrap_used, reason = "a test ends where something is not as it should be")]
+//! The simulated sync does what a real one does: it covers the bytes written before it began, and only once it has
+//! succeeded. Shuttle fails when a thread waits for ever, and prints the schedule. Alone in its binary, because it
+//! compiles a file of the library with other mutexes.
+#![allow(clippy::unwrap_used, reason = "a test panics where something is wrong")]
 
 #[allow(dead_code, unreachable_pub, reason = "the store uses all of it")]
 #[path = "../src/log/group_commit.rs"]
@@ -38,8 +39,8 @@ fn mark(seq: u64) -> FrameId {
     FrameId { seq, tag }
 }
 
-/// A log: numbers for frames, and a disk. Its atomics are std's, because shuttle runs one thread at a time and need not
-/// try what happens between two looks at what only the test sees.
+/// A log: numbers for frames, and a disk. Its atomics are std's, because shuttle runs one thread at a time and
+/// need not try what happens between two looks at what only the test sees.
 struct Log {
     commit: GroupCommit,
     /// The number of the last frame in the file. Held while one is written, as the store does it.
@@ -86,7 +87,7 @@ impl Log {
         assert!(!self.sync_failed.load(Ordering::SeqCst), "a sync after one that failed");
         let number = self.syncs.fetch_add(1, Ordering::SeqCst);
         let covered = self.in_file.load(Ordering::SeqCst);
-        // Here the others go on writing.
+        // Here the other threads can write.
         thread::yield_now();
         let fails = self.fails_at == Some(number);
         match fails {
@@ -97,7 +98,7 @@ impl Log {
         if fails { Err(io::Error::from_raw_os_error(EIO)) } else { Ok(()) }
     }
 
-    /// Waits for a frame, and holds the answer against the disk. Returns whether it was acknowledged.
+    /// Waits for a frame and checks the answer against the disk. Returns whether it was acknowledged.
     fn wait(&self, seq: u64) -> bool {
         let mut syncs = 0;
         let waited = self.commit.wait_durable(seq, || {
@@ -130,7 +131,7 @@ impl Log {
     }
 }
 
-/// `count` threads, each of which makes so many writing calls. Returns what each frame's call was told.
+/// `count` threads, each of which makes so many writing calls. Returns for each frame whether it was acknowledged.
 fn write_from(log: &Arc<Log>, count: usize, calls: usize) -> Vec<(u64, bool)> {
     let threads: Vec<_> = (0..count)
         .map(|_| {
@@ -199,7 +200,7 @@ fn four_threads_are_acknowledged_after_their_syncs_and_all_return() {
     }
 }
 
-/// A write fails beside: from then on nothing is written, and who was not yet durable is told so.
+/// Another write fails: from then on nothing is written, and calls that were not yet durable return the failure.
 #[test]
 fn a_failed_write_ends_writing_and_releases_all() {
     in_many_orders(|| {
@@ -254,7 +255,7 @@ fn settling_acknowledges_all_that_was_written() {
     }
 }
 
-/// The old generation's sync hangs on a slow disk: nobody has to wait for it once the next one holds everything.
+/// The old generation's sync hangs on a slow disk: no call waits for it once the next generation holds everything.
 #[test]
 fn settling_and_failing_release_waiters_while_a_sync_hangs() {
     for settles in [true, false] {

@@ -1,6 +1,7 @@
-//! Many stores in one process, as a test bench or a proxy for many agents has them: no descriptor, no thread, no mapping
-//! and no memory stays behind, and an idle store takes little.
-#![allow(clippy::unwrap_used, reason = "a test ends where something is not as it should be")]
+//! Many stores in one process, as a test bench or a proxy for many agents has them: closing one leaks no
+//! descriptor, thread, mapping or memory, and an idle one uses little. Alone in its binary, because it counts what
+//! the whole process has.
+#![allow(clippy::unwrap_used, reason = "a test panics where something is wrong")]
 
 mod common;
 
@@ -31,7 +32,7 @@ fn many_stores_at_once_use_little_and_leak_nothing() {
     alone("at_once", place.folder());
 }
 
-/// Some opens are refused: what an error leaves behind counts too.
+/// Some opens are refused: an error must leak nothing either.
 #[test]
 fn one_after_the_other() {
     let Some(folder) = child_path() else { return };
@@ -148,7 +149,7 @@ impl Standing {
         let resident = resident.trim().trim_end_matches(" kB").parse::<usize>().unwrap() * 1024;
         let maps = fs::read_to_string("/proc/self/maps").unwrap();
         let mappings = maps.lines().filter(|line| line.contains(".db")).count();
-        // A thread that was joined may still stand there for a moment.
+        // A joined thread may still be listed for a moment.
         let threads = (0..50).map(|_| count("/proc/self/task")).min().unwrap();
         Standing { held, resident, descriptors: count("/proc/self/fd"), threads, mappings }
     }
@@ -165,7 +166,7 @@ impl Standing {
 
 /// At most two bytes for each open: nothing that belongs to a store fits.
 const GROWN_LEN_MAX: isize = 4 << 10;
-/// What is freed may lie between what is not.
+/// Freed memory between allocations that are still in use stays resident.
 const RESIDENT_LEN_MAX: usize = 1 << 20;
 
 /// Counts what the process holds.
@@ -177,7 +178,7 @@ fn note(bytes: isize) {
     HELD.fetch_add(bytes, Ordering::SeqCst);
 }
 
-// SAFETY: every call goes on to the system's allocator as it came; counting allocates nothing.
+// SAFETY: every call is passed to the system's allocator unchanged; counting allocates nothing.
 #[allow(unsafe_code, reason = "an allocator can be counted in no other way")]
 unsafe impl GlobalAlloc for Counting {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {

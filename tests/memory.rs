@@ -1,5 +1,5 @@
-//! Memory: opening any file takes at most twice its length, 300 bytes for each key, as many as were ever live at once, and 1 MiB,
-//! whatever lengths it claims.
+//! Opening a file takes at most twice its length, 300 bytes for each key of the largest number live at once, and 1
+//! MiB, whatever lengths the file claims. Alone in its binary, because it replaces the allocator.
 
 #![allow(clippy::unwrap_used, reason = "tests")]
 #![allow(clippy::cast_possible_truncation, reason = "small files")]
@@ -32,7 +32,7 @@ fn note(bytes: isize) {
     });
 }
 
-// SAFETY: every call goes on to the system's allocator as it came; counting allocates nothing.
+// SAFETY: every call is passed to the system's allocator unchanged; counting allocates nothing.
 #[allow(unsafe_code, reason = "an allocator can be counted in no other way")]
 unsafe impl GlobalAlloc for Counting {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
@@ -108,8 +108,8 @@ fn opening_holds_at_most_twice_the_file() {
         assert!(peak <= 2 * case.len() + MIB, "case {i}: verify took {peak} bytes");
         let to = folder.path().join(format!("salvaged-{i}.db"));
         let (peak, salvaged) = peak_of(|| salvage(&path, &key(), &to));
-        // As the new file is read back: a frame of the old one, and of the new one a frame and a value, each in place of the
-        // one before it.
+        // As the new file is read back: a frame of the old one, and of the new one a frame and a value, each in
+        // place of the one before it.
         assert!(peak <= 2 * case.len() + LARGEST + MIB, "case {i}: salvage took {peak} bytes");
         salvaged.unwrap();
         fs::remove_file(to).unwrap();

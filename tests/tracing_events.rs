@@ -1,6 +1,7 @@
-//! The events that the `tracing` feature gives: for open, recovery and failure, and never a secret.
+//! The events of the `tracing` feature: for open, recovery and failure, and never a secret. Alone in its binary:
+//! other tests without a subscriber could make `tracing` disable an event for the whole process.
 #![cfg(feature = "tracing")]
-#![allow(clippy::unwrap_used, reason = "a test ends where something is not as it should be")]
+#![allow(clippy::unwrap_used, reason = "a test panics where something is wrong")]
 
 mod common;
 
@@ -51,15 +52,16 @@ impl Visit for Text {
     }
 }
 
-/// A place for a store. From the first one on there is always a subscriber: an event that comes up for the first time
-/// while there is none can be counted as unwanted by all, even by one that is set by another thread at that moment.
+/// A place for a store. From the first one on there is always a subscriber: an event that comes up for the first
+/// time while there is none can be counted as unwanted by all, even by one that is set by another thread at that
+/// moment.
 fn place() -> Place {
     static SOMEBODY: LazyLock<Dispatch> = LazyLock::new(|| Dispatch::new(Listener::default()));
     LazyLock::force(&SOMEBODY);
     Place::new()
 }
 
-/// What is told during the call.
+/// The events during the call.
 fn events_of(call: impl FnOnce()) -> Vec<(Level, String)> {
     let listener = Listener::default();
     tracing::subscriber::with_default(listener.clone(), call);
@@ -81,7 +83,7 @@ fn fill(store: &Store) {
     store.ack_job("run-1").unwrap();
 }
 
-/// Sees that there is exactly one event, of that level and with all of these in it.
+/// Asserts that there is exactly one event, of this level and with all of these parts.
 fn assert_one(events: &[(Level, String)], level: Level, parts: &[&str]) {
     assert_eq!(events.len(), 1, "{events:?}");
     assert_has(events, level, parts);

@@ -1,4 +1,5 @@
-//! The anchor kept elsewhere: what is older than it, or a fork of it, is refused, and not one byte changed.
+//! Anchors that the caller keeps: a store that is older than its anchor, or a fork of it, is refused and not
+//! changed.
 
 use std::fs;
 use std::path::PathBuf;

@@ -1,4 +1,4 @@
-//! Batches: all of it or nothing, in the order of the calls, as one record with one sync.
+//! Batches: all or nothing, in the order of the calls, in one record with one sync.
 
 use std::sync::Arc;
 

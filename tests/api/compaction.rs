@@ -1,4 +1,4 @@
-//! Compaction, new keys, backups: on the real disk.
+//! Compaction, rekey and backup on the real disk.
 
 use backupy_state::{AgentKey, Durability, Error, OpenOptions, Snapshot, Store, salvage, verify};
 

@@ -1,5 +1,5 @@
-//! Compactions on their own thread that do not come to an end: the store is closed or dropped in the middle of one, or one
-//! fails again and again.
+//! Background compactions that do not finish: the store is closed or dropped during one, or one fails repeatedly.
+//! And the compaction that closing a store makes.
 
 use std::borrow::Cow;
 use std::io;
@@ -85,7 +85,8 @@ fn open(place: &Place, hooks: &NewFileHooks) -> Store {
     options.open(place.path(), &key()).unwrap()
 }
 
-/// Enough dead bytes for a compaction to be due at every later call, and live ones that fill more than one of its frames.
+/// Enough dead bytes for a compaction to be due at every later call, and live ones that fill more than one of its
+/// frames.
 fn wear(store: &Store) {
     for number in 0..4 {
         store.enqueue_job(&format!("live-{number}"), &[number; 50_000]).unwrap();
@@ -103,9 +104,9 @@ fn closing_or_dropping_the_store_stops_a_compaction_and_loses_nothing() {
         wear(&store);
         gate.wait_for_arrival();
         assert!(place.at("state.db.new").exists());
-        store.enqueue_job("beside it", b"payload").unwrap();
+        store.enqueue_job("during the compaction", b"payload").unwrap();
         let ending = thread::spawn(move || if is_closed { store.close().unwrap() } else { drop(store) });
-        // Long enough for the compaction to have been told before it goes on.
+        // Long enough for the compaction to be asked to stop before it continues.
         thread::sleep(Duration::from_millis(100));
         gate.open();
         ending.join().unwrap();
@@ -179,7 +180,7 @@ fn closing_succeeds_where_its_compaction_fails() {
     assert_eq!((store.stats().generation, store.queue_depth()), (1, 10));
 }
 
-/// A bar that stood at its end while half of the work was still to do would say nothing.
+/// A progress bar must not reach its end while half of the work is still to do.
 #[test]
 fn the_progress_of_a_copy_is_visible() {
     let place = Place::new();

@@ -1,5 +1,5 @@
-//! The public interface, each name with its exact types: what the agent is written against does not compile here once it
-//! has changed.
+//! The public interface, each name with its exact types. A change that would break the agent does not compile
+//! here.
 
 use std::fmt::{Debug, Display};
 use std::path::{Path, PathBuf};
@@ -151,7 +151,7 @@ fn what_calls_return_has_public_fields() {
     goes_to_and_from_a_string::<Anchor>();
 }
 
-/// All that a caller tells apart, and nothing more: whoever adds an error says here, and in the documentation, what it is for.
+/// Every case that a caller can distinguish: a new error is added here and to the documentation, with its use.
 #[test]
 fn the_errors_are_these() {
     fn name(error: &Error) -> Option<&'static str> {

@@ -1,4 +1,4 @@
-//! New agent keys: by rekey, and by the previous key at opening.
+//! Changing the agent key: by `rekey`, and by opening with the previous key.
 
 use std::fs;
 

@@ -142,7 +142,7 @@ fn drops_between_peek_and_ack_stay_counted() {
     assert_eq!(times(&store), [2, 3]);
 }
 
-/// Two batches tell of the same drops. Those since then nobody has told yet.
+/// Two batches report the same drops. Later drops were not reported yet.
 #[test]
 fn drops_are_subtracted_once_and_only_after_they_were_reported() {
     let folder = tempfile::tempdir().unwrap();

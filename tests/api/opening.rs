@@ -1,4 +1,4 @@
-//! What stands at the path is no store that can be opened: a typed error, and not a byte changed.
+//! Files that are not a store, or not one that can be opened: a typed error, and the file is not changed.
 
 use std::fs;
 use std::path::Path;

@@ -1,4 +1,4 @@
-//! Every operation of the store, on the machine's disk. The queue has a file of its own.
+//! Every operation of the store on the real disk. For the queue, see `queue.rs`.
 
 use std::sync::Arc;
 
@@ -190,8 +190,8 @@ fn values_of_16_mib_are_kept_and_one_byte_more_is_too_large() {
     assert!(state.session == Some((largest, 2)));
 }
 
-/// The longest record is one frame of 64 MiB: a header of 48 bytes, a manifest of 4 bytes and 8 more for each put with
-/// its key, and a tag of 16 bytes for the manifest and for each value.
+/// The longest record is one frame of 64 MiB: a header of 48 bytes, a manifest of 4 bytes and 8 more for each put
+/// with its key, and a tag of 16 bytes for the manifest and for each value.
 #[test]
 fn a_batch_of_64_mib_is_kept_and_one_that_needs_8_bytes_more_is_too_large() {
     const FRAME_LEN_MAX: usize = 64 << 20;
@@ -334,7 +334,8 @@ fn the_statistics_add_up() {
     assert_eq!((after.free_bytes, after.generation), (0, 1));
 }
 
-/// A step is an eighth of the log, at least 256 KiB and at most 4 MiB. Behind it lie 64 KiB for acks, up to a whole page.
+/// A step is an eighth of the log, at least 256 KiB and at most 4 MiB. The reserve of 64 KiB for acks follows it,
+/// up to a whole page.
 #[test]
 fn the_log_grows_in_steps_and_keeps_its_reserve_ahead() {
     const KIB: u64 = 1 << 10;
@@ -351,7 +352,7 @@ fn the_log_grows_in_steps_and_keeps_its_reserve_ahead() {
         let step = (before.log_len / 8).clamp(256 * KIB, 4096 * KIB);
         let grown = (needed + step).next_multiple_of(4 * KIB);
         let expected = if needed <= before.file_len { before.file_len } else { grown };
-        assert_eq!(after.file_len, expected, "job {i}, behind {before:?}");
+        assert_eq!(after.file_len, expected, "job {i}, after {before:?}");
         assert_eq!(std::fs::metadata(place.path()).unwrap().len(), expected);
     }
 }

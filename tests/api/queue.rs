@@ -1,4 +1,4 @@
-//! The queue: run ids, their order, replacing, acking, and going on behind a job.
+//! The queue: run ids, their order, replacing, acking, and dequeuing after a given job.
 
 use backupy_state::{Batch, CompactionPolicy, Enqueued, Error, OpenOptions, QueueOrder, QueuedJob, Store};
 
@@ -161,7 +161,8 @@ fn fifo_order_is_kept_over_reopening_and_a_change_of_the_option() {
     assert_eq!(run_ids(fifo(&place).dequeue_jobs(9).unwrap()), ["f", "d", "b", "a"]);
 }
 
-/// More operations than an opening holds of so short a log before it throws out those that later ones have made void.
+/// More operations than an opening holds of so short a log before it throws out those that later ones have made
+/// void.
 #[test]
 fn of_many_thousand_operations_the_last_on_each_job_counts_after_reopening() {
     for order in [QueueOrder::RunId, QueueOrder::Fifo] {
@@ -173,7 +174,7 @@ fn of_many_thousand_operations_the_last_on_each_job_counts_after_reopening() {
         let mut random = Random::new(7);
         for round in 0..40_u8 {
             let batch = (0..500).fold(Batch::new(), |batch, _| {
-                // Some differ in their first bytes, others only behind them.
+                // Some differ in their first bytes, others only after them.
                 let run_id = [format!("{}", random.below(900)), format!("job number {}", random.below(900))];
                 let run_id = &run_id[random.below(2)];
                 match random.below(3) {

@@ -1,4 +1,4 @@
-//! Nothing of what a store keeps shows in its file, and nothing of what is secret in `Debug`, errors or names.
+//! No value of a store is readable in its files, and no secret appears in `Debug`, errors or file names.
 
 use std::fmt::Debug;
 use std::fs;

@@ -1,7 +1,7 @@
 //! Child processes: the test binary runs itself again, with one test that plays the child.
 //!
-//! Such a test does nothing unless [`child_path`] gives it a path. It talks to its parent by lines on its standard
-//! output ([`say`]), each written at once, so that a killed child leaves no half line that looks whole.
+//! Such a test does nothing unless [`child_path`] gives it a path. It writes lines to its standard output
+//! ([`say`]), each in one call, so that half a line of a killed child is never taken for a whole one.
 
 use std::ffi::OsStr;
 use std::io::{BufRead, BufReader, Write};
@@ -30,8 +30,8 @@ pub(crate) fn say_skipped(why: &str) {
     std::io::stderr().lock().write_all(format!("\nSKIPPED: {why}\n").as_bytes()).unwrap();
 }
 
-/// The command that runs the test `test` (with its module: `locking::child_that_races`) of this binary as a child, on
-/// `path`.
+/// The command that runs the test `test` (with its module: `locking::child_that_races`) of this binary as a child,
+/// on `path`.
 pub(crate) fn test_binary(test: &str, path: &Path) -> Command {
     child_command(std::env::current_exe().unwrap(), test, path)
 }
@@ -78,7 +78,7 @@ impl Child {
         assert_eq!(self.hear().as_deref(), Some(line));
     }
 
-    /// Fails when the child has ended, so that nobody waits for what it will never do.
+    /// Panics if the child has ended, so that no test waits for it in vain.
     pub(crate) fn assert_running(&mut self) {
         assert!(matches!(self.process.try_wait(), Ok(None)), "the child has ended");
     }

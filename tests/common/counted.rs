@@ -1,5 +1,5 @@
-//! The machine's disk, with a count of its syncs and reads and of the pauses that a reader makes on it, and with a call
-//! of the test's own before one of the reads.
+//! The machine's disk, with a count of its syncs and reads and of the pauses that a reader makes on it, and with a
+//! call of the test's own before one of the reads.
 
 use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};

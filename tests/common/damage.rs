@@ -1,4 +1,4 @@
-//! A vocabulary of damage: the bytes of a log in memory, what can happen to them, and back to the disk.
+//! Ways to damage a log: its bytes in memory, changes to them, and writing them back.
 
 use std::fs;
 use std::ops::Range;
@@ -33,7 +33,7 @@ impl Image {
         self.bytes.len()
     }
 
-    /// Where the frames lie, by their own lengths, up to the first zero length.
+    /// The ranges of the frames, by their own lengths, up to the first zero length.
     pub(crate) fn frames(&self) -> Vec<Range<usize>> {
         let mut frames = Vec::new();
         let mut at = HEADER_PAGE_LEN;
@@ -71,7 +71,7 @@ impl Image {
         self
     }
 
-    /// Makes both CRCs of the frame at `at` right for what stands there.
+    /// Recomputes both CRCs of the frame at `at`.
     pub(crate) fn fix_crc(&mut self, at: usize) -> &mut Self {
         let end = at + self.u32_at(at + 8) as usize;
         let body_crc = self.salted_crc(at + FRAME_HEADER_LEN..end);
@@ -79,7 +79,7 @@ impl Image {
         self.fix_header_crc(at)
     }
 
-    /// Makes only the CRC of the frame's header right.
+    /// Recomputes only the CRC of the frame's header.
     pub(crate) fn fix_header_crc(&mut self, at: usize) -> &mut Self {
         let header_crc = self.salted_crc(at + 4..at + FRAME_HEADER_LEN);
         self.bytes[at..at + 4].copy_from_slice(&header_crc.to_le_bytes());

@@ -1,8 +1,8 @@
 //! How deep the exhaustive and random tests go. This is the only place that says it.
 //!
-//! `cargo test --all-features` is meant to take less than a minute on two cores, so without more said these tests take a
-//! sample of their cases, spread evenly over all of them. With `CI=true` in the environment, as `.ci/run` sets it, they
-//! take every case. Planted bugs and mutants are looked for at full depth too.
+//! `cargo test --all-features` is meant to take less than a minute on two cores, so without more said these tests
+//! take a sample of their cases, spread evenly over all of them. With `CI=true` in the environment, as `.ci/run`
+//! sets it, they take every case. Planted bugs and mutants are looked for at full depth too.
 
 #![allow(dead_code, reason = "each test binary uses a part of it")]
 
@@ -30,8 +30,8 @@ pub(crate) fn random_histories() -> u64 {
     choose(5, 50)
 }
 
-/// `failing_calls`: one failure in so many is tried. There are 24 failures of an operation, or 36 of a sync: a step that
-/// shares no divisor with these meets each kind of failure.
+/// `failing_calls`: one failure in so many is tried. There are 24 failures of an operation, or 36 of a sync: a
+/// step that shares no divisor with these meets each kind of failure.
 pub(crate) fn failure_step() -> usize {
     choose(13, 1)
 }

@@ -12,7 +12,8 @@ use backupy_state::testing::{Access, Disk, File, LockGuard, Map, PathKind, Stora
 
 /// What a test does before a call. Each hook does nothing unless the test says otherwise.
 pub(crate) trait Hooks: Clone + Debug + Send + Sync + 'static {
-    /// Before a file is opened: an error fails the call. `true` makes [`Hooks::write`] see the writes of this handle.
+    /// Before a file is opened: an error fails the call. `true` makes [`Hooks::write`] see the writes of this
+    /// handle.
     fn open(&self, _path: &Path) -> io::Result<bool> {
         Ok(false)
     }

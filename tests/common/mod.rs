@@ -1,4 +1,4 @@
-//! What the tests share: a place on the disk, a model of a store, damage to a file, child processes.
+//! Shared by the tests on the real disk: a folder for a store, a model of it, damage to its file, child processes.
 #![allow(dead_code, unused_imports, unused_macros, reason = "each test file uses a part of it")]
 
 mod child;
@@ -74,15 +74,15 @@ impl Place {
     }
 }
 
-/// Options that do not create a store. The short wait is for the lock of a store that this process has just closed:
-/// until a child that another test starts has reached its `exec`, the child shares the locked descriptor.
+/// Options that do not create a store. The short wait is for the lock of a store that this process has just
+/// closed: until a child that another test starts has reached its `exec`, the child shares the locked descriptor.
 pub(crate) fn existing() -> OpenOptions {
     let mut options = OpenOptions::new();
     options.create(false).lock_timeout(Duration::from_millis(100));
     options
 }
 
-/// What stands in a folder, but for the lock file.
+/// The files of a folder, except the lock file.
 pub(crate) type Listing = BTreeMap<String, Found>;
 
 #[derive(PartialEq, Eq)]
@@ -130,7 +130,7 @@ pub(crate) fn without_hanging<R: Send + 'static>(call: impl FnOnce() -> R + Send
     }
 }
 
-/// Opens what stands at the path in each way there is, sees that nothing changes, and returns why each was refused.
+/// Opens the path in each possible way, checks that nothing changes, and returns the errors.
 pub(crate) fn refuse_everywhere(folder: &Path, path: &Path) -> Vec<Error> {
     let before = listing(folder);
     let path = path.to_path_buf();
@@ -147,7 +147,7 @@ pub(crate) fn refuse_everywhere(folder: &Path, path: &Path) -> Vec<Error> {
     errors
 }
 
-/// Sees that what stands at the path is refused in each way there is, and nothing changes.
+/// Asserts that the path is refused in each possible way, and that nothing changes.
 macro_rules! assert_refused {
     ($place:expr, $path:expr, $expected:pat) => {
         for error in $crate::common::refuse_everywhere($place.folder(), std::convert::AsRef::as_ref(&$path)) {

@@ -18,7 +18,7 @@ pub(crate) enum Action {
 }
 
 impl Action {
-    /// Calls the store, and holds what the call returns against the model. Returns whether it wrote a record.
+    /// Makes the call and compares its result with the model. Returns whether it wrote a record.
     pub(crate) fn run(&self, store: &Store, state: &mut State) -> bool {
         let before = state.clone();
         let drained = state.apply(self);

@@ -1,4 +1,4 @@
-//! A small log whose every state is known, opened after something was done to its bytes.
+//! A small log with the state after each of its records, and how it opens after its bytes were changed.
 
 use std::fs;
 
@@ -54,7 +54,7 @@ pub(crate) fn closed() -> Written {
     Written { image: Image::read(place.path()), states }
 }
 
-/// As a killed process leaves it: the close frame is not there, but the space ahead is, of which this is a part.
+/// As a killed process leaves it: without a close frame, and with a part of the preallocated space.
 pub(crate) fn unclean() -> Written {
     let place = Place::new();
     let (_store, states) = write(&place, Durability::Sync);
@@ -65,7 +65,7 @@ pub(crate) fn unclean() -> Written {
     Written { image, states }
 }
 
-/// The unclean log without the space ahead.
+/// The unclean log without the preallocated space.
 pub(crate) fn bare() -> Written {
     let Written { mut image, states } = unclean();
     let end = image.end();
@@ -88,7 +88,7 @@ impl Place {
         self.try_open().unwrap()
     }
 
-    /// Opens a log that must be refused, sees that nothing in the folder changes, and returns why.
+    /// Opens a log that must be refused, checks that nothing in the folder changes, and returns the error.
     pub(crate) fn refuse(&self, image: &Image) -> Error {
         self.put(image);
         let before = listing(self.folder());
@@ -107,7 +107,8 @@ impl Place {
         assert!(matches!(error, Error::Unauthentic { offset, .. } if offset == expected as u64), "{error:?}");
     }
 
-    /// Opens a log whose bytes from `end` on are a torn tail, sees where they are put, and what is left.
+    /// Opens a log whose bytes from `end` on are a torn tail, and checks where they are quarantined and what the
+    /// log then holds.
     pub(crate) fn assert_torn(&self, image: &Image, end: usize, expected: &State) {
         let store = self.open_image(image);
         let nonzero_end = image.bytes.iter().rposition(|&byte| byte != 0).unwrap() + 1;

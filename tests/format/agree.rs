@@ -1,4 +1,4 @@
-//! Whether the store sees in a file what the reader of the page sees.
+//! Checks that the store and the reader written from FORMAT.md see the same in a file.
 
 use backupy_state::testing::{open_snapshot_on, options_on, verify_on};
 use backupy_state::{AgentKey, Error, Fault, FaultKind, QueueOrder, Store};

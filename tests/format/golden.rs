@@ -1,5 +1,5 @@
-//! Files that an earlier version wrote, under `golden/`: every later version opens them, and finds in them what the text
-//! beside each says. They are never made again; a new format gets new files.
+//! Files of earlier versions, in `golden/`: every later version opens them and finds what the `.txt` of the same
+//! name lists. The files are never written again; a new format gets new ones.
 
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
@@ -48,7 +48,7 @@ fn of_snapshot(snapshot: &Snapshot) -> String {
     contents!(snapshot, snapshot.peek_logs(usize::MAX).unwrap())
 }
 
-/// Text as it is, longer values by their length and first byte.
+/// Text in full, longer values by their length and first byte.
 fn show(bytes: &[u8]) -> String {
     match bytes {
         [first, ..] if bytes.len() > 100 => format!("{} bytes of {first}", bytes.len()),
@@ -187,7 +187,7 @@ fn write_sessions(path: &Path) {
 
 fn put(path: &Path, name: &str, len: usize) {
     let (store, text) = (folder().join(format!("{name}.db")), folder().join(format!("{name}.txt")));
-    assert!(!store.exists() && !text.exists(), "{name} is there, and stays as it is");
+    assert!(!store.exists() && !text.exists(), "{name} exists and is not written again");
     let bytes = fs::read(path).unwrap();
     fs::write(&store, &bytes[..len.min(bytes.len())]).unwrap();
     let (_place, copied) = copy(&format!("{name}.db"));

@@ -1,6 +1,8 @@
-//! FORMAT.md against the code: its file, its intermediate values, and a reader that was written from it alone.
+//! Compares FORMAT.md with the code: the file on the page, its intermediate values, and a reader written from the
+//! page alone.
 //!
-//! The hex on the page is generated: `BACKUPY_WRITE_VECTORS=1 cargo test --test format the_page_is` writes it anew.
+//! The hex on the page is generated: `BACKUPY_WRITE_VECTORS=1 cargo test --test format the_page_is` writes it
+//! anew.
 
 #![allow(
     clippy::unwrap_used,

@@ -1,6 +1,7 @@
 //! A reader of the log written from FORMAT.md alone: nothing here comes from the crate under test.
 //!
-//! It keeps every intermediate value, and names the row of the page's decision tables that it took.
+//! It keeps every intermediate value and names the row of the decision tables that it took. It shares no code with
+//! the models of `tests/model` either: a mistake in one must not hide the same mistake in the other.
 
 use std::collections::BTreeMap;
 

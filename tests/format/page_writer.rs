@@ -1,4 +1,4 @@
-//! Frames as nobody's store writes them: sealed with the right key, by FORMAT.md alone, from any fields and manifest.
+//! Frames that no store writes: sealed with the right key, by FORMAT.md alone, from any fields and any manifest.
 
 use aes_gcm::aead::{Aead, KeyInit, Payload};
 use aes_gcm::{Aes256Gcm, Nonce};

@@ -1,5 +1,5 @@
-//! What is sealed and yet not as its bucket's values are, and what a header says that no writer says: only whoever has the
-//! key can make it. `verify` finds it, and salvage leaves it behind.
+//! Sealed values that do not match their bucket's encoding, and header fields that no writer sets. Only a holder
+//! of the key can make them. `verify` reports them, and salvage leaves them out.
 
 use backupy_state::{AgentKey, FaultKind, Store, salvage, verify};
 

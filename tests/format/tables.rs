@@ -1,4 +1,5 @@
-//! The decision tables of *Opening*: for every change of the page's file, the store takes the row that the page says.
+//! The decision tables of *Opening*: for each change to the page's file, the store decides by the row that the
+//! page names.
 
 use std::collections::BTreeSet;
 

@@ -1,4 +1,4 @@
-//! The section *Test vectors* of FORMAT.md: how its file is made, written down and read back.
+//! The section *Test vectors* of FORMAT.md: makes its file, renders it, and reads it back from the page.
 
 use std::fmt::Write;
 use std::sync::Arc;

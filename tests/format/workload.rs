@@ -1,4 +1,4 @@
-//! Larger stores of random calls: the reader of the page and the store must see the same in them.
+//! Larger stores of random calls, in which the store and the reader written from the page must see the same.
 
 use std::sync::Arc;
 
@@ -111,7 +111,7 @@ fn a_count_of_dropped_events_that_fails_its_seal_blocks_nothing_else() {
     assert_eq!(agree(&file, KEY, "a count that fails its seal"), "E1");
 }
 
-/// Salts for which the CRC of a header of zeros is zero, as it stands: one in 2^32.
+/// For one salt in 2^32, the CRC of a header of zeros is zero, so such a header checks.
 #[test]
 fn zeros_are_the_end_of_the_log_under_every_salt() {
     let salt = [&[0; 28][..], &[0x94, 0x01, 0x7A, 0xBE]].concat();

@@ -1,5 +1,5 @@
-//! Damage to a whole file: every byte changed, every cut. bbolt has no checksum over its pages, so what damage may do is said
-//! exactly: no payload is ever another one, nothing is lost unseen, and keys and plain numbers may be wrong.
+//! Damage to a bbolt file: every byte changed, every cut. bbolt pages have no checksum, so damage may change keys
+//! and plain numbers. It must never change a payload, and never lose one without a report.
 
 use std::fs;
 
@@ -25,7 +25,7 @@ fn sealed(state: &BoltState) -> Sealed<'_> {
     )
 }
 
-/// What a store has no place for is told, and so is a damaged meta page, which gives an older state.
+/// The report names what a store cannot hold, and a damaged meta page, which gives an older state.
 fn is_right_or_reported(state: &BoltState, whole: &BoltState) -> bool {
     sealed(state) == sealed(whole) || !state.report.left_out.is_empty() || state.report.meta_page_damaged
 }

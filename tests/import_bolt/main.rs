@@ -1,4 +1,5 @@
-//! Importing from the Go agent's bbolt file: real files, files written by hand with every oddity, damage, and crashes.
+//! Importing from the Go agent's bbolt file: real files, files written by hand with every oddity, damage, and
+//! crashes.
 
 #![allow(clippy::unwrap_used, reason = "the helpers of tests are tests too")]
 #![allow(clippy::cast_possible_truncation, reason = "the files are small")]
@@ -49,7 +50,7 @@ fn agent() -> Agent {
 /// Config, session, heartbeat, jobs and log events.
 type Contents = (Option<Config>, Option<Session>, Option<i64>, Vec<QueuedJob>, Vec<LogEvent>);
 
-/// What must come over of it: log events in the order of their times.
+/// What must be imported from it, with log events in the order of their times.
 fn expected(agent: &Agent) -> Contents {
     let config = agent.config.clone().map(|(version, raw)| Config { version, raw });
     let session = agent

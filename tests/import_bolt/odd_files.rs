@@ -1,5 +1,5 @@
-//! Files that bbolt writes seldom or never, made by hand: what is odd but right comes over, and the rest is refused where it is
-//! wrong.
+//! Files that bbolt rarely or never writes, made by hand: odd but valid ones are imported, and the others are
+//! refused with the place of the fault.
 
 use backupy_state::testing::read_bolt;
 use backupy_state::{Error, Result};
@@ -106,7 +106,7 @@ fn either_meta_page_is_enough_and_the_newer_one_counts() {
         damaged[page_len + 60] ^= 1;
         assert_corrupt(&damaged, "neither of its meta pages checks");
     }
-    // The newer one is the second; where its root is a page that does not fit, nobody falls back on the older one.
+    // The newer meta page is the second; if its root is an invalid page, the older one is not used instead.
     let mut file = agent().file(KEY.as_bytes(), 512, 4);
     file[512 + 32] ^= 0xFF;
     fix_checksum(&mut file, 512);
@@ -321,7 +321,7 @@ fn pages_that_do_not_fit_their_place_are_refused() {
         let root = make(&mut pages);
         assert_corrupt(&with_bucket(bucket(b"queue", tree(root)), pages), words);
     }
-    // Across pages: a child with keys before its branch's, behind the next branch's, or that another child has too.
+    // Across pages: a child with keys before its branch's, after the next branch's, or with keys of another child.
     for keys in [[b"a", b"d"], [b"c", b"a"], [b"e", b"d"], [b"d", b"d"]] {
         let mut pages = Pages::new(512);
         let (first, second) = (leaf(&mut pages, keys[0]), leaf(&mut pages, keys[1]));

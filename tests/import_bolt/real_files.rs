@@ -1,4 +1,4 @@
-//! Files that bbolt has written, against the list of what each holds.
+//! Files that bbolt wrote (`tests/bolt/`), each compared with the list of its contents.
 
 use std::fs;
 

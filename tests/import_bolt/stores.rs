@@ -1,5 +1,5 @@
-//! What an import does to stores: new ones, those of an interrupted import, those with a state of their own, small log
-//! buffers, and a power cut at every operation.
+//! Importing into new stores, into those of an interrupted import, into those that already have contents, and into
+//! small log buffers; and a power cut at every operation.
 
 use std::fs;
 use std::path::PathBuf;
@@ -213,7 +213,7 @@ fn a_file_that_its_agent_has_open_is_refused() {
     assert!(matches!(&error, Error::Locked { path, .. } if *path == place.from()), "{error:?}");
     assert!(error.to_string().ends_with("stop the agent that writes to it, then import it"), "{error}");
     fs2::FileExt::unlock(&agents).unwrap();
-    // A reader of it is in nobody's way.
+    // A reader of the bbolt file does not block the import.
     fs2::FileExt::lock_shared(&agents).unwrap();
     place.import(&store).unwrap();
     assert_eq!(contents(&store), expected(&agent()));
@@ -363,7 +363,7 @@ fn an_import_of_which_an_operation_fails_is_completed_by_the_next_run() {
 
 #[test]
 fn a_batch_of_the_agents_own_between_two_runs_is_noticed() {
-    // Nothing of the config has come over yet, so only the jobs and events can tell.
+    // The config was not imported yet, so only the jobs and events show the interrupted import.
     let place = Place::with(&agent());
     for batch in [
         Batch::new().enqueue_job("run-00", &[0; 40]).enqueue_job("run-02", &[2; 42]),

@@ -1,5 +1,5 @@
-//! Writes bbolt files by hand, of any page length and with any oddity. Written from bbolt's sources; shares nothing with
-//! the reader that it tests.
+//! Writes bbolt files by hand, of any page length and with any oddity. Written from bbolt's sources; shares
+//! nothing with the reader that it tests.
 
 #![allow(dead_code, unreachable_pub, reason = "each user takes what it needs")]
 #![allow(clippy::unwrap_used, clippy::cast_possible_truncation, reason = "small files of tests")]
@@ -98,7 +98,8 @@ impl Pages {
         id
     }
 
-    /// Adds leaves with at most `per_page` keys each, and as many levels of branches as it takes. Returns the root.
+    /// Adds leaves with at most `per_page` keys each, and as many levels of branches as it takes. Returns the
+    /// root.
     pub fn add_tree(&mut self, slots: Vec<Slot>, per_page: usize) -> u64 {
         let mut kind = LEAF;
         let mut level = slots;
@@ -148,7 +149,7 @@ impl Pages {
     }
 }
 
-/// Makes the checksum of the meta page at the offset right for what stands there.
+/// Recomputes the checksum of the meta page at the offset.
 pub fn fix_checksum(file: &mut [u8], at: usize) {
     let mut hash = 0xcbf2_9ce4_8422_2325_u64;
     for &byte in &file[at + 16..at + 72] {

@@ -1,8 +1,8 @@
-//! Compaction, new keys and backups beside writers and readers: nothing is lost, nothing comes back, and every view is
-//! whole. And an agent that is killed in the middle of them, twenty times.
+//! Compaction, rekey and backup while threads write and read: no record is lost, no deleted key comes back, and no
+//! reader sees half a record. And an agent that is killed during them, twenty times.
 //!
-//! Each writer owns its keys and keeps its own account of them. A pair of jobs is written in one batch each time, so
-//! whoever sees its two halves differ has seen half a record.
+//! Each writer owns its keys and keeps its own model of them. Pairs of jobs are always written in one batch, so a
+//! reader to which the two halves differ has seen half a record.
 
 use std::collections::VecDeque;
 use std::panic::{self, AssertUnwindSafe};
@@ -297,7 +297,7 @@ fn child_that_writes_and_compacts_until_it_is_killed() {
             });
         }
         loop {
-            // Automatic compaction runs beside all of this.
+            // Automatic compaction runs at the same time.
             let report = store.compact().unwrap();
             say(&format!("{COMPACTED} {}", report.generation));
             current = 1 - current;
@@ -335,7 +335,7 @@ fn twenty_kills_amid_compactions_lose_nothing_acknowledged() {
             }
         }
         left_over += usize::from(place.at("state.db.new").exists());
-        // A copy is looked at: what was left behind itself is for the next child to recover.
+        // Open a copy: the next child recovers the store itself.
         let copy = Place::new();
         Image::read(place.path()).write(copy.path());
         let (store, _) = open_either(&copy.path());

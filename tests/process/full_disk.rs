@@ -1,5 +1,5 @@
-//! Real file systems that are full: what was acknowledged stays, acks and drains work, and with room again the store
-//! goes on as it is.
+//! Real file systems that are full: acknowledged records stay, acks and drains work, and writes succeed again once
+//! there is room.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -112,8 +112,8 @@ impl Agent {
         }
     }
 
-    /// Acks and drains all but a few small values, as the disk is: the compaction afterwards has only the room that is
-    /// kept ahead.
+    /// Acks and drains all but a few small values, as the disk is: the compaction afterwards has only the room
+    /// that is kept ahead.
     fn empty(&mut self) {
         let small = self.jobs.iter().filter(|(_, payload)| payload.len() <= SMALL_LEN).take(3);
         let kept: BTreeMap<_, _> = small.map(|(run_id, payload)| (run_id.clone(), payload.clone())).collect();
@@ -194,7 +194,7 @@ fn a_killed_store_on_a_full_disk_opens_there() {
     let Some(mount) = Mount::tmpfs("size=1M") else { return };
     let mut agent = Agent::new(mount, CompactionPolicy::default());
     agent.fill();
-    // What a killed process leaves: the file as it is, and a tail that was being written.
+    // What a killed process leaves: the file without a close frame, and a tail that was being written.
     let killed = fs::read(agent.mount.path()).unwrap();
     agent.store.take().unwrap().close().unwrap();
     fs::write(agent.mount.path(), killed).unwrap();

@@ -1,8 +1,8 @@
-//! An agent that is killed by SIGKILL at random moments, many times, and carries on each time.
+//! An agent that is killed by SIGKILL at random moments, many times, and restarted each time.
 //!
-//! Several threads write, each to keys of its own, and say each call that has returned. So for each thread exactly
-//! two states are right after a kill: after the last call that was said, or after one more, which had not been said
-//! yet. The list of calls lives in the parent, outside the store.
+//! Several threads write, each to its own keys, and report each call that has returned. So after a kill exactly
+//! two states of each thread are right: the one after the last reported call, and the one after the next call. The
+//! parent keeps the list of calls, outside the store.
 
 use std::path::Path;
 use std::thread;
@@ -26,7 +26,8 @@ fn call(thread: usize, number: usize, seed: u64) -> Action {
     let run_id = format!("thread-{thread}-job-{}", random.below(10));
     let ts_ms = i64::try_from(random.below(5)).unwrap();
     match (thread, random.below(6)) {
-        // One thread has the logs and the configuration, one the session and the heartbeat: they have one key each.
+        // One thread has the logs and the configuration, one the session and the heartbeat: they have one key
+        // each.
         (0, 0..=2) => Action::BufferLog(ts_ms, random.bytes(payload_len)),
         // As many as are added: at 64 MiB the buffer would drop some by itself.
         (0, 3) => Action::Drain(random.below(7)),
@@ -38,7 +39,7 @@ fn call(thread: usize, number: usize, seed: u64) -> Action {
     }
 }
 
-/// What a thread's calls have left, as far as it is its own.
+/// The part of the state that one thread's calls made.
 #[derive(Clone, Default)]
 struct Own {
     calls: usize,
@@ -164,7 +165,7 @@ fn kills_lose_nothing_acknowledged_and_show_nothing_not_attempted() {
             assert!(owns.iter().all(|own| own.calls == 0), "seed {seed}, round {round}");
             continue;
         }
-        // A copy is looked at: what was left behind itself is for the next child to recover.
+        // Open a copy: the next child recovers the store itself.
         let copy = Place::new();
         Image::read(place.path()).write(copy.path());
         let store = copy.try_open().unwrap_or_else(|error| panic!("seed {seed}, round {round}: {error}"));

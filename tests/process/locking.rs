@@ -1,4 +1,4 @@
-//! One handle at a time, over processes and inside one; the lock goes with its holder, however that ends.
+//! One handle at a time, across processes and within one. The lock is free once its holder ends, in whatever way.
 
 use std::time::Duration;
 
@@ -111,13 +111,13 @@ fn child_that_contends() {
         let store = OpenOptions::new().lock_timeout(LONG).open(&path, &key()).unwrap();
         let depth = store.queue_depth();
         store.enqueue_job(&format!("{name}-{turn}"), b"payload").unwrap();
-        assert_eq!(store.queue_depth(), depth + 1, "nobody else writes meanwhile");
+        assert_eq!(store.queue_depth(), depth + 1, "no other process writes meanwhile");
         drop(store);
         say("wrote one");
     }
 }
 
-/// Each makes a marker while it is inside, which fails where another one stands.
+/// Each creates a marker file while it holds the store, which fails if there is one already.
 #[test]
 fn of_many_processes_that_race_exactly_one_holds_the_store_at_a_time() {
     let place = Place::new();
@@ -162,7 +162,7 @@ fn a_second_handle_in_the_same_process_is_refused() {
     let store = place.open();
     let error = place.try_open().unwrap_err();
     assert!(matches!(error, Error::Locked { holder: Some(pid), .. } if pid == std::process::id()), "{error:?}");
-    store.enqueue_job("run-1", b"the first one goes on").unwrap();
+    store.enqueue_job("run-1", b"the first handle still works").unwrap();
     store.close().unwrap();
     assert_eq!(place.try_open().unwrap().queue_depth(), 1);
 }

@@ -1,4 +1,4 @@
-//! What a path may name, and what opening does and does not do to the folder.
+//! Which paths a store accepts, and what opening changes in the folder.
 
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
@@ -72,7 +72,7 @@ fn a_fifo_is_not_a_store() {
     assert_eq!(names(place.folder()), ["fifo.db"]);
 }
 
-/// As for a folder: no store is made beside it, say at `/dev/null.db`.
+/// As for a folder: no store is created next to it, say at `/dev/null.db`.
 #[test]
 fn a_fifo_without_extension_is_not_a_store() {
     let place = Place::new();
@@ -237,7 +237,7 @@ fn what_a_crash_during_creation_left_over_is_removed() {
 fn a_left_over_that_cannot_be_removed_is_an_io_error_that_names_it() {
     let place = Place::new();
     place.open().enqueue_job("run-1", b"payload").unwrap();
-    // Nobody removes a folder by mistake.
+    // A folder is not removed by mistake.
     fs::create_dir(place.at("state.db.new")).unwrap();
     let opened = place.try_open();
     let Err(Error::Io { path, .. }) = &opened else { panic!("{opened:?}") };
@@ -273,7 +273,7 @@ fn child_without_rights() {
     });
 }
 
-/// A store of one job whose files belong to somebody without special rights, and a child that runs as them.
+/// A store of one job whose files belong to an ordinary user, and a child process of that user.
 fn store_of_another_user() -> (Place, Command) {
     let place = Place::new();
     let store = place.open();
@@ -282,7 +282,8 @@ fn store_of_another_user() -> (Place, Command) {
     let mut command = test_binary("paths::child_without_rights", &place.path());
     if is_root() {
         let copy = place.at("tests");
-        // By a process of its own: what another test forks meanwhile would hold the copy open for writing, and it could not be run.
+        // By a process of its own: what another test forks meanwhile would hold the copy open for writing, and it
+        // could not be run.
         assert!(Command::new("cp").arg(command.get_program()).arg(&copy).status().unwrap().success());
         fs::set_permissions(&copy, fs::Permissions::from_mode(0o755)).unwrap();
         for path in [place.folder().to_path_buf(), place.path(), place.at("state.db.lock")] {
@@ -298,7 +299,7 @@ fn store_of_another_user() -> (Place, Command) {
 
 const NOBODY: u32 = 65534;
 
-/// Root compacts, recovers and makes the lock file that was not there, and the agent goes on.
+/// Root compacts, recovers and creates the missing lock file, and the agent can still use the store.
 #[test]
 fn a_shell_of_roots_does_not_lock_the_agent_out() {
     let (place, mut command) = store_of_another_user();
@@ -334,7 +335,7 @@ fn owner_and_mode_are_never_given_to_the_target_of_a_link() {
     let place = Place::new();
     let [log, link, victim] = ["state.db", "state.db.new", "victim"].map(|name| place.at(name));
     fs::write(&log, b"log").unwrap();
-    fs::write(&victim, b"somebody's").unwrap();
+    fs::write(&victim, b"another file").unwrap();
     let mode = |path: &Path, mode| fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
     mode(&log, 0o640);
     mode(&victim, 0o600);

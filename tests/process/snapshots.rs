@@ -1,5 +1,5 @@
-//! A snapshot beside a writer in another process. Which state it must show is known from the number of its last
-//! frame: the writer's calls are the same in every run.
+//! Snapshots while another process writes. The writer makes the same calls in every run, so the state that a
+//! snapshot must show follows from a number in it.
 
 use std::fs;
 use std::path::Path;
@@ -45,8 +45,8 @@ impl States {
         States { calls, heartbeat: 0, state: State::default(), next_call }
     }
 
-    /// Sees that the snapshot shows the state after some heartbeat, or that and the call behind it, and returns the
-    /// heartbeat.
+    /// Checks that the snapshot shows the state after some heartbeat, or after the call that follows it, and
+    /// returns the heartbeat.
     fn assert_shown_by(&mut self, snapshot: &Snapshot) -> i64 {
         let heartbeat = snapshot.last_heartbeat().unwrap().unwrap_or(0);
         while self.heartbeat < heartbeat {
@@ -196,7 +196,7 @@ fn a_snapshot_of_a_killed_writer_shows_everything_up_to_the_torn_tail() {
     let last = image.frames().pop().unwrap();
     // The next frame, of which only the first half got into the file.
     let half = image.bytes[last.start + 1..last.start + 1 + last.len() / 2].to_vec();
-    // Right behind a compaction, the log has next to no space ahead.
+    // Right after a compaction, the log has almost no preallocated space.
     let until = image.len().min(last.end + half.len());
     image.splice(last.end..until, &half).write(place.path());
 
@@ -207,7 +207,7 @@ fn a_snapshot_of_a_killed_writer_shows_everything_up_to_the_torn_tail() {
     assert_eq!(states.assert_shown_by(&snapshot(place.path())), heartbeat);
     assert_eq!(listing(place.folder()), before);
 
-    // The next writer cuts the tail off; the snapshot goes on with what it writes in its place.
+    // The next writer cuts the tail off; the snapshot then reads what it writes there.
     let store = place.open();
     assert_eq!(store.last_heartbeat().unwrap(), Some(heartbeat));
     assert!(store.recovery().quarantined.is_some());
@@ -284,8 +284,8 @@ fn damage_that_stays_is_reported() {
     assert_eq!(shown.job("run-0").unwrap().unwrap().payload, b"payload");
 }
 
-/// What looks like damage may be half written: it is looked at six times, after the header was read. The writer here is
-/// done before read `n`.
+/// What looks like damage may be half written: it is looked at six times, after the header was read. The writer
+/// here is done before read `n`.
 #[test]
 fn what_only_looks_like_damage_is_looked_at_again() {
     for n in 1..=8 {
@@ -309,7 +309,7 @@ fn what_only_looks_like_damage_is_looked_at_again() {
     }
 }
 
-/// A writer that ends cuts the space ahead off; a restarted one, a torn tail.
+/// A writer that closes cuts the preallocated space off; one that opens cuts a torn tail off.
 #[test]
 fn a_file_that_is_cut_between_a_look_at_its_length_and_a_read_is_looked_at_again() {
     let place = Place::new();

@@ -1,5 +1,5 @@
-//! System calls of a real process fail, one at a time, as `strace` tells the kernel to let them: the error is typed, and
-//! nothing that was acknowledged is lost.
+//! System calls of a real process fail, one at a time, by `strace`: the error is typed, and no acknowledged record
+//! is lost.
 
 use std::collections::{BTreeSet, HashSet};
 use std::process::{Command, Stdio};
@@ -66,7 +66,7 @@ fn kind(error: &Error) -> &'static str {
     }
 }
 
-/// What the child was told, and so what must be there afterwards.
+/// What the child reported, and so what must be in the store afterwards.
 #[derive(Default)]
 struct Told {
     there: BTreeSet<usize>,

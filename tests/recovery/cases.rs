@@ -1,5 +1,5 @@
-//! Opening: what each sight means, what is done, and that nothing else changes. Tampering and the exhaustive tests
-//! have files of their own.
+//! The cases of recovery: what opening does with each, and that it changes nothing else. For changed bytes under
+//! valid checksums, see `tampering.rs`; for every cut and flip, `cuts_and_flips.rs` and `damage.rs`.
 
 use std::fs;
 use std::os::unix::fs::MetadataExt;
@@ -214,7 +214,7 @@ fn a_header_that_claims_a_huge_frame_costs_no_memory() {
     Place::new().assert_torn(&image, last.start, &states[9]);
 }
 
-// ---- What recovery leaves behind ----
+// ---- What recovery leaves on the disk ----
 
 #[test]
 fn a_torn_tail_that_cannot_be_quarantined_is_not_cut_off() {
@@ -272,7 +272,7 @@ fn a_record_in_the_place_of_a_torn_one_has_another_nonce() {
     assert_eq!(nonces.len(), 4);
 }
 
-/// A log of three records: the second is so long that the third begins `distance` behind its start.
+/// A log in which one record is so long that the next one begins `distance` bytes after its start.
 fn far_apart(distance: usize) -> Image {
     let place = Place::new();
     let store = place.open();
@@ -289,7 +289,7 @@ fn far_apart(distance: usize) -> Image {
 
 #[test]
 fn a_frame_that_vouches_for_damage_is_found_at_any_distance() {
-    // About as much as is read at once, so that the header that vouches lies over two reads; and much more.
+    // About as much as one read takes, so that two reads share the header that vouches; and much more.
     let once = 64 << 10;
     for distance in (once - 56..=once + 16).step_by(8).chain([3 * once, 4_000_000]) {
         let mut image = far_apart(distance);
@@ -299,8 +299,8 @@ fn a_frame_that_vouches_for_damage_is_found_at_any_distance() {
     }
 }
 
-/// Of 25 jobs, all but the first 16 of which vouch for these, and 21 on for 17. Damaged are 17 and, so that a reader without the
-/// lock has stopped to look again at what is damaged, eight before it.
+/// Of 25 jobs, all but the first 16 of which vouch for these, and 21 on for 17. Damaged are 17 and, so that a
+/// reader without the lock has stopped to look again at what is damaged, eight before it.
 fn jobs_after_much_damage() -> Image {
     let place = Place::new();
     let store = place.open();
@@ -353,7 +353,7 @@ fn a_record_does_not_vouch_for_the_one_whose_place_it_took() {
     assert_eq!(faults_and_end(&image), (9, frames[19].start as u64));
 }
 
-/// In a file with more damage than that, it is hardly a write that is under way; and each look takes its time.
+/// More damage than that is unlikely to be a write in progress, and each repeated look takes time.
 #[test]
 fn eight_places_that_look_damaged_are_looked_at_again_and_no_more() {
     let place = Place::new();
@@ -379,8 +379,8 @@ fn eight_places_that_look_damaged_are_looked_at_again_and_no_more() {
     assert_eq!(eight, nine);
 }
 
-/// A writer could be in the middle of that frame, so a reader without the lock waits before it reports damage. The owner
-/// of the lock has no reason to.
+/// A writer could be in the middle of that frame, so a reader without the lock waits before it reports damage. The
+/// owner of the lock has no reason to.
 #[test]
 fn a_reader_pauses_before_it_reports_damage_and_the_writer_does_not() {
     let (place, mut image) = (Place::new(), unclean().image);

@@ -1,5 +1,4 @@
-//! Every cut and every flipped byte of a small log. The oracle is the list of states that the store went through while
-//! the log was written.
+//! Every cut and every flipped byte of a small log on the real disk, compared with the states after each record.
 
 use backupy_state::Error;
 
@@ -23,7 +22,7 @@ fn every_cut_leaves_exactly_the_whole_records_or_is_refused() {
         }
         let whole = frames.iter().filter(|frame| frame.end <= len).count();
         let end = frames[..whole].last().map_or(HEADER_PAGE_LEN, |frame| frame.end);
-        // A frame may begin with a zero: cut behind it, there is nothing to set aside.
+        // A frame may begin with a zero byte: cut right after it, there is nothing to quarantine.
         if cut.bytes[end..].iter().any(|&byte| byte != 0) {
             place.assert_torn(&cut, end, &states[whole]);
             continue;

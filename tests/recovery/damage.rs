@@ -1,5 +1,5 @@
-//! Damage and tampering: whatever is done to the bytes of a store, what is read is a prefix of its history or an error
-//! that names the right place, and a store that is refused is not changed.
+//! Whatever changes in the bytes of a store, opening it shows a prefix of its history or returns an error with the
+//! right offset, and a store that is refused is not changed.
 
 use std::path::PathBuf;
 use std::sync::{Arc, OnceLock};
@@ -51,7 +51,7 @@ fn is_vouched_for(frame: &FrameInfo, frames: &[FrameInfo]) -> bool {
     frames.iter().any(|later| later.durable_seq >= frame.seq)
 }
 
-/// Damage within one frame, within the header page, or in the space ahead.
+/// Damage within one frame, within the header page, or in the preallocated space.
 fn check_damaged_at(subject: &Subject, offset: usize, content: Content, what: &dyn Fn() -> String) {
     let looked = look(content);
     match subject.frame_at(offset) {
@@ -61,7 +61,7 @@ fn check_damaged_at(subject: &Subject, offset: usize, content: Content, what: &d
         }
         // Nothing proves that the last frame was ever durable: it looks like a torn tail.
         Some(frame) => assert_eq!(&looked.unwrap(), subject.state_at(start(frame)), "{}", what()),
-        // One copy of the header is enough, and what lies behind the last frame is a torn tail.
+        // One copy of the header is enough, and bytes after the last frame are a torn tail.
         None => assert_eq!(&looked.unwrap(), subject.last_state(), "{}", what()),
     }
 }
@@ -89,7 +89,7 @@ fn every_flipped_bit_is_found() {
     });
 }
 
-/// After a kill, with the space ahead: nothing vouches for the last record.
+/// After a kill, with preallocated space: nothing vouches for the last record.
 #[test]
 fn every_flipped_bit_of_a_killed_store_is_found() {
     let mut agent = Agent::new(Sim::new(51), Mode::Sync);
@@ -142,7 +142,7 @@ fn every_cut_gives_the_records_before_it() {
     });
 }
 
-/// Zeros from an offset on are what a crash leaves of a log with space ahead.
+/// Zeros from an offset on are what a crash leaves of a log with preallocated space.
 #[test]
 fn every_sector_zeroed_is_found() {
     let subject = subject();

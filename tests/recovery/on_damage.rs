@@ -1,5 +1,5 @@
-//! A damaged store that is set aside: at every crash and every failing call there is the damaged store under its name, or
-//! all that is authentic, and the damaged bytes are never lost.
+//! `OnDamage::SetAside`: after every crash and every failing call, the path names the damaged store or a new one
+//! with every authentic record, and the damaged bytes are never lost.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -73,7 +73,7 @@ fn the_store_opens_and_reports_what_is_lost() {
     let files = sim.live();
     assert_eq!(files.len(), 2);
     assert_eq!(bytes_of(&files, KEPT).unwrap().hash(), bytes_of(&image, PATH).unwrap().hash());
-    // The next opening has nothing to tell.
+    // The next opening reports nothing.
     let store = options(&sim).open(PATH, &key()).unwrap();
     assert!(store.recovery().clean && store.recovery().salvaged.is_none());
 }
@@ -82,7 +82,7 @@ fn the_store_opens_and_reports_what_is_lost() {
 fn names_that_are_taken_stay_as_they_are() {
     let (_, mut image, expected) = damaged();
     for number in [1, 2, 4] {
-        image.insert(PathBuf::from(format!("/sim/state.db.damaged-{number}")), Content::of(b"somebody's"));
+        image.insert(PathBuf::from(format!("/sim/state.db.damaged-{number}")), Content::of(b"another file"));
     }
     let sim = Sim::on(&image, 113);
     let store = options(&sim).open(PATH, &key()).unwrap();
@@ -90,7 +90,7 @@ fn names_that_are_taken_stay_as_they_are() {
     assert_eq!(take(store), expected);
     let files = sim.live();
     for number in [1, 2, 4] {
-        assert_eq!(bytes_of(&files, &format!("/sim/state.db.damaged-{number}")).unwrap().bytes(), b"somebody's");
+        assert_eq!(bytes_of(&files, &format!("/sim/state.db.damaged-{number}")).unwrap().bytes(), b"another file");
     }
 }
 
@@ -121,7 +121,7 @@ fn files_with_other_faults_than_damage_are_refused_and_not_changed() {
     }
 }
 
-/// Whoever may crash the agent at any moment gets neither an empty store nor the damaged bytes out of the world.
+/// Crashing the agent at a chosen moment must neither yield an empty store nor destroy the damaged bytes.
 #[test]
 fn a_power_cut_at_any_operation_leaves_the_damaged_store_or_what_is_authentic() {
     for has_links in [true, false] {
@@ -163,7 +163,8 @@ fn without_links(image: &Image, sim: &Sim) {
     sim.fail(link, Failure::Errno(EPERM));
 }
 
-/// What a killed process leaves is not durable yet: the next one must not be told anything that a power cut takes back.
+/// What a killed process leaves is not durable yet: the next process must get no acknowledgement that a power cut
+/// undoes.
 #[test]
 fn what_is_acknowledged_after_a_kill_survives_a_power_cut() {
     let (_, image, expected) = damaged();
@@ -233,7 +234,8 @@ fn an_anchor_is_checked_against_the_authentic_records() {
     let third = head.to_string().replace(&format!(".{}.", head.seq()), ".3.").parse::<Anchor>().unwrap();
     let opened = options(&Sim::on(&lost, 123)).expect_at_least(third).open(PATH, &key()).unwrap();
     assert_eq!(opened.recovery().salvaged.as_ref().unwrap().lost[0].last_seq, Some(4));
-    // The log ends before it, or holds another frame there, or it is of another store: set aside is nothing.
+    // The log ends before the anchor, has another frame there, or the anchor is of another store: nothing is
+    // moved.
     let later = head.to_string().replace(&format!(".{}.", head.seq()), ".99.").parse::<Anchor>().unwrap();
     let other = head.to_string().replace(&format!(".{}.", head.seq()), ".4.").parse::<Anchor>().unwrap();
     let foreign = open(&Sim::new(126), Mode::Sync).unwrap().anchor();
@@ -255,7 +257,7 @@ fn a_log_that_failed_authentication_is_quarantined_and_rekeyed() {
     assert!(matches!(open(&sim, Mode::Sync), Err(Error::Unauthentic { .. })));
     let store = options(&sim).previous_key(key()).open(PATH, &other_key()).unwrap();
     assert!(store.recovery().salvaged.is_some() && store.recovery().rekeyed);
-    // The removed one, and the one behind it, whose seal nothing vouches for any more.
+    // The removed one is lost, and the one after it, which can no longer be authenticated.
     assert_eq!(take(store).jobs.len(), 4);
     assert_eq!(start(&subject.frames[0]), 4096);
 }

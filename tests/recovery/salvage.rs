@@ -1,5 +1,5 @@
-//! Salvage: whatever is done to the bytes of a store, everything that is whole comes over, nothing that never was, and
-//! the damaged file stays as it is.
+//! Salvage: whatever changes in the bytes of a store, every intact record is salvaged, no other is, and the
+//! damaged file is not changed.
 
 use std::collections::BTreeSet;
 use std::ops::RangeInclusive;
@@ -58,7 +58,7 @@ fn closed() -> &'static Subject {
     })
 }
 
-/// The same kind of store, killed, with space ahead.
+/// The same kind of store, killed, with preallocated space.
 fn killed() -> Subject {
     let mut agent = Agent::new(Sim::new(83), Mode::Mixed);
     agent.start().unwrap();
@@ -67,7 +67,7 @@ fn killed() -> Subject {
     Subject::new(&agent)
 }
 
-/// What came over.
+/// What was salvaged.
 struct Salvaged {
     report: SalvageReport,
     /// The number of the last whole frame of the damaged file.
@@ -84,7 +84,7 @@ impl Salvaged {
     }
 }
 
-/// Salvages, and holds what must be true of every salvage.
+/// Salvages, and checks what must be true of every salvage.
 fn salvage(content: &Content) -> Result<Salvaged, Error> {
     let sim = Sim::on(&Image::from([(PathBuf::from(PATH), content.clone())]), 85);
     let storage: Arc<dyn Storage> = Arc::new(sim.clone());
@@ -109,7 +109,7 @@ fn salvage(content: &Content) -> Result<Salvaged, Error> {
     Ok(Salvaged { report, last_seq, model })
 }
 
-/// Everything a store holds, one by one; the order within the queue and the log buffer is theirs.
+/// Everything a store holds, one by one, with the jobs and log events in their order.
 fn items(model: &Model) -> Vec<String> {
     let mut items: Vec<_> = model.jobs.iter().map(|job| format!("job {job:?}")).collect();
     items.extend(model.logs.iter().map(|event| format!("event {event:?}")));
@@ -142,7 +142,7 @@ fn check(subject: &Subject, content: &Content, allowed: &BTreeSet<u64>, what: &d
     lost.extend(torn.map(|frame| frame.seq));
     let is_torn = lost.len() > lost_before;
     let mut known = lost.clone();
-    // Behind the last frame nothing tells where what is missing ends.
+    // After the last frame, the number of missing frames is unknown.
     known.retain(|&seq| seq <= subject.frames.last().unwrap().seq);
     assert!(known.is_subset(allowed), "{}: lost {lost:?}, allowed {allowed:?}: {:?}", what(), salvaged.report);
     check_content(subject, &salvaged, &lost, is_torn, what);
@@ -232,7 +232,7 @@ fn a_flipped_bit_of_a_checksum_a_tag_or_the_padding_costs_nothing() {
     });
 }
 
-/// Where the tag is gone with its frame, the next frame cannot be told from a forged one.
+/// If a frame is lost with its tag, the next frame cannot be authenticated and is lost too.
 #[test]
 fn a_zeroed_frame_costs_itself_and_the_next_one() {
     let subject = closed();
@@ -361,7 +361,7 @@ fn frames_of_another_generation_are_never_taken() {
     }
 }
 
-/// What comes over was written by somebody with the key, in this generation.
+/// Every salvaged record was sealed with the key, in this generation.
 #[test]
 fn only_records_that_were_once_written_are_salvaged_from_a_fork() {
     let mut first = Agent::new(Sim::new(93), Mode::Sync);
@@ -473,7 +473,7 @@ fn without_a_header_or_the_key_nothing_is_made() {
     assert_eq!(world::hash(&sim.live()), before);
 }
 
-/// Where no copy of the header checks, each field may still be good in one of them: the authenticator tells.
+/// If neither copy of the header checks, each field may still be intact in one of them: the authenticator decides.
 #[test]
 fn two_damaged_copies_of_the_header_are_put_together() {
     let subject = closed();
@@ -503,7 +503,7 @@ fn two_damaged_copies_of_the_header_are_put_together() {
             assert!(matches!(verify_on(&sim, PATH, Some(&other), |_| {}).map(|report| report.frames), Ok(0)));
         }
     }
-    // Of a page that is cut there is nothing to go on to.
+    // A header page that is cut is followed by no frames.
     for len in [2048 + 116, HEADER_PAGE_LEN as u64 - 1] {
         let mut content = subject.content.clone();
         content.set_len(len);

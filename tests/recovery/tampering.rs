@@ -1,4 +1,4 @@
-//! Tampering: the CRCs are right, the seals, the order or the numbers are not.
+//! Logs that fail authentication: their CRCs are right, and their seals, order or numbers are wrong.
 
 use backupy_state::{Durability, Error, FaultKind, OpenOptions, verify};
 
@@ -120,7 +120,7 @@ fn a_changed_value_is_unauthentic_when_it_is_read_and_blocks_nothing_else() {
     assert_eq!(store.job("a").unwrap().unwrap().payload, b"payload of a");
     assert_eq!(store.dequeue_jobs(1).unwrap()[0].run_id, "a");
     assert_eq!(store.dequeue_jobs_after("b", 3).unwrap()[0].run_id, "c");
-    // Neither a compaction nor a new key can go on with it: they say which job it is.
+    // Neither compaction nor rekey can copy it: their errors name the job.
     assert!(is_b(store.compact().unwrap_err()));
     assert!(store.stats().compaction.last_error.unwrap().contains("job \"b\", which ack_job removes"));
     assert!(store.ack_job("b").unwrap());
@@ -206,7 +206,7 @@ fn in_a_long_log_the_first_fault_in_the_order_of_the_file_is_the_error() {
     let image = Image::read(place.path());
     assert!(image.len() > 3 << 20);
     let frames = image.frames();
-    // Sealed anew and damaged behind it; damaged, and tampered with behind it; each far apart and side by side.
+    // A frame that fails authentication before a damaged one, and the reverse; far apart and next to each other.
     for (first, second) in [(0, 1), (10, 11), (300, 3900), (3900, 3999), (1999, 2000)] {
         let (first, second) = (frames[first].clone(), frames[second].clone());
         let mut tampered = image.clone();
@@ -216,7 +216,7 @@ fn in_a_long_log_the_first_fault_in_the_order_of_the_file_is_the_error() {
         damaged.flip(first.start + 60).flip(second.start + 60).fix_crc(second.start);
         Place::new().assert_corrupt(&damaged, first.start);
     }
-    // Of the last frame of all, nothing but the close frame tells.
+    // Only the close frame vouches for the last record.
     let last = &frames[frames.len() - 2];
     let mut tampered = image.clone();
     tampered.flip(last.start + 60).fix_crc(last.start);

@@ -209,7 +209,7 @@ impl Agent {
 /// Whether the record may be in the file all the same.
 fn leaves_effect_open(call: Call, error: &Error) -> bool {
     match call {
-        // The rename was done; which of the two files a power cut leaves, nobody knows.
+        // The rename was made; a power cut may leave either of the two files.
         Call::Rekey => matches!(error, Error::Io { operation: "sync the folder", .. }),
         _ => matches!(error, Error::Io { operation: "write" | "sync", .. }),
     }

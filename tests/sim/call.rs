@@ -1,5 +1,5 @@
-//! The calls of an agent. A new call of the store is a variant of [`Call`], an arm in `Model::after` and one in `answer`
-//! of the agent.
+//! The calls of an agent. A new call of the store is a variant of [`Call`], an arm in `Model::after` and one in
+//! `answer` of the agent.
 
 use super::random::Random;
 
@@ -80,7 +80,7 @@ impl Call {
         }
     }
 
-    /// Whether another process goes on after it.
+    /// Whether another process opens the store after it.
     pub fn begins_anew(self) -> bool {
         matches!(self, Call::Reopen | Call::ReopenRekeyed | Call::Kill)
     }

@@ -57,7 +57,7 @@ impl Content {
         bytes
     }
 
-    /// Without the zeros at its end: what a file with space ahead has in common with itself without it.
+    /// Without the zeros at its end, so that preallocated space makes no difference.
     pub fn trimmed_bytes(&self) -> Vec<u8> {
         let mut bytes = self.bytes();
         bytes.truncate(bytes.iter().rposition(|&byte| byte != 0).map_or(0, |last| last + 1));

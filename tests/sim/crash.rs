@@ -1,9 +1,9 @@
 //! The images that a disk could hold after a power cut.
 //!
-//! Of each file, every sector that was written since the last sync is there or not: kept, or old, zero or garbage in
-//! the bytes that were written. The length is old, new or between. Names are old or new, each change by itself.
-//! While at most [`SUBSETS_MAX`] sectors differ, every subset of them is tried; beyond that, all prefixes, each one
-//! missing, each one alone, and 256 random subsets.
+//! Of each file, every sector that was written since the last sync is there or not: kept, or old, zero or garbage
+//! in the bytes that were written. The length is old, new or between. Names are old or new, each change by itself.
+//! While at most [`SUBSETS_MAX`] sectors differ, every subset of them is tried; beyond that, all prefixes, each
+//! one missing, each one alone, and 256 random subsets.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -37,7 +37,7 @@ struct Variant {
     len: u64,
     /// Of the sectors that differ, in order.
     fates: Vec<Fate>,
-    /// A sector that was written and does not differ, yet holds garbage: space ahead.
+    /// A sector that was written and does not differ, yet holds garbage: preallocated space.
     spoiled: Option<usize>,
 }
 
@@ -200,7 +200,7 @@ impl<'a> Suspect<'a> {
             let near_ends = (0..count).filter(|i| *i < 3 || *i + 2 >= count);
             let chosen: Vec<u64> = near_ends.map(|i| (between.start + i) * sector).collect();
             lens.extend(chosen);
-            // Where the data is, odd lengths matter most; the space ahead is all alike.
+            // Odd lengths matter most within the data; the preallocated space is uniform.
             let last = self.differing.last().map_or(longest, |last| ((last + 1) * SECTOR_LEN) as u64);
             let end = last.clamp(shortest + 1, longest);
             lens.extend([shortest + 1, end - 1]);

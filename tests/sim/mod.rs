@@ -1,10 +1,11 @@
-//! A simulated disk for tests and fuzzing: every operation is numbered, any can fail, and a power cut at any of them
-//! yields the images that the disk could then hold.
+//! A simulated disk for tests and fuzzing: every operation is numbered, any can fail, and a power cut at any of
+//! them yields the images that the disk could then hold.
 //!
 //! - [`Sim`] implements the store's seam. [`Sim::fail`] and the like plan failures by operation number.
 //! - [`world`] is the model of the disk: live and durable, per sector, per name.
 //! - [`crash`] lists the images after a power cut.
-//! - [`Agent`] makes a [`Call`], [`Model`] says what the store should then hold, and [`Oracle`] what a crash may leave.
+//! - [`Agent`] makes a [`Call`], [`Model`] says what the store should then hold, and [`Oracle`] what a crash may
+//!   leave.
 //!
 //! Depends on std and `backupy_state` alone, so that `fuzz/` can take it in by `#[path]`.
 
@@ -72,7 +73,7 @@ pub enum Op {
 }
 
 impl Op {
-    /// Whether a power cut before it can leave other images than one before the operation ahead of it.
+    /// Whether a power cut before it can leave other images than one before the previous operation.
     fn follows_change(self) -> bool {
         matches!(
             self,
@@ -179,7 +180,7 @@ impl Sim {
         state.syncs.iter().filter(|(_, other)| *other == file).map(|(number, _)| *number).collect()
     }
 
-    /// Whether a call may have been told that the disk is full.
+    /// Whether a call may have failed because the disk is full.
     pub fn may_be_full(&self) -> bool {
         let state = self.state();
         let is_full = |plan: &Plan| matches!(plan.failure, Failure::Errno(ENOSPC | EDQUOT));
@@ -232,7 +233,7 @@ impl Sim {
         moments
     }
 
-    /// The process is gone: its open files do nothing any more, its locks are free. The disk stays as it is.
+    /// The process ends: its open files do nothing any more, and its locks are free. The disk does not change.
     pub fn kill(&self) {
         let mut state = self.state();
         state.session += 1;

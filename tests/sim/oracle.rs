@@ -55,7 +55,7 @@ impl Oracle {
         Oracle { states: vec![found], durable: 0 }
     }
 
-    /// The state that was found is durable from now on, and what was in flight behind it is gone.
+    /// The state that was found is durable from now on, and the calls in flight after it are lost.
     pub(super) fn settle(&mut self, found: Model) {
         if *self.current() != found {
             self.states.push(found);

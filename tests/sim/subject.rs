@@ -57,7 +57,7 @@ impl Subject {
         &self.bytes[start(frame)..end(frame)]
     }
 
-    /// With some bytes in another frame's or nobody's place, the log from there on is replaced.
+    /// The first `kept` frames, followed by these bytes.
     pub fn with_frames<'a>(&self, kept: usize, then: impl IntoIterator<Item = &'a [u8]>) -> Content {
         let begin = self.frames.get(kept).map_or(self.bytes.len(), start);
         let mut bytes = self.bytes[..begin].to_vec();

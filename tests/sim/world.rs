@@ -1,8 +1,9 @@
-//! The state of a disk: for each file what a reader sees now (live) and what a power cut leaves for sure (durable).
+//! The state of a disk: for each file what a reader sees now (live) and what a power cut leaves for sure
+//! (durable).
 //!
-//! What the model takes for granted, and nothing more:
+//! What the model assumes of a disk, and nothing more:
 //! - A sync of a file makes its bytes and its length durable; names become durable only by a sync of the folder.
-//! - Bytes that are durable and were not written since stay as they are, also beside bytes that are being written.
+//! - Durable bytes that were not written since do not change, even next to bytes that are being written.
 //! - After a *failed* sync the cache still shows what was written and counts it as clean: no later sync writes it,
 //!   and once the cache is dropped, the old bytes are back.
 

@@ -1,5 +1,5 @@
-//! Compaction, rekey and backup on a disk whose power is cut at every operation, of which every operation fails, and
-//! which damages what it was given.
+//! Compaction, rekey and backup: power is cut at every operation, every operation fails, and the disk damages the
+//! new log.
 
 use std::borrow::Cow;
 use std::io;
@@ -76,7 +76,8 @@ fn assert_always_holds(world: &World, path: &str, expected: &Model, place: &dyn 
     });
 }
 
-/// Cuts the power at every operation of `change`, which changes nothing that the store holds, and in the call after it.
+/// Cuts the power at every operation of `change`, which changes nothing that the store holds, and in the call
+/// after it.
 fn survives_power_cuts(change: impl Fn(&Store) -> Result<()>) {
     let mut agent = agent_with_history();
     agent.sim.record();
@@ -160,7 +161,7 @@ fn a_disk_that_is_full_for_the_new_file_is_a_full_disk_whichever_call_says_so() 
     let on_the_new_file = |op| matches!(op, Op::Write | Op::Sync | Op::SetLen | Op::Rename);
     let mut tried = 0;
     for n in (0..trace.len()).filter(|&n| on_the_new_file(trace[n])) {
-        // Full once: the space ahead of the log is given back, and the second try has room.
+        // Full once: the log's preallocated space is given back, and the second try has room.
         let agent = agent_with_history();
         agent.sim.fail(agent.sim.ops() + n, Failure::Errno(ENOSPC));
         let compacted = agent.store().compact();

@@ -1,5 +1,5 @@
-//! Power cuts: after every operation of every short history, and inside the recovery from an earlier power cut, each
-//! image that the disk could then hold must open, and hold what was promised.
+//! Power cuts, at every operation of every short history and of the recovery from an earlier power cut: each image
+//! that the disk could then hold must open and hold what was promised.
 
 use std::collections::{HashMap, HashSet};
 use std::io::{self, Write};
@@ -31,7 +31,8 @@ const ALPHABET: [Call; 10] = [
     Call::Sync,
     Call::Reopen,
 ];
-/// What copies the log, and what reaches over several buckets: in every history of up to two calls, with those above.
+/// What copies the log, and what reaches over several buckets: in every history of up to two calls, with those
+/// above.
 const MORE: [Call; 6] = [
     Call::Batch { job: 0, len: 200 },
     Call::AckLogs { n: 1 },
@@ -40,8 +41,8 @@ const MORE: [Call; 6] = [
     Call::ReopenRekeyed,
     Call::Backup,
 ];
-/// Of a moment in a call that copies the log, so many images of each choice of names: there are two files then, and most
-/// images differ only in the one that has no name yet.
+/// Of a moment in a call that copies the log, so many images of each choice of names: there are two files then,
+/// and most images differ only in the one that has no name yet.
 const COPY_IMAGES: usize = 12;
 /// Of a moment in a random history, so many images: with many unsynced sectors there are thousands.
 const RANDOM_IMAGES: usize = 250;
@@ -53,8 +54,8 @@ const AGAIN_IMAGES: usize = 60;
 const THREADS: usize = 2;
 const HEADER_PAGE_LEN: usize = 4096;
 
-/// Also when the test passes, where `println` would be kept back: the log of a run has the counts.
-macro_rules! tell {
+/// Prints even if the test passes, when `println` would be captured, so that the log of a run has the counts.
+macro_rules! report {
     ($($said:tt)*) => {
         let _ = writeln!(io::stderr(), $($said)*);
     };
@@ -95,13 +96,13 @@ fn every_short_history_survives_a_power_cut_at_every_operation() {
         let all = |mode| (0..ALPHABET.len().pow(len)).map(move |number| exhaustive(mode, len, number));
         check_all(&Mode::ALL.into_iter().flat_map(all).collect::<Vec<_>>(), &seen);
         let count = seen.count();
-        tell!("all histories of up to {len} calls: {count} distinct images in {:.1?}", begun.elapsed());
+        report!("all histories of up to {len} calls: {count} distinct images in {:.1?}", begun.elapsed());
     }
     for len in 1..=depth::copying_history_len() {
         let all = |mode| (0..(ALPHABET.len() + MORE.len()).pow(len)).filter_map(move |n| with_more(mode, len, n));
         check_all(&Mode::ALL.into_iter().flat_map(all).collect::<Vec<_>>(), &seen);
         let count = seen.count();
-        tell!("with compaction, up to {len} calls: {count} distinct images in {:.1?}", begun.elapsed());
+        report!("with compaction, up to {len} calls: {count} distinct images in {:.1?}", begun.elapsed());
     }
     assert!(seen.count() >= depth::crash_images());
 }
@@ -115,7 +116,7 @@ fn random_histories_survive_a_power_cut_at_every_operation() {
     let first_seed = variable("CRASH_SEED", 1);
     let count = variable("CRASH_HISTORIES", depth::random_histories());
     check_all(&(first_seed..first_seed + count).map(random_history).collect::<Vec<_>>(), &seen);
-    tell!("{count} random histories: {} distinct images in {:.1?}", seen.count(), begun.elapsed());
+    report!("{count} random histories: {} distinct images in {:.1?}", seen.count(), begun.elapsed());
 }
 
 /// The rename of a compaction is in the page cache only when its process is killed. The next process must not be
@@ -148,15 +149,15 @@ fn a_call_acknowledged_after_a_kill_survives_losing_the_rename_before_the_kill()
     }
 }
 
-/// What was only buffered is durable once the store was closed, and no close frame stands for records that are not there.
+/// Buffered records are durable once the store is closed, and no close frame is there without them.
 #[test]
 fn buffered_calls_survive_every_power_cut_after_their_close() {
     let calls = vec![Call::Enqueue { job: 0, len: 1200 }, Call::Heartbeat, Call::Reopen, Call::Heartbeat];
     check_all(&[History { mode: Mode::Buffered, seed: 76, calls, cut_all: true }], &Seen::new());
 }
 
-/// Behind the torn record lies a whole one, and the next record that is written is as long as the torn one: if the power
-/// cut could bring the tail back, the whole one would stand in its place again, chained to what is gone.
+/// A whole record follows the torn one, and the next record to be written is as long as the torn one. If a power
+/// cut could bring the tail back, the whole record would follow the new one, chained to a record that is gone.
 #[test]
 fn a_torn_tail_that_was_cut_off_never_reappears_after_a_new_record() {
     let mut agent = Agent::new(Sim::new(77), Mode::Buffered);
@@ -185,8 +186,8 @@ fn a_torn_tail_that_was_cut_off_never_reappears_after_a_new_record() {
     }
 }
 
-/// A compaction must not make the ordinals of log events begin anew: the keys of a batch that was peeked before it would
-/// name events that nobody has seen.
+/// A compaction must not make the ordinals of log events begin anew: the keys of a batch that was peeked before it
+/// would name events that were never peeked.
 #[test]
 fn ack_after_a_compaction_removes_nothing_that_was_not_peeked() {
     let mut agent = Agent::new(Sim::new(75), Mode::Sync);
@@ -323,8 +324,8 @@ impl Check<'_> {
         }
     }
 
-    /// The process is killed, and what it wrote is in the page cache; the next one is promised something, and only then
-    /// the power is cut.
+    /// The process is killed, and what it wrote is in the page cache; the next one is promised something, and only
+    /// then the power is cut.
     fn killed(&mut self, moment: &Moment, allowed: &Allowed<'_>) {
         let mut agent = Agent::new(Sim::at(moment.world.clone(), self.seed), Mode::Sync);
         agent.oracle = Oracle::any_of(allowed.states);
@@ -350,7 +351,7 @@ impl Check<'_> {
         }
     }
 
-    /// Opens an image and holds what is found against what is allowed.
+    /// Opens an image and checks that it holds one of the allowed states.
     fn image(&mut self, image: &Image, allowed: &Allowed<'_>, depth: Depth, place: &dyn Fn() -> String) {
         let hash = world::hash(image);
         let known = self.seen.shard(hash).get(&hash).copied();
@@ -388,7 +389,7 @@ impl Check<'_> {
         }
     }
 
-    /// The calls that were lost are made again behind a torn tail that was cut off, and the power is cut in them.
+    /// The lost calls are made again after the torn tail was cut off, and power is cut during them.
     fn tries_again(&mut self, image: &Image, found: &Model, place: &dyn Fn() -> String) {
         let mut agent = Agent::new(Sim::on(image, self.seed), Mode::Sync);
         agent.oracle = Oracle::of(found.clone());
@@ -407,7 +408,8 @@ impl Check<'_> {
         }
     }
 
-    /// What a recovery found stays, whether or not the power is cut again, and the store can be written and reopened.
+    /// What a recovery found stays, whether or not the power is cut again, and the store can be written and
+    /// reopened.
     fn goes_on(&mut self, after: &World, found: &Model, place: &dyn Fn() -> String) {
         let same = Allowed::new(std::slice::from_ref(found));
         crash::some_images(after, self.seed, self.most, &mut |image| {
@@ -444,7 +446,7 @@ impl<'a> Allowed<'a> {
     }
 }
 
-/// The log alone: what was set aside is different each time and no part of the store.
+/// The log alone: the quarantined bytes differ each time and are no part of the store.
 fn log_of(world: &World) -> Image {
     world.live().into_iter().filter(|(path, _)| path.ends_with("state.db")).collect()
 }

@@ -5,7 +5,7 @@ use backupy_state::Error;
 use super::survival::{refuses_writes_and_still_reads, survives};
 use crate::sim::{Agent, Call, EIO, Failure, Mode, Op, Sim};
 
-/// A store with space ahead, and the number of the operation of `call` that is the last of its kind.
+/// A store with preallocated space, and the number of the last operation of this kind in `call`.
 fn store_and_op_of(call: Call, op: Op) -> (Agent, usize) {
     let agent = || {
         let mut agent = Agent::new(Sim::new(15), Mode::Sync);
@@ -49,7 +49,7 @@ fn a_failed_store_is_not_copied_and_its_disk_not_touched() {
     }
 }
 
-/// There is room for the new file only where the space ahead is.
+/// The new file has room only if the preallocated space is given back.
 #[test]
 fn compaction_on_a_full_disk_uses_the_preallocated_space() {
     for call in [Call::Compact, Call::Rekey] {
@@ -65,7 +65,8 @@ fn compaction_on_a_full_disk_uses_the_preallocated_space() {
     }
 }
 
-/// Not even the space ahead is enough: the store goes on without a compaction, and what gives space back works.
+/// Not even the preallocated space is enough: the store works without a compaction, and calls that free space
+/// succeed.
 #[test]
 fn compaction_that_finds_no_room_leaves_the_store_usable() {
     let (mut agent, n) = store_and_op_of(Call::Compact, Op::Rename);

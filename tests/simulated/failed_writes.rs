@@ -25,7 +25,7 @@ fn a_failed_sync_is_never_repeated_and_no_record_it_lost_is_shown_again() {
     }
 }
 
-/// What lies far behind the last synced frame is looked at again, as well as what is near to it or to the end.
+/// The whole tail after the last synced frame is read again, not only the part next to that frame or to the end.
 #[test]
 fn of_a_long_tail_that_a_failed_sync_lost_no_record_is_shown_again() {
     for failed_sync in [FailedSync::LosesAll, FailedSync::LosesSome, FailedSync::KeepsAll] {
@@ -57,7 +57,7 @@ fn a_failed_write_ends_writing() {
     survives(&agent.sim.world(), agent.oracle.allowed());
 }
 
-/// A new store has no space ahead, so its first call makes some.
+/// A new store has no preallocated space, so its first call allocates some.
 #[test]
 fn an_io_error_while_the_log_grows_ends_writing() {
     let new_store = || {

@@ -1,5 +1,5 @@
-//! Every call of the operating system fails, in every way, once and from then on: the error is typed, nothing is
-//! acknowledged that is not there later, and a failed sync is never repeated.
+//! Every call of the operating system fails, in every way, once or from then on: the error is typed, every
+//! acknowledged record is there later, and a failed sync is never repeated.
 
 use std::collections::HashSet;
 use std::panic::{self, AssertUnwindSafe};
@@ -220,14 +220,14 @@ fn run_with_failure(case: &Case, calls: &[Call], sim: Sim, images: usize) {
 fn fails_for_good(call: Call, error: &Error) -> bool {
     let Error::Io { operation, .. } = error else { return false };
     match call {
-        // What happens to the new file concerns nobody.
+        // A failure on the new file does not affect the store.
         Call::Compact | Call::Rekey => matches!(*operation, "sync the folder" | "cut the space ahead off"),
         Call::Backup => false,
         _ => matches!(*operation, "write" | "sync" | "allocate space in"),
     }
 }
 
-/// A copy that failed leaves the old log, says so, and leaves no file behind.
+/// A copy that failed leaves the old log, is counted in the statistics, and leaves no new file.
 fn old_log_stays(case: &Case, agent: &Agent, call: Call, before: &Stats, error: &Error) {
     let stats = agent.store().stats();
     assert_eq!(stats.generation, before.generation, "{call:?}: {error}");

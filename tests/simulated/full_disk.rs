@@ -84,7 +84,7 @@ fn full_disk_lets_acks_work_while_a_count_of_drops_is_not_written_yet() {
     assert_eq!(dropped().stats().logs_dropped, 3);
 }
 
-/// The next session has no room for what a torn tail takes, or for the reserve, and still comes up.
+/// The next session has no room to quarantine a torn tail or for the reserve, and opens all the same.
 #[test]
 fn full_disk_lets_a_killed_store_open_and_ack() {
     let sim = Sim::new(12);
@@ -102,7 +102,7 @@ fn full_disk_lets_a_killed_store_open_and_ack() {
     survives(&sim.world(), agent.oracle.allowed());
 }
 
-/// The reserve was given back by the close, and others have taken most of it since.
+/// The close gave the reserve back, and other files have used most of that space since.
 #[test]
 fn little_room_is_enough_for_an_ack() {
     let sim = Sim::new(13);
@@ -114,13 +114,13 @@ fn little_room_is_enough_for_an_ack() {
     assert!(matches!(agent.make(Call::Enqueue { job: 1, len: 500 }), Err(Error::Full { .. })));
     agent.make(Call::Ack { job: 0 }).unwrap();
 
-    // The next space ahead begins behind the ack, and not on it.
+    // The next preallocated space begins after the ack, not on top of it.
     sim.set_capacity(u64::MAX);
     agent.make(Call::Enqueue { job: 2, len: 500 }).unwrap();
     survives(&sim.world(), agent.oracle.allowed());
 }
 
-/// The next record is shorter, so what was left of this one would stand behind it.
+/// The next record is shorter, so the rest of this one would follow it.
 #[test]
 fn a_write_that_runs_full_halfway_leaves_no_torn_frame() {
     let sim = Sim::new(14);
@@ -140,7 +140,7 @@ fn a_write_that_runs_full_halfway_leaves_no_torn_frame() {
     survives(&sim.world(), agent.oracle.allowed());
 }
 
-/// A frame longer than a step of space ahead goes over space that is allocated but holds no zeros yet.
+/// A frame longer than one step of preallocation is written to space that is allocated but not zeroed yet.
 #[test]
 fn a_long_frame_that_finds_no_room_leaves_the_log_as_it_was() {
     let (call, before) = (Call::Enqueue { job: 0, len: 600_000 }, Call::Enqueue { job: 1, len: 400 });
@@ -164,7 +164,7 @@ fn a_long_frame_that_finds_no_room_leaves_the_log_as_it_was() {
         let len = agent.store().stats().log_len;
         agent.sim.fail(begun + n, Failure::Errno(ENOSPC));
         let made = agent.make(call);
-        // Where a smaller step suffices, the call goes on.
+        // If a smaller step suffices, the call succeeds.
         assert!(matches!(made, Ok(()) | Err(Error::Full { .. })), "{op:?} {n}: {made:?}");
         if made.is_err() {
             assert_eq!(agent.store().stats().log_len, len);
@@ -181,7 +181,7 @@ fn a_long_frame_that_finds_no_room_leaves_the_log_as_it_was() {
     }
 }
 
-/// What was not written is not done, for those who read on either.
+/// A delete that was not written has no effect on readers either.
 #[test]
 fn an_ack_that_finds_no_room_leaves_the_job_in_the_queue() {
     let mut agent = Agent::new(Sim::new(17), Mode::Sync);

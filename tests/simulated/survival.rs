@@ -18,7 +18,8 @@ pub(super) fn refuses_writes_and_still_reads(agent: &Agent) {
     assert!(agent.oracle.allowed().iter().any(|allowed| allowed.without_logs() == read), "reads {read:?}");
 }
 
-/// After a kill and after a power cut, with a healthy disk, the store opens, holds what was promised, and keeps it.
+/// After a kill and after a power cut, with a healthy disk, the store opens, holds what was promised, and keeps
+/// it.
 pub(super) fn survives(world: &World, allowed: &[Model]) {
     survives_some(world, allowed, usize::MAX);
 }
