@@ -7,11 +7,11 @@
 //! Unlike times, these figures do not depend on the machine or its load:
 //! - The processor is valgrind's. On a host with AVX2 or better, valgrind answers CPUID from a table (an i7-4910MQ
 //!   with AES-NI, CLMUL and AVX2, without VAES, SHA-NI and AVX-512). On older hosts only `own` is compared.
-//! - `own` excludes functions that have a version for each kind of processor: sealing, hashing, checksums, `memcpy`
-//!   and the like. It stays the same when the C library selects other versions (`GLIBC_TUNABLES`), and within 3 %
-//!   without AES-NI. It is also the finer measure: the instructions of AES would hide those around it.
-//! - Each workload runs N and 2N times, in separate processes. The difference excludes the setup, and random names,
-//!   hash seeds and addresses change it by at most a thousandth.
+//! - `own` excludes functions that have a version for each kind of processor: sealing, hashing, checksums,
+//!   `memcpy` and the like. It stays the same when the C library selects other versions (`GLIBC_TUNABLES`), and
+//!   within 3 % without AES-NI. It is also the finer measure: the instructions of AES would hide those around it.
+//! - Each workload runs N and 2N times, in separate processes. The difference excludes the setup, and random
+//!   names, hash seeds and addresses change it by at most a thousandth.
 //! - No workload has a durable call, because instructions in the kernel are not counted. `benches/baseline.rs`
 //!   measures durable calls.
 //!
