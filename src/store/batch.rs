@@ -25,7 +25,7 @@ use crate::{Error, Result};
 /// # let path = folder.path().join("state.db");
 /// let store = Store::open(&path, &AgentKey::new("bkpy_0123456789abcdef0123456789abcdef")?)?;
 /// store.enqueue_job("run-1", b"dump of orders")?;
-/// // A crash cannot leave the store with the job removed but no completion message, or the other way round.
+/// // After a crash, the job is removed and its completion message is queued, or neither.
 /// let done = Batch::new().ack_job("run-1").enqueue_job("run-1/done", b"ok").record_heartbeat(1_700_000_000_000);
 /// store.write(done)?;
 /// assert_eq!(store.job("run-1")?, None);

@@ -1,6 +1,6 @@
 //! The exclusive handle, and its typed writing calls on configuration, queue, session and heartbeat.
 //!
-//! A call checks its arguments, appends one record while it holds the turn to write, and then waits, without it,
+//! A call checks its arguments, appends one record while it holds the write lock, and then waits, without it,
 //! until a sync covers the record.
 
 use std::fmt;
@@ -25,7 +25,7 @@ use crate::{AgentKey, Durability, Error, OpenOptions, RecoveryReport, Result, ev
 pub enum Enqueued {
     /// The job was not queued before.
     Added,
-    /// A job with the run id was queued; the new payload replaced its payload.
+    /// A job with this run id was queued; the new payload replaced the old one.
     Replaced,
 }
 
@@ -66,7 +66,7 @@ pub struct Store {
     pub(super) durability: Durability,
     pub(super) heartbeat_durability: Durability,
     pub(super) log_durability: Durability,
-    /// Locked only while the turn to write is held.
+    /// Locked only while the write lock is held.
     pub(super) log_quota: Mutex<LogQuota>,
     pub(super) recovery: RecoveryReport,
     /// The last field, so that all others are dropped before the lock is released.
@@ -124,8 +124,8 @@ impl Store {
         })
     }
 
-    /// The absolute path of the log file, with `.db` added where [`open`](Store::open) added it and a final
-    /// symbolic link resolved.
+    /// Returns the absolute path of the log file, with `.db` added where [`open`](Store::open) added it and a
+    /// final symbolic link resolved.
     ///
     /// ```
     /// # use backupy_state::{AgentKey, Store};
@@ -177,7 +177,7 @@ impl Store {
 
     /// Saves the configuration and its version, replacing the previous one.
     ///
-    /// It is durable on return as set by [`OpenOptions::durability`].
+    /// [`OpenOptions::durability`] sets how durable it is on return.
     ///
     /// # Errors
     /// [`Error::TooLarge`] for more than 16 MiB, and those of [every writing
@@ -201,7 +201,7 @@ impl Store {
 
     /// Adds a job to the queue, or replaces the payload of the queued job with the same run id.
     ///
-    /// It is durable on return as set by [`OpenOptions::durability`].
+    /// [`OpenOptions::durability`] sets how durable it is on return.
     ///
     /// # Errors
     /// [`Error::Invalid`] for an empty run id, [`Error::TooLarge`] for a run id over 1024 bytes or a payload over
@@ -230,7 +230,7 @@ impl Store {
 
     /// Removes a job from the queue. Returns whether it was queued; if not, nothing is written.
     ///
-    /// The removal is durable on return as set by [`OpenOptions::durability`].
+    /// [`OpenOptions::durability`] sets how durable the removal is on return.
     ///
     /// # Errors
     /// [`Error::Invalid`] for an empty run id, [`Error::TooLarge`] for one over 1024 bytes, and those of
@@ -258,7 +258,7 @@ impl Store {
 
     /// Saves the session, replacing the previous one. `server_time_ms` is in milliseconds since 1970.
     ///
-    /// It is durable on return as set by [`OpenOptions::durability`].
+    /// [`OpenOptions::durability`] sets how durable it is on return.
     ///
     /// # Errors
     /// [`Error::TooLarge`] for a session id over 16 MiB, and those of
@@ -281,7 +281,7 @@ impl Store {
 
     /// Records a heartbeat, replacing the previous one. `ts_ms` is in milliseconds since 1970.
     ///
-    /// It is durable on return as set by [`OpenOptions::heartbeat_durability`].
+    /// [`OpenOptions::heartbeat_durability`] sets how durable it is on return.
     ///
     /// # Errors
     /// Those of [every writing call](Store#errors-of-every-writing-call).
@@ -311,7 +311,8 @@ impl Store {
         self.finish_commit(&pending, durability)
     }
 
-    /// Waits until a record that has been appended is as durable as asked. The turn to write has been given up.
+    /// Waits until a record that has been appended is as durable as asked. The caller no longer has the write
+    /// lock.
     pub(super) fn finish_commit(&self, pending: &Pending, durability: Durability) -> Result<()> {
         self.compactor.start_if_due();
         match durability {

@@ -34,10 +34,9 @@ impl Store {
     /// Adds a log event to the buffer. `ts_ms` is in milliseconds since 1970; events with the same time keep the
     /// order of the calls.
     ///
-    /// The event is durable on return as set by
-    /// [`OpenOptions::log_durability`](crate::OpenOptions::log_durability). An event over the
-    /// [limits](crate::OpenOptions::log_limits) is dropped and counted. The count is written with the next event
-    /// that is buffered, or by [`close`](Store::close).
+    /// [`OpenOptions::log_durability`](crate::OpenOptions::log_durability) sets how durable the event is on
+    /// return. An event over the [limits](crate::OpenOptions::log_limits) is dropped and counted. The count is
+    /// written with the next event that is buffered, or by [`close`](Store::close).
     ///
     /// # Errors
     /// [`Error::TooLarge`] for more than 16 MiB, and those of [every writing
@@ -81,8 +80,9 @@ impl Store {
     /// also resets the count of dropped events.
     ///
     /// The events are delivered at most once: if the process ends before it has delivered them, they are lost. To
-    /// deliver at least once, use [`peek_logs`](Store::peek_logs) and [`ack_logs`](Store::ack_logs). The removal
-    /// is durable on return as set by [`OpenOptions::log_durability`](crate::OpenOptions::log_durability).
+    /// deliver at least once, use [`peek_logs`](Store::peek_logs) and [`ack_logs`](Store::ack_logs).
+    /// [`OpenOptions::log_durability`](crate::OpenOptions::log_durability) sets how durable the removal is on
+    /// return.
     ///
     /// # Errors
     /// [`Error::Unauthentic`] if the oldest event fails authentication; an unreadable event after it only ends the
@@ -151,8 +151,9 @@ impl Store {
     /// unless another batch has already done so. Returns how many events it removed, without those that have been
     /// drained or dropped since the peek.
     ///
-    /// A batch is valid only for the handle that it was peeked from: after reopening the store, peek again. The
-    /// removal is durable on return as set by [`OpenOptions::log_durability`](crate::OpenOptions::log_durability).
+    /// A batch is valid only for the handle that it was peeked from: after reopening the store, peek again.
+    /// [`OpenOptions::log_durability`](crate::OpenOptions::log_durability) sets how durable the removal is on
+    /// return.
     ///
     /// # Errors
     /// Those of [every writing call](Store#errors-of-every-writing-call).
@@ -196,8 +197,9 @@ impl Store {
     /// All other events are kept. This is the remedy when [`peek_logs`](Store::peek_logs) or
     /// [`drain_logs`](Store::drain_logs) returns `Unauthentic`.
     ///
-    /// It reads the whole buffer, and other writing calls wait until it has. The removal is durable on return as
-    /// set by [`OpenOptions::log_durability`](crate::OpenOptions::log_durability).
+    /// It reads the whole buffer, and other writing calls wait until it has.
+    /// [`OpenOptions::log_durability`](crate::OpenOptions::log_durability) sets how durable the removal is on
+    /// return.
     ///
     /// # Errors
     /// Those of [every writing call](Store#errors-of-every-writing-call).
@@ -239,7 +241,7 @@ impl Store {
 
     /// Writes the batch as one record, with one sync: all of it or nothing. An empty batch writes nothing.
     ///
-    /// It is durable on return as set by [`OpenOptions::durability`](crate::OpenOptions::durability).
+    /// [`OpenOptions::durability`](crate::OpenOptions::durability) sets how durable it is on return.
     ///
     /// # Errors
     /// [`Error::Invalid`] or [`Error::TooLarge`] for the first call in it with an invalid argument,

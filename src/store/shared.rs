@@ -60,7 +60,7 @@ impl Shared {
         !log.group_commit().has_failed() && self.policy.is_due_at_close(log.tip(), &self.view().index)
     }
 
-    /// Waits for the turn to write. Fails if an earlier write or sync failed.
+    /// Takes the write lock. Fails if an earlier write or sync failed.
     pub(crate) fn write(&self) -> Result<WriteGuard<'_>> {
         let log = self.lock_log();
         if log.group_commit().has_failed() {
@@ -111,7 +111,7 @@ impl Reader for Shared {
     }
 }
 
-/// The turn to write: while it is held, no other call writes, so what a call finds in the index stays true until
+/// The write lock: while it is held, no other call writes, so what a call finds in the index stays true until
 /// its frame is written.
 pub(crate) struct WriteGuard<'a> {
     shared: &'a Shared,
@@ -119,7 +119,7 @@ pub(crate) struct WriteGuard<'a> {
 }
 
 impl WriteGuard<'_> {
-    /// Writes the changes as one record, shows them to readers, and gives up the turn. The record is not durable
+    /// Writes the changes as one record, shows them to readers, and releases the lock. The record is not durable
     /// yet.
     pub(crate) fn append(self, changes: &[Change<'_>]) -> Result<Pending> {
         Ok(self.append_counting(changes)?.0)

@@ -114,7 +114,7 @@ fn name_job(error: Error, operation: &Operation<'_>) -> Error {
     }
 }
 
-/// Ends a race against writers that are faster than the copy: the last round then takes what they are ahead.
+/// Bounds the rounds if writers are faster than the copy: the last round then copies all that is left.
 const ROUNDS_MAX: usize = 8;
-/// Little enough for the last round, which makes writers wait, to take less than a millisecond of copying.
+/// Writers wait during the last round: this much is copied in less than a millisecond.
 const LAST_ROUND_LEN: u64 = 64 << 10;

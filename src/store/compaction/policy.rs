@@ -38,7 +38,8 @@ const DEAD_LEN_MIN: u64 = 16 << 10;
 /// Frame headers count as dead, also those of a compacted log: with a lower ratio, a compaction could be due again
 /// right after the last one.
 const DEAD_RATIO_MIN: f64 = 0.1;
-/// Copying this much takes less time than the syncs of a compaction.
+/// Copying this much live data takes less time than the syncs of a compaction. Fewer dead bytes are not worth
+/// them.
 const LIVE_AT_CLOSE_MAX: u64 = 128 << 10;
 /// Early enough for a compaction to end before the generation runs out of sequence numbers: writing the remaining
 /// 16 million frames takes a fast writer a minute.
