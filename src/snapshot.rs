@@ -211,19 +211,13 @@ impl LogView {
     }
 }
 
-impl Reader for LogView {
-    fn with_index<R>(&self, find: impl FnOnce(&Index) -> R) -> (R, Arc<Values>) {
-        (find(&self.replay.index), Arc::clone(&self.values))
-    }
-}
-
 fn read_current_header(storage: &dyn Storage, path: &Path) -> Result<Header> {
     read_header(&*paths::open_file(storage, path)?, path)
 }
 
 impl Reader for Snapshot {
     fn with_index<R>(&self, find: impl FnOnce(&Index) -> R) -> (R, Arc<Values>) {
-        self.view.with_index(find)
+        (find(&self.view.replay.index), Arc::clone(&self.view.values))
     }
 
     /// If a restarted writer has overwritten a frame, a value of the new frame could be taken for that of another

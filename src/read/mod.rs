@@ -92,7 +92,7 @@ pub(crate) trait Reader {
         let Some(location) = location else { return Ok(None) };
         let (prefix, id) = split_prefix(&values, location)?;
         self.confirm()?;
-        let session_id = String::from_utf8(id).map_err(|_| malformed(&values, location))?;
+        let session_id = String::from_utf8(id).map_err(|_| values.malformed(location))?;
         Ok(Some(Session { session_id, server_time_ms: i64::from_le_bytes(prefix) }))
     }
 
@@ -101,7 +101,7 @@ pub(crate) trait Reader {
         let Some(location) = location else { return Ok(None) };
         let (ts_ms, rest) = split_prefix(&values, location)?;
         if !rest.is_empty() {
-            return Err(malformed(&values, location));
+            return Err(values.malformed(location));
         }
         self.confirm()?;
         Ok(Some(i64::from_le_bytes(ts_ms)))
@@ -126,7 +126,7 @@ pub(crate) trait Reader {
         let Some(location) = location else { return Ok(0) };
         let (count, rest) = split_prefix(&values, location)?;
         if !rest.is_empty() {
-            return Err(malformed(&values, location));
+            return Err(values.malformed(location));
         }
         Ok(u64::from_le_bytes(count))
     }
@@ -138,7 +138,7 @@ pub(crate) fn read_events(values: &Values, locations: &[(Key, Location)]) -> Res
     let mut events = Vec::with_capacity(locations.len());
     let mut reader = values.reader();
     for (key, location) in locations {
-        let LogKey { ts_ms, .. } = LogKey::decode(key).ok_or_else(|| malformed(values, *location))?;
+        let LogKey { ts_ms, .. } = LogKey::decode(key).ok_or_else(|| values.malformed(*location))?;
         match reader.read(*location) {
             Ok(payload) => events.push(LogEvent { ts_ms, payload }),
             Err(error) if events.is_empty() => return Err(error),
@@ -166,7 +166,7 @@ pub(crate) fn check_value(what: &'static str, value: &[u8]) -> Result<()> {
 }
 
 fn read_job(values: &Values, reader: &mut ValueReader<'_>, key: &[u8], location: Location) -> Result<QueuedJob> {
-    let run_id = String::from_utf8(key.to_vec()).map_err(|_| malformed(values, location))?;
+    let run_id = String::from_utf8(key.to_vec()).map_err(|_| values.malformed(location))?;
     match reader.read(location) {
         Ok(payload) => Ok(QueuedJob { run_id, payload }),
         Err(error) => Err(error.about_job(run_id)),
@@ -176,12 +176,7 @@ fn read_job(values: &Values, reader: &mut ValueReader<'_>, key: &[u8], location:
 /// Reads a value that begins with an integer of 8 bytes: returns the integer's bytes, and the rest.
 fn split_prefix(values: &Values, location: Location) -> Result<([u8; VALUE_PREFIX_LEN], Vec<u8>)> {
     let mut value = values.read(location)?;
-    let prefix = *value.first_chunk().ok_or_else(|| malformed(values, location))?;
+    let prefix = *value.first_chunk().ok_or_else(|| values.malformed(location))?;
     value.drain(..VALUE_PREFIX_LEN);
     Ok((prefix, value))
-}
-
-/// The error for a value or key that is authentic, but that no writer of this format produces.
-fn malformed(values: &Values, location: Location) -> Error {
-    values.malformed(location)
 }
