@@ -240,8 +240,8 @@ impl OpenOptions {
     /// [`expect_at_least`](Self::expect_at_least) from then on. The damaged file must satisfy it too: it must have
     /// the expected frame or, if that is lost, a later one.
     ///
-    /// A crash at any point leaves either the damaged store or the new log at the path. The new log needs as much disk
-    /// space as the damaged one, and twice as much if the file system has no hard links.
+    /// A crash at any point leaves either the damaged store or the new log at the path. The new log needs as much
+    /// disk space as the damaged one, and twice as much if the file system has no hard links.
     ///
     /// ```
     /// # use backupy_state::{AgentKey, OnDamage, OpenOptions, Store};
