@@ -132,8 +132,7 @@ pub(crate) trait Reader {
     }
 }
 
-/// Reads the events at `locations`, up to the first one that cannot be read. Fails only if that is the first of
-/// all.
+/// Reads the events at `locations`, up to the first value that cannot be read. If that is the first of all, fails.
 pub(crate) fn read_events(values: &Values, locations: &[(Key, Location)]) -> Result<Vec<LogEvent>> {
     let mut events = Vec::with_capacity(locations.len());
     let mut reader = values.reader();
