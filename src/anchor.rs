@@ -97,15 +97,15 @@ impl Anchor {
         tag_at: impl FnOnce(u64) -> Option<Tag>,
     ) -> Option<&'static str> {
         if header.id.store_id != self.store_id {
-            return Some("it is another store");
+            return Some("it is a different store");
         }
         if header.id.generation != self.generation {
             let is_older = header.id.generation < self.generation;
-            return is_older.then_some("it is of an older generation");
+            return is_older.then_some("its generation is older");
         }
         match tag_at(self.seq) {
             None => Some("its log ends before the expected frame"),
-            Some(tag) if tag != self.tag => Some("its log holds another frame where the expected one was"),
+            Some(tag) if tag != self.tag => Some("its log has a different frame with the expected number"),
             Some(_) => None,
         }
     }

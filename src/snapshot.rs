@@ -228,7 +228,7 @@ impl Reader for Snapshot {
             Ok(true) => Ok(()),
             Err(error @ Error::Io { .. }) => Err(error),
             Ok(false) | Err(_) => {
-                let what = "the log was changed behind this snapshot; refresh it";
+                let what = "the log no longer has the last frame of this snapshot; refresh it";
                 Err(Error::unauthentic(&self.path, replay.tip.end, what))
             }
         }

@@ -339,5 +339,5 @@ fn append_with_drops(
 
 /// Not reached in practice: 2^64 ordinals last half a million years at a million events a second.
 fn ordinals_used_up() -> Error {
-    Error::Invalid { what: "the log buffer has used up its ordinals".to_owned() }
+    Error::Invalid { what: "the log buffer has no ordinals left".to_owned() }
 }

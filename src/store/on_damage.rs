@@ -46,9 +46,11 @@ fn replace_damaged(options: &OpenOptions, path: &Path, key: &AgentKey) -> Result
     let (mut new, report) = source.copy_into(storage, key, path, Concurrency::Exclusive)?;
     storage
         .copy_owner_and_mode(path, new.temporary())
-        .map_err(|source| Error::io("keep the owner and mode of", path, source))?;
+        .map_err(|source| Error::io("copy the owner and mode of", path, source))?;
     let damaged = quarantine::quarantine_damaged(&**storage, path)?;
-    storage.rename(new.temporary(), path).map_err(full_or_io("put the salvaged log in the location of", path))?;
+    storage
+        .rename(new.temporary(), path)
+        .map_err(full_or_io("replace the damaged log with the salvaged one at", path))?;
     new.keep();
     // Guards against a power cut that brings back the damaged log after calls on the new one were acknowledged.
     paths::sync_folder(&**storage, path)?;

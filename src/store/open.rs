@@ -84,7 +84,7 @@ fn open_or_create<'a>(
     let (storage, order, expected) = (&*options.storage, options.queue_order, options.expected.as_ref());
     if !paths::is_file(storage, path)? {
         return match expected {
-            Some(_) => Err(Error::Stale { path: path.to_path_buf(), what: "there is no file at all" }),
+            Some(_) => Err(Error::Stale { path: path.to_path_buf(), what: "the file does not exist" }),
             None if options.create => Ok((recovery::create(storage, path, key, order)?, key)),
             None => Err(Error::NotFound { path: path.to_path_buf() }),
         };

@@ -50,7 +50,7 @@ impl Compactor {
             // The previous thread is done: it clears `running` as its last step.
             Ok(thread) => drop(lock(&self.thread).replace(thread)),
             Err(source) => {
-                let error = Error::io("start a thread to compact", &runner.shared.path, source);
+                let error = Error::io("start the compaction thread of", &runner.shared.path, source);
                 runner.note(&Err(error));
                 runner.running.store(false, Ordering::Release);
             }

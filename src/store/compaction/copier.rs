@@ -73,7 +73,8 @@ impl<'a> Copier<'a> {
             match scan.next()? {
                 Scanned::Frame(frame) => self.copy_frame(&old, &frame)?,
                 Scanned::End | Scanned::Torn { .. } => {
-                    return Err(Error::corrupt(old.path(), scan.tip().end, "frames that were written are gone"));
+                    let what = "frames that had been written are missing";
+                    return Err(Error::corrupt(old.path(), scan.tip().end, what));
                 }
             }
             self.copied = scan.tip();

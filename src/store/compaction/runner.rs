@@ -115,7 +115,7 @@ impl Runner {
         let copier = Copier::create(&self.shared, &self.progress, path, generation, key)?;
         storage
             .copy_owner_and_mode(path, copier.new.temporary())
-            .map_err(|source| Error::io("keep the owner and mode of", path, source))?;
+            .map_err(|source| Error::io("copy the owner and mode of", path, source))?;
         Ok(copier)
     }
 
@@ -124,7 +124,7 @@ impl Runner {
         let Shared { path, storage, .. } = &*self.shared;
         let (same_size, _) = self.shared.with_index(|index| copier.new.index.is_same_size_as(index));
         if !same_size {
-            let what = "the compacted log does not hold what the old one does; please report this";
+            let what = "the compacted log does not match the old one; this is a bug, please report it";
             return Err(Error::corrupt(path, 0, what));
         }
         if guard.log.group_commit().has_failed() {
@@ -132,7 +132,7 @@ impl Runner {
         }
         storage
             .rename(copier.new.temporary(), path)
-            .map_err(storage::full_or_io("put the compacted log in the location of", path))?;
+            .map_err(storage::full_or_io("replace the log with the compacted one at", path))?;
         copier.new.keep();
         // Guards against a power cut that brings the old log back after calls on the new one were acknowledged. If
         // the sync fails, a power cut could leave either of the two files at the path, so writing ends.
@@ -164,7 +164,7 @@ impl Runner {
         let guard = self.shared.write()?;
         copier.finish(guard.log.tip())?;
         drop(guard);
-        copier.new.name(&target, "name the backup")
+        copier.new.name(&target, "create the backup")
     }
 
     /// Records how a compaction ended. Each failure in a row doubles the wait before the next automatic one.
