@@ -182,7 +182,7 @@ impl Store {
             });
         }
         if changes.is_empty() {
-            // The log does not have the count of these drops yet, so there is nothing to correct in it.
+            // The log already has this count: the drops that the batch reports were not recorded yet.
             quota.note_reported(dropped);
             return Ok(count);
         }

@@ -102,7 +102,7 @@ impl LogQuota {
                 if when_full == WhenFull::DropNewest {
                     break;
                 }
-                // Once all buffered events are evicted, the first of the new ones follow.
+                // New events are evicted only after all buffered ones, in the order of the calls.
                 if let Some((key, location)) = buffered.next() {
                     plan.evict_through = Some(key.into());
                     plan.evicted += 1;

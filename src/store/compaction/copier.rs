@@ -93,7 +93,8 @@ impl<'a> Copier<'a> {
                         old.open_into(value, frame, location).map_err(|error| name_job(error, &operation))
                     })?;
                 }
-                // A delete of something that an earlier round copied. What this round deletes, it did not copy.
+                // A delete of a key that an earlier round copied. A put that this round finds deleted is not
+                // copied.
                 None if self.new.index.removes_any(&operation) => self.new.add(&operation, |_| Ok(()))?,
                 Some(_) | None => {}
             }

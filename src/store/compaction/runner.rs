@@ -159,8 +159,8 @@ impl Runner {
         let generation = self.shared.header().id.generation;
         let mut copier = Copier::create(&self.shared, &self.progress, &target, generation, key)?;
         copier.catch_up()?;
-        // Held until the copy is complete: else a put that is replaced now would be left out as dead, and the put
-        // that replaces it, being after the tip, would be left out too.
+        // Held until the copy is complete: a value that is replaced meanwhile would be missing from the backup,
+        // since the old put is skipped as dead, and the new one is after the tip.
         let guard = self.shared.write()?;
         copier.finish(guard.log.tip())?;
         drop(guard);
