@@ -102,12 +102,13 @@ fn parse(page: &[u8; META_END], offset: u64) -> ParsedMeta {
         return ParsedMeta::NotBolt;
     }
     let (checked, _) = meta.split_at(CHECKSUM_AT);
-    let checks = fnv1a(checked) == number(CHECKSUM_AT);
-    if checks && version != VERSION {
+    let checksum_is_right = fnv1a(checked) == number(CHECKSUM_AT);
+    if checksum_is_right && version != VERSION {
         return ParsedMeta::OtherVersion;
     }
-    let is_length = page_len.is_power_of_two() && (PAGE_LEN_LOG_MIN..PAGE_LEN_LOG_MAX).contains(&page_len.ilog2());
-    if !checks || !is_length {
+    let is_page_len =
+        page_len.is_power_of_two() && (PAGE_LEN_LOG_MIN..PAGE_LEN_LOG_MAX).contains(&page_len.ilog2());
+    if !checksum_is_right || !is_page_len {
         return ParsedMeta::Damaged;
     }
     let freelist = number(FREELIST_AT);

@@ -175,26 +175,26 @@ impl<'a> Pages<'a> {
 
     fn tree(&self, page: &Page, slot: &Slot, extent: Extent) -> Result<Tree> {
         let root = u64_at(page.bytes_of(&slot.value), 0);
-        let is_whole = match root {
+        let has_right_len = match root {
             Some(0) => u64::from(extent.len) >= TREE_LEN + PAGE_HEADER_LEN as u64,
             _ => u64::from(extent.len) == TREE_LEN,
         };
         match root {
-            Some(root) if is_whole => Ok(Tree { extent, root }),
+            Some(root) if has_right_len => Ok(Tree { extent, root }),
             _ => Err(self.corrupt(extent.offset, "a bucket's value has a length that bbolt does not give it")),
         }
     }
 
     fn check_order(&self, page: &Page, slots: &[Slot], bounds: Bounds<'_>) -> Result<()> {
-        let mut before = None;
+        let mut previous = None;
         for slot in slots {
             let key = page.bytes_of(&slot.key);
-            let ascends = before.is_none_or(|before| before < key);
+            let ascends = previous.is_none_or(|previous| previous < key);
             let is_within = bounds.from.is_none_or(|from| from <= key) && bounds.below.is_none_or(|end| key < end);
             if key.is_empty() || !ascends || !is_within {
                 return Err(self.corrupt(slot.offset, "the keys are not in their order"));
             }
-            before = Some(key);
+            previous = Some(key);
         }
         Ok(())
     }
@@ -216,7 +216,7 @@ impl<'a> Pages<'a> {
             let Some(header) = SlotHeader::parse(page, at) else {
                 return Err(self.corrupt(offset, "the page has more keys than fit it"));
             };
-            // At most 2^32 each, so the sums are far from 2^64.
+            // Cannot overflow: each length is below 2^32.
             let key_end = end as u64 + u64::from(header.key_len);
             let value_end = key_end + u64::from(header.value_len);
             if u64::from(header.pos) != (end - at) as u64 || value_end > page.bytes.len() as u64 {
@@ -263,8 +263,11 @@ impl<'a> Pages<'a> {
                     return Err(Error::corrupt(self.path, referrer, "it points to a page that is free"));
                 }
                 PageUse::Used => {
-                    let what = "it points to a page that is in use elsewhere";
-                    return Err(Error::corrupt(self.path, referrer, what));
+                    return Err(Error::corrupt(
+                        self.path,
+                        referrer,
+                        "it points to a page that is in use elsewhere",
+                    ));
                 }
             }
         }
@@ -300,16 +303,16 @@ impl<'a> Pages<'a> {
         if count > room as u64 {
             return Err(self.corrupt(page.offset, "the list of free pages is longer than its page"));
         }
-        let (mut before, mut free_past_end) = (META_COUNT - 1, 0);
+        let (mut previous, mut free_past_end) = (META_COUNT - 1, 0);
         #[allow(clippy::cast_possible_truncation, reason = "at most what fits the page")]
         for i in 0..count as usize {
             let at = from + i * 8;
             let id = u64_at(&page.bytes, at).unwrap_or_default();
-            if id <= before || id >= self.meta.high_water {
+            if id <= previous || id >= self.meta.high_water {
                 let what = "the list of free pages is not in its order, or names one that there is not";
                 return Err(self.corrupt(page.offset + at as u64, what));
             }
-            before = id;
+            previous = id;
             match usize::try_from(id).ok().and_then(|id| self.uses.get_mut(id)) {
                 Some(used @ PageUse::Unseen) => *used = PageUse::Free,
                 Some(PageUse::Free | PageUse::Used) => {

@@ -36,7 +36,8 @@ use crate::{AgentKey, Anchor, Error, Result, SalvageReport};
 /// them.
 ///
 /// When this returns `Ok`, the new store is durable: it survives a power cut. On an error, nothing is created at
-/// `to`.
+/// `to`, except if only the sync of its folder fails: then the new store is complete, but a power cut may remove
+/// it.
 ///
 /// # Errors
 /// - [`Error::Invalid`]: there is something at `to`, which is not changed; `to` is `<from>.new`, which the next
@@ -143,7 +144,7 @@ impl Source {
             }
         };
         self.check_age(at_anchor, resync.tip())?;
-        let Salvaged { mut new, records, operations, .. } = salvaged;
+        let Salvaged { mut new, records, operations } = salvaged;
         new.flush()?;
         new.finish(|_| Ok(()))?;
         let index = &new.index;
