@@ -117,23 +117,23 @@ fn parse_fields(bytes: &[u8; FRAME_HEADER_LEN]) -> Result<FrameHeader, &'static 
     };
     let len = header.len as usize;
     if !len.is_multiple_of(ALIGNMENT) || !(FRAME_LEN_MIN..=FRAME_LEN_MAX).contains(&len) {
-        return Err("the frame's length is outside its limits");
+        return Err("the frame's length is out of range");
     }
     if header.manifest_len as usize > len - FRAME_LEN_MIN {
         return Err("the manifest is longer than its frame");
     }
     if header.seq == 0 || header.seq > SEQ_MAX {
-        return Err("the frame's seq is outside its limits");
+        return Err("the frame's seq is out of range");
     }
     if header.durable_seq >= header.seq {
-        return Err("the frame vouches for itself");
+        return Err("the frame's durable_seq is not below its seq");
     }
     if bytes[ZERO_AT..] != [0; FRAME_HEADER_LEN - ZERO_AT] {
-        return Err("the frame header's last bytes are not zero");
+        return Err("the frame header's reserved bytes are not zero");
     }
     let is_bare = header.manifest_len == 0 && len == FRAME_LEN_MIN && header.durable_seq == header.seq - 1;
     if header.kind == FrameKind::Close && !is_bare {
-        return Err("the close frame is not as close frames are");
+        return Err("malformed close frame");
     }
     Ok(header)
 }
@@ -169,7 +169,7 @@ impl FrameHeader {
     ) -> Result<(), &'static str> {
         let padding_len = (self.len as usize - FRAME_HEADER_LEN).saturating_sub(self.values_end(manifest));
         if padding_len >= ALIGNMENT {
-            return Err("the frame is longer than its values");
+            return Err("the frame is longer than its contents");
         }
         let padding = last_bytes.get(ALIGNMENT - padding_len..).unwrap_or_default();
         if padding.iter().any(|&byte| byte != 0) {
@@ -248,7 +248,7 @@ impl FrameHeader {
     }
 }
 
-pub(crate) const BROKEN_SEAL: &str = "the frame's seal does not fit";
+pub(crate) const BROKEN_SEAL: &str = "the frame failed authentication";
 const SHORT_BODY: &str = "the frame's body is cut short";
 
 pub(super) fn manifest_aad(authenticated: &[u8; AUTHENTICATED_LEN], chain: &Tag) -> [u8; MANIFEST_AAD_LEN] {
@@ -284,10 +284,10 @@ mod tests {
 
     #[test]
     fn each_implausible_header_is_refused_for_its_own_reason() {
-        const LEN: &str = "the frame's length is outside its limits";
-        const SEQ: &str = "the frame's seq is outside its limits";
-        const SELF: &str = "the frame vouches for itself";
-        const CLOSE_FRAME: &str = "the close frame is not as close frames are";
+        const LEN: &str = "the frame's length is out of range";
+        const SEQ: &str = "the frame's seq is out of range";
+        const SELF: &str = "the frame's durable_seq is not below its seq";
+        const CLOSE_FRAME: &str = "malformed close frame";
         let (record, header, _) = frame(&changes(), 9, 4);
         let (close, ..) = frame(&[], 9, 8);
         let too_long = (FRAME_LEN_MAX + ALIGNMENT) as u32;
@@ -302,8 +302,8 @@ mod tests {
             (&record, SEQ_AT, &(SEQ_MAX + 1).to_le_bytes(), SEQ),
             (&record, DURABLE_SEQ_AT, &9_u64.to_le_bytes(), SELF),
             (&record, DURABLE_SEQ_AT, &u64::MAX.to_le_bytes(), SELF),
-            (&record, ZERO_AT, &[1], "the frame header's last bytes are not zero"),
-            (&record, ZERO_AT + 2, &[1], "the frame header's last bytes are not zero"),
+            (&record, ZERO_AT, &[1], "the frame header's reserved bytes are not zero"),
+            (&record, ZERO_AT + 2, &[1], "the frame header's reserved bytes are not zero"),
             (&record, KIND_AT, &[CLOSE], CLOSE_FRAME),
             (&close, LEN_AT, &72_u32.to_le_bytes(), CLOSE_FRAME),
             (&close, LEN_AT, &[72, 0, 0, 0, 8, 0, 0, 0], CLOSE_FRAME),
@@ -349,7 +349,7 @@ mod tests {
 
     #[test]
     fn a_seal_covers_the_header_the_chain_the_manifest_and_its_tag() {
-        const BROKEN: Result<Tag, &str> = Err("the frame's seal does not fit");
+        const BROKEN: Result<Tag, &str> = Err("the frame failed authentication");
         let (bytes, header, _) = frame(&changes(), 9, 4);
         assert_eq!(open(&bytes, &[0x56; TAG_LEN]), BROKEN);
         let manifest_end = FRAME_LEN_MIN + header.manifest_len as usize;
@@ -371,7 +371,7 @@ mod tests {
         let rows: [Row<'_>; 9] = [
             (&delete, &[0; 7], Ok(())),
             (&delete, &[0, 0, 0, 0, 0, 0, 1], Err("the frame's padding is not zero")),
-            (&delete, &[0; 15], Err("the frame is longer than its values")),
+            (&delete, &[0; 15], Err("the frame is longer than its contents")),
             (&put(1), &[0; 17], Ok(())),
             (&put(2), &[0; 17], Err("the values are longer than their frame")),
             (&put(255), &[0; 17], Err("the values are longer than their frame")),

@@ -67,7 +67,7 @@ pub(crate) fn copy_faults(page: &[u8]) -> Vec<(u64, &'static str)> {
     let mut found = Vec::new();
     for (at, copy) in COPY_OFFSETS.into_iter().zip(copies) {
         if parse_copy(copy).is_none() {
-            found.push((at as u64, "a header copy does not check"));
+            found.push((at as u64, "a copy of the header is damaged"));
         }
     }
     if found.is_empty() && copies[0] != copies[1] {
@@ -75,7 +75,7 @@ pub(crate) fn copy_faults(page: &[u8]) -> Vec<(u64, &'static str)> {
     }
     let is_outside = |at: usize| COPY_OFFSETS.iter().all(|&copy| !(copy..copy + COPY_LEN).contains(&at));
     if let Some((at, _)) = page.iter().enumerate().find(|&(at, &byte)| byte != 0 && is_outside(at)) {
-        found.push((at as u64, "the rest of the header page is not zero"));
+        found.push((at as u64, "the header page has non-zero bytes outside its two copies"));
     }
     found
 }
@@ -157,7 +157,7 @@ pub(crate) fn describe_foreign(page: &[u8]) -> &'static str {
     match bytes_at(page, 16) {
         _ if page.is_empty() => "an empty file",
         Some(magic) if magic == BBOLT_MAGIC || magic == swapped => {
-            "a bbolt file, which `backupy-state import FILE` and `import_bolt` bring over into a new store"
+            "a bbolt file, which `backupy-state import FILE` or `import_bolt` imports into a new store"
         }
         _ => "a file of another kind",
     }
@@ -200,7 +200,7 @@ mod tests {
                 let mut page = page();
                 page[copy + at] ^= 0x10;
                 assert_eq!(parse_page(&page), whole, "byte {at} of the copy at {copy}");
-                assert_eq!(copy_faults(&page), [(copy as u64, "a header copy does not check")]);
+                assert_eq!(copy_faults(&page), [(copy as u64, "a copy of the header is damaged")]);
             }
         }
     }
@@ -211,7 +211,7 @@ mod tests {
         forge(&mut page, 2048, STORE_ID_AT, 0);
         page[COPY_LEN] = 1;
         let differ = (2048, "the header copies differ");
-        let not_zero = (COPY_LEN as u64, "the rest of the header page is not zero");
+        let not_zero = (COPY_LEN as u64, "the header page has non-zero bytes outside its two copies");
         assert_eq!(copy_faults(&page), [differ, not_zero]);
     }
 

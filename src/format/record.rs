@@ -133,7 +133,7 @@ impl<'a> Manifest<'a> {
             }
         }
         if !rest.is_empty() {
-            return Err("the manifest has bytes behind its operations");
+            return Err("the manifest has bytes after its last operation");
         }
         Ok(Manifest { operations, count, sealed_values_len })
     }
@@ -237,7 +237,7 @@ mod tests {
             (&[1, 0, 0, 0, PUT, 2, 1, 0, b'j', 0, 0, 0], "an operation is cut short"),
             (&[2, 0, 0, 0, DELETE, 2, 1, 0, b'j'], "an operation is cut short"),
             (&[255, 255, 255, 255, DELETE, 2, 1, 0, b'j'], "an operation is cut short"),
-            (&[1, 0, 0, 0, DELETE, 2, 1, 0, b'j', 0], "the manifest has bytes behind its operations"),
+            (&[1, 0, 0, 0, DELETE, 2, 1, 0, b'j', 0], "the manifest has bytes after its last operation"),
             (&[1, 0, 0, 0, 0, 2, 1, 0, b'j'], "an operation is of an unknown kind"),
             (&[1, 0, 0, 0, 4, 2, 1, 0, b'j'], "an operation is of an unknown kind"),
             (&[1, 0, 0, 0, DELETE, 0, 1, 0, b'j'], "an operation names an unknown bucket"),

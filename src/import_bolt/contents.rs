@@ -78,7 +78,7 @@ impl Contents {
             (Some(version), Some(current)) => Some((read_u64(pages, version)?, current)),
             (None, None) => None,
             (Some(extent), None) | (None, Some(extent)) => {
-                return Err(pages.corrupt(extent.offset, "there is a configuration or its version, but not both"));
+                return Err(pages.corrupt(extent.offset, "the configuration or its version is missing"));
             }
         };
         if unknown > 0 {
@@ -102,7 +102,7 @@ impl Contents {
             (Some(server_time), Some(id)) => Some((read_u64(pages, server_time)?.cast_signed(), id)),
             (None, None) => None,
             (Some(extent), None) | (None, Some(extent)) => {
-                return Err(pages.corrupt(extent.offset, "there is a session or its time, but not both"));
+                return Err(pages.corrupt(extent.offset, "the session id or its time is missing"));
             }
         };
         self.heartbeat = heartbeat.map(|extent| read_u64(pages, extent)).transpose()?.map(u64::cast_signed);
@@ -120,7 +120,7 @@ impl Contents {
                 return Err(Error::TooLarge { what: "a run id", len, max });
             }
             let run_id = String::from_utf8(key.to_vec())
-                .map_err(|_| Error::corrupt(path, extent.offset, "the run id before it is not UTF-8"))?;
+                .map_err(|_| Error::corrupt(path, extent.offset, "the run id before this value is not UTF-8"))?;
             self.jobs.push((run_id, extent));
             Ok(())
         })
@@ -132,7 +132,7 @@ impl Contents {
             // The time, then a number that makes the key unique.
             let time = key.first_chunk().filter(|_| key.len() == LOG_KEY_LEN);
             let ts_ms = time.map(|ts_ms| i64::from_be_bytes(*ts_ms));
-            let what = "the key before it is not that of a log event";
+            let what = "the key before this value is not a log event's key";
             self.logs.push((ts_ms.ok_or_else(|| Error::corrupt(path, extent.offset, what))?, extent));
             Ok(())
         })?;
@@ -196,7 +196,7 @@ impl Opener {
     fn open(&self, pages: &Pages<'_>, extent: Extent) -> Result<Option<SecretVec>> {
         let mut value = SecretVec::from(pages.read(extent)?);
         let Some((nonce, text, tag)) = split_sealed(&mut value) else {
-            return Err(pages.corrupt(extent.offset, "the value is not sealed as the agent seals"));
+            return Err(pages.corrupt(extent.offset, "the value is not in the agent's sealed format"));
         };
         if self.0.open(nonce, text, tag).is_err() {
             return Ok(None);
@@ -217,7 +217,7 @@ fn split_sealed(value: &mut [u8]) -> Option<(&Nonce, &mut [u8], &Tag)> {
 }
 
 fn unauthentic(pages: &Pages<'_>, extent: Extent) -> Error {
-    pages.corrupt(extent.offset, "the value does not fit its seal")
+    pages.corrupt(extent.offset, "the value failed authentication")
 }
 
 fn root_buckets(pages: &mut Pages<'_>) -> Result<Vec<(Vec<u8>, Tree)>> {
@@ -228,7 +228,7 @@ fn root_buckets(pages: &mut Pages<'_>) -> Result<Vec<(Vec<u8>, Tree)>> {
             buckets.push((name.to_vec(), tree));
             Ok(())
         }
-        Leaf::Value(extent) => Err(Error::corrupt(path, extent.offset, "a value stands where only buckets do")),
+        Leaf::Value(extent) => Err(Error::corrupt(path, extent.offset, "a value in place of a bucket")),
     })?;
     Ok(buckets)
 }
@@ -242,7 +242,7 @@ fn walk_values(
     let path = pages.path;
     pages.walk(tree, &mut |key, leaf| match leaf {
         Leaf::Value(extent) => visit(key, extent),
-        Leaf::Bucket(tree) => Err(Error::corrupt(path, tree.offset(), "a bucket stands where a value belongs")),
+        Leaf::Bucket(tree) => Err(Error::corrupt(path, tree.offset(), "a bucket in place of a value")),
     })
 }
 

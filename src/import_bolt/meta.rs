@@ -44,7 +44,7 @@ pub(super) fn read(path: &Path, source: &dyn Source) -> Result<Meta> {
     };
     // The page length of the first one determines where the second one is, and the second one must agree.
     if valid().any(|meta| meta.page_len != newest.page_len) {
-        return Err(Error::corrupt(path, 0, "its meta pages do not agree on the length of a page"));
+        return Err(Error::corrupt(path, 0, "the meta pages disagree on the page length"));
     }
     Ok(Meta { other_is_damaged: valid().count() < metas.len(), ..newest })
 }
@@ -128,19 +128,19 @@ fn refusal(path: &Path, source: &dyn Source, len: u64, metas: [ParsedMeta; 2]) -
     let foreign = |what| Error::NotAStore { path: path.to_path_buf(), what };
     let mut magic = [0; MAGIC.len()];
     if source.read_exact_at(&mut magic, 0).is_ok() && magic == MAGIC {
-        let what = format!("{} is a store already and no bbolt file; open it as it is", path.display());
+        let what = format!("{} is already a store, not a bbolt file; open it directly", path.display());
         return Error::Invalid { what };
     }
     if metas.iter().any(|parsed| matches!(parsed, ParsedMeta::OtherVersion)) {
-        return foreign("a bbolt file of a version that this one cannot import");
+        return foreign("a bbolt file of a version that cannot be imported");
     }
     if metas.iter().any(|parsed| matches!(parsed, ParsedMeta::OtherByteOrder)) {
-        return foreign("a bbolt file of a machine with the other byte order, which cannot be imported");
+        return foreign("a bbolt file in big-endian byte order, which cannot be imported");
     }
     if metas.iter().any(|parsed| matches!(parsed, ParsedMeta::Damaged)) {
-        return Error::corrupt(path, 0, "neither of its meta pages checks");
+        return Error::corrupt(path, 0, "neither meta page has a right checksum");
     }
-    foreign(if len == 0 { "an empty file" } else { "a file of another kind, and no bbolt file either" })
+    foreign(if len == 0 { "an empty file" } else { "a file of another kind, and not a bbolt file either" })
 }
 
 /// FNV-1a with 64 bits, the checksum of a meta page.

@@ -249,7 +249,7 @@ fn open(path: &Path) -> Result<fs::File> {
             path: path.to_path_buf(),
             holder: None,
             waited: Duration::ZERO,
-            hint: "stop the agent that writes to it, then import it",
+            hint: "stop the agent that writes to it, then import again",
         }),
         Err(source) => Err(Error::io("lock", path, source)),
     }

@@ -64,10 +64,14 @@ impl<'a> Pages<'a> {
         let file_len = source.len().map_err(|error| Error::io("read the length of", path, error))?;
         let count = meta.high_water.min(file_len / meta.page_len);
         let Ok(count) = usize::try_from(count) else {
-            return Err(Error::corrupt(path, meta.offset, "it has more pages than this machine can count"));
+            return Err(Error::corrupt(
+                path,
+                meta.offset,
+                "the file has more pages than this machine can address",
+            ));
         };
         if meta.root < META_COUNT {
-            return Err(Error::corrupt(path, meta.offset, "it has no root page"));
+            return Err(Error::corrupt(path, meta.offset, "there is no root page"));
         }
         let mut uses = vec![PageUse::Unseen; count];
         uses.iter_mut().zip(0..META_COUNT).for_each(|(used, _)| *used = PageUse::Used);
@@ -92,11 +96,11 @@ impl<'a> Pages<'a> {
         let Some(free_past_end) = self.free_past_end else { return Ok(()) };
         if let Some(lost) = self.uses.iter().position(|&used| used == PageUse::Unseen) {
             let offset = lost as u64 * self.meta.page_len;
-            return Err(self.corrupt(offset, "the page is neither in use nor free, so something has lost it"));
+            return Err(self.corrupt(offset, "the page is neither in use nor free"));
         }
         if self.meta.high_water - self.uses.len() as u64 != free_past_end {
             let end = self.uses.len() as u64 * self.meta.page_len;
-            return Err(self.corrupt(end, "the file ends before the last of its pages"));
+            return Err(self.corrupt(end, "the file ends before its last page"));
         }
         Ok(())
     }
@@ -126,14 +130,14 @@ impl<'a> Pages<'a> {
         let bytes = self.bytes(offset, u64::from(tree.extent.len) - TREE_LEN)?;
         let page = self.parse(Page { offset, bytes, ..Page::default() })?;
         if page.id != 0 || page.overflow != 0 || page.kind != LEAF {
-            return Err(self.corrupt(offset, "the page inside of a bucket's value is no leaf"));
+            return Err(self.corrupt(offset, "the page inside a bucket's value is not a leaf"));
         }
         let slots = self.slots(&page)?;
         if slots.iter().any(|slot| slot.flags_or_child != 0) {
-            return Err(self.corrupt(offset, "a bucket stands inside of another's value"));
+            return Err(self.corrupt(offset, "a bucket inside the value of another bucket"));
         }
         if slots.last().map_or(PAGE_HEADER_LEN, |last| last.value.end) != page.bytes.len() {
-            return Err(self.corrupt(offset, "the bucket's value is not as long as what it holds"));
+            return Err(self.corrupt(offset, "the length of the bucket's value does not match its contents"));
         }
         self.walk_leaf(&page, &slots, Bounds::default(), visit)
     }
@@ -181,7 +185,7 @@ impl<'a> Pages<'a> {
         };
         match root {
             Some(root) if has_right_len => Ok(Tree { extent, root }),
-            _ => Err(self.corrupt(extent.offset, "a bucket's value has a length that bbolt does not give it")),
+            _ => Err(self.corrupt(extent.offset, "the bucket's value has an impossible length")),
         }
     }
 
@@ -192,7 +196,7 @@ impl<'a> Pages<'a> {
             let ascends = previous.is_none_or(|previous| previous < key);
             let is_within = bounds.from.is_none_or(|from| from <= key) && bounds.below.is_none_or(|end| key < end);
             if key.is_empty() || !ascends || !is_within {
-                return Err(self.corrupt(slot.offset, "the keys are not in their order"));
+                return Err(self.corrupt(slot.offset, "the keys are not in order"));
             }
             previous = Some(key);
         }
@@ -203,10 +207,10 @@ impl<'a> Pages<'a> {
     fn slots(&self, page: &Page) -> Result<Vec<Slot>> {
         let headers_end = PAGE_HEADER_LEN + usize::from(page.count) * SLOT_LEN;
         if page.bytes.len() < headers_end {
-            return Err(self.corrupt(page.offset, "the page has more keys than fit it"));
+            return Err(self.corrupt(page.offset, "the page has more keys than fit in it"));
         }
         if page.count == 0 && page.bytes.iter().skip(PAGE_HEADER_LEN).any(|&byte| byte != 0) {
-            return Err(self.corrupt(page.offset, "the page says that it is empty, and is not"));
+            return Err(self.corrupt(page.offset, "the page is marked as empty but is not"));
         }
         let mut slots = Vec::with_capacity(page.count.into());
         let mut end = headers_end;
@@ -214,13 +218,13 @@ impl<'a> Pages<'a> {
             let at = PAGE_HEADER_LEN + i * SLOT_LEN;
             let offset = page.offset + at as u64;
             let Some(header) = SlotHeader::parse(page, at) else {
-                return Err(self.corrupt(offset, "the page has more keys than fit it"));
+                return Err(self.corrupt(offset, "the page has more keys than fit in it"));
             };
             // Cannot overflow: each length is below 2^32.
             let key_end = end as u64 + u64::from(header.key_len);
             let value_end = key_end + u64::from(header.value_len);
             if u64::from(header.pos) != (end - at) as u64 || value_end > page.bytes.len() as u64 {
-                return Err(self.corrupt(offset, "a key or its value is not where it belongs"));
+                return Err(self.corrupt(offset, "a key or its value is out of place"));
             }
             #[allow(clippy::cast_possible_truncation, reason = "within the page, which is in memory")]
             let (key_end, value_end) = (key_end as usize, value_end as usize);
@@ -242,33 +246,25 @@ impl<'a> Pages<'a> {
     fn page(&mut self, id: u64, referrer: u64) -> Result<Page> {
         let limit = self.uses.len() as u64;
         if !(META_COUNT..limit).contains(&id) {
-            return Err(self.corrupt(referrer, "it points to a page that the file does not have"));
+            return Err(self.corrupt(referrer, "a reference to a page that does not exist"));
         }
         let offset = id * self.meta.page_len;
         let header = self.bytes(offset, PAGE_HEADER_LEN as u64)?;
         let header = self.parse(Page { offset, bytes: header, ..Page::default() })?;
         if header.id != id {
-            return Err(self.corrupt(offset, "the page bears the number of another one"));
+            return Err(self.corrupt(offset, "the page has the id of another page"));
         }
         let count = 1 + u64::from(header.overflow);
         if count > limit - id {
-            return Err(self.corrupt(offset, "the page reaches over the end of the file"));
+            return Err(self.corrupt(offset, "the page extends past the end of the file"));
         }
         #[allow(clippy::cast_possible_truncation, reason = "at most the length of `uses`")]
         let range = id as usize..(id + count) as usize;
         for used in self.uses.iter_mut().take(range.end).skip(range.start) {
             match std::mem::replace(used, PageUse::Used) {
                 PageUse::Unseen => {}
-                PageUse::Free => {
-                    return Err(Error::corrupt(self.path, referrer, "it points to a page that is free"));
-                }
-                PageUse::Used => {
-                    return Err(Error::corrupt(
-                        self.path,
-                        referrer,
-                        "it points to a page that is in use elsewhere",
-                    ));
-                }
+                PageUse::Free => return Err(Error::corrupt(self.path, referrer, "a reference to a free page")),
+                PageUse::Used => return Err(Error::corrupt(self.path, referrer, "a second reference to a page")),
             }
         }
         let bytes = self.bytes(offset, count * self.meta.page_len)?;
@@ -292,7 +288,7 @@ impl<'a> Pages<'a> {
         let Some(id) = self.meta.freelist else { return Ok(()) };
         let page = self.page(id, self.meta.offset)?;
         if page.kind != FREELIST {
-            return Err(self.corrupt(page.offset, "the page is no list of free pages"));
+            return Err(self.corrupt(page.offset, "the page is not a freelist"));
         }
         // A count that does not fit the header's field comes before the ids.
         let (from, count) = match page.count {
@@ -301,7 +297,7 @@ impl<'a> Pages<'a> {
         };
         let room = page.bytes.len().saturating_sub(from) / 8;
         if count > room as u64 {
-            return Err(self.corrupt(page.offset, "the list of free pages is longer than its page"));
+            return Err(self.corrupt(page.offset, "the freelist is longer than its page"));
         }
         let (mut previous, mut free_past_end) = (META_COUNT - 1, 0);
         #[allow(clippy::cast_possible_truncation, reason = "at most what fits the page")]
@@ -309,14 +305,14 @@ impl<'a> Pages<'a> {
             let at = from + i * 8;
             let id = u64_at(&page.bytes, at).unwrap_or_default();
             if id <= previous || id >= self.meta.high_water {
-                let what = "the list of free pages is not in its order, or names one that there is not";
+                let what = "the freelist is not in order, or contains a page that does not exist";
                 return Err(self.corrupt(page.offset + at as u64, what));
             }
             previous = id;
             match usize::try_from(id).ok().and_then(|id| self.uses.get_mut(id)) {
                 Some(used @ PageUse::Unseen) => *used = PageUse::Free,
                 Some(PageUse::Free | PageUse::Used) => {
-                    return Err(self.corrupt(page.offset + at as u64, "the list of free pages names itself"));
+                    return Err(self.corrupt(page.offset + at as u64, "the freelist contains its own page"));
                 }
                 None => free_past_end += 1,
             }
@@ -327,7 +323,7 @@ impl<'a> Pages<'a> {
 
     /// Reads bytes of the file. `len` is bounded by the file's length, so it is safe to allocate.
     fn bytes(&self, offset: u64, len: u64) -> Result<Vec<u8>> {
-        let too_long = || self.corrupt(offset, "it is larger than the memory of this machine");
+        let too_long = || self.corrupt(offset, "the length is more than this machine can address");
         let mut bytes = vec![0; usize::try_from(len).map_err(|_| too_long())?];
         match self.source.read_exact_at(&mut bytes, offset) {
             Ok(()) => Ok(bytes),

@@ -35,8 +35,8 @@ impl Transfer<'_> {
         let Some(progress) = self.progress()? else {
             return Err(Error::Invalid {
                 what: format!(
-                    "{} holds a state of its own, which {} would be mixed up with; import into a store that does not \
-                     exist yet, or move this one away",
+                    "{} already holds other data, which {} would be mixed with; import into a new store, \
+                     or move this one away",
                     self.into.path().display(),
                     self.pages.path.display()
                 ),

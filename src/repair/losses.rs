@@ -82,7 +82,7 @@ impl Losses {
             // A loss known from an authentic manifest is more exact: keep it.
             self.keys[bucket as usize].entry(key).or_insert(LostAt::Gap(self.gaps.len()));
         }
-        let what = "frames that are damaged, or whose seal cannot be checked";
+        let what = "frames that are damaged or cannot be authenticated";
         self.gaps.push(Lost { offset, len: end - offset, first_seq, last_seq, keys: Vec::new(), what });
     }
 
@@ -109,7 +109,7 @@ impl Losses {
             first_seq: location.seq(),
             last_seq: Some(location.seq()),
             keys: vec![key],
-            what: "a value that does not open",
+            what: "a value that cannot be read",
         }));
         lost.sort_by_key(|lost| lost.offset);
         let beyond = lost.len().saturating_sub(LOST_MAX) as u64;

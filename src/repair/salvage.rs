@@ -88,7 +88,7 @@ pub(crate) fn salvage_on(
     let (mut new, report) = source.copy_into(storage, key, &target, Concurrency::WithWriter(&**storage))?;
     // Root may salvage for an agent that is not root. Without root this can fail: the caller then owns the file.
     let _ = storage.copy_owner_and_mode(&from, new.temporary());
-    new.name(&target, "name the salvaged store")?;
+    new.name(&target, "rename the salvaged store to")?;
     Ok(report)
 }
 

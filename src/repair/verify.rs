@@ -175,7 +175,7 @@ impl Check<'_> {
                 // It is where another frame was expected, which has been reported.
                 ResyncItem::Unproven(frame) if frame.offset == offset => {}
                 ResyncItem::Unproven(frame) => {
-                    let what = "the frame's seal cannot be checked: the tag before it is lost";
+                    let what = "the frame cannot be authenticated: the tag of the frame before it is lost";
                     self.report.note(frame.offset, FaultKind::Damage, what);
                 }
                 ResyncItem::Gap(_) => {}
@@ -219,7 +219,7 @@ impl Check<'_> {
         self.report.log_len = offset + len;
         self.report.ends_closed = is_close;
         if header.durable_seq < self.durable_seq {
-            let what = "the frame vouches for less than one before it";
+            let what = "the frame's durable_seq is below that of an earlier frame";
             self.report.note(offset, FaultKind::Tampering, what);
         }
         self.durable_seq = header.durable_seq;

@@ -95,7 +95,7 @@ impl Storage for Disk {
         let new = fs::OpenOptions::new().read(true).custom_flags(flags).open(to)?;
         let found = new.metadata()?;
         if found.nlink() > 1 {
-            return Err(io::Error::new(ErrorKind::InvalidInput, "it has another name"));
+            return Err(io::Error::new(ErrorKind::InvalidInput, "the file has another name (a hard link)"));
         }
         if (wanted.uid(), wanted.gid()) != (found.uid(), found.gid()) {
             std::os::unix::fs::fchown(&new, Some(wanted.uid()), Some(wanted.gid()))?;

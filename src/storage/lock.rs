@@ -29,7 +29,7 @@ pub(crate) fn acquire(path: &Path, timeout: Duration) -> Result<Lock> {
         let waited = started.elapsed();
         let left = timeout.saturating_sub(waited);
         if left.is_zero() {
-            let hint = "a snapshot can be read meanwhile";
+            let hint = "a snapshot can be read without the lock";
             return Err(Error::Locked { path: path.to_path_buf(), holder: holder(&file), waited, hint });
         }
         thread::sleep(pause.min(left));

@@ -69,9 +69,7 @@ pub(crate) fn free_target(storage: &dyn Storage, of: &Path, to: &Path) -> Result
     let target = storage.resolve(to).map_err(|source| Error::io("find", to, source))?;
     if target == sibling(of, ".new") {
         let name = target.display();
-        return Err(Error::Invalid {
-            what: format!("{name} is what the next open would remove; choose another name"),
-        });
+        return Err(Error::Invalid { what: format!("the next open would remove {name}; choose another name") });
     }
     match storage.kind(&target).map_err(|source| Error::io("look at", &target, source))? {
         PathKind::Missing => Ok(target),
@@ -81,7 +79,7 @@ pub(crate) fn free_target(storage: &dyn Storage, of: &Path, to: &Path) -> Result
 
 /// The error for a target that is in the way.
 pub(crate) fn exists(target: &Path) -> Error {
-    Error::Invalid { what: format!("{} exists already; it was not changed", target.display()) }
+    Error::Invalid { what: format!("{} already exists; it was not changed", target.display()) }
 }
 
 /// Removes `<path>.new`, which a crash can leave: it never got the log's name, so it holds no acknowledged record
