@@ -1,5 +1,5 @@
-//! The crate's one error type. A message says what happened, where, and what to do about it. It never holds a payload,
-//! a configuration, a session id or a key.
+//! The crate's one error type. A message says what happened, where, and what to do about it. It never holds a
+//! payload, a configuration, a session id or a key.
 
 use std::fmt;
 use std::io;
@@ -49,8 +49,8 @@ pub enum Error {
     Locked {
         /// The lock file, or the file that was to be imported.
         path: PathBuf,
-        /// The process id that the holder wrote into the lock file. `None` if it could not be read. In another process
-        /// id namespace, such as a container, the same process has another id.
+        /// The process id that the holder wrote into the lock file. `None` if it could not be read. In another
+        /// process id namespace, such as a container, the same process has another id.
         holder: Option<u32>,
         /// How long the call waited.
         waited: Duration,
@@ -87,8 +87,8 @@ pub enum Error {
         /// What did not match.
         what: &'static str,
     },
-    /// Bytes match their checksum but fail authentication, or belong elsewhere in the log. No accident of a disk does
-    /// this: either the file was edited, or parts of other files were copied into it.
+    /// Bytes match their checksum but fail authentication, or belong elsewhere in the log. No accident of a disk
+    /// does this: either the file was edited, or parts of other files were copied into it.
     Unauthentic {
         /// The log.
         path: PathBuf,
@@ -96,31 +96,33 @@ pub enum Error {
         offset: u64,
         /// What failed.
         what: &'static str,
-        /// The job whose payload failed. [`ack_job`](crate::Store::ack_job) removes it. The other jobs stay reachable by
+        /// The job whose payload failed. [`ack_job`](crate::Store::ack_job) removes it. The other jobs stay
+        /// reachable by
         /// `job` and `dequeue_jobs_after`.
         run_id: Option<String>,
     },
-    /// The store is another one, or older, than [`expect_at_least`](crate::OpenOptions::expect_at_least) demands: an
-    /// older file was put back, or the end of the file was cut off. It was not changed.
+    /// The store is another one, or older, than [`expect_at_least`](crate::OpenOptions::expect_at_least) demands:
+    /// an older file was put back, or the end of the file was cut off. It was not changed.
     Stale {
         /// The log.
         path: PathBuf,
         /// How it differs from what was expected.
         what: &'static str,
     },
-    /// The disk or the quota is full. Nothing was written, and the store stays usable: free some space and call again.
+    /// The disk or the quota is full. Nothing was written, and the store stays usable: free some space and call
+    /// again.
     Full {
         /// The log.
         path: PathBuf,
     },
-    /// An earlier write or sync failed, so the store accepts no more writes. Reads still work. Drop the handle and open
-    /// the store again to write.
+    /// An earlier write or sync failed, so the store accepts no more writes. Reads still work. Drop the handle and
+    /// open the store again to write.
     Failed {
         /// The log.
         path: PathBuf,
     },
-    /// The operating system refused an operation. After a write or a sync of the log, the effect of the call is unknown
-    /// until the store is opened again.
+    /// The operating system refused an operation. After a write or a sync of the log, the effect of the call is
+    /// unknown until the store is opened again.
     Io {
         /// The operation, as it reads after "could not".
         operation: &'static str,
@@ -195,18 +197,16 @@ impl fmt::Display for Error {
                 }
             }
             Error::Stale { path, what } => {
-                write!(f, "{} is not the expected store: {what}; it was not changed", path.display())
+                write!(f, "{} does not match the anchor: {what}; it was not changed", path.display())
             }
             Error::Full { path } => write!(
                 f,
                 "no space left on the disk for {}; nothing was written; free some space and try again",
                 path.display()
             ),
-            Error::Failed { path } => write!(
-                f,
-                "a previous write to {} failed; reopen the store to write again",
-                path.display()
-            ),
+            Error::Failed { path } => {
+                write!(f, "a previous write to {} failed; reopen the store to write again", path.display())
+            }
             Error::Io { operation, path, source } => {
                 write!(f, "could not {operation} {}: {source}", path.display())
             }

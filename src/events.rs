@@ -1,5 +1,5 @@
-//! `tracing` events for open, recovery and failure. Without the feature `tracing`, these calls do nothing. An event never
-//! holds a payload, a key or a session id.
+//! `tracing` events for open, recovery and failure. Without the feature `tracing`, these calls do nothing. An
+//! event never holds a payload, a key or a session id.
 
 #[cfg(not(feature = "tracing"))]
 pub(crate) use self::silent::*;
@@ -35,7 +35,8 @@ mod traced {
 
     pub(crate) fn damage_quarantined(path: &Path, damage: &Error, report: &SalvageReport) {
         let (quarantined, lost) = (report.from.display(), report.lost.len() as u64 + report.more_lost);
-        error!(path = %path.display(), %damage, %quarantined, lost, "quarantined the damaged log and opened what is authentic");
+        let path = path.display();
+        error!(%path, %damage, %quarantined, lost, "quarantined the damaged log, kept what is authentic");
     }
 
     pub(crate) fn drops_unreadable(path: &Path, error: &Error) {

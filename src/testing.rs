@@ -51,15 +51,15 @@ pub fn salvage_on(
     crate::repair::salvage::salvage_on(storage, from.as_ref(), key, to.as_ref())
 }
 
-/// The ranges of the file that hold the live bytes of [`Snapshot::stats`], in file order. The live bytes of a manifest
-/// are one range at its beginning.
+/// The ranges of the file that hold the live bytes of [`Snapshot::stats`], in file order. The live bytes of a
+/// manifest are one range at its beginning.
 #[must_use]
 pub fn live_ranges(snapshot: &Snapshot) -> Vec<Range<u64>> {
     snapshot.live_ranges()
 }
 
-/// How many bytes of the new file a running compaction, rekey or backup has read back: for a progress bar. After the
-/// last one has ended, its final count.
+/// How many bytes of the new file a running compaction, rekey or backup has read back: for a progress bar. After
+/// the last one has ended, its final count.
 #[must_use]
 pub fn copy_progress(store: &Store) -> u64 {
     store.copy_progress()

@@ -104,13 +104,13 @@ fn either_meta_page_is_enough_and_the_newer_one_counts() {
         let mut damaged = file.clone();
         damaged[60] ^= 1;
         damaged[page_len + 60] ^= 1;
-        assert_corrupt(&damaged, "neither of its meta pages checks");
+        assert_corrupt(&damaged, "neither meta page has a right checksum");
     }
     // The newer meta page is the second; if its root is an invalid page, the older one is not used instead.
     let mut file = agent().file(KEY.as_bytes(), 512, 4);
     file[512 + 32] ^= 0xFF;
     fix_checksum(&mut file, 512);
-    assert_corrupt(&file, "a page that the file does not have");
+    assert_corrupt(&file, "a page that does not exist");
     let txid_at = 16 + 48;
     file[txid_at..txid_at + 8].copy_from_slice(&12_u64.to_le_bytes());
     fix_checksum(&mut file, 0);
@@ -132,8 +132,8 @@ fn a_meta_page_with_a_right_checksum_may_still_be_wrong() {
         other => panic!("{other:?}"),
     };
     foreign(forged(0, b"text"), "a file of another kind");
-    foreign(forged(0, &0xED0C_DAED_u32.to_be_bytes()), "other byte order");
-    foreign(forged(4, &3_u32.to_le_bytes()), "a version that this one cannot import");
+    foreign(forged(0, &0xED0C_DAED_u32.to_be_bytes()), "big-endian byte order");
+    foreign(forged(4, &3_u32.to_le_bytes()), "a version that cannot be imported");
     for page_len in [0_u32, 1, 64, 1000, u32::MAX, 1 << 31] {
         let result = forged(8, &page_len.to_le_bytes());
         assert!(matches!(result, Err(Error::Corrupt { offset: 0, .. })), "{page_len}: {result:?}");
@@ -189,10 +189,10 @@ fn half_of_a_pair_is_damage() {
     let sealed = Seals::new(KEY.as_bytes()).seal(b"text");
     let seven = 7_u64.to_be_bytes();
     for (name, key, value_of, words) in [
-        ("config", "current", &sealed[..], "not both"),
-        ("config", "version", &seven, "not both"),
-        ("registry", "session_id", &sealed, "not both"),
-        ("registry", "server_time_ms", &seven, "not both"),
+        ("config", "current", &sealed[..], "or its version is missing"),
+        ("config", "version", &seven, "or its version is missing"),
+        ("registry", "session_id", &sealed, "or its time is missing"),
+        ("registry", "server_time_ms", &seven, "or its time is missing"),
         ("registry", "last_heartbeat_ms", &seven[1..], "a number of eight bytes"),
     ] {
         assert_corrupt(&with(bucket(name.as_bytes(), inline(&[value(key.as_bytes(), value_of)]))), words);
@@ -204,7 +204,7 @@ fn keys_that_a_store_does_not_allow_are_refused() {
     let sealed = Seals::new(KEY.as_bytes()).seal(b"text");
     let queue = |run_id: &[u8]| with(bucket(b"queue", inline(&[value(run_id, &sealed)])));
     assert_corrupt(&queue(b"run-\xFF"), "not UTF-8");
-    assert_corrupt(&queue(b""), "not in their order");
+    assert_corrupt(&queue(b""), "keys are not in order");
     assert!(read_bolt(&queue(&[b'r'; 1024]), &key()).is_ok());
     let too_long = read_bolt(&queue(&[b'r'; 1025]), &key());
     assert!(matches!(too_long, Err(Error::TooLarge { what: "a run id", len: 1025, max: 1024 })), "{too_long:?}");
@@ -234,12 +234,12 @@ fn a_value_that_is_not_sealed_or_whose_seal_does_not_fit_is_damage() {
     let sealed = Seals::new(KEY.as_bytes()).seal(b"text");
     let queue = |payload: &[u8]| with(bucket(b"queue", inline(&[value(b"run-1", payload)])));
     for wrong in [&b""[..], &[1], &sealed[..28], &[&[2], &sealed[1..]].concat()] {
-        assert_corrupt(&queue(wrong), "not sealed as the agent seals");
+        assert_corrupt(&queue(wrong), "not in the agent's sealed format");
     }
     for at in 1..sealed.len() {
         let mut broken = sealed.clone();
         broken[at] ^= 1;
-        assert_corrupt(&queue(&broken), "does not fit its seal");
+        assert_corrupt(&queue(&broken), "failed authentication");
     }
 }
 
@@ -249,12 +249,12 @@ fn a_cycle_ends() {
     let mut pages = Pages::new(512);
     let own = pages.next_id();
     let root = pages.add(BRANCH, &[child(b"a", own)]);
-    assert_corrupt(&with_bucket(bucket(b"queue", tree(root)), pages), "in use elsewhere");
+    assert_corrupt(&with_bucket(bucket(b"queue", tree(root)), pages), "a second reference to a page");
     let mut pages = Pages::new(512);
     let lower = pages.next_id();
     pages.add(BRANCH, &[child(b"a", lower + 1)]);
     pages.add(BRANCH, &[child(b"a", lower)]);
-    assert_corrupt(&with_bucket(bucket(b"queue", tree(lower)), pages), "in use elsewhere");
+    assert_corrupt(&with_bucket(bucket(b"queue", tree(lower)), pages), "a second reference to a page");
 }
 
 #[test]
@@ -290,20 +290,20 @@ fn pages_that_do_not_fit_their_place_are_refused() {
     let leaf = |pages: &mut Pages, id: &[u8]| pages.add(LEAF, &[value(id, &sealed)]);
     type Make<'a> = &'a dyn Fn(&mut Pages) -> u64;
     let cases: [(&str, Make<'_>); 12] = [
-        ("does not have", &|_| 1),
-        ("does not have", &|_| u64::MAX),
-        ("is free", &|_| 2),
-        ("in use elsewhere", &|pages| {
+        ("a page that does not exist", &|_| 1),
+        ("a page that does not exist", &|_| u64::MAX),
+        ("a free page", &|_| 2),
+        ("a second reference to a page", &|pages| {
             let shared = leaf(pages, b"a");
             pages.add(BRANCH, &[child(b"a", shared), child(b"b", shared)])
         }),
-        ("number of another", &|pages| {
+        ("id of another page", &|pages| {
             let root = leaf(pages, b"a");
             let at = pages.bytes.len() - pages.page_len;
             pages.bytes[at] ^= 1;
             root
         }),
-        ("over the end of the file", &|pages| {
+        ("past the end of the file", &|pages| {
             let root = leaf(pages, b"a");
             let at = pages.bytes.len() - pages.page_len;
             pages.bytes[at + 12..at + 16].fill(0xFF);
@@ -312,8 +312,8 @@ fn pages_that_do_not_fit_their_place_are_refused() {
         ("neither a branch nor a leaf", &|pages| pages.add(3, &[])),
         ("the page has no keys", &|pages| pages.add(BRANCH, &[])),
         ("the page has no keys", &|pages| pages.add(LEAF, &[])),
-        ("not in their order", &|pages| pages.add(LEAF, &[value(b"b", &sealed), value(b"a", &sealed)])),
-        ("not in their order", &|pages| pages.add(LEAF, &[value(b"a", &sealed), value(b"a", &sealed)])),
+        ("keys are not in order", &|pages| pages.add(LEAF, &[value(b"b", &sealed), value(b"a", &sealed)])),
+        ("keys are not in order", &|pages| pages.add(LEAF, &[value(b"a", &sealed), value(b"a", &sealed)])),
         ("flags that bbolt does not set", &|pages| pages.add(LEAF, &[Slot { word: 2, ..value(b"a", &sealed) }])),
     ];
     for (words, make) in cases {
@@ -326,7 +326,7 @@ fn pages_that_do_not_fit_their_place_are_refused() {
         let mut pages = Pages::new(512);
         let (first, second) = (leaf(&mut pages, keys[0]), leaf(&mut pages, keys[1]));
         let root = pages.add(BRANCH, &[child(b"b", first), child(b"d", second)]);
-        assert_corrupt(&with_bucket(bucket(b"queue", tree(root)), pages), "not in their order");
+        assert_corrupt(&with_bucket(bucket(b"queue", tree(root)), pages), "keys are not in order");
     }
 }
 
@@ -335,8 +335,9 @@ fn a_page_that_is_not_packed_is_refused() {
     let sealed = Seals::new(KEY.as_bytes()).seal(b"text");
     let slots = [value(b"a", &sealed), value(b"b", &sealed)];
     // Of the page header the count, of the two keys each field of their headers.
-    let fields = [(10, ""), (11, "more keys than fit"), (20, "not where"), (24, "not where"), (28, "not where")];
-    let of_the_last = [(36, "not where"), (40, ""), (44, "")];
+    let fields =
+        [(10, ""), (11, "more keys than fit"), (20, "out of place"), (24, "out of place"), (28, "out of place")];
+    let of_the_last = [(36, "out of place"), (40, ""), (44, "")];
     for (at, words) in fields.into_iter().chain(of_the_last) {
         for change in [1, 0x80] {
             let mut pages = Pages::new(512);
@@ -356,7 +357,7 @@ fn a_page_that_is_not_packed_is_refused() {
     let root = pages.add(LEAF, &slots);
     let start = pages.bytes.len() - pages.page_len;
     pages.bytes[start + 10] = 0;
-    assert_corrupt(&pages.finish(root), "says that it is empty");
+    assert_corrupt(&pages.finish(root), "marked as empty");
 }
 
 #[test]
@@ -368,14 +369,17 @@ fn a_bucket_within_a_value_is_as_long_as_what_it_holds() {
         let refused = read_bolt(&with(bucket(b"registry", wrong.to_vec())), &key());
         assert!(matches!(refused, Err(Error::Corrupt { .. })), "{refused:?}");
     }
-    assert_corrupt(&with(bucket(b"registry", [&tree(0)[..], &page(0, BRANCH, &[])].concat())), "no leaf");
-    assert_corrupt(&with(bucket(b"registry", inline(&[bucket(b"b", inline(&[]))]))), "inside of another's value");
+    assert_corrupt(&with(bucket(b"registry", [&tree(0)[..], &page(0, BRANCH, &[])].concat())), "not a leaf");
+    assert_corrupt(
+        &with(bucket(b"registry", inline(&[bucket(b"b", inline(&[]))]))),
+        "inside the value of another bucket",
+    );
     assert_corrupt(&with(bucket(b"registry", [&tree(9)[..], &[0]].concat())), "length");
-    assert_corrupt(&with(value(b"registry", b"x")), "where only buckets do");
+    assert_corrupt(&with(value(b"registry", b"x")), "in place of a bucket");
     let mut pages = Pages::new(512);
     let inner = pages.add(LEAF, &[]);
     let root = pages.add(LEAF, &[bucket(b"b", tree(inner))]);
-    assert_corrupt(&with_bucket(bucket(b"queue", tree(root)), pages), "where a value belongs");
+    assert_corrupt(&with_bucket(bucket(b"queue", tree(root)), pages), "in place of a value");
 }
 
 #[test]
@@ -403,11 +407,11 @@ fn a_list_of_free_pages_that_cannot_be_is_refused() {
     // A long list has its count before it.
     assert!(read_bolt(&file(&[1, 2], u16::MAX).0, &key()).is_ok());
     for (ids, count, words) in [
-        (vec![root], 1, "is free"),
-        (vec![2, list], 2, "names itself"),
-        (vec![2, 2], 2, "not in its order"),
-        (vec![0], 1, "not in its order"),
-        (vec![2, list + 1], 2, "one that there is not"),
+        (vec![root], 1, "a free page"),
+        (vec![2, list], 2, "contains its own page"),
+        (vec![2, 2], 2, "freelist is not in order"),
+        (vec![0], 1, "freelist is not in order"),
+        (vec![2, list + 1], 2, "freelist is not in order"),
         (vec![], 0, "neither in use nor free"),
         (vec![2], 63, "longer than its page"),
         (vec![62, 2], u16::MAX, "longer than its page"),

@@ -65,7 +65,7 @@ fn assert_refused(place: &Place, store: &Store) {
     let (before, seq) = (contents(store), store.stats().seq);
     let error = place.import(store).unwrap_err();
     assert!(matches!(error, Error::Invalid { .. }), "{error:?}");
-    assert!(error.to_string().contains("holds a state of its own"), "{error}");
+    assert!(error.to_string().contains("already holds other data"), "{error}");
     assert_eq!((contents(store), store.stats().seq), (before, seq));
 }
 
@@ -188,12 +188,12 @@ fn a_refused_file_writes_nothing() {
     fs::write(place.from(), &damaged).unwrap();
     let store = place.open();
     let error = place.import(&store).unwrap_err();
-    assert!(matches!(error, Error::Corrupt { what: "the value does not fit its seal", .. }), "{error:?}");
+    assert!(matches!(error, Error::Corrupt { what: "the value failed authentication", .. }), "{error:?}");
     fs::write(place.from(), &good).unwrap();
     let error = import_bolt(place.from(), &AgentKey::new("another").unwrap(), &store).unwrap_err();
     assert!(matches!(error, Error::WrongKey { .. }), "{error:?}");
     let error = import_bolt(store.path(), &key(), &store).unwrap_err();
-    assert!(matches!(&error, Error::Invalid { what } if what.contains("is a store already")), "{error:?}");
+    assert!(matches!(&error, Error::Invalid { what } if what.contains("is already a store")), "{error:?}");
     let error = import_bolt(place.folder.path(), &key(), &store).unwrap_err();
     assert!(matches!(error, Error::NotAStore { what: "a folder", .. }), "{error:?}");
     let error = import_bolt(place.folder.path().join("none.db"), &key(), &store).unwrap_err();
@@ -211,7 +211,7 @@ fn a_file_that_its_agent_has_open_is_refused() {
     fs2::FileExt::lock_exclusive(&agents).unwrap();
     let error = place.import(&store).unwrap_err();
     assert!(matches!(&error, Error::Locked { path, .. } if *path == place.from()), "{error:?}");
-    assert!(error.to_string().ends_with("stop the agent that writes to it, then import it"), "{error}");
+    assert!(error.to_string().ends_with("stop the agent that writes to it, then import again"), "{error}");
     fs2::FileExt::unlock(&agents).unwrap();
     // A reader of the bbolt file does not block the import.
     fs2::FileExt::lock_shared(&agents).unwrap();
