@@ -3,9 +3,8 @@
 use std::fmt;
 use std::str::FromStr;
 
-use crate::commit::Mark;
+use crate::crypto::{TAG_LEN, Tag};
 use crate::format::header::Header;
-use crate::seal::{TAG_LEN, Tag};
 use crate::{Error, Result};
 
 /// Where a store's log ended: which store, which generation, the number of its last durable frame and that frame's tag.
@@ -44,8 +43,8 @@ pub struct Anchor {
 }
 
 impl Anchor {
-    pub(crate) fn new(header: &Header, mark: Mark) -> Self {
-        Anchor { store_id: header.id.store_id, generation: header.id.generation, seq: mark.seq, tag: mark.tag }
+    pub(crate) fn new(header: &Header, seq: u64, tag: Tag) -> Self {
+        Anchor { store_id: header.id.store_id, generation: header.id.generation, seq, tag }
     }
 
     /// The number of the log file among those of the store, from 1.

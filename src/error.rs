@@ -1,4 +1,5 @@
-//! The one error type. Says what happened, where, and the way out; never a payload, a key or a session.
+//! The crate's one error type. A message says what happened, where, and what to do about it. It never holds a payload,
+//! a configuration, a session id or a key.
 
 use std::fmt;
 use std::io;
@@ -8,9 +9,9 @@ use std::time::Duration;
 /// What a call of this crate returns.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
-/// Why a call failed, by what the caller can do next.
+/// Why a call failed. The variants differ by what the caller can do next.
 ///
-/// Paths, offsets and run ids may show in a message; payloads, configuration, session ids and keys never do.
+/// A message may hold paths, offsets and run ids. It never holds payloads, configurations, session ids or keys.
 ///
 /// ```
 /// use backupy_state::{AgentKey, Error, OpenOptions};
@@ -27,7 +28,7 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 pub enum Error {
     /// The caller passed something that can never work, such as an empty run id. Nothing was written.
     Invalid {
-        /// What was wrong with it.
+        /// What is wrong with it.
         what: String,
     },
     /// A value or a run id is over its limit. Nothing was written.
@@ -41,28 +42,29 @@ pub enum Error {
     },
     /// There is no store at the path, and the call does not create one.
     NotFound {
-        /// Where it was looked for.
+        /// Where the call looked for it.
         path: PathBuf,
     },
-    /// Another handle holds the store, or another process the file that was to be imported. Wait, or end its process.
+    /// Another handle or process has the store open, or has the file open that was to be imported.
     Locked {
         /// The lock file, or the file that was to be imported.
         path: PathBuf,
-        /// The process that holds it, as that process knows itself, when it could be read.
+        /// The process id that the holder wrote into the lock file. `None` if it could not be read. In another process
+        /// id namespace, such as a container, the same process has another id.
         holder: Option<u32>,
         /// How long the call waited.
         waited: Duration,
-        /// What can be done about it.
+        /// What the caller can do about it.
         hint: &'static str,
     },
-    /// What stands at the path is no store. It was not changed.
+    /// The file at the path is not a store. It was not changed.
     NotAStore {
         /// The path.
         path: PathBuf,
         /// What it is instead.
         what: &'static str,
     },
-    /// The store was written by a newer version of this crate. It was not changed; open it with that version.
+    /// A newer version of this crate wrote the store. It was not changed. Open it with that version.
     UnsupportedFormat {
         /// The log.
         path: PathBuf,
@@ -71,58 +73,60 @@ pub enum Error {
         /// Its feature flags.
         flags: u32,
     },
-    /// The store is whole, but was written under another agent key. It was not changed.
+    /// The store was written under another agent key. It was not changed.
     WrongKey {
         /// The log.
         path: PathBuf,
     },
-    /// Bytes that had been durable no longer check. The log was not changed.
+    /// Bytes that were durable once no longer match their checksum. The log was not changed.
     Corrupt {
         /// The log.
         path: PathBuf,
         /// Where the damage begins, in bytes from the start of the file.
         offset: u64,
-        /// What did not check.
+        /// What did not match.
         what: &'static str,
     },
-    /// Bytes check by CRC but fail their seal or do not belong where they are: somebody changed them on purpose.
+    /// Bytes match their checksum but fail authentication, or belong elsewhere in the log. No accident of a disk does
+    /// this: either the file was edited, or parts of other files were copied into it.
     Unauthentic {
         /// The log.
         path: PathBuf,
         /// Where the frame or the value begins, in bytes from the start of the file.
         offset: u64,
-        /// What did not fit.
+        /// What failed.
         what: &'static str,
-        /// The job whose payload it is. [`ack_job`](crate::Store::ack_job) removes it; the other jobs stay
-        /// reachable by `job` and `dequeue_jobs_after`.
+        /// The job whose payload failed. [`ack_job`](crate::Store::ack_job) removes it. The other jobs stay reachable by
+        /// `job` and `dequeue_jobs_after`.
         run_id: Option<String>,
     },
-    /// The store is not the one, or not as new, as [`expect_at_least`](crate::OpenOptions::expect_at_least) demands:
-    /// somebody put an older file back, or cut off its end. It was not changed.
+    /// The store is another one, or older, than [`expect_at_least`](crate::OpenOptions::expect_at_least) demands: an
+    /// older file was put back, or the end of the file was cut off. It was not changed.
     Stale {
         /// The log.
         path: PathBuf,
-        /// In what it falls short.
+        /// How it differs from what was expected.
         what: &'static str,
     },
-    /// The disk, or the quota, is full. Nothing was written and the store goes on: free some space and call again.
+    /// The disk or the quota is full. Nothing was written, and the store stays usable: free some space and call again.
     Full {
         /// The log.
         path: PathBuf,
     },
-    /// An earlier write or sync failed, so the store takes no more writes. Reads go on; drop the handle and open anew.
+    /// An earlier write or sync failed, so the store accepts no more writes. Reads still work. Drop the handle and open
+    /// the store again to write.
     Failed {
         /// The log.
         path: PathBuf,
     },
-    /// The operating system refused an operation. If it was a write or a sync of the log, the effect of the call is
-    /// unknown until the store is opened anew.
+    /// The operating system refused an operation. After a write or a sync of the log, the effect of the call is unknown
+    /// until the store is opened again.
     Io {
-        /// What was tried.
+        /// The operation, as it reads after "could not".
         operation: &'static str,
-        /// On which file or folder.
+        /// The file or folder.
         path: PathBuf,
-        /// What the operating system said.
+        /// The operating system's error.
         source: io::Error,
     },
 }
@@ -140,7 +144,7 @@ impl Error {
         Error::Unauthentic { path: path.to_path_buf(), offset, what, run_id: None }
     }
 
-    /// Says which job's payload failed its seal.
+    /// Adds the run id of the job whose payload failed.
     pub(crate) fn about_job(self, id: String) -> Self {
         match self {
             Error::Unauthentic { path, offset, what, .. } => {
@@ -172,7 +176,7 @@ impl fmt::Display for Error {
             Error::UnsupportedFormat { path, version, flags } => write!(
                 f,
                 "{} was written by a newer version of this crate (format {version}, feature flags {flags:#x}); \
-                 open it with that one",
+                 open it with that version",
                 path.display()
             ),
             Error::WrongKey { path } => {
@@ -180,27 +184,27 @@ impl fmt::Display for Error {
             }
             Error::Corrupt { path, offset, what } => write!(
                 f,
-                "{} is damaged at offset {offset}: {what}; it was not changed, salvage what is left or restore it",
+                "{} is damaged at offset {offset}: {what}; it was not changed; salvage it or restore a backup",
                 path.display()
             ),
             Error::Unauthentic { path, offset, what, run_id } => {
-                write!(f, "{} was tampered with at offset {offset}: {what}", path.display())?;
+                write!(f, "{} failed authentication at offset {offset}: {what}", path.display())?;
                 match run_id {
-                    Some(id) => write!(f, "; it is the payload of job {id:?}, which ack_job removes"),
-                    None => f.write_str("; it was not changed, salvage what is left or restore it"),
+                    Some(id) => write!(f, "; this is the payload of job {id:?}; acking the job removes it"),
+                    None => f.write_str("; it was not changed; salvage it or restore a backup"),
                 }
             }
             Error::Stale { path, what } => {
-                write!(f, "{} is not as new as expected: {what}; it was not changed", path.display())
+                write!(f, "{} is not the expected store: {what}; it was not changed", path.display())
             }
             Error::Full { path } => write!(
                 f,
-                "no space is left on the disk for {}; nothing was written, free some space and call again",
+                "no space left on the disk for {}; nothing was written; free some space and try again",
                 path.display()
             ),
             Error::Failed { path } => write!(
                 f,
-                "an earlier write to {} failed, so it takes no more; close the store and open it anew",
+                "a previous write to {} failed; reopen the store to write again",
                 path.display()
             ),
             Error::Io { operation, path, source } => {

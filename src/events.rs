@@ -1,4 +1,5 @@
-//! `tracing` events for open, recovery and failure; without the feature, nothing. Never a payload, a key or a session.
+//! `tracing` events for open, recovery and failure. Without the feature `tracing`, these calls do nothing. An event never
+//! holds a payload, a key or a session id.
 
 #[cfg(not(feature = "tracing"))]
 pub(crate) use self::silent::*;
@@ -32,13 +33,13 @@ mod traced {
         error!(path = %path.display(), %error, "could not open the store");
     }
 
-    pub(crate) fn damage_set_aside(path: &Path, damage: &Error, report: &SalvageReport) {
-        let (set_aside, lost) = (report.from.display(), report.lost.len() as u64 + report.more_lost);
-        error!(path = %path.display(), %damage, %set_aside, lost, "set the damaged log aside and went on with the rest");
+    pub(crate) fn damage_quarantined(path: &Path, damage: &Error, report: &SalvageReport) {
+        let (quarantined, lost) = (report.from.display(), report.lost.len() as u64 + report.more_lost);
+        error!(path = %path.display(), %damage, %quarantined, lost, "quarantined the damaged log and opened what is authentic");
     }
 
     pub(crate) fn drops_unreadable(path: &Path, error: &Error) {
-        warn!(path = %path.display(), %error, "the count of dropped log events starts again");
+        warn!(path = %path.display(), %error, "cannot read the count of dropped log events; counting from zero");
     }
 
     pub(crate) fn compacted(path: &Path, report: &CompactionReport) {
@@ -48,14 +49,14 @@ mod traced {
     }
 
     pub(crate) fn compaction_failed(path: &Path, error: &Error) {
-        warn!(path = %path.display(), %error, "could not compact the log; the old one stays");
+        warn!(path = %path.display(), %error, "could not compact the log; the old log stays in use");
     }
 
     pub(crate) fn failed(path: &Path, error: &Error) {
         match error {
             Error::Full { .. } => warn!(path = %path.display(), "the disk is full"),
             Error::Io { operation, source, .. } => {
-                error!(path = %path.display(), operation, %source, "the store takes no more writes");
+                error!(path = %path.display(), operation, %source, "the store accepts no more writes");
             }
             _ => {}
         }
@@ -70,7 +71,7 @@ mod silent {
 
     pub(crate) fn opened(_: &Path, _: &RecoveryReport) {}
     pub(crate) fn open_failed(_: &Path, _: &Error) {}
-    pub(crate) fn damage_set_aside(_: &Path, _: &Error, _: &SalvageReport) {}
+    pub(crate) fn damage_quarantined(_: &Path, _: &Error, _: &SalvageReport) {}
     pub(crate) fn drops_unreadable(_: &Path, _: &Error) {}
     pub(crate) fn compacted(_: &Path, _: &CompactionReport) {}
     pub(crate) fn compaction_failed(_: &Path, _: &Error) {}

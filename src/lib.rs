@@ -1,14 +1,4 @@
-//! The persistent state of a backup agent: an embedded, encrypted, crash-safe store in one append-only log file.
-//!
-//! [`Store`] is the agent's exclusive handle, [`Snapshot`] what any other process sees meanwhile, [`verify`] a check of
-//! the file, and [`salvage`] brings over what is left of a damaged one. One store holds four buckets:
-//!
-//! | bucket | holds | calls |
-//! |---|---|---|
-//! | config | the last configuration and its version | [`save_config`](Store::save_config), [`load_config`](Store::load_config) |
-//! | queue | pending jobs by run id, delivered at least once | [`enqueue_job`](Store::enqueue_job), [`dequeue_jobs`](Store::dequeue_jobs), [`ack_job`](Store::ack_job) |
-//! | registry | the session and the heartbeat | [`save_session`](Store::save_session), [`record_heartbeat`](Store::record_heartbeat) |
-//! | logs | log events in time order | [`buffer_log`](Store::buffer_log), [`drain_logs`](Store::drain_logs) |
+//! The persistent state of a backup agent, in one encrypted, crash-safe, append-only log file.
 //!
 //! ```
 //! use backupy_state::{AgentKey, Store};
@@ -17,7 +7,7 @@
 //! # let path = folder.path().join("state.db");
 //! let key = AgentKey::new("bkpy_0123456789abcdef0123456789abcdef")?;
 //! let store = Store::open(&path, &key)?;
-//! store.enqueue_job("run-1", b"dump of orders")?;
+//! store.enqueue_job("run-1", b"dump of orders")?; // durable when it returns
 //! drop(store);
 //!
 //! let store = Store::open(&path, &key)?;
@@ -25,86 +15,115 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 //!
-//! # Promises
-//! 1. **Durable.** When a [`Durability::Sync`] call returns `Ok`, its effect survives a power cut.
-//!    [`Buffered`](Durability::Buffered) survives a killed process, and becomes durable with the next sync.
-//! 2. **Atomic.** One call, or one [`Batch`], is there whole after a crash or not at all.
-//! 3. **Never silently absent.** Damaged, foreign, tampered-with or wrongly keyed data is a typed [`Error`]. A missing
-//!    file is the only empty store.
-//! 4. **Never destroyed.** No failed call changes a byte that it cannot prove to be an unfinished write, and those
-//!    are set aside in `state.db.torn` before they are cut off.
-//! 5. **No panic, no unbounded memory** on any file: opening one takes at most twice its length, 300 bytes for each key, as many
-//!    as were ever live at once, and 1 MiB.
-//! 6. **Confidential and authentic.** Everything but sizes, counts and sequence numbers is encrypted; any change in the
-//!    middle is noticed. Putting back an older file as a whole, or cutting off its end, is not.
-//! 7. **Readable beside the writer**, without the lock.
+//! - [`Store`] is the agent's exclusive handle.
+//! - [`Snapshot`] lets any other process read the store while the agent runs.
+//! - [`verify`] checks the file, and [`salvage`] copies what is still authentic of a damaged store into a new one.
 //!
-//! The file format is described in FORMAT.md, well enough to write a reader from it.
+//! # Why this crate?
+//!
+//! It fits one job: the state of a small, long-running process that is killed without warning. Use a general
+//! database
+//! where you need queries, several writers, or more data than fits an in-memory index of its keys.
+//!
+//! - One append costs one `fdatasync`. Threads that write at the same time share one.
+//! - Damage is an error that names the file and the offset. It never looks like an empty store.
+//! - Everything but sizes, counts and sequence numbers is encrypted and authenticated.
+//! - A reader needs no lock, so a health check works while the agent runs.
+//!
+//! # Buckets
+//!
+//! | bucket | holds | calls |
+//! |---|---|---|
+//! | config | the last configuration and its version | [`save_config`], [`load_config`] |
+//! | queue | pending jobs by run id, delivered at least once | [`enqueue_job`], [`dequeue_jobs`], [`ack_job`] |
+//! | registry | the session and the heartbeat | [`save_session`], [`record_heartbeat`] |
+//! | logs | log events in time order | [`buffer_log`], [`peek_logs`], [`ack_logs`] |
+//!
+//! [`save_config`]: Store::save_config
+//! [`load_config`]: Store::load_config
+//! [`enqueue_job`]: Store::enqueue_job
+//! [`dequeue_jobs`]: Store::dequeue_jobs
+//! [`ack_job`]: Store::ack_job
+//! [`save_session`]: Store::save_session
+//! [`record_heartbeat`]: Store::record_heartbeat
+//! [`buffer_log`]: Store::buffer_log
+//! [`peek_logs`]: Store::peek_logs
+//! [`ack_logs`]: Store::ack_logs
+//!
+//! # Promises
+//!
+//! 1. **Durable.** When a [`Durability::Sync`] call returns `Ok`, its effect survives a power cut. The effect of a
+//!    [`Buffered`](Durability::Buffered) call survives a killed process, and becomes durable with the next sync.
+//! 2. **Atomic.** After a crash, the effect of one call, or of one [`Batch`], is there whole or not at all.
+//! 3. **Never silently absent.** Data that is damaged, foreign, forged or under another key is an [`Error`]. Only
+//!    a
+//!    missing file is an empty store.
+//! 4. **Never destroyed.** No failed call changes a byte that may be part of a whole record. Opening cuts off a
+//!    torn
+//!    tail, the unfinished write of a crash, only after copying it to `state.db.torn`.
+//! 5. **No panic, no unbounded memory**, whatever the file holds. Opening takes at most twice the length of the
+//!    file,
+//!    plus 300 bytes for each key (as many as were ever live at once), plus 1 MiB.
+//! 6. **Confidential and authentic.** Everything but sizes, counts and sequence numbers is encrypted. A change,
+//!    reordering or removal in the middle of the log is detected. An older copy of the whole file, or a file whose
+//! end
+//!    was cut off, is detected only with an [`Anchor`] that is kept elsewhere.
+//! 7. **Readable alongside the writer**, without the lock.
+//! 8. **Bounded.** Compaction keeps the file in proportion to its live data, and the log buffer has limits.
+//!
+//! FORMAT.md describes every byte of the file, so that a reader can be written from it alone.
 //!
 //! # Features
-//! - `tracing`: events for open, recovery and failure. They hold paths and counts, never payloads or keys.
-//! - `ring`: seals and opens with ring's AES-256-GCM instead of aes-gcm's: the same bytes in less time. It compiles C and
-//!   assembly, and ring does not wipe the keys that it holds.
-//! - `import-bolt`: `import_bolt`, for the state file of the agent that kept it in bbolt.
+//!
+//! - `tracing`: events for open, recovery, compaction and failure. They hold paths and counts, never payloads or
+//!   keys.
+//! - `ring`: AES-256-GCM by ring instead of aes-gcm: the same bytes in less time. It compiles C and assembly, and
+//!   ring
+//!   does not wipe its keys from memory.
+//! - `import-bolt`: `import_bolt`, which reads the bbolt file of the Go agent.
 //! - `cli`: the command line `backupy-state`.
 
-// In reading order: a file uses only what stands below it.
+// From the top down: a module uses only those that follow it, and the files in its own folder.
+#[doc(hidden)]
+pub mod testing;
 #[cfg(feature = "import-bolt")]
 #[warn(clippy::indexing_slicing)]
 mod import_bolt;
-#[doc(hidden)]
-pub mod testing;
 mod store;
-mod batch;
 mod snapshot;
-mod verify;
-mod on_damage;
-mod salvage;
-mod anchor;
-mod log_limits;
-mod reader;
+mod read;
+mod repair;
 mod options;
-mod error;
+mod settings;
 mod events;
-mod key;
-mod compaction;
-mod live;
-mod new_log;
-mod pack;
-mod recovery;
-mod aside;
-mod losses;
-mod walk;
-mod index;
 mod log;
-mod commit;
-mod nonces;
+mod anchor;
+mod index;
 #[warn(clippy::indexing_slicing)]
 mod format;
-mod seal;
-mod wiped;
-mod path;
+mod crypto;
+#[allow(clippy::missing_errors_doc, reason = "its traits return what the system said")]
 mod storage;
-mod lock;
-// What commit.rs waits with, by this name because tests/concurrency.rs puts other mutexes in its place.
+mod report;
+mod error;
+// What log/group_commit.rs waits with, by this name because its tests put other mutexes in its place.
 use std::sync;
 
 pub use anchor::Anchor;
-pub use batch::Batch;
-pub use compaction::CompactionReport;
+pub use crypto::agent_key::AgentKey;
 pub use error::{Error, Result};
 #[cfg(feature = "import-bolt")]
 pub use import_bolt::{ImportReport, LeftOut, check_bolt, import_bolt};
-pub use key::AgentKey;
-pub use log_limits::{LogLimits, LogRate, WhenFull};
-pub use losses::{Lost, LostKey, SalvageReport};
-pub use options::{CompactionPolicy, Durability, OnDamage, OpenOptions, QueueOrder};
-pub use reader::{CompactionStats, Config, LogBatch, LogEvent, QueuedJob, Session, Stats};
-pub use recovery::RecoveryReport;
-pub use salvage::salvage;
+pub use index::QueueOrder;
+pub use options::OpenOptions;
+pub use read::{Config, LogBatch, LogEvent, QueuedJob, Session};
+pub use repair::salvage::salvage;
+pub use repair::verify::{verify, verify_each};
+pub use repair::verify_report::{Fault, FaultKind, FrameInfo, OperationInfo, VerifyReport};
+pub use report::{CompactionReport, CompactionStats, Lost, LostKey, RecoveryReport, SalvageReport, Stats};
+pub use settings::{CompactionPolicy, Durability, LogLimits, LogRate, OnDamage, WhenFull};
 pub use snapshot::Snapshot;
-pub use store::{Enqueued, LogAdmission, Store};
-pub use verify::{Fault, FaultKind, FrameInfo, OperationInfo, VerifyReport, verify, verify_each};
+pub use store::{Batch, Enqueued, LogAdmission, Store};
 
 /// The examples of the README compile and run.
 #[cfg(doctest)]

@@ -1,101 +1,10 @@
 //! How a store is opened.
 
-use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::format::frame::SEQ_MAX;
-use crate::format::header::HEADER_PAGE_LEN;
-use crate::index::Index;
-use crate::log::Tip;
 use crate::storage::{Disk, Storage};
-use crate::{AgentKey, Anchor, LogLimits, Result, Store};
-
-/// When a writing call returns.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Durability {
-    /// When its effect survives a power cut.
-    #[default]
-    Sync,
-    /// When its effect survives a killed process. The next `Sync` call, [`Store::sync`] or
-    /// [`Store::close`] makes it survive a power cut too.
-    Buffered,
-}
-
-/// In which order jobs are dequeued.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum QueueOrder {
-    /// By the bytes of the run id.
-    #[default]
-    RunId,
-    /// By the latest enqueue: a job that was replaced, or acked and enqueued again, goes to the back. The order
-    /// is kept over reopening, and a store may be opened with either order at any time.
-    Fifo,
-}
-
-/// What opening does about a store that is damaged or was tampered with.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum OnDamage {
-    /// [`Error::Corrupt`](crate::Error::Corrupt) or [`Error::Unauthentic`](crate::Error::Unauthentic), and not a byte is
-    /// changed.
-    #[default]
-    Refuse,
-    /// The damaged file is kept as `state.db.damaged-1`, or the next number that is free, and the store goes on with what is
-    /// authentic in it, as by [`salvage`](crate::salvage): for an agent that nobody watches.
-    SetAside,
-}
-
-/// When a store compacts itself. A store that is closed with at most 128 KiB of live data and more than that of dead is
-/// compacted too, whatever its length.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct CompactionPolicy {
-    /// Whether it does at all. One that renews the key of a generation with 2^31 frames always runs.
-    pub automatic: bool,
-    /// Only when the file, with the space ahead, is about to be longer than this, in bytes: 1 MiB by default.
-    pub min_len: u64,
-    /// Only when more than this part of the frames is dead: 0.5 by default, and never less than 0.1.
-    pub dead_ratio: f64,
-}
-
-impl CompactionPolicy {
-    pub(crate) fn is_due(&self, tip: Tip, file_len: u64, index: &Index) -> bool {
-        let (frames_len, dead) = frames_and_dead(tip, index);
-        let is_long = file_len + NEXT_STEPS_LEN >= self.min_len && dead >= DEAD_LEN_MIN;
-        let is_wasteful = is_long && dead as f64 > self.dead_ratio.max(DEAD_RATIO_MIN) * frames_len as f64;
-        self.automatic && is_wasteful || tip.seq >= RENEW_AT_SEQ
-    }
-
-    /// Whether to compact a log that is being closed, however short it is: what is dead would be read by the next opening, and
-    /// the little that is live is copied in no time.
-    pub(crate) fn is_due_at_close(&self, tip: Tip, index: &Index) -> bool {
-        let (frames_len, dead) = frames_and_dead(tip, index);
-        let is_quick = index.live_bytes() <= LIVE_AT_CLOSE_MAX && dead > LIVE_AT_CLOSE_MAX;
-        self.automatic && is_quick && dead as f64 > self.dead_ratio * frames_len as f64
-    }
-}
-
-/// What all frames take, and how much of it is dead.
-fn frames_and_dead(tip: Tip, index: &Index) -> (u64, u64) {
-    let frames_len = tip.end - HEADER_PAGE_LEN as u64;
-    (frames_len, frames_len.saturating_sub(index.live_bytes()))
-}
-
-/// What the log grows by while a compaction runs beside a writer that syncs each call: so much earlier it begins.
-const NEXT_STEPS_LEN: u64 = 128 << 10;
-/// Less is not worth the syncs: in a store of a few short values, the frames' own bytes alone are over any ratio.
-const DEAD_LEN_MIN: u64 = 16 << 10;
-/// The headers of a compacted log count as dead: below this, a compaction could call for the next one.
-const DEAD_RATIO_MIN: f64 = 0.1;
-/// So much is copied while the syncs of a compaction take longer than that.
-const LIVE_AT_CLOSE_MAX: u64 = 128 << 10;
-/// Early enough that a compaction ends before the last number: 16 million frames take a fast writer a minute.
-const RENEW_AT_SEQ: u64 = SEQ_MAX - (1 << 24);
-
-impl Default for CompactionPolicy {
-    fn default() -> Self {
-        CompactionPolicy { automatic: true, min_len: 1 << 20, dead_ratio: 0.5 }
-    }
-}
+use crate::{AgentKey, Anchor, CompactionPolicy, Durability, LogLimits, OnDamage, QueueOrder};
 
 /// How to open a store: a builder like [`std::fs::OpenOptions`].
 ///
@@ -373,69 +282,10 @@ impl OpenOptions {
         self.mmap = yes;
         self
     }
-
-    /// Opens the store at `path`, creating and recovering it as needed. A path without extension gets `.db`; a
-    /// symbolic link at its end is followed.
-    ///
-    /// When it returns, everything that [`Store::recovery`] reports as replayed is durable.
-    ///
-    /// # Errors
-    /// - [`Error::Invalid`](crate::Error::Invalid): the path is empty or names no file.
-    /// - [`Error::NotFound`](crate::Error::NotFound): no file, and `create(false)`.
-    /// - [`Error::Locked`](crate::Error::Locked): another handle holds the store.
-    /// - [`Error::NotAStore`](crate::Error::NotAStore), [`Error::UnsupportedFormat`](crate::Error::UnsupportedFormat),
-    ///   [`Error::WrongKey`](crate::Error::WrongKey), [`Error::Corrupt`](crate::Error::Corrupt),
-    ///   [`Error::Unauthentic`](crate::Error::Unauthentic), [`Error::Stale`](crate::Error::Stale): what stands there; not a byte of it was changed.
-    /// - [`Error::Full`](crate::Error::Full): no space to create the store, to set a torn tail or a damaged log aside, or to put
-    ///   it under the new key.
-    /// - [`Error::Io`](crate::Error::Io): anything the operating system refused, such as a folder that is not there.
-    ///
-    /// ```
-    /// # use backupy_state::{AgentKey, Error, OpenOptions};
-    /// # let folder = tempfile::tempdir()?;
-    /// # let path = folder.path().join("state.db");
-    /// let key = AgentKey::new("bkpy_0123456789abcdef0123456789abcdef")?;
-    /// match OpenOptions::new().open(&path, &key) {
-    ///     Ok(store) => println!("{} jobs to do", store.queue_depth()),
-    ///     Err(error @ Error::Locked { .. }) => eprintln!("{error}"),
-    ///     Err(error) => return Err(error.into()),
-    /// }
-    /// # Ok::<(), Box<dyn std::error::Error>>(())
-    /// ```
-    pub fn open(&self, path: impl AsRef<Path>, key: &AgentKey) -> Result<Store> {
-        Store::open_with(self, path.as_ref(), key)
-    }
 }
 
 impl Default for OpenOptions {
     fn default() -> Self {
         OpenOptions::new()
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn tip(end: u64, seq: u64) -> Tip {
-        Tip { end, seq, chain: [0; 16] }
-    }
-
-    #[test]
-    fn a_generation_that_runs_out_of_numbers_is_compacted_whatever_the_policy_says() {
-        let never = CompactionPolicy { automatic: false, ..CompactionPolicy::default() };
-        let empty = Index::new(QueueOrder::RunId);
-        assert!(!never.is_due(tip(1 << 40, RENEW_AT_SEQ - 1), 1 << 40, &empty));
-        assert!(never.is_due(tip(5000, RENEW_AT_SEQ), 5000, &empty));
-    }
-
-    #[test]
-    fn a_ratio_that_is_no_ratio_never_calls_for_one_compaction_after_the_other() {
-        let empty = Index::new(QueueOrder::RunId);
-        for dead_ratio in [f64::NAN, -1.0, 0.0] {
-            let policy = CompactionPolicy { dead_ratio, min_len: 0, automatic: true };
-            // Nothing but what the first record of a new log takes besides its value.
-            assert!(!policy.is_due(tip(4096 + 200, 2), 140_000, &empty));
-        }
     }
 }

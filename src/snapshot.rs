@@ -6,14 +6,15 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use crate::format::header::Header;
-use crate::index::Index;
-use crate::log::{LogFile, Values};
-use crate::options::QueueOrder;
-use crate::reader::{LogBatch, Reader, Stats, impl_reading_calls};
-use crate::recovery::{self, Replay};
-use crate::storage::{Access, Disk, File, Storage};
-use crate::walk::{self, Concurrency};
-use crate::{AgentKey, Anchor, Error, Result, path};
+use crate::index::{Index, QueueOrder};
+use crate::log::file::{LogFile, LogPosition};
+use crate::log::header::{open_log, read_header};
+use crate::log::replay::Replay;
+use crate::log::scan::Concurrency;
+use crate::log::values::Values;
+use crate::read::{self, LogBatch, Reader, impl_reading_calls};
+use crate::storage::{Disk, Storage, paths};
+use crate::{AgentKey, Anchor, Error, Result, Stats};
 
 /// A consistent view of a store, for a health check or a look beside the running agent.
 ///
@@ -39,11 +40,11 @@ pub struct Snapshot {
     path: PathBuf,
     key: AgentKey,
     storage: Arc<dyn Storage>,
-    seen: Seen,
+    view: LogView,
 }
 
 /// One log file, as far as it was read.
-struct Seen {
+struct LogView {
     log: Arc<LogFile>,
     values: Arc<Values>,
     header: Header,
@@ -77,9 +78,9 @@ impl Snapshot {
     }
 
     pub(crate) fn open_on(storage: Arc<dyn Storage>, path: &Path, key: &AgentKey) -> Result<Snapshot> {
-        let path = path::resolve(&*storage, path)?;
-        let seen = Seen::read(&*storage, &path, key)?;
-        Ok(Snapshot { path, key: key.duplicate(), storage, seen })
+        let path = paths::resolve(&*storage, path)?;
+        let view = LogView::read(&*storage, &path, key)?;
+        Ok(Snapshot { path, key: key.duplicate(), storage, view })
     }
 
     /// The log file.
@@ -116,18 +117,18 @@ impl Snapshot {
     /// ```
     pub fn refresh(&mut self) -> Result<()> {
         let concurrency = Concurrency::WithWriter(&*self.storage);
-        let Seen { log, header, replay, file_len, .. } = &mut self.seen;
+        let LogView { log, header, replay, file_len, .. } = &mut self.view;
         let same_file = read_current_header(&*self.storage, &self.path)? == *header;
         // Anything but the same frame at the tip means that the writer was restarted and cut off what a failed sync
         // had left: what was read then is no more, and only a look from the start can tell.
         if same_file
-            && matches!(replay.still_stands(log, concurrency), Ok(true))
+            && matches!(replay.is_still_in_file(log, concurrency), Ok(true))
             && let Ok(ending) = replay.run(log, concurrency)
         {
             *file_len = ending.file_len;
             return Ok(());
         }
-        self.seen = Seen::read(&*self.storage, &self.path, &self.key)?;
+        self.view = LogView::read(&*self.storage, &self.path, &self.key)?;
         Ok(())
     }
 
@@ -145,13 +146,13 @@ impl Snapshot {
     /// ```
     #[must_use]
     pub fn stats(&self) -> Stats {
-        let Seen { header, replay, file_len, .. } = &self.seen;
-        let stats = Stats::new(&replay.index, header.id.generation, replay.tip, *file_len);
+        let LogView { header, replay, file_len, .. } = &self.view;
+        let stats = read::stats(&replay.index, header.id.generation, replay.tip, *file_len);
         Stats { logs_dropped: self.recorded_drops().unwrap_or(0), ..stats }
     }
 
     pub(crate) fn live_ranges(&self) -> Vec<Range<u64>> {
-        self.seen.replay.index.live_ranges()
+        self.view.replay.index.live_ranges()
     }
 
     /// The `n` oldest log events, oldest first, and how many were dropped, as far as the log knows.
@@ -186,48 +187,42 @@ impl Snapshot {
     /// ```
     #[must_use]
     pub fn anchor(&self) -> Anchor {
-        Anchor::new(&self.seen.header, self.seen.replay.tip.mark())
+        let LogView { header, replay, .. } = &self.view;
+        Anchor::new(header, replay.tip.seq, replay.tip.chain)
     }
 }
 
-impl Seen {
+impl LogView {
     fn read(storage: &dyn Storage, path: &Path, key: &AgentKey) -> Result<Self> {
-        let (log, header) = recovery::open_log(open_file(storage, path)?, path, key)?;
-        let mut replay = Replay::new(QueueOrder::RunId, walk::first_tip(&header.authenticator));
+        let (log, header) = open_log(paths::open_file(storage, path)?, path, key)?;
+        let mut replay = Replay::new(QueueOrder::RunId, LogPosition::first(&header.authenticator));
         let file_len = replay.run(&log, Concurrency::WithWriter(storage))?.file_len;
         let log = Arc::new(log);
         // Without a map: the writer may cut the file while this process reads it.
         let values = Arc::new(Values::new(Arc::clone(&log), false));
-        Ok(Seen { log, values, header, replay, file_len })
+        Ok(LogView { log, values, header, replay, file_len })
     }
 }
 
-impl Reader for Seen {
-    fn look<R>(&self, find: impl FnOnce(&Index) -> R) -> (R, Arc<Values>) {
+impl Reader for LogView {
+    fn with_index<R>(&self, find: impl FnOnce(&Index) -> R) -> (R, Arc<Values>) {
         (find(&self.replay.index), Arc::clone(&self.values))
     }
 }
 
 fn read_current_header(storage: &dyn Storage, path: &Path) -> Result<Header> {
-    recovery::read_header(&*open_file(storage, path)?, path)
-}
-
-pub(crate) fn open_file(storage: &dyn Storage, path: &Path) -> Result<Box<dyn File>> {
-    if !path::is_file(storage, path)? {
-        return Err(Error::NotFound { path: path.to_path_buf() });
-    }
-    storage.open(path, Access::Read).map_err(|source| Error::io("open", path, source))
+    read_header(&*paths::open_file(storage, path)?, path)
 }
 
 impl Reader for Snapshot {
-    fn look<R>(&self, find: impl FnOnce(&Index) -> R) -> (R, Arc<Values>) {
-        self.seen.look(find)
+    fn with_index<R>(&self, find: impl FnOnce(&Index) -> R) -> (R, Arc<Values>) {
+        self.view.with_index(find)
     }
 
     /// A frame that took the place of one that was read could lend its value to the wrong key.
     fn confirm(&self) -> Result<()> {
-        let Seen { log, replay, .. } = &self.seen;
-        match replay.still_stands(log, Concurrency::WithWriter(&*self.storage)) {
+        let LogView { log, replay, .. } = &self.view;
+        match replay.is_still_in_file(log, Concurrency::WithWriter(&*self.storage)) {
             Ok(true) => Ok(()),
             Err(error @ Error::Io { .. }) => Err(error),
             Ok(false) | Err(_) => {

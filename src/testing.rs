@@ -35,7 +35,7 @@ pub fn verify_on(
     key: Option<&AgentKey>,
     each: impl FnMut(&FrameInfo),
 ) -> Result<VerifyReport> {
-    crate::verify::verify_on(storage, path.as_ref(), key, each)
+    crate::repair::verify::verify_on(storage, path.as_ref(), key, each)
 }
 
 /// As [`salvage`](crate::salvage()), on another file system than the machine's.
@@ -48,7 +48,7 @@ pub fn salvage_on(
     key: &AgentKey,
     to: impl AsRef<Path>,
 ) -> Result<SalvageReport> {
-    crate::salvage::salvage_on(storage, from.as_ref(), key, to.as_ref())
+    crate::repair::salvage::salvage_on(storage, from.as_ref(), key, to.as_ref())
 }
 
 /// The ranges of the file that hold the live bytes of [`Snapshot::stats`], in file order. The live bytes of a manifest

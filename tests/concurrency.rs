@@ -1,5 +1,5 @@
-//! Group commit and the failure latch, in every order in which the threads can run: `src/commit.rs` itself, over
-//! the mutexes of shuttle. All orders are tried for two threads, and very many chosen at random for four.
+//! Group commit and the failure latch, in every order in which the threads can run: `src/log/group_commit.rs` itself,
+//! over the mutexes of shuttle. All orders are tried for two threads, and very many chosen at random for four.
 //!
 //! The simulated sync does what a real one does: it covers the bytes written before it began, and only once it has
 //! succeeded. Shuttle fails when a thread waits for ever, and prints the schedule. Alone in its binary, because it
@@ -7,13 +7,13 @@
 #![allow(clippy::unwrap_used, reason = "a test panics where something is wrong")]
 
 #[allow(dead_code, unreachable_pub, reason = "the store uses all of it")]
-#[path = "../src/commit.rs"]
-mod commit;
+#[path = "../src/log/group_commit.rs"]
+mod group_commit;
 #[path = "common/depth.rs"]
 mod depth;
 
-/// What `commit.rs` takes from the crate that it is a part of.
-mod seal {
+/// What `group_commit.rs` takes from the crate that it is a part of.
+mod crypto {
     pub(crate) type Tag = [u8; 16];
 }
 use shuttle::sync;
@@ -21,7 +21,7 @@ use shuttle::sync;
 use std::io;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
-use commit::{Commit, Mark};
+use group_commit::{FrameId, GroupCommit};
 use shuttle::scheduler::DfsScheduler;
 use shuttle::sync::{Arc, Mutex, mpsc};
 use shuttle::{Config, Runner, thread};
@@ -33,16 +33,16 @@ const UNFAIR_ORDERS: usize = 10_000;
 const UNFAIR_CHANGES: usize = 4;
 const EIO: i32 = 5;
 
-fn mark(seq: u64) -> Mark {
+fn mark(seq: u64) -> FrameId {
     let mut tag = [0; 16];
     tag[..8].copy_from_slice(&seq.to_le_bytes());
-    Mark { seq, tag }
+    FrameId { seq, tag }
 }
 
 /// A log: numbers for frames, and a disk. Its atomics are std's, because shuttle runs one thread at a time and
 /// need not try what happens between two looks at what only the test sees.
 struct Log {
-    commit: Commit,
+    commit: GroupCommit,
     /// The number of the last frame in the file. Held while one is written, as the store does it.
     written: Mutex<u64>,
     in_file: AtomicU64,
@@ -58,7 +58,7 @@ struct Log {
 impl Log {
     fn new(fails_at: Option<u64>) -> Arc<Self> {
         Arc::new(Log {
-            commit: Commit::new(mark(0)),
+            commit: GroupCommit::new(mark(0)),
             written: Mutex::new(0),
             in_file: AtomicU64::new(0),
             on_disk: AtomicU64::new(0),
@@ -244,7 +244,7 @@ fn settling_acknowledges_all_that_was_written() {
                 let mut written = settling.written.lock().unwrap();
                 if !settling.commit.has_failed() {
                     settling.settled.store(true, Ordering::SeqCst);
-                    settling.commit.settle();
+                    settling.commit.supersede();
                     assert!(settling.wait(*written));
                 }
                 *written += 0;
@@ -277,7 +277,7 @@ fn settling_and_failing_release_waiters_while_a_sync_hangs() {
             let waiting =
                 thread::spawn(move || waiting.commit.wait_durable(seq, || panic!("two syncs at a time")));
             match settles {
-                true => log.commit.settle(),
+                true => log.commit.supersede(),
                 false => log.commit.fail(&io::Error::from_raw_os_error(EIO)),
             }
             assert_eq!(waiting.join().unwrap().is_ok(), settles);

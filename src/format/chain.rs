@@ -2,8 +2,9 @@
 
 use super::frame::FrameHeader;
 use super::record::Manifest;
-use crate::seal::{Sealer, TAG_LEN, Tag};
-use crate::wiped::Wiped;
+use crate::crypto::seal::Sealer;
+use crate::crypto::secret_vec::SecretVec;
+use crate::crypto::{TAG_LEN, Tag};
 
 /// Tells which 16 bytes a manifest could have been chained to, thousands of times faster than opening it with each.
 ///
@@ -24,7 +25,7 @@ impl ChainProbe {
     /// `None` where the body is cut short.
     pub(crate) fn new(header: &FrameHeader, body: &[u8], sealer: &Sealer) -> Option<Self> {
         let stored = u128::from_be_bytes(header.stored_tag(body)?);
-        let mut text = Wiped::default();
+        let mut text = SecretVec::default();
         header.load_manifest(body, &mut text).ok()?;
         // Sealing adds the key stream, which turns ciphertext into plaintext and back; the tag is over what comes out.
         // Nothing of it leaves the process, so that the nonce is used again does no harm.
@@ -59,7 +60,13 @@ impl ChainProbe {
 
 impl FrameHeader {
     /// The tag that the manifest in `body` must have behind `chain`.
-    pub(crate) fn expected_tag(&self, body: &[u8], chain: &Tag, sealer: &Sealer, text: &mut Wiped) -> Option<Tag> {
+    pub(crate) fn expected_tag(
+        &self,
+        body: &[u8],
+        chain: &Tag,
+        sealer: &Sealer,
+        text: &mut SecretVec,
+    ) -> Option<Tag> {
         self.load_manifest(body, text).ok()?;
         let aad = self.manifest_aad(chain);
         // As above: to plaintext, and back to what stands there.
@@ -72,7 +79,7 @@ impl FrameHeader {
         &self,
         body: &[u8],
         sealer: &Sealer,
-        text: &'t mut Wiped,
+        text: &'t mut SecretVec,
     ) -> Option<Option<Manifest<'t>>> {
         self.load_manifest(body, text).ok()?;
         sealer.seal_manifest(&self.nonce, &self.manifest_aad(&[0; TAG_LEN]), text);
@@ -85,12 +92,13 @@ impl FrameHeader {
 mod tests {
     use super::*;
     use crate::AgentKey;
+    use crate::crypto::seal::{GenerationId, Prk};
     use crate::format::SaltedCrc;
     use crate::format::bucket::Bucket;
-    use crate::format::frame::tests::encode_whole;
-    use crate::format::frame::{FRAME_HEADER_LEN, FrameSeal};
+    use crate::format::encoding::FrameSeal;
+    use crate::format::encoding::tests::encode_whole;
+    use crate::format::frame::FRAME_HEADER_LEN;
     use crate::format::record::Change;
-    use crate::seal::{GenerationId, Prk};
 
     fn sealer() -> Sealer {
         let id = GenerationId { generation: 1, store_id: [2; 16], salt: [3; 32] };
@@ -138,9 +146,9 @@ mod tests {
         let chain = [5; TAG_LEN];
         for jobs in [0, 1, 7] {
             let (header, body) = sealed(jobs, &chain);
-            let expected = header.expected_tag(&body, &chain, &sealer(), &mut Wiped::default());
+            let expected = header.expected_tag(&body, &chain, &sealer(), &mut SecretVec::default());
             assert_eq!(expected, header.stored_tag(&body));
-            let mut text = Wiped::default();
+            let mut text = SecretVec::default();
             let manifest = header.read_unproven(&body, &sealer(), &mut text).unwrap();
             assert_eq!(manifest.map_or(0, |manifest| manifest.count()), u32::from(jobs));
         }

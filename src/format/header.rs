@@ -1,7 +1,7 @@
 //! The header page: who wrote the log and what its keys are derived from. Implements *Header* of FORMAT.md.
 
 use super::bytes_at;
-use crate::seal::GenerationId;
+use crate::crypto::seal::GenerationId;
 
 pub(crate) const HEADER_PAGE_LEN: usize = 4096;
 const COPY_OFFSETS: [usize; 2] = [0, 2048];
@@ -36,7 +36,7 @@ pub(crate) struct Header {
 
 /// What the first bytes of a file are.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) enum HeaderSight {
+pub(crate) enum ParsedHeaderPage {
     /// The magic is in neither copy.
     Foreign,
     /// The magic is there, but no copy checks.
@@ -50,18 +50,18 @@ pub(crate) enum HeaderSight {
 }
 
 /// Looks at the first page, or at less if the file is shorter.
-pub(crate) fn parse_page(page: &[u8]) -> HeaderSight {
+pub(crate) fn parse_page(page: &[u8]) -> ParsedHeaderPage {
     if !COPY_OFFSETS.iter().any(|&at| bytes_at(page, at + MAGIC_AT) == Some(MAGIC)) {
-        return HeaderSight::Foreign;
+        return ParsedHeaderPage::Foreign;
     }
     if page.len() < HEADER_PAGE_LEN {
-        return HeaderSight::Damaged;
+        return ParsedHeaderPage::Damaged;
     }
-    COPY_OFFSETS.iter().find_map(|&at| parse_copy(page.get(at..)?)).unwrap_or(HeaderSight::Damaged)
+    COPY_OFFSETS.iter().find_map(|&at| parse_copy(page.get(at..)?)).unwrap_or(ParsedHeaderPage::Damaged)
 }
 
 /// What is wrong with a page that `parse_page` found whole: with its offset, for `verify`.
-pub(crate) fn blemishes(page: &[u8]) -> Vec<(u64, &'static str)> {
+pub(crate) fn copy_faults(page: &[u8]) -> Vec<(u64, &'static str)> {
     let copies = COPY_OFFSETS.map(|at| page.get(at..at + COPY_LEN).unwrap_or_default());
     let mut found = Vec::new();
     for (at, copy) in COPY_OFFSETS.into_iter().zip(copies) {
@@ -126,7 +126,7 @@ pub(crate) fn encode_authenticated(id: &GenerationId) -> [u8; AUTHENTICATED_LEN]
 }
 
 /// `None` where the magic or the CRC is wrong.
-fn parse_copy(copy: &[u8]) -> Option<HeaderSight> {
+fn parse_copy(copy: &[u8]) -> Option<ParsedHeaderPage> {
     let crc = u32::from_le_bytes(bytes_at(copy, CRC_AT)?);
     if bytes_at(copy, MAGIC_AT) != Some(MAGIC) || crc != crc32fast::hash(copy.get(..CRC_AT)?) {
         return None;
@@ -136,9 +136,9 @@ fn parse_copy(copy: &[u8]) -> Option<HeaderSight> {
     let generation = u64::from_le_bytes(bytes_at(copy, GENERATION_AT)?);
     let zeros = bytes_at(copy, ZERO_16_AT) == Some([0; 2]) && bytes_at(copy, ZERO_32_AT) == Some([0; 4]);
     if version != VERSION || flags & !KNOWN_FLAGS != 0 || !zeros || generation == 0 {
-        return Some(HeaderSight::Unsupported { version, flags });
+        return Some(ParsedHeaderPage::Unsupported { version, flags });
     }
-    Some(HeaderSight::Whole(Header {
+    Some(ParsedHeaderPage::Whole(Header {
         id: GenerationId { generation, store_id: bytes_at(copy, STORE_ID_AT)?, salt: bytes_at(copy, SALT_AT)? },
         authenticated: bytes_at(copy, 0)?,
         authenticator: bytes_at(copy, AUTHENTICATOR_AT)?,
@@ -183,10 +183,10 @@ mod tests {
     fn a_page_reads_back_as_it_was_written() {
         let page = page();
         assert_eq!(page.len(), HEADER_PAGE_LEN);
-        assert_eq!(blemishes(&page), []);
+        assert_eq!(copy_faults(&page), []);
         let authenticated = encode_authenticated(&ID);
         let header = Header { id: ID, authenticated, authenticator: AUTHENTICATOR };
-        assert_eq!(parse_page(&page), HeaderSight::Whole(header));
+        assert_eq!(parse_page(&page), ParsedHeaderPage::Whole(header));
     }
 
     #[test]
@@ -197,7 +197,7 @@ mod tests {
                 let mut page = page();
                 page[copy + at] ^= 0x10;
                 assert_eq!(parse_page(&page), whole, "byte {at} of the copy at {copy}");
-                assert_eq!(blemishes(&page), [(copy as u64, "a header copy does not check")]);
+                assert_eq!(copy_faults(&page), [(copy as u64, "a header copy does not check")]);
             }
         }
     }
@@ -209,7 +209,7 @@ mod tests {
         page[COPY_LEN] = 1;
         let differ = (2048, "the header copies differ");
         let rest = (COPY_LEN as u64, "the rest of the header page is not zero");
-        assert_eq!(blemishes(&page), [differ, rest]);
+        assert_eq!(copy_faults(&page), [differ, rest]);
     }
 
     #[test]
@@ -218,7 +218,7 @@ mod tests {
         page[0] = 0;
         page[2048] = 0;
         for page in [&[][..], &[0; 11], &[0; HEADER_PAGE_LEN], &page] {
-            assert_eq!(parse_page(page), HeaderSight::Foreign);
+            assert_eq!(parse_page(page), ParsedHeaderPage::Foreign);
         }
     }
 
@@ -226,14 +226,14 @@ mod tests {
     fn magic_without_a_whole_page_or_a_right_crc_is_damage() {
         let page = page();
         for len in MAGIC.len()..HEADER_PAGE_LEN {
-            assert_eq!(parse_page(&page[..len]), HeaderSight::Damaged, "{len} bytes");
+            assert_eq!(parse_page(&page[..len]), ParsedHeaderPage::Damaged, "{len} bytes");
         }
         let mut both = page;
         both[CRC_AT] ^= 1;
         both[2048 + SALT_AT] ^= 1;
-        assert_eq!(parse_page(&both), HeaderSight::Damaged);
+        assert_eq!(parse_page(&both), ParsedHeaderPage::Damaged);
         both[0] = 0;
-        assert_eq!(parse_page(&both), HeaderSight::Damaged);
+        assert_eq!(parse_page(&both), ParsedHeaderPage::Damaged);
     }
 
     #[test]
@@ -244,13 +244,13 @@ mod tests {
         for (at, byte, version, flags) in rows {
             let mut page = page();
             forge(&mut page, 0, at, byte);
-            assert_eq!(parse_page(&page), HeaderSight::Unsupported { version, flags }, "byte {at}");
+            assert_eq!(parse_page(&page), ParsedHeaderPage::Unsupported { version, flags }, "byte {at}");
             page[CRC_AT] ^= 1;
-            assert!(matches!(parse_page(&page), HeaderSight::Whole(_)), "byte {at}");
+            assert!(matches!(parse_page(&page), ParsedHeaderPage::Whole(_)), "byte {at}");
         }
         let mut page = page();
         forge(&mut page, 2048, VERSION_AT, 2);
-        assert!(matches!(parse_page(&page), HeaderSight::Whole(_)));
+        assert!(matches!(parse_page(&page), ParsedHeaderPage::Whole(_)));
     }
 
     #[test]

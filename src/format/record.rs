@@ -2,7 +2,7 @@
 
 use super::bucket::{Bucket, DROPPED_KEY, VALUE_PREFIX_LEN};
 use super::bytes_at;
-use crate::seal::TAG_LEN;
+use crate::crypto::TAG_LEN;
 
 /// 16 MiB of what the caller gave: four times the largest payload an agent is known to store.
 pub(crate) const VALUE_LEN_MAX: usize = 16 << 20;
@@ -53,7 +53,7 @@ impl<'a> Change<'a> {
     }
 
     /// Whether it removes something, or is the count of dropped events, which goes along with that.
-    pub(crate) fn gives_back(&self) -> bool {
+    pub(crate) fn frees(&self) -> bool {
         let Operation { action, bucket, key } = self.operation;
         !matches!(action, Action::Put { .. }) || (bucket, key) == (Bucket::Registry, DROPPED_KEY)
     }

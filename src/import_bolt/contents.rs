@@ -1,13 +1,23 @@
 //! What the Go agent keeps in its buckets, and what of it opens under the agent key.
 
-use super::LeftOut;
 use super::pages::{Leaf, Pages, Tree};
 use super::source::Place;
+use crate::crypto::seal::BoltOpener;
+use crate::crypto::secret_vec::SecretVec;
+use crate::crypto::{NONCE_LEN, Nonce, TAG_LEN, Tag};
 use crate::format::bucket::RUN_ID_LEN_MAX;
 use crate::format::record::VALUE_LEN_MAX;
-use crate::seal::{BoltOpener, NONCE_LEN, Nonce, TAG_LEN, Tag};
-use crate::wiped::Wiped;
 use crate::{AgentKey, Error, Result};
+
+/// Keys of a bbolt file that stay behind: of a bucket that the agent does not have, or unknown keys of one that it has.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct LeftOut {
+    /// The name of the bucket.
+    pub bucket: String,
+    /// How many keys, with those of the buckets in it.
+    pub keys: u64,
+}
 
 /// Where everything is that comes over. Values stay in the file until they are asked for.
 #[derive(Default)]
@@ -172,13 +182,13 @@ impl Opener {
     }
 
     /// A value that [`Contents::check`] has seen to open.
-    pub(crate) fn value(&self, pages: &Pages<'_>, place: Place) -> Result<Wiped> {
+    pub(crate) fn value(&self, pages: &Pages<'_>, place: Place) -> Result<SecretVec> {
         self.open(pages, place)?.ok_or_else(|| broken_seal(pages, place))
     }
 
     /// `None` where the seal does not fit.
-    fn open(&self, pages: &Pages<'_>, place: Place) -> Result<Option<Wiped>> {
-        let mut value = Wiped::from(pages.read(place)?);
+    fn open(&self, pages: &Pages<'_>, place: Place) -> Result<Option<SecretVec>> {
+        let mut value = SecretVec::from(pages.read(place)?);
         let Some((nonce, text, tag)) = parts(&mut value) else {
             return Err(pages.corrupt(place.offset, "the value is not sealed as the agent seals"));
         };

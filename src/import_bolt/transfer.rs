@@ -7,7 +7,7 @@
 use super::contents::{Contents, Opener};
 use super::pages::Pages;
 use crate::format::bucket::{Bucket, LogKey};
-use crate::reader::Reader;
+use crate::read::Reader;
 use crate::{Batch, Config, Error, Result, Session, Store};
 
 pub(crate) struct Transfer<'a> {
@@ -131,7 +131,7 @@ impl Transfer<'_> {
             return Ok(None);
         }
         let mut written = self.contents.logs.iter().take(logs);
-        let (places, values) = self.into.look(|index| index.first(Bucket::Logs, held));
+        let (places, values) = self.into.with_index(|index| index.first(Bucket::Logs, held));
         for (key, place) in places {
             let ts_ms = LogKey::decode(&key).map(|key| key.ts_ms);
             let payload = values.read(place)?;

@@ -31,7 +31,7 @@ impl Key {
     }
 
     /// As [`head`](Self::head), of what is left without so many bytes at the front.
-    pub(super) fn head_behind(&self, prefix_len: usize) -> u64 {
+    pub(super) fn head_after(&self, prefix_len: usize) -> u64 {
         let rest = self.get(prefix_len..).unwrap_or_default();
         let mut head = [0; 8];
         let len = rest.len().min(head.len());

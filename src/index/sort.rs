@@ -17,7 +17,7 @@ fn order_by_key<T>(staged: &[(Key, T)]) -> Vec<usize> {
     let low_bits = staged.len().next_power_of_two() as u64 - 1;
     let place = |packed: u64| usize::try_from(packed & low_bits).expect("it was a place before");
     let key = |packed: u64| &staged[place(packed)].0;
-    let pack = |(place, (key, _)): (u64, &(Key, T))| key.head_behind(prefix_len) & !low_bits | place;
+    let pack = |(place, (key, _)): (u64, &(Key, T))| key.head_after(prefix_len) & !low_bits | place;
     let mut order: Vec<_> = (0..).zip(staged).map(pack).collect();
     order.sort_unstable();
     for alike in order.chunk_by_mut(|a, b| a ^ b <= low_bits).filter(|alike| alike.len() > 1) {

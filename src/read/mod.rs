@@ -1,0 +1,186 @@
+//! The read half of the interface, written once for [`Store`](crate::Store) and [`Snapshot`](crate::Snapshot).
+//!
+//! A reading call finds its locations in the index, lets go of it, and then reads the values: writers never wait
+//! for a reader's decryption.
+
+use std::sync::Arc;
+
+use crate::format::bucket::{
+    Bucket, CONFIG_KEY, DROPPED_KEY, HEARTBEAT_KEY, LogKey, RUN_ID_LEN_MAX, SESSION_KEY, VALUE_PREFIX_LEN,
+};
+use crate::format::header::HEADER_PAGE_LEN;
+use crate::format::location::Location;
+use crate::format::record::VALUE_LEN_MAX;
+use crate::index::{Index, Key};
+use crate::log::file::LogPosition;
+use crate::log::values::{ValueReader, Values};
+use crate::{CompactionStats, Error, Result, Stats};
+
+mod calls;
+mod types;
+
+pub use types::{Config, LogBatch, LogEvent, QueuedJob, Session};
+
+pub(crate) use calls::impl_reading_calls;
+
+/// All of [`Stats`] that an index and the end of its log show.
+pub(crate) fn stats(index: &Index, generation: u64, tip: LogPosition, file_len: u64) -> Stats {
+    let frames_len = tip.end - HEADER_PAGE_LEN as u64;
+    Stats {
+        generation,
+        seq: tip.seq,
+        file_len,
+        log_len: tip.end,
+        live_bytes: index.live_bytes(),
+        dead_bytes: frames_len.saturating_sub(index.live_bytes()),
+        free_bytes: file_len.saturating_sub(tip.end),
+        jobs: index.count(Bucket::Queue) as u64,
+        log_events: index.count(Bucket::Logs) as u64,
+        logs_dropped: 0,
+        compaction: CompactionStats::default(),
+    }
+}
+
+/// Whoever has a view to read from.
+pub(crate) trait Reader {
+    /// Looks something up, and takes hold of the values that belong to the same state.
+    fn with_index<R>(&self, find: impl FnOnce(&Index) -> R) -> (R, Arc<Values>);
+
+    /// Called after values were read: whether they are still those that the index means.
+    fn confirm(&self) -> Result<()> {
+        Ok(())
+    }
+
+    fn load_config(&self) -> Result<Option<Config>> {
+        let (location, values) = self.with_index(|index| index.get(Bucket::Config, CONFIG_KEY));
+        let Some(location) = location else { return Ok(None) };
+        let (prefix, raw) = split_prefix(&values, location)?;
+        self.confirm()?;
+        Ok(Some(Config { version: u64::from_le_bytes(prefix), raw }))
+    }
+
+    fn dequeue_jobs(&self, after: Option<&str>, n: usize) -> Result<Vec<QueuedJob>> {
+        after.map_or(Ok(()), check_run_id)?;
+        let (locations, values) = self.with_index(|index| index.jobs(after, n));
+        let mut jobs = Vec::with_capacity(locations.len());
+        let mut reading = values.reader();
+        for (key, location) in locations {
+            jobs.push(read_job(&values, &mut reading, &key, location)?);
+        }
+        self.confirm()?;
+        Ok(jobs)
+    }
+
+    fn job(&self, run_id: &str) -> Result<Option<QueuedJob>> {
+        check_run_id(run_id)?;
+        let (location, values) = self.with_index(|index| index.get(Bucket::Queue, run_id.as_bytes()));
+        let mut reading = values.reader();
+        let job =
+            location.map(|location| read_job(&values, &mut reading, run_id.as_bytes(), location)).transpose()?;
+        self.confirm()?;
+        Ok(job)
+    }
+
+    fn queue_depth(&self) -> usize {
+        self.with_index(|index| index.count(Bucket::Queue)).0
+    }
+
+    fn load_session(&self) -> Result<Option<Session>> {
+        let (location, values) = self.with_index(|index| index.get(Bucket::Registry, SESSION_KEY));
+        let Some(location) = location else { return Ok(None) };
+        let (prefix, id) = split_prefix(&values, location)?;
+        self.confirm()?;
+        let session_id = String::from_utf8(id).map_err(|_| malformed(&values, location))?;
+        Ok(Some(Session { session_id, server_time_ms: i64::from_le_bytes(prefix) }))
+    }
+
+    fn last_heartbeat(&self) -> Result<Option<i64>> {
+        let (location, values) = self.with_index(|index| index.get(Bucket::Registry, HEARTBEAT_KEY));
+        let Some(location) = location else { return Ok(None) };
+        let (ts_ms, rest) = split_prefix(&values, location)?;
+        if !rest.is_empty() {
+            return Err(malformed(&values, location));
+        }
+        self.confirm()?;
+        Ok(Some(i64::from_le_bytes(ts_ms)))
+    }
+
+    fn log_count(&self) -> usize {
+        self.with_index(|index| index.count(Bucket::Logs)).0
+    }
+
+    /// `dropped` is the count of the same moment.
+    fn peek_logs(&self, n: usize, dropped: u64) -> Result<LogBatch> {
+        let (locations, values) = self.with_index(|index| index.first(Bucket::Logs, n));
+        let events = read_events(&values, &locations)?;
+        self.confirm()?;
+        let keys = locations.into_iter().map(|(key, _)| key).take(events.len()).collect();
+        Ok(LogBatch { events, keys, dropped, dropped_total: dropped })
+    }
+
+    /// How many log events had been dropped when the log was written last.
+    fn recorded_drops(&self) -> Result<u64> {
+        let (location, values) = self.with_index(|index| index.get(Bucket::Registry, DROPPED_KEY));
+        let Some(location) = location else { return Ok(0) };
+        let (count, rest) = split_prefix(&values, location)?;
+        if !rest.is_empty() {
+            return Err(malformed(&values, location));
+        }
+        Ok(u64::from_le_bytes(count))
+    }
+}
+
+/// The events at `locations`, up to the first that cannot be read.
+///
+/// # Errors
+/// What is wrong with the first one.
+pub(crate) fn read_events(values: &Values, locations: &[(Key, Location)]) -> Result<Vec<LogEvent>> {
+    let mut events = Vec::with_capacity(locations.len());
+    let mut reading = values.reader();
+    for (key, location) in locations {
+        let LogKey { ts_ms, .. } = LogKey::decode(key).ok_or_else(|| malformed(values, *location))?;
+        match reading.read(*location) {
+            Ok(payload) => events.push(LogEvent { ts_ms, payload }),
+            Err(error) if events.is_empty() => return Err(error),
+            Err(_) => break,
+        }
+    }
+    Ok(events)
+}
+
+pub(crate) fn check_run_id(run_id: &str) -> Result<()> {
+    match run_id.len() {
+        0 => Err(Error::Invalid { what: "the run id is empty".to_owned() }),
+        len if len > RUN_ID_LEN_MAX => {
+            Err(Error::TooLarge { what: "a run id", len: len as u64, max: RUN_ID_LEN_MAX as u64 })
+        }
+        _ => Ok(()),
+    }
+}
+
+pub(crate) fn check_value(what: &'static str, value: &[u8]) -> Result<()> {
+    if value.len() > VALUE_LEN_MAX {
+        return Err(Error::TooLarge { what, len: value.len() as u64, max: VALUE_LEN_MAX as u64 });
+    }
+    Ok(())
+}
+
+fn read_job(values: &Values, reading: &mut ValueReader<'_>, key: &[u8], location: Location) -> Result<QueuedJob> {
+    let run_id = String::from_utf8(key.to_vec()).map_err(|_| malformed(values, location))?;
+    match reading.read(location) {
+        Ok(payload) => Ok(QueuedJob { run_id, payload }),
+        Err(error) => Err(error.about_job(run_id)),
+    }
+}
+
+fn split_prefix(values: &Values, location: Location) -> Result<([u8; VALUE_PREFIX_LEN], Vec<u8>)> {
+    let mut value = values.read(location)?;
+    let prefix = *value.first_chunk().ok_or_else(|| malformed(values, location))?;
+    value.drain(..VALUE_PREFIX_LEN);
+    Ok((prefix, value))
+}
+
+/// Authentic, yet nothing that a writer of this format writes.
+fn malformed(values: &Values, location: Location) -> Error {
+    values.malformed(location)
+}

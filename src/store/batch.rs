@@ -1,0 +1,212 @@
+//! Several writing calls that commit together.
+
+use std::fmt;
+
+use crate::crypto::secret_vec::SecretVec;
+use crate::format::bucket::{
+    Bucket, CONFIG_KEY, HEARTBEAT_KEY, LOG_KEY_LEN, LogKey, SESSION_KEY, VALUE_PREFIX_LEN,
+};
+use crate::format::record::Change;
+use crate::read::{check_run_id, check_value};
+use crate::{Error, Result};
+
+/// Writing calls that become one record: after a crash all of them are there, or none.
+///
+/// They take effect in the order in which they were added; of two on the same key, the later wins. Acks of jobs that
+/// are not queued do nothing. Log events count against the buffer's limits of count and bytes, not of rate. What is wrong with a call is reported by [`Store::write`](crate::Store::write), which
+/// then writes nothing. All of it together may be 64 MiB. Payloads are wiped when the batch is dropped.
+///
+/// ```
+/// use backupy_state::{AgentKey, Batch, Store};
+///
+/// # let folder = tempfile::tempdir()?;
+/// # let path = folder.path().join("state.db");
+/// let store = Store::open(&path, &AgentKey::new("bkpy_0123456789abcdef0123456789abcdef")?)?;
+/// store.enqueue_job("run-1", b"dump of orders")?;
+/// // The job is gone and its completion message queued, or neither.
+/// store.write(Batch::new().ack_job("run-1").enqueue_job("run-1/done", b"ok").record_heartbeat(1_700_000_000_000))?;
+/// assert_eq!(store.job("run-1")?, None);
+/// assert_eq!(store.queue_depth(), 1);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Default)]
+#[must_use = "a batch does nothing until it is handed to Store::write"]
+pub struct Batch {
+    calls: Vec<Call>,
+    wrong: Option<Error>,
+}
+
+enum Call {
+    Put { bucket: Bucket, key: Box<[u8]>, prefix: Option<[u8; VALUE_PREFIX_LEN]>, value: SecretVec },
+    Ack { run_id: Box<[u8]> },
+    Log { ts_ms: i64, payload: SecretVec },
+}
+
+impl Batch {
+    /// No calls yet.
+    ///
+    /// ```
+    /// # let folder = tempfile::tempdir()?;
+    /// # let store = backupy_state::Store::open(folder.path().join("state.db"), &backupy_state::AgentKey::new("key")?)?;
+    /// # use backupy_state::Batch;
+    /// store.write(Batch::new())?; // writes nothing
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn new() -> Self {
+        Batch::default()
+    }
+
+    /// As [`Store::save_config`](crate::Store::save_config).
+    ///
+    /// ```
+    /// # let folder = tempfile::tempdir()?;
+    /// # let store = backupy_state::Store::open(folder.path().join("state.db"), &backupy_state::AgentKey::new("key")?)?;
+    /// # use backupy_state::Batch;
+    /// store.write(Batch::new().save_config(7, b"backup at 02:00").ack_job("config-7"))?;
+    /// assert_eq!(store.load_config()?.map(|config| config.version), Some(7));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn save_config(self, version: u64, raw: &[u8]) -> Self {
+        let prefix = Some(version.to_le_bytes());
+        self.add(check_value("a configuration", raw), || Call::put(Bucket::Config, CONFIG_KEY, prefix, raw))
+    }
+
+    /// As [`Store::enqueue_job`](crate::Store::enqueue_job).
+    ///
+    /// ```
+    /// # let folder = tempfile::tempdir()?;
+    /// # let store = backupy_state::Store::open(folder.path().join("state.db"), &backupy_state::AgentKey::new("key")?)?;
+    /// # use backupy_state::Batch;
+    /// store.write(Batch::new().enqueue_job("run-1", b"orders").enqueue_job("run-2", b"users"))?;
+    /// assert_eq!(store.queue_depth(), 2);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn enqueue_job(self, run_id: &str, payload: &[u8]) -> Self {
+        let checked = check_run_id(run_id).and_then(|()| check_value("a payload", payload));
+        self.add(checked, || Call::put(Bucket::Queue, run_id.as_bytes(), None, payload))
+    }
+
+    /// As [`Store::ack_job`](crate::Store::ack_job).
+    ///
+    /// ```
+    /// # let folder = tempfile::tempdir()?;
+    /// # let store = backupy_state::Store::open(folder.path().join("state.db"), &backupy_state::AgentKey::new("key")?)?;
+    /// # use backupy_state::Batch;
+    /// store.enqueue_job("run-1", b"dump of orders")?;
+    /// store.write(Batch::new().ack_job("run-1").ack_job("never queued"))?;
+    /// assert_eq!(store.queue_depth(), 0);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn ack_job(self, run_id: &str) -> Self {
+        self.add(check_run_id(run_id), || Call::Ack { run_id: run_id.as_bytes().into() })
+    }
+
+    /// As [`Store::save_session`](crate::Store::save_session).
+    ///
+    /// ```
+    /// # let folder = tempfile::tempdir()?;
+    /// # let store = backupy_state::Store::open(folder.path().join("state.db"), &backupy_state::AgentKey::new("key")?)?;
+    /// # use backupy_state::Batch;
+    /// store.write(Batch::new().save_session("session-of-today", 1_700_000_000_000).save_config(7, b"new"))?;
+    /// assert!(store.load_session()?.is_some());
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn save_session(self, session_id: &str, server_time_ms: i64) -> Self {
+        let (id, prefix) = (session_id.as_bytes(), Some(server_time_ms.to_le_bytes()));
+        self.add(check_value("a session id", id), || Call::put(Bucket::Registry, SESSION_KEY, prefix, id))
+    }
+
+    /// As [`Store::record_heartbeat`](crate::Store::record_heartbeat).
+    ///
+    /// ```
+    /// # let folder = tempfile::tempdir()?;
+    /// # let store = backupy_state::Store::open(folder.path().join("state.db"), &backupy_state::AgentKey::new("key")?)?;
+    /// # use backupy_state::Batch;
+    /// store.write(Batch::new().ack_job("run-1").record_heartbeat(1_700_000_000_000))?;
+    /// assert_eq!(store.last_heartbeat()?, Some(1_700_000_000_000));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn record_heartbeat(self, ts_ms: i64) -> Self {
+        self.add(Ok(()), || Call::put(Bucket::Registry, HEARTBEAT_KEY, Some(ts_ms.to_le_bytes()), &[]))
+    }
+
+    /// As [`Store::buffer_log`](crate::Store::buffer_log).
+    ///
+    /// ```
+    /// # let folder = tempfile::tempdir()?;
+    /// # let store = backupy_state::Store::open(folder.path().join("state.db"), &backupy_state::AgentKey::new("key")?)?;
+    /// # use backupy_state::Batch;
+    /// store.write(Batch::new().ack_job("run-1").buffer_log(1_700_000_000_000, b"run-1 is done"))?;
+    /// assert_eq!(store.log_count(), 1);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn buffer_log(self, ts_ms: i64, payload: &[u8]) -> Self {
+        let payload_checked = check_value("a log event", payload);
+        self.add(payload_checked, || Call::Log { ts_ms, payload: payload.to_vec().into() })
+    }
+
+    /// Keeps the first thing that is wrong; nothing behind it matters, since nothing will be written.
+    fn add(mut self, checked: Result<()>, call: impl FnOnce() -> Call) -> Self {
+        match checked {
+            Ok(()) if self.wrong.is_none() => self.calls.push(call()),
+            Ok(()) => {}
+            Err(error) => {
+                self.wrong.get_or_insert(error);
+            }
+        }
+        self
+    }
+
+    /// The first thing that is wrong with the calls.
+    pub(crate) fn check(&mut self) -> Result<()> {
+        self.wrong.take().map_or(Ok(()), Err)
+    }
+
+    /// The keys of the log events, in order, numbered from `ordinal` on; `None` when the numbers do not suffice.
+    pub(crate) fn log_keys(&self, ordinal: Option<u64>) -> Option<Vec<[u8; LOG_KEY_LEN]>> {
+        let times = self.calls.iter().filter_map(|call| match call {
+            Call::Log { ts_ms, .. } => Some(*ts_ms),
+            Call::Put { .. } | Call::Ack { .. } => None,
+        });
+        let number = |(i, ts_ms)| Some(LogKey { ts_ms, ordinal: ordinal?.checked_add(i)? }.encode());
+        (0..).zip(times).map(number).collect()
+    }
+
+    /// How long the payloads of the log events are, in order.
+    pub(crate) fn log_lens(&self) -> Vec<u64> {
+        let lens = self.calls.iter().filter_map(|call| match call {
+            Call::Log { payload, .. } => Some(payload.len() as u64),
+            Call::Put { .. } | Call::Ack { .. } => None,
+        });
+        lens.collect()
+    }
+
+    /// The calls as changes; `log_keys` are those of [`log_keys`](Self::log_keys), and `admitted` says which of the events
+    /// come in.
+    pub(crate) fn changes<'a>(&'a self, log_keys: &'a [[u8; LOG_KEY_LEN]], admitted: &[bool]) -> Vec<Change<'a>> {
+        let mut log_keys = log_keys.iter().zip(admitted);
+        let change = |call: &'a Call| match call {
+            Call::Put { bucket, key, prefix, value } => {
+                Some(Change::put(*bucket, key, prefix.as_ref().map_or(&[], |prefix| prefix), value))
+            }
+            Call::Ack { run_id } => Some(Change::delete(Bucket::Queue, run_id)),
+            Call::Log { payload, .. } => {
+                let (key, admitted) = log_keys.next()?;
+                admitted.then(|| Change::put(Bucket::Logs, key, &[], payload))
+            }
+        };
+        self.calls.iter().filter_map(change).collect()
+    }
+}
+
+impl Call {
+    fn put(bucket: Bucket, key: &[u8], prefix: Option<[u8; VALUE_PREFIX_LEN]>, value: &[u8]) -> Self {
+        Call::Put { bucket, key: key.into(), prefix, value: value.to_vec().into() }
+    }
+}
+
+impl fmt::Debug for Batch {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Batch").field("calls", &self.calls.len()).finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,321 @@
+//! The store: the exclusive handle and its typed writing calls. Sees every layer.
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
+
+use super::compaction::Compactor;
+use super::log_quota::LogQuota;
+use super::shared::{Shared, View, WriteGuard};
+use crate::format::bucket::{Bucket, CONFIG_KEY, HEARTBEAT_KEY, SESSION_KEY};
+use crate::format::record::Change;
+use crate::index::Index;
+use crate::log::recovery::Recovered;
+use crate::log::values::Values;
+use crate::log::writer::{LogWriter, Pending};
+use crate::read::{Reader, check_run_id, check_value, impl_reading_calls};
+use crate::storage::LockGuard;
+use crate::{AgentKey, Durability, Error, OpenOptions, RecoveryReport, Result, events};
+
+/// What [`Store::enqueue_job`] did.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Enqueued {
+    /// The queue did not hold the run id.
+    Added,
+    /// The queue held the run id; its payload is the new one.
+    Replaced,
+}
+
+/// The persistent state of one agent, held exclusively: one process, one handle.
+///
+/// Every method takes `&self`; share the store between threads by reference or in an [`Arc`]. Writing calls of
+/// several threads are synced together. All calls block; from async code, run them where blocking is allowed.
+///
+/// # Durability
+/// A writing call returns when its effect survives a power cut, unless it was opened with
+/// [`Durability::Buffered`](crate::Durability::Buffered) for that kind of call. Each call is one record: after a
+/// crash it is there whole or not at all.
+///
+/// # Errors of every writing call
+/// - [`Error::Full`]: the disk is full. Nothing was written; the store goes on, and acks and drains still work while
+///   the space kept for them lasts.
+/// - [`Error::Io`]: the write or the sync of this call failed. Its effect is unknown until the store is opened anew.
+/// - [`Error::Failed`]: that happened to an earlier call. Reads go on.
+///
+/// ```
+/// use backupy_state::{AgentKey, Enqueued, Store};
+///
+/// # let folder = tempfile::tempdir()?;
+/// # let path = folder.path().join("state.db");
+/// let store = Store::open(&path, &AgentKey::new("bkpy_0123456789abcdef0123456789abcdef")?)?;
+/// assert_eq!(store.enqueue_job("run-1", b"dump of orders")?, Enqueued::Added);
+/// for job in store.dequeue_jobs(10)? {
+///     // Deliver it; only then remove it.
+///     store.ack_job(&job.run_id)?;
+/// }
+/// assert_eq!(store.queue_depth(), 0);
+/// store.close()?;
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+pub struct Store {
+    pub(super) shared: Arc<Shared>,
+    pub(super) compactor: Compactor,
+    pub(super) durability: Durability,
+    pub(super) heartbeat_durability: Durability,
+    pub(super) log_durability: Durability,
+    /// Taken while the writing end is held.
+    pub(super) log_quota: Mutex<LogQuota>,
+    pub(super) recovery: RecoveryReport,
+    /// Last, so that everything above is gone before the lock is.
+    _lock: LockGuard,
+}
+
+impl Store {
+    /// Opens the store at `path` with the default [`OpenOptions`], creating it if there is none.
+    ///
+    /// # Errors
+    /// As [`OpenOptions::open`].
+    ///
+    /// ```
+    /// # use backupy_state::{AgentKey, Store};
+    /// # let folder = tempfile::tempdir()?;
+    /// # let (path, key) = (folder.path().join("state.db"), AgentKey::new("key")?);
+    /// let store = Store::open(&path, &key)?;
+    /// assert!(store.recovery().created);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn open(path: impl AsRef<Path>, key: &AgentKey) -> Result<Store> {
+        OpenOptions::new().open(path, key)
+    }
+
+    pub(super) fn new(
+        options: &OpenOptions,
+        path: PathBuf,
+        key: &AgentKey,
+        recovered: Recovered,
+        lock: LockGuard,
+    ) -> Result<Store> {
+        let Recovered { log: file, header, replay, allocated, report } = recovered;
+        let values = Arc::new(Values::new(Arc::clone(&file), options.mmap));
+        let view = View { header, index: replay.index, values };
+        let log = LogWriter::new(file, Arc::clone(&options.storage), replay.tip, allocated, replay.ends_closed);
+        let shared = Arc::new(Shared::new(options, path, log, view));
+        // One bad count must not keep the agent from its queue.
+        let drops = match Reader::recorded_drops(&*shared) {
+            Err(error @ Error::Unauthentic { .. }) => {
+                events::drops_unreadable(&shared.path, &error);
+                None
+            }
+            read => Some(read?),
+        };
+        Ok(Store {
+            compactor: Compactor::new(Arc::clone(&shared), key.duplicate()),
+            shared,
+            log_quota: Mutex::new(LogQuota::new(options.log_limits, drops)),
+            durability: options.durability,
+            heartbeat_durability: options.heartbeat_durability.unwrap_or(options.durability),
+            log_durability: options.log_durability.unwrap_or(options.durability),
+            recovery: report,
+            _lock: lock,
+        })
+    }
+
+    /// The log file: absolute, with a symbolic link at its end followed and `.db` added where it was.
+    ///
+    /// ```
+    /// # use backupy_state::{AgentKey, Store};
+    /// # let folder = tempfile::tempdir()?;
+    /// let store = Store::open(folder.path().join("state"), &AgentKey::new("key")?)?;
+    /// assert!(store.path().ends_with("state.db"));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.shared.path
+    }
+
+    /// Ends the session: makes everything durable, writes a close frame, cuts the space ahead off and unlocks. A log that holds
+    /// at most 128 KiB of live data, and more than that of dead, is compacted first, so that the next opening is quick: see
+    /// [`CompactionPolicy`](crate::CompactionPolicy).
+    /// Dropping the store does the same, but cannot say whether it worked.
+    ///
+    /// # Errors
+    /// [`Error::Failed`] after an earlier failure, [`Error::Io`]. The store is unlocked in any case.
+    ///
+    /// ```
+    /// # use backupy_state::{AgentKey, Store};
+    /// # let folder = tempfile::tempdir()?;
+    /// # let (path, key) = (folder.path().join("state.db"), AgentKey::new("key")?);
+    /// let store = Store::open(&path, &key)?;
+    /// store.record_heartbeat(1_700_000_000_000)?;
+    /// store.close()?;
+    /// assert!(Store::open(&path, &key)?.recovery().clean);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn close(self) -> Result<()> {
+        // Dropping the store afterwards finds nothing left to do, or does not try again what has just failed.
+        self.finish()
+    }
+
+    fn finish(&self) -> Result<()> {
+        self.compactor.finish();
+        self.record_drops()?;
+        let mut guard = self.shared.write()?;
+        guard.log.close().inspect_err(|error| {
+            events::failed(&self.shared.path, error);
+            guard.log.group_commit().fail(&std::io::ErrorKind::Other.into());
+        })
+    }
+
+    /// Saves the configuration and its version, in place of the last one.
+    ///
+    /// # Errors
+    /// [`Error::TooLarge`] over 16 MiB, and as every writing call.
+    ///
+    /// ```
+    /// # let folder = tempfile::tempdir()?;
+    /// # let store = backupy_state::Store::open(folder.path().join("state.db"), &backupy_state::AgentKey::new("key")?)?;
+    /// store.save_config(7, b"backup at 02:00")?;
+    /// store.save_config(8, b"backup at 03:00")?;
+    /// assert_eq!(store.load_config()?.map(|config| config.version), Some(8));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn save_config(&self, version: u64, raw: &[u8]) -> Result<()> {
+        check_value("a configuration", raw)?;
+        let version = version.to_le_bytes();
+        let change = Change::put(Bucket::Config, CONFIG_KEY, &version, raw);
+        self.commit(self.shared.write()?, &[change], self.durability)
+    }
+
+    /// Puts a job into the queue, or replaces the payload of the one that has its run id.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] for an empty run id, [`Error::TooLarge`] for one over 1024 bytes or a payload over 16 MiB,
+    /// and as every writing call.
+    ///
+    /// ```
+    /// # let folder = tempfile::tempdir()?;
+    /// # let store = backupy_state::Store::open(folder.path().join("state.db"), &backupy_state::AgentKey::new("key")?)?;
+    /// use backupy_state::Enqueued;
+    ///
+    /// assert_eq!(store.enqueue_job("run-1", b"dump of orders")?, Enqueued::Added);
+    /// // Delivered to the agent once more: it is queued once.
+    /// assert_eq!(store.enqueue_job("run-1", b"dump of orders")?, Enqueued::Replaced);
+    /// assert_eq!(store.queue_depth(), 1);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn enqueue_job(&self, run_id: &str, payload: &[u8]) -> Result<Enqueued> {
+        check_run_id(run_id)?;
+        check_value("a payload", payload)?;
+        let change = Change::put(Bucket::Queue, run_id.as_bytes(), &[], payload);
+        let (pending, replaced) = self.shared.write()?.append_counting(&[change])?;
+        self.committed(&pending, self.durability)?;
+        Ok(if replaced > 0 { Enqueued::Replaced } else { Enqueued::Added })
+    }
+
+    /// Removes a job for good. Returns whether the queue held it; if not, nothing is written.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] for an empty run id, [`Error::TooLarge`] for one over 1024 bytes, and as every writing
+    /// call.
+    ///
+    /// ```
+    /// # let folder = tempfile::tempdir()?;
+    /// # let store = backupy_state::Store::open(folder.path().join("state.db"), &backupy_state::AgentKey::new("key")?)?;
+    /// store.enqueue_job("run-1", b"dump of orders")?;
+    /// assert!(store.ack_job("run-1")?);
+    /// assert!(!store.ack_job("run-1")?);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn ack_job(&self, run_id: &str) -> Result<bool> {
+        check_run_id(run_id)?;
+        let guard = self.shared.write()?;
+        let key = run_id.as_bytes();
+        let (queued, _) = self.with_index(|index| index.get(Bucket::Queue, key).is_some());
+        if queued {
+            self.commit(guard, &[Change::delete(Bucket::Queue, key)], self.durability)?;
+        }
+        Ok(queued)
+    }
+
+    /// Saves the session, in place of the last one. `server_time_ms` is in ms since 1970.
+    ///
+    /// # Errors
+    /// [`Error::TooLarge`] for a session id over 16 MiB, and as every writing call.
+    ///
+    /// ```
+    /// # let folder = tempfile::tempdir()?;
+    /// # let store = backupy_state::Store::open(folder.path().join("state.db"), &backupy_state::AgentKey::new("key")?)?;
+    /// store.save_session("session-of-today", 1_700_000_000_000)?;
+    /// assert_eq!(store.load_session()?.map(|session| session.server_time_ms), Some(1_700_000_000_000));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn save_session(&self, session_id: &str, server_time_ms: i64) -> Result<()> {
+        check_value("a session id", session_id.as_bytes())?;
+        let server_time = server_time_ms.to_le_bytes();
+        let change = Change::put(Bucket::Registry, SESSION_KEY, &server_time, session_id.as_bytes());
+        self.commit(self.shared.write()?, &[change], self.durability)
+    }
+
+    /// Records a heartbeat, in ms since 1970, in place of the last one. Takes its durability from
+    /// [`heartbeat_durability`](OpenOptions::heartbeat_durability).
+    ///
+    /// # Errors
+    /// As every writing call.
+    ///
+    /// ```
+    /// # let folder = tempfile::tempdir()?;
+    /// # let store = backupy_state::Store::open(folder.path().join("state.db"), &backupy_state::AgentKey::new("key")?)?;
+    /// store.record_heartbeat(1_700_000_030_000)?;
+    /// assert_eq!(store.last_heartbeat()?, Some(1_700_000_030_000));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn record_heartbeat(&self, ts_ms: i64) -> Result<()> {
+        let ts_ms = ts_ms.to_le_bytes();
+        let change = Change::put(Bucket::Registry, HEARTBEAT_KEY, &ts_ms, &[]);
+        self.commit(self.shared.write()?, &[change], self.heartbeat_durability)
+    }
+
+    pub(super) fn commit(
+        &self,
+        guard: WriteGuard<'_>,
+        changes: &[Change<'_>],
+        durability: Durability,
+    ) -> Result<()> {
+        let pending = guard.append(changes)?;
+        self.committed(&pending, durability)
+    }
+
+    /// The record stands in the log and the writing end is free again: waits as asked.
+    pub(super) fn committed(&self, pending: &Pending, durability: Durability) -> Result<()> {
+        self.compactor.start_if_due();
+        match durability {
+            Durability::Sync => self.wait_durable(pending),
+            Durability::Buffered => Ok(()),
+        }
+    }
+
+    pub(super) fn wait_durable(&self, pending: &Pending) -> Result<()> {
+        pending.wait().inspect_err(|error| events::failed(&self.shared.path, error))
+    }
+}
+
+impl Reader for Store {
+    fn with_index<R>(&self, find: impl FnOnce(&Index) -> R) -> (R, Arc<Values>) {
+        self.shared.with_index(find)
+    }
+}
+
+impl_reading_calls!(Store);
+
+impl Drop for Store {
+    fn drop(&mut self) {
+        let _ = self.finish();
+    }
+}
+
+impl fmt::Debug for Store {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Store").field("path", &self.shared.path).finish_non_exhaustive()
+    }
+}
