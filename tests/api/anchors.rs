@@ -99,7 +99,7 @@ fn a_fork_of_the_same_length_is_stale() {
     let store = place.open();
     store.save_config(1, b"two").unwrap();
     store.close().unwrap();
-    place.is_stale(head, "its log holds another frame where the expected one was");
+    place.is_stale(head, "its log has a different frame with the expected number");
 }
 
 #[test]
@@ -107,7 +107,7 @@ fn another_store_is_stale() {
     let (place, other) = (Place::new(), Place::new());
     other.open().close().unwrap();
     let head = place.open().anchor();
-    other.is_stale(head, "it is another store");
+    other.is_stale(head, "it is a different store");
 }
 
 #[test]
@@ -134,7 +134,7 @@ fn an_older_generation_is_stale_and_a_newer_one_is_not() {
         place.open_at_least(head).unwrap().close().unwrap();
     }
     fs::write(&place.path, older).unwrap();
-    place.is_stale(after, "it is of an older generation");
+    place.is_stale(after, "its generation is older");
 }
 
 #[test]

@@ -104,7 +104,7 @@ fn either_meta_page_is_enough_and_the_newer_one_counts() {
         let mut damaged = file.clone();
         damaged[60] ^= 1;
         damaged[page_len + 60] ^= 1;
-        assert_corrupt(&damaged, "neither of its meta pages checks");
+        assert_corrupt(&damaged, "neither meta page has a right checksum");
     }
     // The newer meta page is the second; if its root is an invalid page, the older one is not used instead.
     let mut file = agent().file(KEY.as_bytes(), 512, 4);
@@ -132,7 +132,7 @@ fn a_meta_page_with_a_right_checksum_may_still_be_wrong() {
         other => panic!("{other:?}"),
     };
     foreign(forged(0, b"text"), "a file of another kind");
-    foreign(forged(0, &0xED0C_DAED_u32.to_be_bytes()), "other byte order");
+    foreign(forged(0, &0xED0C_DAED_u32.to_be_bytes()), "big-endian byte order");
     foreign(forged(4, &3_u32.to_le_bytes()), "a version that this one cannot import");
     for page_len in [0_u32, 1, 64, 1000, u32::MAX, 1 << 31] {
         let result = forged(8, &page_len.to_le_bytes());
@@ -234,12 +234,12 @@ fn a_value_that_is_not_sealed_or_whose_seal_does_not_fit_is_damage() {
     let sealed = Seals::new(KEY.as_bytes()).seal(b"text");
     let queue = |payload: &[u8]| with(bucket(b"queue", inline(&[value(b"run-1", payload)])));
     for wrong in [&b""[..], &[1], &sealed[..28], &[&[2], &sealed[1..]].concat()] {
-        assert_corrupt(&queue(wrong), "not sealed as the agent seals");
+        assert_corrupt(&queue(wrong), "not in the agent's sealed format");
     }
     for at in 1..sealed.len() {
         let mut broken = sealed.clone();
         broken[at] ^= 1;
-        assert_corrupt(&queue(&broken), "does not fit its seal");
+        assert_corrupt(&queue(&broken), "failed authentication");
     }
 }
 

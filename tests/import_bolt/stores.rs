@@ -188,7 +188,7 @@ fn a_refused_file_writes_nothing() {
     fs::write(place.from(), &damaged).unwrap();
     let store = place.open();
     let error = place.import(&store).unwrap_err();
-    assert!(matches!(error, Error::Corrupt { what: "the value does not fit its seal", .. }), "{error:?}");
+    assert!(matches!(error, Error::Corrupt { what: "the value failed authentication", .. }), "{error:?}");
     fs::write(place.from(), &good).unwrap();
     let error = import_bolt(place.from(), &AgentKey::new("another").unwrap(), &store).unwrap_err();
     assert!(matches!(error, Error::WrongKey { .. }), "{error:?}");
