@@ -1,5 +1,5 @@
-//! Compaction beside the plain loop, and beside the writers that go on meanwhile.
-#![allow(clippy::unwrap_used, reason = "a benchmark ends where something is not as it should be")]
+//! Compaction compared with a plain copy loop, and how it slows down concurrent writers.
+#![allow(clippy::unwrap_used, reason = "a benchmark stops at the first failure")]
 
 use std::fs::File;
 use std::hint::black_box;
@@ -18,7 +18,7 @@ use measure::{compare, folder, key, run, run_id, time_each};
 fn main() {
     run(&[
         ("compaction of 100 MB live", compaction),
-        ("slowest write beside compaction", slowest_write),
+        ("slowest write during compaction", slowest_write),
         ("file after 100,000 pairs, 100 live", file_len),
         ("open after 100,000 dead, 100 live", open),
     ]);
@@ -34,7 +34,7 @@ fn buffered() -> OpenOptions {
         .clone()
 }
 
-/// Floor: read, open, seal and write as many values of the same length, 256 KiB at a time, and sync once.
+/// Baseline: read, decrypt, seal and write as many values of the same length, 256 KiB at a time, with one sync.
 fn compaction() {
     let folder = folder();
     let store = buffered().open(folder.path().join("state.db"), &key()).unwrap();
@@ -47,10 +47,10 @@ fn compaction() {
     let mut value = vec![7; VALUE_LEN];
     let tag = cipher.encrypt_inout_detached(&nonce, &[], value.as_mut_slice().into()).unwrap();
     value.extend_from_slice(&tag);
-    let plain = folder.path().join("floor");
+    let plain = folder.path().join("baseline");
     std::fs::write(&plain, value.repeat(VALUE_COUNT)).unwrap();
 
-    let floor = || {
+    let baseline = || {
         let begun = Instant::now();
         let (from, to) = (File::open(&plain).unwrap(), File::create(folder.path().join("copy")).unwrap());
         let mut bytes = vec![0; 64 * sealed_len];
@@ -62,8 +62,8 @@ fn compaction() {
             }
             for value in bytes[..len].chunks_mut(sealed_len) {
                 let (text, tag) = value.split_at_mut(VALUE_LEN);
-                let held: &aes_gcm::Tag = (&*tag).try_into().unwrap();
-                cipher.decrypt_inout_detached(&nonce, &[], (&mut *text).into(), held).unwrap();
+                let expected: &aes_gcm::Tag = (&*tag).try_into().unwrap();
+                cipher.decrypt_inout_detached(&nonce, &[], (&mut *text).into(), expected).unwrap();
                 let sealed = cipher.encrypt_inout_detached(&nonce, &[], text.into()).unwrap();
                 tag.copy_from_slice(&sealed);
             }
@@ -75,10 +75,10 @@ fn compaction() {
         begun.elapsed()
     };
     let compact = || store.compact().unwrap().took;
-    compare(compact, floor);
+    compare(compact, baseline);
 }
 
-/// Here the floor is the slowest of as many durable writes without a compaction.
+/// Baseline: the slowest durable write without a compaction.
 fn slowest_write() {
     let folder = folder();
     let store = buffered().durability(Durability::Sync).open(folder.path().join("state.db"), &key()).unwrap();
@@ -107,7 +107,7 @@ fn slowest_write() {
     compare(|| slowest(true), || slowest(false));
 }
 
-/// With the defaults, durable: the longest that the file ever was, and what it is after the last call; no ratio.
+/// Durable, with default options: the file's greatest length, and its length after the last call. No ratio.
 fn file_len() {
     let folder = folder();
     let path = folder.path().join("state.db");
@@ -121,7 +121,7 @@ fn file_len() {
     );
 }
 
-/// 100,000 jobs enqueued and acked among 100 that stay.
+/// Enqueues and acks 100,000 jobs while 100 jobs remain in the queue.
 fn churned(path: &std::path::Path, durability: Durability, mut each: impl FnMut(&Store)) -> Store {
     let store = OpenOptions::new().durability(durability).open(path, &key()).unwrap();
     for i in 0..100_000 {
@@ -134,12 +134,12 @@ fn churned(path: &std::path::Path, durability: Durability, mut each: impl FnMut(
     store
 }
 
-/// No ratio.
+/// Opening after churn. No ratio.
 fn open() {
     let folder = folder();
     let path = folder.path().join("state.db");
     churned(&path, Durability::Buffered, |_| {}).close().unwrap();
-    // The file system is still busy with what a hundred compactions have left behind.
+    // The file system is still busy with the files that a hundred compactions removed.
     std::thread::sleep(Duration::from_secs(2));
     let mut took: Vec<_> = (0..7)
         .map(|_| {

@@ -1,20 +1,22 @@
-//! How many instructions each work of the store takes, beside the figures in `benches/counts.txt`.
+//! Counts the instructions of each workload and compares them with the figures in `benches/counts.txt`.
 //!
-//! `cargo bench --bench counts` fails where one has risen by more than a tenth; `-- --accept` writes the new figures
-//! down; other words behind `--` select works by name. It needs valgrind and an x86-64, and says so where they are missing.
+//! `cargo bench --bench counts` fails if a figure has risen by more than a tenth. `-- --accept` writes the new
+//! figures to the file; other arguments select workloads by name. It needs valgrind and an x86-64, and skips the
+//! comparison without them.
 //!
-//! Times differ from machine to machine and from day to day; these figures do not:
-//! - The processor is valgrind's own: from AVX2 on, whatever it runs on, it answers CPUID from a table (an i7-4910MQ
-//!   with AES-NI, CLMUL and AVX2, without VAES, SHA-NI and AVX-512). On less than AVX2 only `own` is compared.
-//! - `own` is without what comes in one version for each kind of processor: sealing, hashing, checksums, `memcpy` and the
-//!   like. It stays the same where the C library is told to choose others (`GLIBC_TUNABLES`), and within 3 % where AES
-//!   is done without AES-NI. It is also the finer measure: AES would hide what happens around it.
-//! - Each work runs N and 2N times, in a process each. The difference has no set-up in it, and no random name, hash seed or
-//!   address of these runs weighs more than a thousandth.
-//! - No durable call is among them: what the kernel does is not counted. `benches/floor.rs` sees that.
+//! Unlike times, these figures do not depend on the machine or its load:
+//! - The processor is valgrind's. On a host with AVX2 or better, valgrind answers CPUID from a table (an i7-4910MQ
+//!   with AES-NI, CLMUL and AVX2, without VAES, SHA-NI and AVX-512). On older hosts only `own` is compared.
+//! - `own` excludes functions that have a version for each kind of processor: sealing, hashing, checksums,
+//!   `memcpy` and the like. It stays the same when the C library selects other versions (`GLIBC_TUNABLES`), and
+//!   within 3 % without AES-NI. It is also the finer measure: the instructions of AES would hide those around it.
+//! - Each workload runs N and 2N times, in separate processes. The difference excludes the setup, and random
+//!   names, hash seeds and addresses change it by at most a thousandth.
+//! - No workload has a durable call, because instructions in the kernel are not counted. `benches/baseline.rs`
+//!   measures durable calls.
 //!
-//! Another compiler or C library can move them without a change here: `counts.txt` says which ones they are from.
-#![allow(clippy::unwrap_used, reason = "a benchmark ends where something is not as it should be")]
+//! Another compiler or C library can change the figures: `counts.txt` names the versions it was written with.
+#![allow(clippy::unwrap_used, reason = "a benchmark stops at the first failure")]
 
 use std::collections::BTreeMap;
 use std::fmt::Write;
@@ -26,13 +28,13 @@ use std::thread;
 use backupy_state::{Batch, CompactionPolicy, Durability, OpenOptions, Store};
 use measure::{folder, key, run_id};
 
-#[allow(dead_code, reason = "it is for the other benchmarks too")]
+#[allow(dead_code, reason = "shared with other benchmarks")]
 mod measure;
 
-/// What is counted: its set-up, how often it runs, and then each call of what it returns.
-type Work = fn(&Path) -> Box<dyn FnMut(usize)>;
+/// Sets up a store and returns the call to count, which takes the call's number.
+type Workload = fn(&Path) -> Box<dyn FnMut(usize)>;
 
-const WORKS: [(&str, usize, Work); 14] = [
+const WORKLOADS: [(&str, usize, Workload); 14] = [
     ("enqueue, 512 B", 1_000, enqueue),
     ("replace, 512 B", 1_000, replace),
     ("ack", 1_000, ack),
@@ -52,14 +54,14 @@ const WORKS: [(&str, usize, Work); 14] = [
 fn main() -> ExitCode {
     if let Ok(child) = std::env::var(CHILD) {
         let (name, times) = child.split_once('=').unwrap();
-        let (.., work) = WORKS.iter().find(|work| work.0 == name).unwrap();
+        let (.., workload) = WORKLOADS.iter().find(|workload| workload.0 == name).unwrap();
         let folder = folder();
-        let mut call = work(folder.path());
+        let mut call = workload(folder.path());
         (0..times.parse().unwrap()).for_each(&mut call);
         return ExitCode::SUCCESS;
     }
     if !cfg!(target_arch = "x86_64") || Command::new("valgrind").arg("--version").output().is_err() {
-        println!("instruction counts: not compared, there is no valgrind or no x86-64 here");
+        println!("instruction counts: not compared, because this needs valgrind and an x86-64");
         return ExitCode::SUCCESS;
     }
     let words: Vec<String> = std::env::args().skip(1).filter(|arg| arg != "--bench").collect();
@@ -70,9 +72,9 @@ fn main() -> ExitCode {
         return ExitCode::from(2);
     }
     let wanted = |name: &str| names.is_empty() || names.iter().any(|word| name.contains(word.as_str()));
-    let chosen: Vec<_> = WORKS.iter().filter(|(name, ..)| wanted(name)).collect();
+    let chosen: Vec<_> = WORKLOADS.iter().filter(|(name, ..)| wanted(name)).collect();
     let counted = thread::scope(|scope| {
-        // Two at a time: a core each on the machines that CI has, and no figure depends on who runs beside it.
+        // Two at a time, as CI machines have two cores. The load does not change the figures.
         let halves = [0, 1].map(|half| {
             let share = chosen.iter().skip(half).step_by(2);
             scope.spawn(move || share.map(|(name, times, _)| (*name, count(name, *times))).collect::<Vec<_>>())
@@ -83,7 +85,7 @@ fn main() -> ExitCode {
     print!("{report}");
     if accepts {
         report.accept();
-        println!("written to benches/counts.txt: commit it, and say in the message why the figures rose");
+        println!("written to benches/counts.txt: commit it and explain in the message why figures rose");
         return ExitCode::SUCCESS;
     }
     report.verdict()
@@ -91,12 +93,12 @@ fn main() -> ExitCode {
 
 const CHILD: &str = "COUNTS_CHILD";
 
-// What is counted.
+// The workloads.
 
 fn options() -> OpenOptions {
-    let by_itself = CompactionPolicy { automatic: false, ..CompactionPolicy::default() };
-    // What a sync costs is not for this bench to say, and nothing may happen on another thread at another time.
-    OpenOptions::new().durability(Durability::Buffered).compaction(by_itself).clone()
+    let manual = CompactionPolicy { automatic: false, ..CompactionPolicy::default() };
+    // No sync, whose cost is in the kernel, and no automatic compaction, which runs on a thread of its own.
+    OpenOptions::new().durability(Durability::Buffered).compaction(manual).clone()
 }
 
 fn empty(folder: &Path) -> Store {
@@ -105,7 +107,7 @@ fn empty(folder: &Path) -> Store {
 
 const PAYLOAD: [u8; 512] = [7; 512];
 
-/// Made before what is counted.
+/// Made in the setup, so that formatting is not counted.
 fn ids() -> Vec<String> {
     (0..4_000).map(run_id).collect()
 }
@@ -202,7 +204,7 @@ fn open_clean(folder: &Path) -> Box<dyn FnMut(usize)> {
 fn open_killed(folder: &Path) -> Box<dyn FnMut(usize)> {
     let (store, killed) = (thousand(folder), folder.join("killed.db"));
     Box::new(move |_| {
-        // What a killed process leaves behind.
+        // As a killed process leaves the log.
         std::fs::copy(store.path(), &killed).unwrap();
         let killed = options().open(&killed, &key()).unwrap();
         assert!(!killed.recovery().clean);
@@ -215,11 +217,11 @@ fn compaction(folder: &Path) -> Box<dyn FnMut(usize)> {
     Box::new(move |_| assert!(black_box(store.compact().unwrap()).bytes_after > 0))
 }
 
-// How it is counted.
+// Counting.
 
 #[derive(Clone, Copy)]
 struct Count {
-    /// Without what depends on the processor.
+    /// Without the functions that depend on the processor.
     own: u64,
     all: u64,
 }
@@ -231,7 +233,7 @@ impl Count {
     }
 }
 
-/// The instructions of one call.
+/// The instructions per call.
 fn count(name: &str, times: usize) -> Count {
     let (once, twice) = (run(name, times), run(name, 2 * times));
     let of_one = |once: u64, twice: u64| twice.saturating_sub(once) / times as u64;
@@ -242,7 +244,7 @@ fn run(name: &str, times: usize) -> Count {
     let folder = folder();
     let profile = folder.path().join("profile");
     let mut valgrind = Command::new("valgrind");
-    // Without compression each line of the profile stands for itself.
+    // Without compression, each line of the profile can be read on its own.
     valgrind.args(["--tool=callgrind", "-q", "--compress-strings=no", "--compress-pos=no"]);
     valgrind.arg(format!("--callgrind-out-file={}", profile.display()));
     valgrind.arg(std::env::current_exe().unwrap()).env(CHILD, format!("{name}={times}"));
@@ -251,8 +253,8 @@ fn run(name: &str, times: usize) -> Count {
     sum(&std::fs::read_to_string(profile).unwrap())
 }
 
-/// Adds up a profile: <https://valgrind.org/docs/manual/cl-format.html>. A line of digits is what a function took itself,
-/// but for the one behind `calls=`, which repeats what the called function takes.
+/// Sums up a profile: <https://valgrind.org/docs/manual/cl-format.html>. A line that begins with a digit is a
+/// function's own cost, except for the line after `calls=`, which repeats the cost of the called function.
 fn sum(profile: &str) -> Count {
     let mut count = Count { own: 0, all: 0 };
     let mut is_own = true;
@@ -271,7 +273,7 @@ fn sum(profile: &str) -> Count {
     count
 }
 
-/// Parts of the names of functions that come in one version for each kind of processor.
+/// Parts of the names of functions that have a version for each kind of processor.
 const DEPEND_ON_THE_PROCESSOR: [&str; 13] = [
     "aes::",
     "aes_gcm::",
@@ -288,9 +290,9 @@ const DEPEND_ON_THE_PROCESSOR: [&str; 13] = [
     "memchr",
 ];
 
-// How it is compared.
+// Comparing.
 
-/// By more than a tenth.
+/// Whether the rise is more than a tenth.
 fn has_risen(from: u64, to: u64) -> bool {
     to * 10 > from * 11
 }
@@ -299,7 +301,7 @@ fn path() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("benches/counts.txt")
 }
 
-/// `counts.txt`: comments with the versions, then `own`, `all` and the name of each work.
+/// `counts.txt`: comments with the versions, then `own`, `all` and the name of each workload.
 struct Committed {
     versions: Vec<String>,
     counts: BTreeMap<String, Count>,
@@ -319,7 +321,7 @@ impl Committed {
     }
 }
 
-/// What the figures depend on besides the code.
+/// The tools that the figures depend on.
 fn versions() -> Vec<String> {
     let of = |program: &str, arg: &str| {
         let shown = Command::new(program).arg(arg).output().ok();
@@ -336,8 +338,8 @@ struct Report {
 
 impl std::fmt::Display for Report {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        writeln!(f, "{:<42} {:>12} {:>8} {:>12} {:>8}", "instructions a call", "own", "", "all", "")?;
-        for (name, ..) in WORKS {
+        writeln!(f, "{:<42} {:>12} {:>8} {:>12} {:>8}", "instructions per call", "own", "", "all", "")?;
+        for (name, ..) in WORKLOADS {
             let Some(count) = self.counted.get(name) else { continue };
             write!(f, "{name:<42}")?;
             let before = self.committed.counts.get(name);
@@ -357,11 +359,13 @@ impl std::fmt::Display for Report {
 impl Report {
     fn accept(&self) {
         let mut text = String::from(
-            "# Instructions of one call: `own` (without sealing, hashing, checksums and memcpy), `all`, and of what.\n\
-             # Written by `cargo bench --bench counts -- --accept`, compared by `cargo bench --bench counts`. From:\n",
+            "# Instructions per call: `own` (without sealing, hashing, checksums and memcpy), `all`, and the \
+             workload.\n\
+             # Written by `cargo bench --bench counts -- --accept`, compared by `cargo bench --bench counts`.
+             # Versions:\n",
         );
         versions().iter().for_each(|version| writeln!(text, "# - {version}").unwrap());
-        for (name, ..) in WORKS {
+        for (name, ..) in WORKLOADS {
             let count = self.counted.get(name).or_else(|| self.committed.counts.get(name));
             if let Some(Count { own, all }) = count {
                 writeln!(text, "{own:>12} {all:>12}  {name}").unwrap();
@@ -371,31 +375,35 @@ impl Report {
     }
 
     fn verdict(&self) -> ExitCode {
-        let mut wrong = Vec::new();
+        let mut problems = Vec::new();
         for (name, count) in &self.counted {
             let Some(before) = self.committed.counts.get(*name) else {
-                wrong.push(format!("{name}: not in benches/counts.txt"));
+                problems.push(format!("{name}: not in benches/counts.txt"));
                 continue;
             };
             for ((kind, from), (_, to)) in before.named().into_iter().zip(count.named()) {
                 if has_risen(from, to) && (kind == "own" || has_avx2()) {
                     let percent = (to as f64 / from as f64 - 1.0) * 100.0;
-                    wrong.push(format!("{name}: {kind} rose from {from} to {to} instructions, by {percent:.1} %"));
+                    problems
+                        .push(format!("{name}: {kind} rose from {from} to {to} instructions, by {percent:.1} %"));
                 }
             }
         }
-        let known = |name: &String| WORKS.iter().any(|work| work.0 == name);
+        let known = |name: &String| WORKLOADS.iter().any(|workload| workload.0 == name);
         let gone = self.committed.counts.keys().filter(|name| !known(name));
-        wrong.extend(gone.map(|name| format!("{name}: in benches/counts.txt, but nothing counts it")));
-        if wrong.is_empty() {
+        problems.extend(gone.map(|name| format!("{name}: in benches/counts.txt, but no longer a workload")));
+        if problems.is_empty() {
             return ExitCode::SUCCESS;
         }
-        eprintln!("\n{}", wrong.join("\n"));
+        eprintln!("\n{}", problems.join("\n"));
         let versions = versions();
         if versions != self.committed.versions {
-            eprintln!("the committed figures are from {:?}, these from {versions:?}", self.committed.versions);
+            eprintln!(
+                "the committed figures were counted with {:?}, these with {versions:?}",
+                self.committed.versions
+            );
         }
-        eprintln!("what is worth it is accepted by: cargo bench --bench counts -- --accept");
+        eprintln!("to accept the new figures: cargo bench --bench counts -- --accept");
         ExitCode::FAILURE
     }
 }

@@ -1,4 +1,6 @@
-//! The anchor kept elsewhere: what tells an older file from the newest.
+//! The anchor, which the caller keeps elsewhere to detect that a file is older than expected.
+//!
+//! Implements *Against an anchor* of FORMAT.md, section 11. Recovery and salvage look up the tags.
 
 use std::fmt;
 use std::str::FromStr;
@@ -7,14 +9,18 @@ use crate::crypto::{TAG_LEN, Tag};
 use crate::format::header::Header;
 use crate::{Error, Result};
 
-/// Where a store's log ended: which store, which generation, the number of its last durable frame and that frame's tag.
+/// Identifies a frame of a store: by the store's id, the generation, the frame's number and its tag.
 ///
-/// Kept elsewhere, with the server say, and handed to [`OpenOptions::expect_at_least`](crate::OpenOptions::expect_at_least), it
-/// makes a file that was put back or cut off an error. It is no secret. `Display` and `FromStr` give and take a string of at
-/// most 107 characters.
+/// [`Store::anchor`](crate::Store::anchor) returns that of the last durable frame. Keep it outside the machine,
+/// for instance on the server, and pass it to
+/// [`OpenOptions::expect_at_least`](crate::OpenOptions::expect_at_least): a log that was replaced by an older one,
+/// or whose end was cut off, is then refused.
+///
+/// An anchor is not secret. `Display` writes it as a string of at most 107 ASCII characters, which `FromStr`
+/// reads; it fails with [`Error::Invalid`] for any other string.
 ///
 /// ```
-/// use backupy_state::{AgentKey, Error, Anchor, OpenOptions, Store};
+/// use backupy_state::{AgentKey, Anchor, Error, OpenOptions, Store};
 ///
 /// # let folder = tempfile::tempdir()?;
 /// # let path = folder.path().join("state.db");
@@ -47,11 +53,12 @@ impl Anchor {
         Anchor { store_id: header.id.store_id, generation: header.id.generation, seq, tag }
     }
 
-    /// The number of the log file among those of the store, from 1.
+    /// Returns the generation, from 1.
     ///
     /// ```
     /// # let folder = tempfile::tempdir()?;
-    /// # let store = backupy_state::Store::open(folder.path().join("state.db"), &backupy_state::AgentKey::new("key")?)?;
+    /// # let key = backupy_state::AgentKey::new("key")?;
+    /// # let store = backupy_state::Store::open(folder.path().join("state.db"), &key)?;
     /// assert_eq!(store.anchor().generation(), 1);
     /// store.compact()?;
     /// assert_eq!(store.anchor().generation(), 2);
@@ -62,11 +69,12 @@ impl Anchor {
         self.generation
     }
 
-    /// The number of the frame in its generation; 0 where there was none.
+    /// Returns the number of the frame in its generation; 0 if there was none.
     ///
     /// ```
     /// # let folder = tempfile::tempdir()?;
-    /// # let store = backupy_state::Store::open(folder.path().join("state.db"), &backupy_state::AgentKey::new("key")?)?;
+    /// # let key = backupy_state::AgentKey::new("key")?;
+    /// # let store = backupy_state::Store::open(folder.path().join("state.db"), &key)?;
     /// assert_eq!(store.anchor().seq(), 0);
     /// store.record_heartbeat(1_700_000_000_000)?;
     /// assert_eq!(store.anchor().seq(), 1);
@@ -81,22 +89,23 @@ impl Anchor {
         self.tag
     }
 
-    /// In what a log falls short of this anchor, if it does. `tag_at` gives the tag of the log's frame of a number.
+    /// Returns why a log does not satisfy this anchor, or `None` if it does. `tag_at` returns the tag of the log's
+    /// frame with the given number, if there is one.
     pub(crate) fn shortfall(
         &self,
         header: &Header,
         tag_at: impl FnOnce(u64) -> Option<Tag>,
     ) -> Option<&'static str> {
         if header.id.store_id != self.store_id {
-            return Some("it is another store");
+            return Some("it is a different store");
         }
         if header.id.generation != self.generation {
             let is_older = header.id.generation < self.generation;
-            return is_older.then_some("it is of an older generation");
+            return is_older.then_some("its generation is older");
         }
         match tag_at(self.seq) {
             None => Some("its log ends before the expected frame"),
-            Some(tag) if tag != self.tag => Some("its log holds another frame where the expected one was"),
+            Some(tag) if tag != self.tag => Some("its log has a different frame with the expected number"),
             Some(_) => None,
         }
     }
@@ -127,7 +136,7 @@ fn parse(text: &str) -> Option<Anchor> {
         seq: parts.next()?.parse().ok()?,
         tag: parse_hex(parts.next()?)?,
     };
-    // Only what `Display` prints: no signs, no leading zeros, nothing behind.
+    // Only what `Display` writes is accepted: no signs, no leading zeros, no further fields.
     (parts.next().is_none() && anchor.to_string() == text).then_some(anchor)
 }
 

@@ -202,11 +202,9 @@ impl fmt::Display for Error {
                 "no space left on the disk for {}; nothing was written; free some space and try again",
                 path.display()
             ),
-            Error::Failed { path } => write!(
-                f,
-                "a previous write to {} failed; reopen the store to write again",
-                path.display()
-            ),
+            Error::Failed { path } => {
+                write!(f, "a previous write to {} failed; reopen the store to write again", path.display())
+            }
             Error::Io { operation, path, source } => {
                 write!(f, "could not {operation} {}: {source}", path.display())
             }

@@ -125,7 +125,21 @@ pub use settings::{CompactionPolicy, Durability, LogLimits, LogRate, OnDamage, W
 pub use snapshot::Snapshot;
 pub use store::{Batch, Enqueued, LogAdmission, Store};
 
-/// The examples of the README compile and run.
+/// The examples of the README and of docs/ compile and run.
 #[cfg(doctest)]
-#[doc = include_str!("../README.md")]
-struct ReadmeExamples;
+mod pages {
+    #[doc = include_str!("../README.md")]
+    struct Readme;
+    #[doc = include_str!("../docs/agent.md")]
+    struct Agent;
+    #[doc = include_str!("../docs/backup.md")]
+    struct Backup;
+    #[doc = include_str!("../docs/damage.md")]
+    struct Damage;
+    #[doc = include_str!("../docs/durability.md")]
+    struct Durability;
+    #[doc = include_str!("../docs/keys.md")]
+    struct Keys;
+    #[doc = include_str!("../docs/log-events.md")]
+    struct LogEvents;
+}

@@ -1,4 +1,4 @@
-//! How a store is opened.
+//! The builder with which a store is opened. `store/open.rs` does the opening.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -6,7 +6,7 @@ use std::time::Duration;
 use crate::storage::{Disk, Storage};
 use crate::{AgentKey, Anchor, CompactionPolicy, Durability, LogLimits, OnDamage, QueueOrder};
 
-/// How to open a store: a builder like [`std::fs::OpenOptions`].
+/// Options for opening a store: a builder like [`std::fs::OpenOptions`].
 ///
 /// ```
 /// use std::time::Duration;
@@ -40,7 +40,7 @@ pub struct OpenOptions {
 }
 
 impl OpenOptions {
-    /// Creates a missing store, waits 5 s for the lock, syncs every call.
+    /// Returns the default options: create a missing store, wait up to 5 s for the lock, sync every writing call.
     ///
     /// ```
     /// # use backupy_state::{AgentKey, OpenOptions};
@@ -68,7 +68,8 @@ impl OpenOptions {
         }
     }
 
-    /// Whether a missing store is created (the default) or [`Error::NotFound`](crate::Error::NotFound).
+    /// Sets whether a missing store is created (the default), or opening it fails with
+    /// [`Error::NotFound`](crate::Error::NotFound).
     ///
     /// ```
     /// # use backupy_state::{AgentKey, Error, OpenOptions};
@@ -83,7 +84,7 @@ impl OpenOptions {
         self
     }
 
-    /// How long to wait for another holder of the store: 5 s by default; zero tries once.
+    /// Sets how long opening waits while another handle holds the store: 5 s by default. With zero, it tries once.
     ///
     /// ```
     /// # use std::time::Duration;
@@ -102,13 +103,14 @@ impl OpenOptions {
         self
     }
 
-    /// The durability of every call that has no setting of its own.
+    /// Sets the durability of writing calls that have no option of their own: [`Sync`](Durability::Sync) by
+    /// default.
     ///
     /// ```
     /// # use backupy_state::{AgentKey, Durability, OpenOptions};
     /// # let folder = tempfile::tempdir()?;
     /// # let (path, key) = (folder.path().join("state.db"), AgentKey::new("key")?);
-    /// // For what can be lost in a power cut, and not in a crash of the agent.
+    /// // For data that a crash of the agent must not lose, but a power cut may.
     /// let store = OpenOptions::new().durability(Durability::Buffered).open(&path, &key)?;
     /// store.save_config(7, b"backup at 02:00")?; // does not wait for the disk
     /// # Ok::<(), Box<dyn std::error::Error>>(())
@@ -118,7 +120,8 @@ impl OpenOptions {
         self
     }
 
-    /// The durability of [`Store::record_heartbeat`].
+    /// Sets the durability of [`Store::record_heartbeat`](crate::Store::record_heartbeat): that of
+    /// [`durability`](Self::durability) by default.
     ///
     /// ```
     /// # use backupy_state::{AgentKey, Durability, OpenOptions};
@@ -133,7 +136,13 @@ impl OpenOptions {
         self
     }
 
-    /// The durability of [`Store::buffer_log`], [`Store::drain_logs`] and [`Store::ack_logs`].
+    /// Sets the durability of [`Store::buffer_log`], [`Store::drain_logs`], [`Store::ack_logs`] and
+    /// [`Store::discard_unreadable_logs`]: that of [`durability`](Self::durability) by default.
+    ///
+    /// [`Store::buffer_log`]: crate::Store::buffer_log
+    /// [`Store::drain_logs`]: crate::Store::drain_logs
+    /// [`Store::ack_logs`]: crate::Store::ack_logs
+    /// [`Store::discard_unreadable_logs`]: crate::Store::discard_unreadable_logs
     ///
     /// ```
     /// # use backupy_state::{AgentKey, Durability, OpenOptions};
@@ -148,7 +157,8 @@ impl OpenOptions {
         self
     }
 
-    /// The order of [`Store::dequeue_jobs`].
+    /// Sets the order of [`Store::dequeue_jobs`](crate::Store::dequeue_jobs): [`RunId`](QueueOrder::RunId) by
+    /// default. It is not stored, and may differ from one open to the next.
     ///
     /// ```
     /// # use backupy_state::{AgentKey, OpenOptions, QueueOrder};
@@ -165,7 +175,7 @@ impl OpenOptions {
         self
     }
 
-    /// The limits of the log buffer.
+    /// Sets the limits of the log buffer.
     ///
     /// ```
     /// # use backupy_state::{AgentKey, LogLimits, OpenOptions};
@@ -181,8 +191,9 @@ impl OpenOptions {
         self
     }
 
-    /// The key that the store may still be under: then it is opened with that and put under the new one before
-    /// [`open`](Self::open) returns, as by [`Store::rekey`]. A crash in between leaves a store that one of the two keys opens.
+    /// Sets the agent key that the store may still have. If it does, the store is opened with that key, and
+    /// changed to the new one as by [`Store::rekey`](crate::Store::rekey) before [`open`](Self::open) returns. A
+    /// crash in between leaves a store that opens with one of the two keys.
     ///
     /// ```
     /// # use backupy_state::{AgentKey, OpenOptions, Store};
@@ -199,15 +210,16 @@ impl OpenOptions {
         self
     }
 
-    /// Opens only this store, and only if its log reaches at least this far; else [`Error::Stale`](crate::Error::Stale).
-    /// A newer generation is fine; no file at all is not.
+    /// Requires the store to be the one that the anchor is from, and to have the anchor's frame or a newer
+    /// generation. Opening fails with [`Error::Stale`](crate::Error::Stale) if it does not, or if there is no
+    /// file.
     ///
     /// ```
     /// # use backupy_state::{AgentKey, OpenOptions, Store};
     /// # let folder = tempfile::tempdir()?;
     /// # let (path, key) = (folder.path().join("state.db"), AgentKey::new("key")?);
     /// # let anchor = Store::open(&path, &key)?.anchor();
-    /// // `anchor` was kept elsewhere.
+    /// // `anchor` was stored elsewhere, for instance by the server.
     /// let store = OpenOptions::new().expect_at_least(anchor).open(&path, &key)?;
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
@@ -216,16 +228,20 @@ impl OpenOptions {
         self
     }
 
-    /// What opening does about damage or tampering: refuse the store (the default), or [set it aside](OnDamage::SetAside) and
-    /// go on with what is authentic. [`Store::recovery`] then says where the damaged file is and what is lost.
+    /// Sets what opening does about a store that is damaged or fails authentication: refuse it (the default), or
+    /// quarantine the file and continue with what is authentic ([`OnDamage::SetAside`]). In that case
+    /// [`Store::recovery`](crate::Store::recovery) reports where the damaged file is and what is lost.
     ///
-    /// A wrong key, a foreign file, a newer format, both copies of the header damaged in the same field, a stale file and I/O
-    /// errors are errors all the same. So is a value that does not open, of which only reading it tells. What goes on is the next
-    /// generation of the same store, so it passes [`expect_at_least`](Self::expect_at_least) from then on; what is set aside
-    /// has to pass it first: it must hold the expected frame or, if that one is lost, a later one.
+    /// Some errors are returned either way: a wrong key, a foreign file, a newer format, both copies of the header
+    /// damaged in the same field, a stale file, an I/O error. A value that fails authentication is not noticed
+    /// when the store is opened, but by the call that reads the value.
     ///
-    /// At any crash there is the damaged store under its name, or all that is authentic. It takes as much space on the disk
-    /// as the store does, and where there are no hard links, twice that.
+    /// The new log is the next generation of the same store, so it satisfies
+    /// [`expect_at_least`](Self::expect_at_least) from then on. The damaged file must satisfy it too: it must have
+    /// the expected frame or, if that is lost, a later one.
+    ///
+    /// A crash at any point leaves either the damaged store or the new log at the path. The new log needs as much
+    /// disk space as the damaged one, and twice as much if the file system has no hard links.
     ///
     /// ```
     /// # use backupy_state::{AgentKey, OnDamage, OpenOptions, Store};
@@ -251,7 +267,7 @@ impl OpenOptions {
         self
     }
 
-    /// When the store compacts itself.
+    /// Sets when the store compacts its log by itself.
     ///
     /// ```
     /// # use backupy_state::{AgentKey, CompactionPolicy, OpenOptions};
@@ -266,16 +282,17 @@ impl OpenOptions {
         self
     }
 
-    /// Whether values are read through a memory map (the default) or by `pread`.
+    /// Sets whether values are read through a memory map (the default) or by `pread`.
     ///
-    /// With the map, an I/O error of the device, or a foreign process that shortens the file, ends the process with
-    /// SIGBUS. Without it, a read costs two system calls and such an error is an [`Error::Io`](crate::Error::Io).
+    /// With the map, the process is killed by SIGBUS if the device fails to read, or if another process shortens
+    /// the file. Without the map, such a failure is an [`Error::Io`](crate::Error::Io), and reading a value takes
+    /// two system calls.
     ///
     /// ```
     /// # use backupy_state::{AgentKey, OpenOptions};
     /// # let folder = tempfile::tempdir()?;
     /// # let (path, key) = (folder.path().join("state.db"), AgentKey::new("key")?);
-    /// let store = OpenOptions::new().mmap(false).open(&path, &key)?; // on a disk that fails now and then
+    /// let store = OpenOptions::new().mmap(false).open(&path, &key)?; // on an unreliable disk
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn mmap(&mut self, yes: bool) -> &mut Self {

@@ -1,4 +1,4 @@
-//! What the store reports about itself and about what it did. Plain data.
+//! The reports of opening, compaction and salvage, and the statistics of a store. Plain data.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -7,65 +7,69 @@ use std::time::Duration;
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct RecoveryReport {
-    /// There was no store, and this call made one.
+    /// Whether there was no store, so that a new one was created.
     pub created: bool,
-    /// The last session ended with a close, so nothing had to be looked at twice. True for a new store.
+    /// Whether the last session ended with a successful [`Store::close`](crate::Store::close). True for a new
+    /// store.
     pub clean: bool,
-    /// The store was under [`previous_key`](crate::OpenOptions::previous_key), and is under the new key now.
+    /// Whether the store was opened with [`previous_key`](crate::OpenOptions::previous_key) and changed to the new
+    /// key.
     pub rekeyed: bool,
     /// How many records were replayed.
     pub records: u64,
-    /// How many operations these held.
+    /// How many operations these records have.
     pub operations: u64,
-    /// The length of the torn tail that was cut off, in bytes.
+    /// The length in bytes of the torn tail that was cut off; 0 if there was none.
     pub quarantined_bytes: u64,
-    /// Where these bytes are now.
+    /// The file to which the torn tail was copied before.
     pub quarantined: Option<PathBuf>,
-    /// The store was damaged, and [`OnDamage::SetAside`](crate::OnDamage::SetAside) was asked for: where the damaged file is
-    /// now, what was brought over into the new one, and what is lost. Only this opening tells; the damaged file stays.
+    /// Set if the store was damaged and opened with [`OnDamage::SetAside`](crate::OnDamage::SetAside): where the
+    /// damaged file is now, what was copied into the new log, and what is lost. Later opens do not report it
+    /// again; the damaged file is kept.
     pub salvaged: Option<SalvageReport>,
-    /// How long opening took, without the wait for the lock.
+    /// How long opening took, excluding the wait for the lock.
     pub took: Duration,
 }
 
-/// How large the store is, and of what.
+/// The sizes and counts of a store, from [`Store::stats`](crate::Store::stats) or
+/// [`Snapshot::stats`](crate::Snapshot::stats).
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Stats {
-    /// The number of this log file among those of the store, from 1.
+    /// The generation of the log, from 1. Each compaction adds 1.
     pub generation: u64,
-    /// The number of the last frame.
+    /// The number of the last frame in this generation; 0 if there is none.
     pub seq: u64,
-    /// The length of the file in bytes, with the space ahead.
+    /// The length of the file in bytes, including preallocated space.
     pub file_len: u64,
-    /// The length of the log in bytes: header page and frames.
+    /// The length of the header page and all frames in bytes.
     pub log_len: u64,
-    /// What the live operations take in the log, in bytes, without frame headers.
+    /// How many bytes of the frames the live operations take, without frame headers.
     pub live_bytes: u64,
-    /// The rest of the frames, in bytes: what was replaced or removed, and frame headers.
+    /// The other bytes of the frames: operations that were replaced or removed, and frame headers.
     pub dead_bytes: u64,
-    /// Zeros ahead of the log, in bytes.
+    /// The length of the preallocated space after the last frame in bytes.
     pub free_bytes: u64,
     /// How many jobs are pending.
     pub jobs: u64,
     /// How many log events are buffered.
     pub log_events: u64,
-    /// How many log events were dropped since the last ack or drain. A snapshot knows what the log has, and says 0 where that
-    /// cannot be read.
+    /// How many log events were dropped since the last ack or drain. In a snapshot, this is the count in the log,
+    /// or 0 if that cannot be read.
     pub logs_dropped: u64,
-    /// What compaction did since the store was opened; nothing in a snapshot.
+    /// What compaction has done since the store was opened. In a snapshot, all zero.
     pub compaction: CompactionStats,
 }
 
-/// What compaction did since the store was opened.
+/// What compaction has done since the store was opened.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct CompactionStats {
-    /// How many compactions were completed, with those for a new key.
+    /// How many compactions succeeded, including those that changed the key.
     pub completed: u64,
-    /// How many failed and left the old log in place.
+    /// How many compactions failed.
     pub failed: u64,
-    /// What the last one said, if it failed.
+    /// The error message of the last compaction, if it failed.
     pub last_error: Option<String>,
 }
 
@@ -73,50 +77,52 @@ pub struct CompactionStats {
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct CompactionReport {
-    /// The number of the new log file among those of the store.
+    /// The generation of the new log.
     pub generation: u64,
-    /// The length of the old log in bytes, without the space ahead.
+    /// The length of the old log in bytes, without preallocated space.
     pub bytes_before: u64,
-    /// The length of the new one.
+    /// The length of the new log in bytes.
     pub bytes_after: u64,
-    /// How long it took.
+    /// How long the compaction took.
     pub took: Duration,
 }
 
-/// What [`salvage`](crate::salvage) brought over, and what is lost.
+/// What [`salvage`](crate::salvage) recovered, and what is lost.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct SalvageReport {
-    /// The log that was read.
+    /// The damaged log.
     pub from: PathBuf,
     /// The new store.
     pub to: PathBuf,
-    /// The number of the new log file among those of the store: one more than that of the old one.
+    /// The generation of the new log: that of the damaged log plus 1.
     pub generation: u64,
     /// How many records were authentic.
     pub records: u64,
-    /// How many of their operations were brought over.
+    /// How many of their operations were copied.
     pub operations: u64,
-    /// How many jobs the new store holds.
+    /// How many jobs the new store has.
     pub jobs: u64,
-    /// How many log events it holds.
+    /// How many log events the new store has.
     pub log_events: u64,
-    /// Whether it holds a configuration.
+    /// Whether the new store has a configuration.
     pub has_config: bool,
-    /// Whether it holds a session.
+    /// Whether the new store has a session.
     pub has_session: bool,
-    /// The length of the torn tail at the end, in bytes: what a crash left, no loss.
+    /// The length in bytes of the torn tail of the damaged log. A crash left it unfinished, so it is not a loss.
     pub torn_len: u64,
-    /// What is lost, in the order of the file: the first 1000 places. What was deleted or replaced later is no loss.
+    /// What is lost, in file order, limited to the first 1000 places. What was deleted or replaced later is not
+    /// listed.
     pub lost: Vec<Lost>,
-    /// How many places there are beyond those.
+    /// How many lost places are not in `lost`.
     pub more_lost: u64,
-    /// Whether something older may be there again: a delete, an ack or a replacement may be among what is lost.
+    /// Whether the new store may have values that had been deleted, acked or replaced, because the record that did
+    /// so may be among the lost ones.
     pub may_be_stale: bool,
 }
 
 impl SalvageReport {
-    /// Whether nothing is lost.
+    /// Returns whether nothing is lost.
     ///
     /// ```
     /// # use backupy_state::{AgentKey, Store, salvage};
@@ -133,20 +139,21 @@ impl SalvageReport {
     }
 }
 
-/// A place where something is lost: frames that are damaged, or the value of one put.
+/// A place in the damaged log where something is lost: one or more frames, or the value of one put.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Lost {
-    /// Where it begins, in bytes from the start of the file.
+    /// The start of the place, in bytes from the start of the file.
     pub offset: u64,
-    /// Its length in bytes.
+    /// The length of the place in bytes.
     pub len: u64,
-    /// The number of the first frame that is missing, or of the one whose value it is.
+    /// The number of the first lost frame, or of the frame with the lost value.
     pub first_seq: u64,
-    /// The number of the last one; `None` where nothing behind it tells.
+    /// The number of the last lost frame; `None` if no later frame shows it.
     pub last_seq: Option<u64>,
-    /// The keys that were put there and neither deleted nor replaced later, as far as a manifest tells; there may be others
-    /// unless it is a value that is lost. Of frames, the manifest is one that may have been forged.
+    /// The keys that are known to have been put there and were neither deleted nor replaced later. For a lost
+    /// value, the list is complete. For lost frames, it can be incomplete, and comes from manifests that could not
+    /// be authenticated.
     pub keys: Vec<LostKey>,
     /// What is lost.
     pub what: &'static str,
@@ -156,8 +163,8 @@ pub struct Lost {
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct LostKey {
-    /// `config`, `queue`, `registry` or `logs`.
+    /// The bucket: `config`, `queue`, `registry` or `logs`.
     pub bucket: &'static str,
-    /// The job, in the queue.
+    /// The run id of the job, in bucket `queue`.
     pub run_id: Option<String>,
 }

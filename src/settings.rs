@@ -1,4 +1,4 @@
-//! What can be set in [`OpenOptions`](crate::OpenOptions).
+//! The types of the settings in [`OpenOptions`](crate::OpenOptions). Plain data, with its defaults.
 
 /// When a writing call returns.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -6,20 +6,21 @@ pub enum Durability {
     /// When its effect survives a power cut.
     #[default]
     Sync,
-    /// When its effect survives a killed process. The next `Sync` call, [`Store::sync`] or
-    /// [`Store::close`] makes it survive a power cut too.
+    /// When its effect survives the end of the process, however it ends. The effect also survives a power cut
+    /// after the next `Sync` call, [`Store::sync`](crate::Store::sync) or [`Store::close`](crate::Store::close).
     Buffered,
 }
 
-/// What opening does about a store that is damaged or was tampered with.
+/// What opening does about a store that is damaged or fails authentication.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum OnDamage {
-    /// [`Error::Corrupt`](crate::Error::Corrupt) or [`Error::Unauthentic`](crate::Error::Unauthentic), and not a byte is
-    /// changed.
+    /// It returns [`Error::Corrupt`](crate::Error::Corrupt) or [`Error::Unauthentic`](crate::Error::Unauthentic),
+    /// and does not change a byte.
     #[default]
     Refuse,
-    /// The damaged file is kept as `state.db.damaged-1`, or the next number that is free, and the store goes on with what is
-    /// authentic in it, as by [`salvage`](crate::salvage): for an agent that nobody watches.
+    /// It quarantines the damaged file as `state.db.damaged-1`, or under the next free number, and opens a new log
+    /// with all that is authentic in the damaged one, as [`salvage`](crate::salvage) does. For agents that run
+    /// unattended.
     SetAside,
 }
 
@@ -36,13 +37,15 @@ pub enum OnDamage {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct LogLimits {
-    /// How many events it holds: 100,000 by default.
+    /// The most events that the buffer holds: 100,000 by default, `None` for no limit.
     pub max_count: Option<u64>,
-    /// How many bytes of payload it holds: 64 MiB by default. A larger event is dropped.
+    /// The most bytes of payload that the buffer holds: 64 MiB by default, `None` for no limit. A single event
+    /// that is larger is dropped.
     pub max_bytes: Option<u64>,
-    /// How fast events may come: 1,000 a second by default, in bursts of 10,000. Those beyond are dropped.
+    /// How fast events may come: 1,000 a second with bursts of 10,000 by default, `None` for no limit. Events over
+    /// the rate are dropped.
     pub rate: Option<LogRate>,
-    /// What is dropped when the buffer is full: the oldest events by default.
+    /// Which events are dropped when the buffer is full: the oldest by default.
     pub when_full: WhenFull,
 }
 
@@ -57,34 +60,41 @@ impl Default for LogLimits {
     }
 }
 
-/// A token bucket, by the monotonic clock: it starts full, and setting the time of day does not touch it.
+/// A token bucket. It is full when the store is opened, and uses the monotonic clock: setting the time of day does
+/// not affect it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct LogRate {
-    /// How many events a second it lets in for long.
+    /// How many events a second are buffered in the long run.
     pub per_second: u32,
-    /// How many it lets in at once after a pause.
+    /// How many events are buffered at once after a pause.
     pub burst: u32,
 }
 
-/// What is dropped when the log buffer is full.
+/// Which events are dropped when the log buffer is full.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum WhenFull {
-    /// The first events in drain order make room for the new one.
+    /// The oldest events in the buffer, to make room for the new one.
     #[default]
     DropOldest,
     /// The new event.
     DropNewest,
 }
 
-/// When a store compacts itself. A store that is closed with at most 128 KiB of live data and more than that of dead is
-/// compacted too, whatever its length.
+/// When a store compacts its log by itself.
+///
+/// While the store is open, the log is compacted when its file reaches `min_len` and more than `dead_ratio` of its
+/// frames is dead, at least 16 KiB. [`Store::close`](crate::Store::close) compacts a log of any length if more
+/// than `dead_ratio` and more than 128 KiB of it are dead and at most 128 KiB are live.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct CompactionPolicy {
-    /// Whether it does at all. One that renews the key of a generation with 2^31 frames always runs.
+    /// Whether the store compacts its log by itself: true by default. Even if not, a log that nears the limit of
+    /// 2^31 frames is compacted, which gives it a new frame key.
     pub automatic: bool,
-    /// Only when the file, with the space ahead, is about to be longer than this, in bytes: 1 MiB by default.
+    /// The length in bytes of a file, preallocated space included, that is compacted: 1 MiB by default. Compaction
+    /// starts 128 KiB earlier, so that the file does not grow longer than this while it runs.
     pub min_len: u64,
-    /// Only when more than this part of the frames is dead: 0.5 by default, and never less than 0.1.
+    /// The part of the frames' bytes that must be dead: 0.5 by default. Values below 0.1 count as 0.1 while the
+    /// store is open.
     pub dead_ratio: f64,
 }
 

@@ -1,4 +1,6 @@
-//! What another process sees beside a live writer: without the lock, without writing a byte.
+//! The reader without a lock: another process uses it to look at a store while the agent runs. Never writes.
+//!
+//! Implements *Beside a writer* of FORMAT.md, section 11.
 
 use std::fmt;
 use std::ops::Range;
@@ -16,11 +18,12 @@ use crate::read::{self, LogBatch, Reader, impl_reading_calls};
 use crate::storage::{Disk, Storage, paths};
 use crate::{AgentKey, Anchor, Error, Result, Stats};
 
-/// A consistent view of a store, for a health check or a look beside the running agent.
+/// A consistent, read-only view of a store, for instance for a health check while the agent runs.
 ///
-/// It holds every record that stood whole in the log when it was opened or refreshed, also those that the writer has
-/// not synced yet, and keeps this view until [`refresh`](Snapshot::refresh). It takes no lock, writes nothing, and reads
-/// values by `pread`: a writer that cuts its file cannot end this process. Jobs are in order of their run ids.
+/// The view has every record that was complete in the log when the snapshot was opened or last refreshed,
+/// including those that the writer has not synced yet. It changes only by [`refresh`](Snapshot::refresh). A
+/// snapshot takes no lock and writes nothing. It reads values by `pread` and not through a memory map, so a writer
+/// that cuts its file cannot kill this process. Jobs are ordered by run id.
 ///
 /// ```
 /// use backupy_state::{AgentKey, Snapshot, Store};
@@ -43,7 +46,7 @@ pub struct Snapshot {
     view: LogView,
 }
 
-/// One log file, as far as it was read.
+/// One log file, and its state up to where it was read.
 struct LogView {
     log: Arc<LogFile>,
     values: Arc<Values>,
@@ -53,12 +56,14 @@ struct LogView {
 }
 
 impl Snapshot {
-    /// Reads the store at `path`, which means the same file as for [`Store::open`](crate::Store::open).
+    /// Reads the store at `path`, which is interpreted as by [`Store::open`](crate::Store::open).
+    ///
+    /// A frame that is being written can look like damage. So damage is reported only if it is still there after a
+    /// few more reads, over 31 ms.
     ///
     /// # Errors
     /// [`Error::NotFound`], [`Error::NotAStore`], [`Error::UnsupportedFormat`], [`Error::WrongKey`],
-    /// [`Error::Corrupt`], [`Error::Unauthentic`], [`Error::Invalid`] for a path that names no file, [`Error::Io`].
-    /// What looks damaged while a writer may be at work is looked at a few times, over 31 ms, before it is reported.
+    /// [`Error::Corrupt`], [`Error::Unauthentic`], [`Error::Io`], and [`Error::Invalid`] if `path` names no file.
     ///
     /// ```
     /// # use backupy_state::{AgentKey, Error, Snapshot, Store};
@@ -83,7 +88,7 @@ impl Snapshot {
         Ok(Snapshot { path, key: key.duplicate(), storage, view })
     }
 
-    /// The log file.
+    /// Returns the absolute path of the log file.
     ///
     /// ```
     /// # use backupy_state::{AgentKey, Snapshot, Store};
@@ -98,10 +103,11 @@ impl Snapshot {
         &self.path
     }
 
-    /// Moves on to what the store holds now. After an error, the snapshot still shows a state that the store had.
+    /// Updates the view to the current state of the store. After an error, the view is still a state that the
+    /// store had.
     ///
     /// # Errors
-    /// As [`open`](Snapshot::open).
+    /// Those of [`open`](Snapshot::open).
     ///
     /// ```
     /// # use backupy_state::{AgentKey, Snapshot, Store};
@@ -119,8 +125,8 @@ impl Snapshot {
         let concurrency = Concurrency::WithWriter(&*self.storage);
         let LogView { log, header, replay, file_len, .. } = &mut self.view;
         let same_file = read_current_header(&*self.storage, &self.path)? == *header;
-        // Anything but the same frame at the tip means that the writer was restarted and cut off what a failed sync
-        // had left: what was read then is no more, and only a look from the start can tell.
+        // If the frame at the tip is another one, the writer has restarted and cut off frames that a failed sync
+        // had left. Those may have been read into this view, so the log is read again from the start.
         if same_file
             && matches!(replay.is_still_in_file(log, concurrency), Ok(true))
             && let Ok(ending) = replay.run(log, concurrency)
@@ -132,7 +138,7 @@ impl Snapshot {
         Ok(())
     }
 
-    /// How large the store is, and of what.
+    /// Returns the sizes and counts of the store.
     ///
     /// ```
     /// # use backupy_state::{AgentKey, Snapshot, Store};
@@ -155,11 +161,12 @@ impl Snapshot {
         self.view.replay.index.live_ranges()
     }
 
-    /// The `n` oldest log events, oldest first, and how many were dropped, as far as the log knows.
+    /// Returns the `n` oldest log events, oldest first, and how many events were dropped, as the log has it: the
+    /// running store may have counted more.
     ///
     /// # Errors
-    /// [`Error::Unauthentic`] when the oldest event does not fit its seal (one further on ends the batch before it),
-    /// [`Error::Io`].
+    /// [`Error::Io`], and [`Error::Unauthentic`] if the oldest event fails authentication; an unreadable event
+    /// after it only ends the batch early.
     ///
     /// ```
     /// # use backupy_state::{AgentKey, Snapshot, Store};
@@ -174,7 +181,7 @@ impl Snapshot {
         Reader::peek_logs(self, n, self.recorded_drops()?)
     }
 
-    /// Where the log ends, as far as this snapshot has read it. The writer may not have made all of it durable.
+    /// Returns the anchor of the last frame in this view. The writer may not have made that frame durable yet.
     ///
     /// ```
     /// # use backupy_state::{AgentKey, Snapshot, Store};
@@ -198,15 +205,9 @@ impl LogView {
         let mut replay = Replay::new(QueueOrder::RunId, LogPosition::first(&header.authenticator));
         let file_len = replay.run(&log, Concurrency::WithWriter(storage))?.file_len;
         let log = Arc::new(log);
-        // Without a map: the writer may cut the file while this process reads it.
+        // No memory map: reading one after the writer has cut the file would kill this process with SIGBUS.
         let values = Arc::new(Values::new(Arc::clone(&log), false));
         Ok(LogView { log, values, header, replay, file_len })
-    }
-}
-
-impl Reader for LogView {
-    fn with_index<R>(&self, find: impl FnOnce(&Index) -> R) -> (R, Arc<Values>) {
-        (find(&self.replay.index), Arc::clone(&self.values))
     }
 }
 
@@ -216,17 +217,18 @@ fn read_current_header(storage: &dyn Storage, path: &Path) -> Result<Header> {
 
 impl Reader for Snapshot {
     fn with_index<R>(&self, find: impl FnOnce(&Index) -> R) -> (R, Arc<Values>) {
-        self.view.with_index(find)
+        (find(&self.view.replay.index), Arc::clone(&self.view.values))
     }
 
-    /// A frame that took the place of one that was read could lend its value to the wrong key.
+    /// If a restarted writer has overwritten a frame, a value of the new frame could be taken for that of another
+    /// key.
     fn confirm(&self) -> Result<()> {
         let LogView { log, replay, .. } = &self.view;
         match replay.is_still_in_file(log, Concurrency::WithWriter(&*self.storage)) {
             Ok(true) => Ok(()),
             Err(error @ Error::Io { .. }) => Err(error),
             Ok(false) | Err(_) => {
-                let what = "the log was changed behind this snapshot; refresh it";
+                let what = "the log no longer has the last frame of this snapshot; refresh it";
                 Err(Error::unauthentic(&self.path, replay.tip.end, what))
             }
         }

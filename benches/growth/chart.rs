@@ -1,4 +1,4 @@
-//! Line charts as SVG: both axes logarithmic, each line named where it ends.
+//! Line charts as SVG with two logarithmic axes. Each line is labelled at its right end.
 
 use std::fmt::Write;
 
@@ -6,9 +6,9 @@ pub(crate) struct Chart {
     pub(crate) title: &'static str,
     pub(crate) x_title: &'static str,
     pub(crate) y_title: &'static str,
-    /// Where the x axis has marks, and what stands there.
+    /// The values and labels of the marks on the x axis.
     pub(crate) x_marks: Vec<(f64, String)>,
-    /// What stands at a power of ten.
+    /// The label of a power of ten on the y axis.
     pub(crate) y_mark: fn(f64) -> String,
     pub(crate) lines: Vec<Line>,
 }
@@ -24,18 +24,18 @@ const LEFT: f64 = 80.0;
 const RIGHT: f64 = 190.0;
 const TOP: f64 = 50.0;
 const BOTTOM: f64 = 55.0;
-/// Names of lines that end at the same height stand below each other.
+/// The least distance between two names.
 const NAME_HEIGHT: f64 = 16.0;
-/// Okabe and Ito: apart for every kind of eye.
+/// The palette of Okabe and Ito, distinguishable with colour blindness.
 const COLOURS: [&str; 7] = ["#0072b2", "#d55e00", "#009e73", "#cc79a7", "#8a6d00", "#56b4e9", "#444444"];
-/// So that a line is known without its colour.
+/// So that lines are distinguishable without colours.
 const DASHES: [&str; 7] = ["", "7 3", "2 3", "9 3 2 3", "12 4", "4 2", "1 2"];
 
 impl Chart {
     pub(crate) fn svg(&self) -> String {
         let mut svg = String::new();
         let out = &mut svg;
-        // With a background of its own, it reads the same on a light and on a dark page.
+        // The chart has its own background: it is readable on light and dark pages.
         write!(
             out,
             "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {WIDTH} {HEIGHT}\" role=\"img\" \
@@ -73,7 +73,7 @@ impl Chart {
         for i in 1..names.len() {
             names[i].0 = names[i].0.max(names[i - 1].0 + NAME_HEIGHT);
         }
-        // What was pushed below the axis moves back up, and pushes those above it.
+        // Names that were pushed below the axis move back up and push those above them.
         let mut lowest = HEIGHT - BOTTOM;
         for (y, i) in names.iter_mut().rev() {
             *y = y.min(lowest);
@@ -91,7 +91,8 @@ fn draw(out: &mut String, scale: &Scale, line: &Line, i: usize) {
     let path = path.join(" ");
     writeln!(
         out,
-        "<polyline points=\"{path}\" fill=\"none\" stroke=\"{colour}\" stroke-width=\"2\" stroke-dasharray=\"{dashes}\"/>"
+        "<polyline points=\"{path}\" fill=\"none\" stroke=\"{colour}\" stroke-width=\"2\" \
+         stroke-dasharray=\"{dashes}\"/>"
     )
     .unwrap();
     for (x, y) in at {
@@ -107,7 +108,7 @@ fn text(out: &mut String, x: f64, y: f64, anchor: &str, style: &str, text: &str)
     writeln!(out, "<text x=\"{x:.1}\" y=\"{y:.1}\" text-anchor=\"{anchor}\" {style}>{text}</text>").unwrap();
 }
 
-/// From values to places.
+/// Maps values to coordinates.
 struct Scale {
     x: (f64, f64),
     y: (i32, i32),
@@ -118,7 +119,7 @@ impl Scale {
         let all = || chart.lines.iter().flat_map(|line| &line.points);
         let (low, high) = all().fold((f64::MAX, f64::MIN), |(low, high), (_, y)| (low.min(*y), high.max(*y)));
         let xs = || chart.x_marks.iter().map(|mark| mark.0.log10());
-        #[allow(clippy::cast_possible_truncation, reason = "powers of ten of what was measured")]
+        #[allow(clippy::cast_possible_truncation, reason = "powers of ten of measured values")]
         let y = (low.log10().floor() as i32, high.log10().ceil() as i32);
         Scale { x: (xs().fold(f64::MAX, f64::min), xs().fold(f64::MIN, f64::max)), y }
     }

@@ -1,9 +1,10 @@
-//! How cost grows: with the number of records, with the length of a payload, with the number of threads.
+//! How cost grows with the number of records, the length of a payload and the number of threads.
 //!
-//! `cargo bench --bench growth` prints tables; `-- --write` puts them into `benches/GROWTH.md`, which explains them, and draws
-//! the charts in `benches/charts/`. Another word behind `--` selects one of `records`, `payloads` and `threads`.
-//! Each column of a table is a process and a folder of its own. It needs 5 GB of disk and takes some minutes.
-#![allow(clippy::unwrap_used, reason = "a benchmark ends where something is not as it should be")]
+//! `cargo bench --bench growth` prints tables. `-- --write` also puts them into `benches/GROWTH.md`, which
+//! explains them, and draws the charts in `benches/charts/`. The arguments `records`, `payloads` and `threads`
+//! select a table. Each column of a table is measured in its own process and folder. A full run needs 5 GB of disk
+//! and some minutes.
+#![allow(clippy::unwrap_used, reason = "a benchmark stops at the first failure")]
 
 use std::hint::black_box;
 use std::path::Path;
@@ -18,16 +19,16 @@ use measure::{folder, key, run_id, time_each};
 
 mod chart;
 #[path = "../measure/mod.rs"]
-#[allow(dead_code, reason = "it is for the other benchmarks too")]
+#[allow(dead_code, reason = "shared with other benchmarks")]
 mod measure;
 
-/// One table: a column for each of `sizes`, a row for each figure of what `measured` returns.
+/// One table: a column for each of `sizes`, a row for each figure that `measure` returns.
 struct Part {
     name: &'static str,
     of: &'static str,
     sizes: &'static [usize],
     show: fn(usize) -> String,
-    measured: fn(usize) -> Vec<Figure>,
+    measure: fn(usize) -> Vec<Figure>,
     charts: fn(&[Row]) -> Vec<(&'static str, Chart)>,
 }
 
@@ -42,14 +43,14 @@ enum Unit {
     PerSecond,
 }
 
-/// The largest files come last.
+/// The part with the largest files comes last.
 const PARTS: [Part; 3] = [
     Part {
         name: "payloads",
         of: "payload",
         sizes: &[64, 256, 1 << 10, 4 << 10, 16 << 10, 64 << 10, 256 << 10, 1 << 20, 4 << 20],
         show: len,
-        measured: payloads,
+        measure: payloads,
         charts: payload_charts,
     },
     Part {
@@ -57,7 +58,7 @@ const PARTS: [Part; 3] = [
         of: "threads, payload of 512 B",
         sizes: &[1, 2, 4, 8, 16, 32, 64],
         show: count,
-        measured: threads,
+        measure: threads,
         charts: thread_charts,
     },
     Part {
@@ -65,7 +66,7 @@ const PARTS: [Part; 3] = [
         of: "live jobs of 64 B",
         sizes: &[1_000, 10_000, 100_000, 1_000_000, 10_000_000],
         show: count,
-        measured: records,
+        measure: records,
         charts: record_charts,
     },
 ];
@@ -76,7 +77,7 @@ fn main() {
     if let Ok(child) = std::env::var(CHILD) {
         let (name, size) = child.split_once('=').unwrap();
         let part = PARTS.iter().find(|part| part.name == name).unwrap();
-        for (name, value, unit) in (part.measured)(size.parse().unwrap()) {
+        for (name, value, unit) in (part.measure)(size.parse().unwrap()) {
             println!("{name}={value:e}={}", unit.sign());
         }
         return;
@@ -101,7 +102,7 @@ impl Part {
     fn rows(&self) -> Vec<Row> {
         let mut rows = Vec::<Row>::new();
         for size in self.sizes {
-            // The file system is still busy with what the last process has left behind.
+            // The file system is still busy with the files of the last process.
             assert!(Command::new("sync").status().unwrap().success());
             thread::sleep(Duration::from_secs(1));
             let exe = std::env::current_exe().unwrap();
@@ -141,7 +142,7 @@ impl Part {
     }
 }
 
-// How it is shown.
+// Formatting.
 
 impl Unit {
     fn sign(self) -> &'static str {
@@ -192,7 +193,7 @@ fn len(n: usize) -> String {
     }
 }
 
-#[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "powers of ten of what was measured")]
+#[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "powers of ten of measured values")]
 fn per_second(value: f64) -> String {
     count(value as usize)
 }
@@ -201,7 +202,7 @@ fn benches() -> &'static Path {
     Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/benches"))
 }
 
-/// Between `<!-- NAME -->` and `<!-- end -->`.
+/// Replaces the table between `<!-- NAME -->` and `<!-- end -->`.
 fn put_into_page(name: &str, table: &str) {
     let path = benches().join("GROWTH.md");
     let page = std::fs::read_to_string(&path).unwrap();
@@ -213,19 +214,22 @@ fn put_into_page(name: &str, table: &str) {
 
 fn record_charts(rows: &[Row]) -> Vec<(&'static str, Chart)> {
     let [.., part] = &PARTS;
-    let (for_each, calls): (Vec<_>, Vec<_>) = rows.iter().partition(|row| row.0.contains("for each job"));
+    let (per_job, calls): (Vec<_>, Vec<_>) = rows.iter().partition(|row| row.0.contains("per job"));
     let calls: Vec<_> = calls.into_iter().filter(|row| row.1 == Unit::Seconds).collect();
-    let walks: Vec<_> = for_each.into_iter().filter(|row| row.1 == Unit::Seconds).collect();
+    let whole_log: Vec<_> = per_job.into_iter().filter(|row| row.1 == Unit::Seconds).collect();
     let x = "live jobs of 64 B";
     vec![
-        ("calls-by-records.svg", part.chart(["One call, as the queue grows", x, "time of a call"], time, &calls)),
-        ("walks-by-records.svg", part.chart(["The whole log, as it grows", x, "time for each job"], time, &walks)),
+        ("calls-by-records.svg", part.chart(["One call, as the queue grows", x, "time per call"], time, &calls)),
+        (
+            "whole-log-by-records.svg",
+            part.chart(["The whole log, as it grows", x, "time per job"], time, &whole_log),
+        ),
     ]
 }
 
 fn payload_charts(rows: &[Row]) -> Vec<(&'static str, Chart)> {
     let [part, ..] = &PARTS;
-    let titles = ["One call, as the payload grows", "payload", "time of a call"];
+    let titles = ["One call, as the payload grows", "payload", "time per call"];
     vec![("calls-by-payload.svg", part.chart(titles, time, &rows.iter().collect::<Vec<_>>()))]
 }
 
@@ -233,19 +237,19 @@ fn thread_charts(rows: &[Row]) -> Vec<(&'static str, Chart)> {
     let [_, part, _] = &PARTS;
     let (rates, times): (Vec<_>, Vec<_>) = rows.iter().partition(|row| row.1 == Unit::PerSecond);
     let x = "threads";
-    let throughput = ["All threads together", x, "calls a second"];
-    let latency = ["One durable call of 512 B among many threads", x, "time of a call"];
+    let throughput = ["All threads together", x, "calls per second"];
+    let latency = ["One durable call of 512 B, by number of threads", x, "time per call"];
     vec![
         ("throughput-by-threads.svg", part.chart(throughput, per_second, &rates)),
         ("latency-by-threads.svg", part.chart(latency, time, &times)),
     ]
 }
 
-// What is measured.
+// The measurements.
 
 fn buffered() -> OpenOptions {
-    let by_itself = CompactionPolicy { automatic: false, ..CompactionPolicy::default() };
-    OpenOptions::new().durability(Durability::Buffered).compaction(by_itself).clone()
+    let manual = CompactionPolicy { automatic: false, ..CompactionPolicy::default() };
+    OpenOptions::new().durability(Durability::Buffered).compaction(manual).clone()
 }
 
 fn add(store: &Store, id: &str, payload: &[u8]) {
@@ -254,7 +258,7 @@ fn add(store: &Store, id: &str, payload: &[u8]) {
 
 const ROUNDS: usize = 5;
 
-/// The best of some rounds: what else runs on the machine can only add.
+/// The best of several rounds: other processes on the machine can only add time.
 fn best(round: impl FnMut() -> Duration) -> f64 {
     std::iter::repeat_with(round).take(ROUNDS).min().unwrap().as_secs_f64()
 }
@@ -265,10 +269,10 @@ fn timed<T>(call: impl FnOnce() -> T) -> (Duration, T) {
     (begun.elapsed(), done)
 }
 
-/// Of `n` jobs, one after the other in no order.
+/// Returns the numbers below `n` in a scattered order.
 fn scattered(n: usize) -> impl FnMut() -> usize {
     let mut at = 0;
-    // Prime, and longer than a page of the file whatever the frames' length.
+    // A prime step, long enough that consecutive jobs are never in the same page of the file.
     move || {
         at = (at + 7_368_787) % n;
         at
@@ -289,7 +293,7 @@ fn records(n: usize) -> Vec<Figure> {
         }
     });
     store.sync().unwrap();
-    let held = (resident() - empty) as f64 / n as f64;
+    let memory = (resident() - empty) as f64 / n as f64;
     store.close().unwrap();
 
     let reopened = || {
@@ -298,7 +302,7 @@ fn records(n: usize) -> Vec<Figure> {
         drop(store);
         took
     };
-    let for_each = |seconds: f64| seconds / n as f64;
+    let per_job = |seconds: f64| seconds / n as f64;
     let open = best(reopened);
 
     let store = buffered().open(&path, &key()).unwrap();
@@ -334,15 +338,15 @@ fn records(n: usize) -> Vec<Figure> {
         ("buffered ack", acked, Unit::Seconds),
         ("job, at random", job, Unit::Seconds),
         ("queue_depth", depth, Unit::Seconds),
-        ("load, for each job", for_each(load.as_secs_f64()), Unit::Seconds),
-        ("compaction, for each job", for_each(compact.as_secs_f64()), Unit::Seconds),
-        ("open, for each job", for_each(open), Unit::Seconds),
-        ("open compacted, for each job", for_each(compacted), Unit::Seconds),
-        ("memory, for each job", held, Unit::Bytes),
+        ("load, per job", per_job(load.as_secs_f64()), Unit::Seconds),
+        ("compaction, per job", per_job(compact.as_secs_f64()), Unit::Seconds),
+        ("open, per job", per_job(open), Unit::Seconds),
+        ("open compacted, per job", per_job(compacted), Unit::Seconds),
+        ("memory, per job", memory, Unit::Bytes),
     ]
 }
 
-/// Few, beside the records of the smallest log.
+/// Few, compared with the records of the smallest log.
 const CALLS: usize = 200;
 
 fn resident() -> u64 {
@@ -376,7 +380,7 @@ fn payloads(len: usize) -> Vec<Figure> {
 
 fn threads(count: usize) -> Vec<Figure> {
     let rounds = (0..ROUNDS).map(|_| durable_round(count));
-    let [durable, half, slow] = rounds.max_by(|a, b| a[0].total_cmp(&b[0])).unwrap();
+    let [durable, p50, p99] = rounds.max_by(|a, b| a[0].total_cmp(&b[0])).unwrap();
     let folder = folder();
     let store = buffered().open(folder.path().join("state.db"), &key()).unwrap();
     let ids: Vec<_> = (0..40_000).map(run_id).collect();
@@ -389,12 +393,12 @@ fn threads(count: usize) -> Vec<Figure> {
         ("reads", reads, Unit::PerSecond),
         ("buffered enqueues", buffered, Unit::PerSecond),
         ("durable enqueues", durable, Unit::PerSecond),
-        ("a durable enqueue, p99", slow, Unit::Seconds),
-        ("a durable enqueue, p50", half, Unit::Seconds),
+        ("durable enqueue, p99", p99, Unit::Seconds),
+        ("durable enqueue, p50", p50, Unit::Seconds),
     ]
 }
 
-/// Calls a second, and the 50th and 99th hundredth of a call.
+/// Calls per second, and the 50th and 99th percentile of a call's time.
 fn durable_round(threads: usize) -> [f64; 3] {
     let folder = folder();
     let store = Store::open(folder.path().join("state.db"), &key()).unwrap();
@@ -402,11 +406,11 @@ fn durable_round(threads: usize) -> [f64; 3] {
     let enqueue = |i: usize| add(&store, &ids[i], &[7; 512]);
     let (took, mut each) = together(threads, ids.len(), enqueue);
     each.sort();
-    let hundredth = |n: usize| each[(each.len() - 1) * n / 100].as_secs_f64();
-    [ids.len() as f64 / took.as_secs_f64(), hundredth(50), hundredth(99)]
+    let percentile = |n: usize| each[(each.len() - 1) * n / 100].as_secs_f64();
+    [ids.len() as f64 / took.as_secs_f64(), percentile(50), percentile(99)]
 }
 
-/// Shares `calls` among threads that start at once: how long all took, and each.
+/// Shares `calls` among threads that start together. Returns the total time and the time of each call.
 fn together(threads: usize, calls: usize, call: impl Fn(usize) + Sync) -> (Duration, Vec<Duration>) {
     let start = Barrier::new(threads);
     thread::scope(|scope| {
@@ -421,7 +425,7 @@ fn together(threads: usize, calls: usize, call: impl Fn(usize) + Sync) -> (Durat
         };
         let running: Vec<_> = (0..threads).map(share).collect();
         let done: Vec<_> = running.into_iter().map(|thread| thread.join().unwrap()).collect();
-        // The thread that waits for them may come late to either.
+        // The spawning thread may be scheduled late, so the threads take the times themselves.
         let begun = done.iter().map(|thread| thread.0).min().unwrap();
         let ended = done.iter().map(|thread| thread.1).max().unwrap();
         (ended - begun, done.into_iter().flat_map(|thread| thread.2).collect())

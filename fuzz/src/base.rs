@@ -1,4 +1,4 @@
-//! The store that is mutated: the same bytes each time, with the states it went through.
+//! The log that is mutated: the same bytes in each run, with every state that the store had.
 
 use std::path::Path;
 use std::sync::OnceLock;
@@ -8,20 +8,20 @@ use backupy_state::{Batch, Store};
 use crate::sim::Sim;
 use crate::sim::{Mode, Model, Opened, PATH, open};
 
-/// That of the workload.
+/// The key of the workload in `tests/sim/`.
 pub const KEY: &[u8] = b"bkpy_0123456789abcdef0123456789abcdef";
 pub const HEADER_PAGE_LEN: usize = 4096;
 pub const FRAME_HEADER_LEN: usize = 48;
 
 /// Logs of one store.
 pub struct Base {
-    /// Three sessions; the last one was killed, so space ahead follows.
+    /// Three sessions. The last one was killed, so the preallocated space remains.
     pub main: Vec<u8>,
-    /// The same up to the second session, then other calls under other nonces.
+    /// Equal to `main` in the first session, then other calls under other nonces.
     pub fork: Vec<u8>,
-    /// The generation before, of which every record is in `main`, too.
+    /// The previous generation. All its live data is also in `main`.
     pub older: Vec<u8>,
-    /// What `main` and `fork` held, after each frame.
+    /// The states of `main` and `fork` after each frame.
     pub states: Vec<Model>,
 }
 
@@ -39,7 +39,7 @@ fn make() -> Base {
     }
     let older = log_of(&sim);
     store.compact().unwrap();
-    note(&mut states, &sim);
+    record_state(&mut states, &sim);
     session(&mut states, &sim, store, 12..17);
     sim.kill();
 
@@ -49,7 +49,7 @@ fn make() -> Base {
     let last = open(&sim, Mode::Mixed).unwrap();
     for number in 40..48 {
         call(&last, number);
-        note(&mut states, &sim);
+        record_state(&mut states, &sim);
     }
     let main = log_of(&sim);
     sim.kill();
@@ -60,16 +60,16 @@ fn make() -> Base {
 fn session(states: &mut Vec<Model>, sim: &Sim, store: Opened, calls: std::ops::Range<u64>) {
     for number in calls {
         call(&store, number);
-        note(states, sim);
+        record_state(states, sim);
     }
     store.store.close().unwrap();
 }
 
-fn note(states: &mut Vec<Model>, sim: &Sim) {
+fn record_state(states: &mut Vec<Model>, sim: &Sim) {
     states.push(Model::on_copy(&sim.world()).unwrap());
 }
 
-/// One call, whose number decides which.
+/// Makes the call that `number` selects.
 fn call(store: &Store, number: u64) {
     let text = format!("call {number}");
     let bytes = text.as_bytes();
@@ -92,12 +92,12 @@ fn call(store: &Store, number: u64) {
 fn log_of(sim: &Sim) -> Vec<u8> {
     let world = sim.world();
     let log = world.inode(world.named(Path::new(PATH)).unwrap()).live.trimmed_bytes();
-    // Of the space ahead, as much as the shortest frame takes.
+    // Keeps as much of the preallocated space as the shortest frame takes.
     let end = log.len().next_multiple_of(8);
     [log, vec![0; 128]].concat()[..end + 64].to_vec()
 }
 
-/// Where the frames lie, by their own lengths, as far as these make sense.
+/// The ranges of the frames, according to their length fields, up to the first length that cannot be right.
 pub fn frames(log: &[u8]) -> Vec<std::ops::Range<usize>> {
     let mut frames = Vec::new();
     let mut at = HEADER_PAGE_LEN;
@@ -112,7 +112,7 @@ pub fn frames(log: &[u8]) -> Vec<std::ops::Range<usize>> {
     frames
 }
 
-/// Makes both CRCs of the frame right for what stands there.
+/// Recomputes both CRCs of the frame.
 pub fn fix_crcs(log: &mut [u8], frame: std::ops::Range<usize>) {
     let (start, end) = (frame.start, frame.end);
     let body_crc = salted_crc(log, start + FRAME_HEADER_LEN..end);

@@ -1,5 +1,6 @@
-//! A bbolt file from any bytes, or a good one with changes, with the checksums of its meta pages made right so that these get
-//! deep: it is refused, or it comes over into a store as it was read, once, with no payload that the agent never sealed.
+//! A bbolt file from any bytes, or a valid one with changes. The checksums of its meta pages are recomputed, so
+//! that the changes are not rejected at once. The file is refused, or it is imported exactly as it was read and
+//! only once, without any payload that the agent never sealed.
 
 use std::sync::{Arc, OnceLock};
 
@@ -21,7 +22,6 @@ enum Change {
         at: u16,
         to: u8,
     },
-    /// A field of a page's header, and of the header of one of its keys.
     PageNumber {
         page: u8,
         to: u8,
@@ -38,6 +38,7 @@ enum Change {
         page: u8,
         to: u8,
     },
+    /// A field in the header of one of the page's keys.
     KeyField {
         page: u8,
         key: u8,
@@ -54,7 +55,7 @@ enum Change {
         other: u8,
         is_renumbered: bool,
     },
-    /// Of a meta page, one of the eight-byte fields behind the page length.
+    /// One of the eight-byte fields after the page length in a meta page.
     Meta {
         is_second: bool,
         field: u8,
@@ -79,25 +80,25 @@ struct Mutation {
 pub fn run(bytes: &[u8]) {
     let Some((&mode, rest)) = bytes.split_first() else { return };
     match mode % 3 {
-        0 => look(rest),
+        0 => check(rest),
         1 => {
             let mut file = rest.to_vec();
             fix_checksums(&mut file);
-            look(&file);
+            check(&file);
         }
         _ => {
             let Ok(mutation) = Mutation::arbitrary(&mut Unstructured::new(rest)) else { return };
             let mut file = base(mutation.has_freelist).to_vec();
-            mutation.changes.iter().take(CHANGES_MAX).for_each(|change| make(change, &mut file));
+            mutation.changes.iter().take(CHANGES_MAX).for_each(|change| apply(change, &mut file));
             if !mutation.checksums_stay {
                 fix_checksums(&mut file);
             }
-            look(&file);
+            check(&file);
         }
     }
 }
 
-/// A tree of three levels, a page that runs over, buckets inside of values, and one that no agent has.
+/// A tree of three levels, with an overflow page, inline buckets, and a bucket that no agent has.
 fn base(has_freelist: bool) -> &'static [u8] {
     static BASES: [OnceLock<Vec<u8>>; 2] = [const { OnceLock::new() }; 2];
     BASES[usize::from(has_freelist)].get_or_init(|| {
@@ -120,7 +121,7 @@ fn agent() -> Agent {
     }
 }
 
-fn make(change: &Change, file: &mut Vec<u8>) {
+fn apply(change: &Change, file: &mut Vec<u8>) {
     let count = (file.len() / PAGE_LEN).max(1);
     let page_at = |page: u8| usize::from(page) % count * PAGE_LEN;
     let mut put = |at: usize, bytes: &[u8]| {
@@ -171,7 +172,7 @@ fn renumber(file: &mut [u8], at: usize, is_renumbered: bool) {
     }
 }
 
-/// Of the meta page at 0, and of the one where it says that the other is.
+/// Recomputes the checksums of the first meta page and of the second, at the page length that the first one gives.
 fn fix_checksums(file: &mut [u8]) {
     let Some(page_len) = file.get(24..28) else { return };
     let page_len = u32::from_le_bytes(page_len.try_into().unwrap()) as usize;
@@ -182,7 +183,8 @@ fn fix_checksums(file: &mut [u8]) {
     }
 }
 
-fn look(file: &[u8]) {
+/// Reads the file, imports it twice and compares the store with what was read.
+fn check(file: &[u8]) {
     let state = match read_bolt(file, &key()) {
         Ok(state) => state,
         Err(Error::Corrupt { offset, .. }) => return assert!(offset <= file.len() as u64, "{offset}"),
@@ -208,7 +210,7 @@ fn look(file: &[u8]) {
     assert_eq!(store.peek_logs(usize::MAX).unwrap().events(), state.logs);
 }
 
-/// What is not sealed under the agent key cannot come over. The seeds hold the same values as the base.
+/// Values that are not sealed under the agent key are never imported. The seeds hold the same values as the base.
 fn assert_sealed_by_the_agent(state: &BoltState) {
     let agent = agent();
     let mut texts: Vec<&[u8]> = agent.jobs.iter().map(|(_, payload)| &payload[..]).collect();

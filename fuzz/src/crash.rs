@@ -1,5 +1,5 @@
-//! Calls, a power cut at any operation, any image that the disk could then hold, and again inside the recovery: the
-//! oracle of `tests/sim/oracle.rs` says what may be found.
+//! Calls, a power cut at any operation, and any image that the disk could then hold; then a second power cut
+//! during the recovery. The oracle in `tests/sim/oracle.rs` decides which states are allowed.
 
 use arbitrary::{Arbitrary, Unstructured};
 
@@ -9,7 +9,7 @@ use crate::sim::world::{Image, World};
 use crate::sim::{Moment, Sim};
 
 const CALLS_MAX: usize = 24;
-/// Of each choice of names.
+/// For each combination of names that the disk could have.
 const IMAGES: usize = 3;
 
 #[derive(Arbitrary, Debug)]
@@ -57,14 +57,14 @@ pub fn run(bytes: &[u8]) {
             break;
         }
     }
-    let moment = chosen(agent.sim.take_moments(), cut);
+    let moment = choose(agent.sim.take_moments(), cut);
     let allowed = agent.allowed_at(moment.ops);
     some_images(&moment.world, cut.seed.into(), IMAGES, &mut |image| check(image, allowed, second));
 }
 
 fn make(agent: &mut Agent, step: &Step) {
     let len = |len: u8| if len > 250 { 5000 } else { usize::from(len) };
-    // Long enough that no two log events are equal: the oracle tells them apart by what they hold.
+    // Long enough that no two log events are equal, because the oracle identifies them by their contents.
     let log_len = |n| len(n).max(8);
     let call = match *step {
         Step::Config { len: n } => Call::SaveConfig { len: len(n) },
@@ -88,13 +88,13 @@ fn make(agent: &mut Agent, step: &Step) {
     agent.make(call).unwrap();
 }
 
-fn chosen(mut moments: Vec<Moment>, cut: Cut) -> Moment {
-    // Counted from the end: what was written last is in doubt.
+fn choose(mut moments: Vec<Moment>, cut: Cut) -> Moment {
+    // Counted from the end, because only the latest writes are not yet durable.
     let last = moments.len() - 1;
     moments.swap_remove(last - usize::from(cut.moment) % moments.len())
 }
 
-/// Opens, with a second power cut inside the recovery, and goes on.
+/// Opens the store, checks its state, cuts the power again during the recovery, and writes to the store.
 fn check(image: &Image, allowed: &[Model], second: Cut) {
     let sim = Sim::on(image, 6);
     sim.record();
@@ -105,15 +105,15 @@ fn check(image: &Image, allowed: &[Model], second: Cut) {
     drop(store);
     assert!(allowed.contains(&found), "found {found:#?}, not among {allowed:#?}");
 
-    let moment = chosen(moments, second);
+    let moment = choose(moments, second);
     some_images(&moment.world, second.seed.into(), 1, &mut |image| {
         let again = Model::on_copy(&World::of(image)).unwrap();
         assert!(again == found, "found {again:#?}, but before a second power cut {found:#?}");
     });
-    goes_on(moment.world, found);
+    check_writable(moment.world, found);
 }
 
-fn goes_on(world: World, found: Model) {
+fn check_writable(world: World, found: Model) {
     let mut agent = Agent::new(Sim::at(world, 7), Mode::Sync);
     agent.oracle = Oracle::of(found);
     agent.start().unwrap();

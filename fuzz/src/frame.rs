@@ -1,10 +1,10 @@
-//! Frames from any fields, manifest and values, sealed with the right key or not, CRCs right: what the store decodes is
-//! what the page says.
+//! Frames with any fields, manifest and values, sealed under the right key or another, with correct CRCs: the
+//! store must decode them as FORMAT.md says.
 
 use arbitrary::{Arbitrary, Unstructured};
 
 use crate::base::{HEADER_PAGE_LEN, KEY, base, frames};
-use crate::look::look;
+use crate::checks::check_log;
 use crate::page_reader::{self, Header};
 use crate::page_writer::{Draft, fix_crcs};
 
@@ -22,9 +22,9 @@ struct Frame {
     odd_padding: Option<Vec<u8>>,
     odd_len: Option<u32>,
     odd_manifest_len: Option<u32>,
-    /// Values that the manifest does not ask for, or fewer.
+    /// More or fewer values than the manifest lists.
     values_off_by: Option<i8>,
-    /// Changed after sealing; the CRCs are made right again.
+    /// A byte changed after sealing; the CRCs are recomputed.
     changed: Option<(u16, u8)>,
 }
 
@@ -76,7 +76,7 @@ pub fn run(bytes: &[u8]) {
     for _ in 0..count {
         let Ok(frame) = Frame::arbitrary(&mut input) else { break };
         seq += 1;
-        let bytes = draw(&frame, seq, &chain, &before.header);
+        let bytes = encode(&frame, seq, &chain, &before.header);
         chain = tag_of(&bytes).unwrap_or(chain);
         log.extend(bytes);
         if input.is_empty() {
@@ -88,12 +88,12 @@ pub fn run(bytes: &[u8]) {
         Tail::Zeros(count) => log.resize(log.len() + usize::from(count), 0),
         Tail::Bytes(bytes) => log.extend(bytes),
     }
-    look(&log);
+    check_log(&log);
 }
 
-fn draw(frame: &Frame, seq: u64, chain: &[u8; 16], header: &Header) -> Vec<u8> {
+fn encode(frame: &Frame, seq: u64, chain: &[u8; 16], header: &Header) -> Vec<u8> {
     let seq = seq.wrapping_add_signed(frame.seq_off_by.unwrap_or(0).into());
-    let (manifest, mut values) = frame.manifest.draw();
+    let (manifest, mut values) = frame.manifest.encode();
     if let Some(off_by) = frame.values_off_by {
         values.resize(values.len().saturating_add_signed((off_by % 3).into()), vec![7; 5]);
     }
@@ -111,7 +111,7 @@ fn draw(frame: &Frame, seq: u64, chain: &[u8; 16], header: &Header) -> Vec<u8> {
     };
     let mut bytes = draft.seal(chain, header);
     if !frame.is_sealed {
-        // Of another key, as it were.
+        // As if sealed under another key.
         bytes[48] ^= 1;
         fix_crcs(&mut bytes, &header.salt);
     }
@@ -123,14 +123,14 @@ fn draw(frame: &Frame, seq: u64, chain: &[u8; 16], header: &Header) -> Vec<u8> {
     bytes
 }
 
-/// The manifest's tag, where the frame says it is.
+/// The manifest's tag, at the offset that the frame's header gives.
 fn tag_of(frame: &[u8]) -> Option<[u8; 16]> {
     let manifest_len = u32::from_le_bytes(frame[12..16].try_into().unwrap()) as usize;
     frame.get(48..)?.get(manifest_len..)?.first_chunk().copied()
 }
 
 impl Manifest {
-    fn draw(&self) -> (Vec<u8>, Vec<Vec<u8>>) {
+    fn encode(&self) -> (Vec<u8>, Vec<Vec<u8>>) {
         let operations = match self {
             Manifest::Any(bytes) => return (bytes.clone(), Vec::new()),
             Manifest::Of(operations) => operations,
@@ -138,9 +138,9 @@ impl Manifest {
         let mut bytes = (operations.len() as u32).to_le_bytes().to_vec();
         let mut values = Vec::new();
         for Operation { kind, bucket, key, odd_key_len, odd_value_len, value } in operations {
-            // Mostly those that exist.
+            // Mostly valid kinds and buckets.
             let kind = if *kind < 250 { kind % 3 + 1 } else { *kind };
-            let (own_bucket, key) = key.draw();
+            let (own_bucket, key) = key.encode();
             let bucket = if *bucket < 250 { own_bucket } else { *bucket };
             let key_len = odd_key_len.unwrap_or(key.len() as u16);
             bytes.extend([kind, bucket]);
@@ -156,8 +156,8 @@ impl Manifest {
 }
 
 impl Key {
-    /// Its bucket, and its bytes.
-    fn draw(&self) -> (u8, Vec<u8>) {
+    /// Returns the key's bucket and bytes.
+    fn encode(&self) -> (u8, Vec<u8>) {
         match self {
             Key::Current => (1, b"current".to_vec()),
             Key::Short(id) => (2, vec![b'a' + id % 26]),

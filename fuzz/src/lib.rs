@@ -1,9 +1,9 @@
-//! The fuzz targets, one module each, and what they share. `fuzz_targets/` only hands them the engine's bytes.
+//! The fuzz targets, one module each, and their shared code. `fuzz_targets/` only passes on the engine's bytes.
 //!
 //! The simulated disk, the workload with its oracle, and the reader that was written from FORMAT.md are those of
-//! `tests/`: a target that finds something has found it by the same yardstick.
+//! `tests/`, so that fuzzing and tests check the same properties.
 
-#![allow(clippy::unwrap_used, reason = "a panic is how a target reports what it found")]
+#![allow(clippy::unwrap_used, reason = "a target reports a failure by panicking")]
 #![allow(clippy::cast_possible_truncation, reason = "the files are small")]
 
 #[path = "../../tests/sim/mod.rs"]
@@ -24,7 +24,7 @@ mod page_writer;
 mod bolt_writer;
 
 mod base;
-mod look;
+mod checks;
 
 pub mod bolt;
 pub mod crash;

@@ -1,10 +1,13 @@
-//! Any calls, on a store and on plain maps: both say the same, over closing, killing, compacting and new keys.
+//! Any calls on a store and on plain lists: both must agree, also after closing, killing, compacting and new keys.
 
 use std::sync::Arc;
 
 use arbitrary::{Arbitrary, Unstructured};
 use backupy_state::testing::{open_snapshot_on, options_on, verify_on};
-use backupy_state::{AgentKey, Batch, CompactionPolicy, Config, Durability, Enqueued, Error, LogAdmission, LogBatch, LogLimits, OpenOptions, QueueOrder, Result, Session, Store, WhenFull};
+use backupy_state::{
+    AgentKey, Batch, CompactionPolicy, Config, Durability, Enqueued, Error, LogAdmission, LogBatch, LogLimits,
+    OpenOptions, QueueOrder, Result, Session, Store, WhenFull,
+};
 
 use crate::sim::{PATH, Sim};
 use state::{Event, Peeked, State};
@@ -28,10 +31,10 @@ enum Call {
     Dequeue { n: u8 },
     DequeueAfter { id: Id, n: u8 },
     Job { id: Id },
-    Look,
+    CheckAll,
 }
 
-/// What a batch can hold, too.
+/// A writing call, also as an operation of a batch.
 #[derive(Arbitrary, Clone, Debug)]
 enum Write {
     Config { version: u64, value: Value },
@@ -84,7 +87,7 @@ impl Time {
 impl Value {
     fn bytes(self) -> Vec<u8> {
         let len = match self.len {
-            // Over the first step of space ahead.
+            // Longer than the first preallocated space.
             251 => 70_000,
             252 => 5000,
             len => usize::from(len),
@@ -102,7 +105,7 @@ impl How {
         limits.when_full = if self.drops_newest { WhenFull::DropNewest } else { WhenFull::DropOldest };
         let mut options = options_on(Arc::new(sim.clone()));
         options.mmap(false).log_limits(limits);
-        // On a thread of its own, it would come at another moment each time.
+        // Automatic compaction runs on its own thread, at a different moment in each run.
         options.compaction(CompactionPolicy { automatic: false, ..CompactionPolicy::default() });
         options.queue_order(if self.is_fifo { QueueOrder::Fifo } else { QueueOrder::RunId });
         options.durability(if self.is_buffered { Durability::Buffered } else { Durability::Sync });
@@ -129,7 +132,7 @@ struct Agent {
     sim: Sim,
     how: How,
     key: u8,
-    /// Always there, but while it is being opened anew.
+    /// `None` only during `reopen`.
     store: Option<Store>,
     state: State,
     peeked: Option<(LogBatch, Peeked)>,
@@ -197,7 +200,7 @@ impl Agent {
                 let found = self.store().job(&id).map(|found| found.map(|job| job.payload));
                 expect(&id, found, || self.state.job(&id).map(<[u8]>::to_vec));
             }
-            Call::Look => self.check_all(),
+            Call::CheckAll => self.check_all(),
         }
     }
 
@@ -220,14 +223,14 @@ impl Agent {
                 expect(&id, store.ack_job(&id), || state.job(&id).is_some());
             }
             Write::Log { time, value } => {
-                let said = store.buffer_log(time.ms(), &value.bytes()).unwrap();
+                let admission = store.buffer_log(time.ms(), &value.bytes()).unwrap();
                 let (admitted, made_room) = state.buffer_logs(&self.how, &[(time.ms(), value.bytes())]);
                 let expected = match (admitted, made_room) {
                     (0, _) => LogAdmission::Dropped,
                     (_, 0) => LogAdmission::Buffered,
                     (_, dropped) => LogAdmission::DroppedOldest(dropped),
                 };
-                assert_eq!(said, expected);
+                assert_eq!(admission, expected);
                 return;
             }
         }
@@ -265,7 +268,7 @@ impl Agent {
         let report = self.store().compact().unwrap();
         assert_eq!(report.generation, before.generation + 1);
         let after = self.store().stats();
-        // Of each frame its header, tag, count and padding.
+        // Each frame's header, manifest tag, operation count and padding count as dead.
         assert_eq!(after.live_bytes, before.live_bytes);
         assert!(after.dead_bytes <= after.seq * 80, "{before:?}, then {after:?}");
     }
@@ -277,11 +280,11 @@ impl Agent {
         self.check_snapshot(&path);
     }
 
-    /// Closes or kills, opens again, and checks that nothing is older than it was.
+    /// Closes or kills the store and opens it again, expecting at least the anchor from before.
     fn reopen(&mut self, how: How, is_killed: bool, new_key: Option<u8>) {
-        let head = self.store().anchor();
+        let anchor = self.store().anchor();
         let store = self.store.take().unwrap();
-        // A batch is good for the handle it was peeked from.
+        // A peeked batch is valid only for the handle that returned it.
         self.peeked = None;
         if is_killed {
             self.sim.kill();
@@ -291,7 +294,7 @@ impl Agent {
             self.state.record_drops();
         }
         let mut options = how.options(&self.sim);
-        options.expect_at_least(head);
+        options.expect_at_least(anchor);
         if let Some(new_key) = new_key {
             options.previous_key(agent_key(self.key));
             self.key = new_key;
@@ -325,7 +328,7 @@ impl Agent {
         self.check_snapshot(PATH);
     }
 
-    /// What a reader without the lock sees of the store, or of a backup.
+    /// Compares a snapshot of the store, or of a backup, with the model.
     fn check_snapshot(&self, path: &str) {
         let snapshot = open_snapshot_on(Arc::new(self.sim.clone()), path, &agent_key(self.key)).unwrap();
         let jobs = snapshot.dequeue_jobs(usize::MAX).unwrap().into_iter();
@@ -355,7 +358,7 @@ fn is_bad(id: &str) -> bool {
     id.is_empty() || id.len() > 1024
 }
 
-/// A bad run id is refused in every call that takes one; otherwise the call returns what is expected.
+/// Every call that takes a run id refuses a bad one; otherwise it returns what is expected.
 fn expect<T: PartialEq + std::fmt::Debug>(id: &str, found: Result<T>, expected: impl FnOnce() -> T) {
     match found {
         Err(Error::Invalid { .. }) => assert!(id.is_empty()),

@@ -1,16 +1,16 @@
-//! A real log, changed step by step, with CRCs that are made right again: whatever then opens is a state that the store
+//! A real log, changed step by step, with recomputed CRCs: if it opens, its contents are a state that the store
 //! had.
 
 use arbitrary::{Arbitrary, Unstructured};
 
 use crate::base::{self, Base, FRAME_HEADER_LEN, HEADER_PAGE_LEN, base};
-use crate::look::{look, salvage};
+use crate::checks::{check_log, check_salvage};
 use crate::sim::Model;
 
 const MUTATIONS_MAX: usize = 8;
 const LEN_MAX: usize = 32 << 10;
 
-/// One change. Numbers are taken modulo what there is.
+/// One change. Offsets and numbers wrap around at the log's length and the number of frames.
 #[derive(Arbitrary, Debug)]
 enum Mutation {
     Flip {
@@ -51,14 +51,14 @@ enum Mutation {
         a: u8,
         b: u8,
     },
-    /// A field of a frame's header; both CRCs or the header's are made right.
+    /// A field of a frame's header. Both CRCs are recomputed, or only the header's.
     Field {
         frame: u8,
         field: Field,
         value: u64,
         both: bool,
     },
-    /// A byte behind a frame's header; its CRCs are made right.
+    /// A byte after a frame's header. Both CRCs are recomputed.
     Body {
         frame: u8,
         at: u16,
@@ -67,7 +67,7 @@ enum Mutation {
     FixCrcs {
         frame: u8,
     },
-    /// A byte of one or both copies of the header; CRCs are made right.
+    /// A byte of one or both header copies. Their CRCs are recomputed.
     Header {
         copies: u8,
         at: u8,
@@ -104,26 +104,26 @@ pub fn run(bytes: &[u8]) {
             break;
         }
     }
-    if let Some(found) = look(&log) {
-        assert!(base.states.contains(&found), "never was: {found:#?}");
+    if let Some(found) = check_log(&log) {
+        assert!(base.states.contains(&found), "the store never had this state: {found:#?}");
     }
-    if let Some(found) = salvage(&log) {
-        let was = |has: &dyn Fn(&Model) -> bool| base.states.iter().any(has);
+    if let Some(found) = check_salvage(&log) {
+        let existed = |has: &dyn Fn(&Model) -> bool| base.states.iter().any(has);
         for job in &found.jobs {
-            assert!(was(&|state| state.jobs.contains(job)), "never was: {job:?}");
+            assert!(existed(&|state| state.jobs.contains(job)), "never written: {job:?}");
         }
         for event in &found.logs {
-            assert!(was(&|state| state.logs.contains(event)), "never was: {event:?}");
+            assert!(existed(&|state| state.logs.contains(event)), "never written: {event:?}");
         }
-        assert!(was(&|state| state.config == found.config), "never was: {:?}", found.config);
-        assert!(was(&|state| state.session == found.session), "never was: {:?}", found.session);
-        assert!(was(&|state| state.heartbeat == found.heartbeat), "never was: {:?}", found.heartbeat);
+        assert!(existed(&|state| state.config == found.config), "never written: {:?}", found.config);
+        assert!(existed(&|state| state.session == found.session), "never written: {:?}", found.session);
+        assert!(existed(&|state| state.heartbeat == found.heartbeat), "never written: {:?}", found.heartbeat);
     }
 }
 
 fn mutate(log: &mut Vec<u8>, mutation: &Mutation, base: &Base) {
     let len = log.len();
-    // Most of the header page is zeros.
+    // Offsets start near the end of the header page, which is mostly zeros.
     let place = |at: u16| (HEADER_PAGE_LEN - 8 + usize::from(at) % (len + 8 - HEADER_PAGE_LEN).max(1)).min(len);
     let frames = base::frames(log);
     let frame = |number: u8| frames.get(usize::from(number) % frames.len().max(1)).cloned();
@@ -146,12 +146,12 @@ fn mutate(log: &mut Vec<u8>, mutation: &Mutation, base: &Base) {
         Mutation::Grow { zeros } => log.resize(len + usize::from(zeros) % 1024, 0),
         Mutation::Append { bytes } => log.extend(bytes),
         Mutation::Insert { from, frame: number, before } => {
-            if let (Some(bytes), Some(place)) = (taken(from, number, log, base), frame(before)) {
+            if let (Some(bytes), Some(place)) = (frame_bytes(from, number, log, base), frame(before)) {
                 log.splice(place.start..place.start, bytes);
             }
         }
         Mutation::Replace { from, frame: number, instead } => {
-            if let (Some(bytes), Some(place)) = (taken(from, number, log, base), frame(instead)) {
+            if let (Some(bytes), Some(place)) = (frame_bytes(from, number, log, base), frame(instead)) {
                 log.splice(place, bytes);
             }
         }
@@ -197,7 +197,7 @@ fn mutate(log: &mut Vec<u8>, mutation: &Mutation, base: &Base) {
     }
 }
 
-fn taken(from: Source, number: u8, log: &[u8], base: &Base) -> Option<Vec<u8>> {
+fn frame_bytes(from: Source, number: u8, log: &[u8], base: &Base) -> Option<Vec<u8>> {
     let log = match from {
         Source::Same => log,
         Source::Fork => &base.fork,

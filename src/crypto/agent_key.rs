@@ -1,4 +1,6 @@
-//! The agent key: where it comes from, and that it never shows.
+//! The agent key: read from bytes, the environment or a file, wiped on drop, never shown.
+//!
+//! Derives nothing from it: `seal.rs` does. See *Keys* of FORMAT.md.
 
 use std::fmt;
 use std::fs;
@@ -8,10 +10,10 @@ use zeroize::Zeroizing;
 
 use crate::{Error, Result};
 
-/// The agent key: any non-empty bytes. It is wiped on drop, and `Debug` prints `AgentKey(***)`.
+/// The agent key: one byte or more. It is wiped on drop, and `Debug` prints `AgentKey(***)`.
 ///
-/// The store derives its keys from it by HKDF-SHA-256, which adds no strength: take at least 32 random bytes, not a
-/// password.
+/// The store derives its encryption keys from it with HKDF-SHA-256. HKDF does not strengthen a weak key: use 32
+/// random bytes, not a password.
 ///
 /// ```
 /// let key = backupy_state::AgentKey::new("bkpy_0123456789abcdef0123456789abcdef")?;
@@ -21,10 +23,10 @@ use crate::{Error, Result};
 pub struct AgentKey(Zeroizing<Vec<u8>>);
 
 impl AgentKey {
-    /// Takes the key as it is.
+    /// Copies the key from `bytes`, unchanged. The caller wipes `bytes` if needed.
     ///
     /// # Errors
-    /// [`Error::Invalid`] when it is empty.
+    /// [`Error::Invalid`] if `bytes` is empty.
     ///
     /// ```
     /// use backupy_state::{AgentKey, Error};
@@ -41,10 +43,10 @@ impl AgentKey {
         Ok(AgentKey(Zeroizing::new(bytes.to_vec())))
     }
 
-    /// Takes the key from an environment variable, byte for byte.
+    /// Reads the key from an environment variable, unchanged: a trailing newline is part of the key.
     ///
     /// # Errors
-    /// [`Error::Invalid`] when the variable is not set or empty.
+    /// [`Error::Invalid`] if the variable is not set or empty.
     ///
     /// ```no_run
     /// let key = backupy_state::AgentKey::from_env("BACKUPY_AGENT_KEY")?;
@@ -60,11 +62,13 @@ impl AgentKey {
         }
     }
 
-    /// Takes the key from a file; one newline at its end (`\n` or `\r\n`) is stripped.
+    /// Reads the key from a file of at most 64 KiB. One newline at its end (`\n` or `\r\n`) is not part of the
+    /// key.
     ///
     /// # Errors
-    /// [`Error::Io`] when the file cannot be read, [`Error::TooLarge`] when it is over 64 KiB (a key is not), and
-    /// [`Error::Invalid`] when nothing is left.
+    /// - [`Error::Io`]: the file cannot be read.
+    /// - [`Error::TooLarge`]: the file is over 64 KiB, so it is not a key file.
+    /// - [`Error::Invalid`]: the file holds no key.
     ///
     /// ```
     /// # let folder = tempfile::tempdir()?;
@@ -89,7 +93,7 @@ impl AgentKey {
         AgentKey::new(line)
     }
 
-    /// No `Clone`: copies of a key are made on purpose.
+    /// In place of `Clone`, so that each copy of a key is deliberate.
     pub(crate) fn duplicate(&self) -> Self {
         AgentKey(self.0.clone())
     }
@@ -99,7 +103,7 @@ impl AgentKey {
     }
 }
 
-/// Far over any key, far under what a mistaken path could make us read.
+/// 64 KiB: far more than any key, and little to read if the path names the wrong file.
 const KEY_FILE_LEN_MAX: u64 = 64 << 10;
 
 impl fmt::Debug for AgentKey {

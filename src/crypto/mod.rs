@@ -1,4 +1,6 @@
-//! Keys, seals and wiped buffers. The only user of the crypto crates.
+//! Keys, sealing and buffers that are wiped. The only user of the crypto crates.
+//!
+//! Does no I/O but for the key file, and makes no random bytes: salts and nonces are passed in.
 
 pub(crate) mod agent_key;
 pub(crate) mod seal;
@@ -8,13 +10,13 @@ mod by_aes_gcm;
 #[cfg(feature = "ring")]
 mod by_ring;
 
-/// What AES-256-GCM puts behind a ciphertext.
+/// The length of an AES-256-GCM tag, in bytes. It follows its ciphertext.
 pub(crate) const TAG_LEN: usize = 16;
-/// A 96-bit nonce.
+/// The length of an AES-256-GCM nonce, in bytes: 96 bits.
 pub(crate) const NONCE_LEN: usize = 12;
 pub(crate) type Tag = [u8; TAG_LEN];
 pub(crate) type Nonce = [u8; NONCE_LEN];
 
-/// The seal did not fit: other bytes, another place or another key.
+/// The tag does not fit: other bytes, another place or another key. AES-GCM cannot tell which.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) struct SealBroken;
+pub(crate) struct Unauthentic;

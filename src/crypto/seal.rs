@@ -1,9 +1,11 @@
-//! All cryptography: key derivation, nonces, associated data, the chain. The only user of the crypto crates.
+//! How keys, nonces and associated data are derived. Implements *Keys* and *Sealing* of FORMAT.md.
 //!
-//! Implements the sections *Keys* and *Sealing* of FORMAT.md. Does no I/O; random bytes are handed in.
+//! | primitive | source |
+//! |---|---|
+//! | `PRK = HKDF-Extract(salt, IKM)`, `OKM = HKDF-Expand(PRK, info, L)` | HKDF-SHA-256, RFC 5869 |
+//! | `(C, T) = AES-256-GCM-Seal(K, N, A, P)`, `P or failure = AES-256-GCM-Open(K, N, A, C, T)` | NIST SP 800-38D |
 //!
-//! - HKDF-SHA-256: RFC 5869. `HKDF-Extract(salt, IKM) -> PRK`, `HKDF-Expand(PRK, info, L) -> OKM`.
-//! - AES-256-GCM with 96-bit nonces and 128-bit tags: NIST SP 800-38D.
+//! `||` joins bytes, integers are little-endian unless it says otherwise, labels are ASCII.
 
 #[cfg(not(feature = "ring"))]
 use super::by_aes_gcm::Cipher;
@@ -14,13 +16,13 @@ use hkdf::Hkdf;
 use sha2::Sha256;
 use zeroize::{Zeroize, Zeroizing};
 
-use super::{NONCE_LEN, Nonce, SealBroken, TAG_LEN, Tag};
+use super::{NONCE_LEN, Nonce, TAG_LEN, Tag, Unauthentic};
 use crate::AgentKey;
 
-/// What is sealed with a manifest: its frame's header from `len` on, and the chain.
+/// The length of a manifest's associated data: 40 bytes of the frame header, and the chain.
 pub(crate) const MANIFEST_AAD_LEN: usize = 40 + TAG_LEN;
 
-/// What a generation is derived from, besides the agent key.
+/// What the keys of a generation are derived from, besides the agent key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct GenerationId {
     pub(crate) generation: u64,
@@ -28,25 +30,32 @@ pub(crate) struct GenerationId {
     pub(crate) salt: [u8; 32],
 }
 
-/// HKDF-Extract of one generation: derives its header authenticator and its frame key.
+/// The pseudorandom key of one generation.
 pub(crate) struct Prk(Hkdf<Sha256>);
 
 impl Prk {
-    /// PRK = HKDF-Extract(salt, agent key).
+    /// `PRK = HKDF-Extract(salt, agent key)`.
+    ///
+    /// RFC 5869, section 2.2.
     pub(crate) fn extract(salt: &[u8; 32], key: &AgentKey) -> Self {
         let (mut prk, hkdf) = Hkdf::<Sha256>::extract(Some(salt), key.as_bytes());
+        // `hkdf` has a copy of its own.
         prk.as_mut_slice().zeroize();
         Prk(hkdf)
     }
 
-    /// HKDF-Expand(PRK, "backupy-state v1 header" || header bytes 0..80, 32).
+    /// `authenticator = HKDF-Expand(PRK, "backupy-state v1 header" || header 0..80, 32)`.
+    ///
+    /// RFC 5869, section 2.3. It ties the file to one agent key; AES-GCM, which is not key-committing, does not.
     pub(crate) fn authenticator(&self, header: &[u8; 80]) -> [u8; 32] {
         let mut authenticator = [0; 32];
         self.expand(&[b"backupy-state v1 header", header], &mut authenticator);
         authenticator
     }
 
-    /// HKDF-Expand(PRK, "backupy-state v1 frames" || store id || generation as u64, 32), ready to seal.
+    /// `frame key = HKDF-Expand(PRK, "backupy-state v1 frames" || store id || u64(generation), 32)`.
+    ///
+    /// RFC 5869, section 2.3.
     pub(crate) fn frame_sealer(&self, id: &GenerationId) -> Sealer {
         let mut key = Zeroizing::new([0; 32]);
         let info: [&[u8]; 3] = [b"backupy-state v1 frames", &id.store_id, &id.generation.to_le_bytes()];
@@ -55,42 +64,52 @@ impl Prk {
     }
 
     fn expand(&self, info: &[&[u8]], out: &mut [u8; 32]) {
-        // HKDF-Expand refuses only more than 255 hash lengths, and this asks for one.
+        // Cannot fail: HKDF-Expand refuses only more than 255 times 32 bytes.
         self.0.expand_multi_info(info, out).expect("32 bytes are within the limit of HKDF-Expand");
     }
 }
 
-/// Compares in a time that does not tell where the difference is.
+/// Whether `a` equals `b`. The time that this takes does not depend on where they differ.
 pub(crate) fn equal_in_constant_time(a: &[u8; 32], b: &[u8; 32]) -> bool {
     a.ct_eq(b).to_bool()
 }
 
-/// Seals and opens the manifests and values of one generation. Wiped on drop, as far as the cipher does that.
+/// Seals and opens the manifests and values of one generation, under its frame key.
+///
+/// The key is wiped on drop with aes-gcm, and not with ring, which offers no way to do so.
 pub(crate) struct Sealer(Cipher);
 
 impl Sealer {
-    /// Seals in place: nonce N, AAD = header bytes 8..48 || previous frame's manifest tag.
+    /// `AES-256-GCM-Seal(frame key, N, frame header 8..48 || chain, manifest)`, in place.
+    ///
+    /// NIST SP 800-38D, section 7.1. The chain is the manifest tag of the frame before it.
     pub(crate) fn seal_manifest(&self, nonce: &Nonce, aad: &[u8; MANIFEST_AAD_LEN], text: &mut [u8]) -> Tag {
         self.0.seal(nonce, aad, text)
     }
 
-    /// Opens in place what [`seal_manifest`](Self::seal_manifest) sealed.
+    /// `AES-256-GCM-Open(frame key, N, frame header 8..48 || chain, manifest, tag)`, in place.
+    ///
+    /// NIST SP 800-38D, section 7.2.
     pub(crate) fn open_manifest(
         &self,
         nonce: &Nonce,
         aad: &[u8; MANIFEST_AAD_LEN],
         text: &mut [u8],
         tag: &Tag,
-    ) -> Result<(), SealBroken> {
+    ) -> Result<(), Unauthentic> {
         self.0.open(nonce, aad, text, tag)
     }
 
-    /// Seals value `i` of frame `seq` in place: nonce N with its last 4 bytes XOR (i + 1), AAD = seq || i.
+    /// `AES-256-GCM-Seal(frame key, N', u64(seq) || u32(i), value i)`, in place.
+    ///
+    /// NIST SP 800-38D, section 7.1. N' is N with its last 4 bytes XOR big-endian u32(i + 1).
     pub(crate) fn seal_value(&self, frame_nonce: &Nonce, seq: u64, i: u32, text: &mut [u8]) -> Tag {
         self.0.seal(&value_nonce(frame_nonce, i), &value_aad(seq, i), text)
     }
 
-    /// Opens in place what [`seal_value`](Self::seal_value) sealed.
+    /// `AES-256-GCM-Open(frame key, N', u64(seq) || u32(i), value i, tag)`, in place.
+    ///
+    /// NIST SP 800-38D, section 7.2.
     pub(crate) fn open_value(
         &self,
         frame_nonce: &Nonce,
@@ -98,18 +117,20 @@ impl Sealer {
         i: u32,
         text: &mut [u8],
         tag: &Tag,
-    ) -> Result<(), SealBroken> {
+    ) -> Result<(), Unauthentic> {
         self.0.open(&value_nonce(frame_nonce, i), &value_aad(seq, i), text, tag)
     }
 }
 
-/// Opens the values of the agent that kept its state in bbolt.
+/// Opens values that the Go agent sealed in its bbolt file.
 #[cfg(feature = "import-bolt")]
 pub(crate) struct BoltOpener(Cipher);
 
 #[cfg(feature = "import-bolt")]
 impl BoltOpener {
-    /// HKDF(salt = "backupy-agent-state-salt", IKM = agent key, info = "backupy-agent/state-v1", 32).
+    /// `K = HKDF(salt = "backupy-agent-state-salt", IKM = agent key, info = "backupy-agent/state-v1", 32)`.
+    ///
+    /// RFC 5869: extract, then expand.
     pub(crate) fn new(key: &AgentKey) -> Self {
         let (mut prk, hkdf) = Hkdf::<Sha256>::extract(Some(b"backupy-agent-state-salt"), key.as_bytes());
         prk.as_mut_slice().zeroize();
@@ -118,17 +139,20 @@ impl BoltOpener {
         BoltOpener(Cipher::new(&key))
     }
 
-    /// Opens in place: the value's own nonce, no associated data.
-    pub(crate) fn open(&self, nonce: &Nonce, text: &mut [u8], tag: &Tag) -> Result<(), SealBroken> {
+    /// `AES-256-GCM-Open(K, N, nothing, value, tag)`, in place.
+    ///
+    /// NIST SP 800-38D, section 7.2. N is stored with the value.
+    pub(crate) fn open(&self, nonce: &Nonce, text: &mut [u8], tag: &Tag) -> Result<(), Unauthentic> {
         self.0.open(nonce, &[], text, tag)
     }
 }
 
+/// N': differs from N and between the values of a frame, as i + 1 is never 0.
 fn value_nonce(frame_nonce: &Nonce, i: u32) -> Nonce {
-    let [head @ .., a, b, c, d] = *frame_nonce;
+    let [first @ .., a, b, c, d] = *frame_nonce;
     let [a, b, c, d] = (u32::from_be_bytes([a, b, c, d]) ^ (i + 1)).to_be_bytes();
     let mut nonce = [0; NONCE_LEN];
-    nonce[..8].copy_from_slice(&head);
+    nonce[..8].copy_from_slice(&first);
     nonce[8..].copy_from_slice(&[a, b, c, d]);
     nonce
 }
@@ -157,7 +181,7 @@ mod tests {
     }
 
     #[test]
-    fn a_manifest_opens_under_its_own_nonce_data_tag_and_key_only() {
+    fn a_manifest_opens_only_with_its_own_nonce_data_tag_and_key() {
         let mut sealed = *b"manifest";
         let tag = sealer().seal_manifest(&NONCE, &AAD, &mut sealed);
         let open = |sealer: Sealer, nonce: Nonce, aad: [u8; MANIFEST_AAD_LEN], mut text: [u8; 8], tag: Tag| {
@@ -169,15 +193,15 @@ mod tests {
         for byte in [&mut nonce[11], &mut aad[55], &mut text[7], &mut other[15]] {
             *byte ^= 1;
         }
-        assert_eq!(open(sealer(), nonce, AAD, sealed, tag), Err(SealBroken));
-        assert_eq!(open(sealer(), NONCE, aad, sealed, tag), Err(SealBroken));
-        assert_eq!(open(sealer(), NONCE, AAD, text, tag), Err(SealBroken));
-        assert_eq!(open(sealer(), NONCE, AAD, sealed, other), Err(SealBroken));
-        assert_eq!(open(prk("kez", &ID).frame_sealer(&ID), NONCE, AAD, sealed, tag), Err(SealBroken));
+        assert_eq!(open(sealer(), nonce, AAD, sealed, tag), Err(Unauthentic));
+        assert_eq!(open(sealer(), NONCE, aad, sealed, tag), Err(Unauthentic));
+        assert_eq!(open(sealer(), NONCE, AAD, text, tag), Err(Unauthentic));
+        assert_eq!(open(sealer(), NONCE, AAD, sealed, other), Err(Unauthentic));
+        assert_eq!(open(prk("kez", &ID).frame_sealer(&ID), NONCE, AAD, sealed, tag), Err(Unauthentic));
     }
 
     #[test]
-    fn the_frame_key_depends_on_all_of_the_generations_id() {
+    fn the_frame_key_depends_on_generation_store_id_and_salt() {
         let mut sealed = *b"manifest";
         let tag = sealer().seal_manifest(&NONCE, &AAD, &mut sealed);
         let others = [
@@ -187,12 +211,12 @@ mod tests {
         ];
         for id in others {
             let opened = prk("key", &id).frame_sealer(&id).open_manifest(&NONCE, &AAD, &mut sealed.clone(), &tag);
-            assert_eq!(opened, Err(SealBroken), "{id:?}");
+            assert_eq!(opened, Err(Unauthentic), "{id:?}");
         }
     }
 
     #[test]
-    fn a_value_opens_in_its_own_place_only() {
+    fn a_value_opens_only_in_its_own_place() {
         let mut sealed = *b"value";
         let tag = sealer().seal_value(&NONCE, 7, 1, &mut sealed);
         let open = |nonce, seq, i| {
@@ -200,40 +224,40 @@ mod tests {
             sealer().open_value(nonce, seq, i, &mut text, &tag).map(|()| text)
         };
         assert_eq!(open(&NONCE, 7, 1), Ok(*b"value"));
-        assert_eq!(open(&NONCE, 8, 1), Err(SealBroken));
-        assert_eq!(open(&NONCE, 7, 0), Err(SealBroken));
-        assert_eq!(open(&[0xF1; NONCE_LEN], 7, 1), Err(SealBroken));
-        // The nonces of 0xF1 and 0xF0 frames can meet; then the associated data still tells the places apart.
-        let mut meeting = NONCE;
-        meeting[11] ^= 2 ^ 1;
-        assert_eq!(value_nonce(&meeting, 0), value_nonce(&NONCE, 1));
-        assert_eq!(open(&meeting, 7, 0), Err(SealBroken));
+        assert_eq!(open(&NONCE, 8, 1), Err(Unauthentic));
+        assert_eq!(open(&NONCE, 7, 0), Err(Unauthentic));
+        assert_eq!(open(&[0xF1; NONCE_LEN], 7, 1), Err(Unauthentic));
+        // The nonces of two values of two frames can be equal. The associated data still keeps the places apart.
+        let mut colliding = NONCE;
+        colliding[11] ^= 2 ^ 1;
+        assert_eq!(value_nonce(&colliding, 0), value_nonce(&NONCE, 1));
+        assert_eq!(open(&colliding, 7, 0), Err(Unauthentic));
     }
 
     #[cfg(feature = "ring")]
     #[test]
-    fn each_cipher_opens_what_the_other_has_sealed() {
+    fn each_cipher_opens_what_the_other_sealed() {
         let key = [0xA5; 32];
-        let (ours, theirs) =
+        let (aes_gcm, ring) =
             (super::super::by_aes_gcm::Cipher::new(&key), super::super::by_ring::Cipher::new(&key));
         for len in (0..300).chain([4096, 70_001]) {
             let text: Vec<u8> = (0..=250).cycle().take(len).collect();
             let aad = &text[..len.min(56)];
             let (mut a, mut b) = (text.clone(), text.clone());
-            let tag = ours.seal(&NONCE, aad, &mut a);
-            assert_eq!((theirs.seal(&NONCE, aad, &mut b), &b), (tag, &a));
+            let tag = aes_gcm.seal(&NONCE, aad, &mut a);
+            assert_eq!((ring.seal(&NONCE, aad, &mut b), &b), (tag, &a));
             let mut other = tag;
             other[15] ^= 1;
-            assert_eq!(ours.open(&NONCE, aad, &mut a.clone(), &other), Err(SealBroken));
-            assert_eq!(theirs.open(&NONCE, aad, &mut b.clone(), &other), Err(SealBroken));
-            assert_eq!(theirs.open(&NONCE, aad, &mut a, &tag), Ok(()));
-            assert_eq!(ours.open(&NONCE, aad, &mut b, &tag), Ok(()));
+            assert_eq!(aes_gcm.open(&NONCE, aad, &mut a.clone(), &other), Err(Unauthentic));
+            assert_eq!(ring.open(&NONCE, aad, &mut b.clone(), &other), Err(Unauthentic));
+            assert_eq!(ring.open(&NONCE, aad, &mut a, &tag), Ok(()));
+            assert_eq!(aes_gcm.open(&NONCE, aad, &mut b, &tag), Ok(()));
             assert_eq!((a, b), (text.clone(), text));
         }
     }
 
     #[test]
-    fn no_two_nonces_of_a_frame_are_alike() {
+    fn all_nonces_of_a_frame_differ() {
         let mut nonces: Vec<_> = (0..1000).map(|i| value_nonce(&NONCE, i)).chain([NONCE]).collect();
         nonces.sort_unstable();
         nonces.dedup();
@@ -253,7 +277,7 @@ mod tests {
     }
 
     #[test]
-    fn authenticators_are_equal_only_where_every_bit_is() {
+    fn authenticators_are_equal_only_if_every_bit_is() {
         assert!(equal_in_constant_time(&[6; 32], &[6; 32]));
         for bit in 0..256 {
             let mut other = [6; 32];

@@ -1,9 +1,16 @@
-//! Buffers of plaintext that leave no copy of it behind in freed memory as they grow.
+//! Buffers for plaintext that leave no copy of it in freed memory, when they grow and when they are dropped.
+//!
+//! What the caller copies out of one is the caller's to wipe.
 
 use std::ops::{Deref, DerefMut};
 
-/// Bytes that are wiped when they are dropped, with what they held before they were made shorter. As `Zeroizing` does, but by
-/// words: that one takes a step for each byte, as long as sealing it takes.
+/// Bytes that are wiped on drop, up to the buffer's capacity: also what was in it before it was made shorter.
+///
+/// `Zeroizing<Vec<u8>>` does the same byte by byte, which takes as long as sealing the bytes; this does it by
+/// words.
+///
+/// Only [`reserve`] makes it larger without leaving a copy: a `Vec` method that grows it would free the old buffer
+/// unwiped.
 #[derive(Default)]
 pub(crate) struct SecretVec(Vec<u8>);
 
@@ -34,10 +41,11 @@ impl Drop for SecretVec {
     }
 }
 
-/// Makes room for `more` bytes behind what `text` holds, and for no more than that.
+/// Makes room for `more` bytes after those in `text`, and no more than that. A buffer that is too small is wiped
+/// and replaced.
 pub(crate) fn reserve(text: &mut SecretVec, more: usize) {
     if text.capacity() - text.len() < more {
-        // Growing in place would free the old buffer without wiping it.
+        // `Vec::reserve` would free the old buffer without wiping it.
         let mut larger = SecretVec(Vec::with_capacity(text.len() + more));
         larger.extend_from_slice(text);
         *text = larger;
@@ -49,7 +57,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_buffer_keeps_what_it_holds_and_grows_by_what_is_asked_for() {
+    fn reserve_keeps_the_contents_and_makes_exactly_the_room_asked_for() {
         let mut text = SecretVec::from(b"held".to_vec());
         reserve(&mut text, 100);
         assert_eq!((&text[..], text.capacity()), (&b"held"[..], 104));

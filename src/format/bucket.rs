@@ -1,8 +1,23 @@
-//! What lies under which key. Implements *Buckets and their keys* of FORMAT.md.
+//! The four buckets, and which keys and values each of them allows.
+//!
+//! Knows the shape of a value, never its meaning. Implements *Buckets and their keys* of FORMAT.md.
 
 use super::bytes_at;
 
-/// One of the four.
+pub(crate) const CONFIG_KEY: &[u8] = b"current";
+pub(crate) const SESSION_KEY: &[u8] = b"session";
+pub(crate) const HEARTBEAT_KEY: &[u8] = b"heartbeat";
+/// Its value is the number of log events that were dropped since the last ack or drain.
+pub(crate) const DROPPED_KEY: &[u8] = b"dropped";
+/// Part of the format, as all limits are: it bounds the memory that one key can take.
+pub(crate) const RUN_ID_LEN_MAX: usize = 1024;
+pub(crate) const LOG_KEY_LEN: usize = 16;
+/// The number before a configuration (its version) or a session id (the server's time).
+pub(crate) const VALUE_PREFIX_LEN: usize = 8;
+
+pub(crate) const BUCKET_COUNT: usize = 4;
+
+/// A map from keys to values.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Bucket {
     Config,
@@ -10,18 +25,6 @@ pub(crate) enum Bucket {
     Registry,
     Logs,
 }
-
-pub(crate) const BUCKET_COUNT: usize = 4;
-
-pub(crate) const CONFIG_KEY: &[u8] = b"current";
-pub(crate) const SESSION_KEY: &[u8] = b"session";
-pub(crate) const HEARTBEAT_KEY: &[u8] = b"heartbeat";
-/// How many log events were dropped since the last ack or drain: a u64.
-pub(crate) const DROPPED_KEY: &[u8] = b"dropped";
-pub(crate) const RUN_ID_LEN_MAX: usize = 1024;
-pub(crate) const LOG_KEY_LEN: usize = 16;
-/// The number before a configuration (its version) or a session id (the server's time).
-pub(crate) const VALUE_PREFIX_LEN: usize = 8;
 
 impl Bucket {
     pub(crate) const ALL: [Bucket; BUCKET_COUNT] = [Bucket::Config, Bucket::Queue, Bucket::Registry, Bucket::Logs];
@@ -35,7 +38,7 @@ impl Bucket {
         }
     }
 
-    /// For people.
+    /// The name in reports and on the command line.
     pub(crate) fn name(self) -> &'static str {
         match self {
             Bucket::Config => "config",
@@ -55,7 +58,7 @@ impl Bucket {
         })
     }
 
-    /// Whether a writer of this format could have used the key.
+    /// Whether a writer of this format can use the key.
     pub(crate) fn allows_key(self, key: &[u8]) -> bool {
         match self {
             Bucket::Config => key == CONFIG_KEY,
@@ -65,7 +68,7 @@ impl Bucket {
         }
     }
 
-    /// Whether a writer of this format could have put the value there, under a key that the bucket allows.
+    /// Whether a writer of this format can store the value under the key, which the bucket must allow.
     pub(crate) fn allows_value(self, key: &[u8], value: &[u8]) -> bool {
         match self {
             Bucket::Config => value.len() >= VALUE_PREFIX_LEN,
@@ -78,7 +81,8 @@ impl Bucket {
     }
 }
 
-/// The key of a log event: byte order is time order, for times before 1970 too, and ties keep their order.
+/// The key of a log event. The byte order of encoded keys is the order of times, before 1970 too, and then of
+/// ordinals: delete-through relies on it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct LogKey {
     pub(crate) ts_ms: i64,
@@ -108,7 +112,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn codes_name_the_four_buckets_and_nothing_else() {
+    fn only_four_codes_name_a_bucket() {
         let named: Vec<_> = (0..=u8::MAX).filter_map(Bucket::from_code).collect();
         assert_eq!(named, [Bucket::Config, Bucket::Queue, Bucket::Registry, Bucket::Logs]);
         assert!(named.iter().all(|&bucket| Bucket::from_code(bucket.code()) == Some(bucket)));

@@ -1,4 +1,7 @@
-//! What a frame tells of the tag before it, where that tag is lost. Implements *Reading behind damage* of FORMAT.md.
+//! Recovers the chain value of a frame whose preceding tag is damaged.
+//!
+//! Works on one frame and the candidates that it is given; `log/scan/resync.rs` looks for the candidates in the
+//! damaged bytes. Implements rows G1 to G3 of *Opening*, FORMAT.md.
 
 use super::frame::FrameHeader;
 use super::record::Manifest;
@@ -6,60 +9,63 @@ use crate::crypto::seal::Sealer;
 use crate::crypto::secret_vec::SecretVec;
 use crate::crypto::{TAG_LEN, Tag};
 
-/// Tells which 16 bytes a manifest could have been chained to, thousands of times faster than opening it with each.
+/// Tests which 16 bytes a manifest was chained to, thousands of times faster than opening the manifest with each.
 ///
-/// GCM's tag is linear in its associated data: with K the tag behind a chain of zeros, every bit of the chain adds
-/// something of its own to K. So it takes one sealing for each of the 128 bits, and then a few lookups for any chain.
-/// A chain that fits is as good as opening the manifest with it: without the key, nobody finds one.
+/// The chain is associated data, and the tag of GCM is linear in it (NIST SP 800-38D, section 6.4: GHASH). Let K
+/// be the tag with a chain of zeros: each bit set in the chain XORs a constant of its own into K. So one sealing
+/// for each of the 128 bits finds the constants, and then 16 lookups test a chain.
+///
+/// A chain fits exactly if the manifest opens with it, so finding one takes the key.
 pub(crate) struct ChainProbe {
-    /// What the chain has to add to K.
-    missing: u128,
-    /// Of each byte of the chain, what each of its values adds.
-    added: Vec<[u128; 256]>,
+    /// The stored tag XOR K: what the bits of the right chain XOR to.
+    wanted: u128,
+    /// For each byte of the chain and each of its 256 values: what its bits XOR into the tag.
+    contributions: Vec<[u128; 256]>,
 }
 
 impl ChainProbe {
-    /// How many times the manifest is sealed for it.
+    /// How many times [`new`](Self::new) seals the manifest.
     pub(crate) const SEALINGS: u64 = 2 + 8 * TAG_LEN as u64;
 
-    /// `None` where the body is cut short.
+    /// Returns `None` if the body is cut short.
     pub(crate) fn new(header: &FrameHeader, body: &[u8], sealer: &Sealer) -> Option<Self> {
         let stored = u128::from_be_bytes(header.stored_tag(body)?);
         let mut text = SecretVec::default();
         header.load_manifest(body, &mut text).ok()?;
-        // Sealing adds the key stream, which turns ciphertext into plaintext and back; the tag is over what comes out.
-        // Nothing of it leaves the process, so that the nonce is used again does no harm.
-        let mut tag_behind = |chain: u128| {
+        // Sealing XORs the key stream, so each call turns ciphertext into plaintext or back, and returns the tag
+        // of what comes out. Using the nonce again does no harm: nothing that is sealed here leaves the process.
+        let mut tag_with = |chain: u128| {
             let aad = header.manifest_aad(&chain.to_be_bytes());
             u128::from_be_bytes(sealer.seal_manifest(&header.nonce, &aad, &mut text))
         };
-        let of_plaintext = tag_behind(0);
-        let of_ciphertext = tag_behind(0);
-        let mut added = vec![[0; 256]; TAG_LEN];
+        let over_plaintext = tag_with(0);
+        let over_ciphertext = tag_with(0);
+        let mut contributions = vec![[0; 256]; TAG_LEN];
         let mut bit = 1 << 127;
-        for of_byte in &mut added {
+        for of_byte in &mut contributions {
             for mask in [0x80, 0x40, 0x20, 0x10, 8, 4, 2, 1_usize] {
-                // What a bit adds is the same over both texts, which take turns.
+                // Plaintext and ciphertext take turns. What a bit contributes is the same over both.
                 let is_plaintext = (mask & 0xAA) != 0;
-                let adds = tag_behind(bit) ^ if is_plaintext { of_plaintext } else { of_ciphertext };
+                let of_bit = tag_with(bit) ^ if is_plaintext { over_plaintext } else { over_ciphertext };
                 for (_, sum) in of_byte.iter_mut().enumerate().filter(|(value, _)| value & mask != 0) {
-                    *sum ^= adds;
+                    *sum ^= of_bit;
                 }
                 bit >>= 1;
             }
         }
-        Some(ChainProbe { missing: of_ciphertext ^ stored, added })
+        Some(ChainProbe { wanted: over_ciphertext ^ stored, contributions })
     }
 
-    /// Whether the manifest could have been chained to these bytes.
+    /// Whether the manifest opens with this chain.
     pub(crate) fn fits(&self, chain: &Tag) -> bool {
-        let all = self.added.iter().zip(chain);
-        all.fold(0, |sum, (of_byte, &value)| sum ^ of_byte.get(usize::from(value)).unwrap_or(&0)) == self.missing
+        let bytes = self.contributions.iter().zip(chain);
+        bytes.fold(0, |sum, (of_byte, &value)| sum ^ of_byte.get(usize::from(value)).unwrap_or(&0)) == self.wanted
     }
 }
 
 impl FrameHeader {
-    /// The tag that the manifest in `body` must have behind `chain`.
+    /// The tag that the sealed manifest in `body` must have with `chain`. It proves nothing until it is checked
+    /// against a tag from elsewhere: the chain of the next frame.
     pub(crate) fn expected_tag(
         &self,
         body: &[u8],
@@ -69,12 +75,13 @@ impl FrameHeader {
     ) -> Option<Tag> {
         self.load_manifest(body, text).ok()?;
         let aad = self.manifest_aad(chain);
-        // As above: to plaintext, and back to what stands there.
+        // As above: the first call turns the ciphertext into plaintext, the second one seals it again.
         sealer.seal_manifest(&self.nonce, &aad, text);
         Some(sealer.seal_manifest(&self.nonce, &aad, text))
     }
 
-    /// What the manifest in `body` says, which nothing vouches for. `None` where it says nothing that makes sense.
+    /// Decrypts the manifest in `body` without authenticating it: it may be forged. Returns `None` if it does not
+    /// parse, and `Some(None)` for a close frame.
     pub(crate) fn read_unproven<'t>(
         &self,
         body: &[u8],
@@ -82,6 +89,7 @@ impl FrameHeader {
         text: &'t mut SecretVec,
     ) -> Option<Option<Manifest<'t>>> {
         self.load_manifest(body, text).ok()?;
+        // As above: sealing the ciphertext decrypts it.
         sealer.seal_manifest(&self.nonce, &self.manifest_aad(&[0; TAG_LEN]), text);
         self.parse_manifest(text).ok()
     }
@@ -105,7 +113,7 @@ mod tests {
         Prk::extract(&id.salt, &AgentKey::new("key").unwrap()).frame_sealer(&id)
     }
 
-    /// The frame of so many jobs, chained to `chain`: its header and its body.
+    /// A frame that puts `jobs` jobs, chained to `chain`: its header and its body.
     fn sealed(jobs: u8, chain: &Tag) -> (FrameHeader, Vec<u8>) {
         let ids: Vec<_> = (0..jobs).map(|i| [b'j', i]).collect();
         let changes: Vec<_> = ids.iter().map(|id| Change::put(Bucket::Queue, id, &[], id)).collect();
@@ -117,12 +125,12 @@ mod tests {
     }
 
     #[test]
-    fn a_probe_knows_the_chain_and_no_chain_near_it() {
+    fn a_probe_accepts_the_chain_and_refuses_it_with_any_bit_changed() {
         for jobs in [0, 1, 2, 3, 40] {
             for chain in [[0; TAG_LEN], [0xFF; TAG_LEN], std::array::from_fn(|i| 17 * i as u8)] {
                 let (header, body) = sealed(jobs, &chain);
                 let probe = ChainProbe::new(&header, &body, &sealer()).unwrap();
-                assert!(probe.fits(&chain), "{jobs} jobs behind {chain:?}");
+                assert!(probe.fits(&chain), "{jobs} jobs, chain {chain:?}");
                 for bit in 0..128 {
                     let mut near = chain;
                     near[bit / 8] ^= 1 << (bit % 8);
@@ -133,7 +141,7 @@ mod tests {
     }
 
     #[test]
-    fn a_probe_of_a_changed_manifest_does_not_know_the_chain() {
+    fn a_probe_of_a_changed_manifest_refuses_the_chain() {
         let chain = [5; TAG_LEN];
         let (header, mut body) = sealed(1, &chain);
         body[3] ^= 1;
@@ -142,7 +150,7 @@ mod tests {
     }
 
     #[test]
-    fn the_expected_tag_is_the_one_that_was_written() {
+    fn the_expected_tag_is_the_stored_one() {
         let chain = [5; TAG_LEN];
         for jobs in [0, 1, 7] {
             let (header, body) = sealed(jobs, &chain);

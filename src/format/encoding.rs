@@ -1,25 +1,31 @@
-//! Making a frame.
+//! Encoding a frame: the manifest, the values, the seals and the CRCs.
+//!
+//! Hands the bytes to a callback and never writes them itself; the sealer, the nonce and the numbers come from the
+//! caller. Implements the writing half of *Frame* and *Sealing* of FORMAT.md.
 
 use super::SaltedCrc;
 use super::frame::{
-    ALIGNMENT, BODY_CRC_AT, CLOSE, DURABLE_SEQ_AT, FRAME_HEADER_LEN, FRAME_LEN_MIN, FrameHeader, FrameKind,
-    HEADER_CRC_AT, KIND_AT, LEN_AT, MANIFEST_LEN_AT, NONCE_AT, RECORD, SEALED_PART_LEN, SEQ_AT, manifest_aad,
+    ALIGNMENT, AUTHENTICATED_LEN, BODY_CRC_AT, CLOSE, DURABLE_SEQ_AT, FRAME_HEADER_LEN, FRAME_LEN_MIN,
+    FrameHeader, FrameKind, HEADER_CRC_AT, KIND_AT, LEN_AT, MANIFEST_LEN_AT, NONCE_AT, RECORD, SEQ_AT,
+    manifest_aad,
 };
 use super::record::{self, Action, Change};
 use crate::crypto::seal::Sealer;
 use crate::crypto::{NONCE_LEN, Nonce, TAG_LEN, Tag};
 
-/// What a frame is sealed with, besides its changes.
+/// What the encoding of a frame depends on, besides its changes.
 pub(crate) struct FrameSeal<'a> {
     pub(crate) sealer: &'a Sealer,
     pub(crate) crc: &'a SaltedCrc,
+    /// The manifest tag of the frame before it.
     pub(crate) chain: &'a Tag,
     pub(crate) seq: u64,
     pub(crate) durable_seq: u64,
+    /// Random, and fresh for every attempt to write a frame.
     pub(crate) nonce: Nonce,
 }
 
-/// How long the frame of these changes is; without changes, how long a close frame is.
+/// The length of the frame of these changes, in bytes. Without changes, the length of a close frame.
 pub(crate) fn frame_len(changes: &[Change<'_>]) -> u64 {
     let manifest_len = if changes.is_empty() { 0 } else { record::manifest_len(changes) };
     let values_len: u64 = changes.iter().map(sealed_value_len).sum();
@@ -33,17 +39,17 @@ fn sealed_value_len(change: &Change<'_>) -> u64 {
     }
 }
 
-/// What a frame is made in, kept from one to the next.
+/// Buffers for encoding, kept from one frame to the next to save the allocations.
 #[derive(Debug, Default)]
 pub(crate) struct Workspace {
     /// The header and the sealed manifest.
     head: Vec<u8>,
-    /// The sealed values that were not written yet.
+    /// Sealed values that are not written yet.
     piece: Vec<u8>,
 }
 
 impl Workspace {
-    /// Gives back what is beyond `len` bytes.
+    /// Frees what each buffer has allocated beyond `len` bytes.
     pub(crate) fn shrink_to(&mut self, len: usize) {
         for buffer in [&mut self.head, &mut self.piece] {
             buffer.clear();
@@ -52,9 +58,14 @@ impl Workspace {
     }
 }
 
-/// Makes a frame: a record, or without changes a close frame. `write` is handed its bytes and where they go, from the start of
-/// the frame: all at once, or for a long one piece by piece and the header last. The caller has held `frame_len` against
-/// [`FRAME_LEN_MAX`]. Returns the header and the new chain.
+/// Encodes a frame: a record or, without changes, a close frame. Returns its header and the chain of the next
+/// frame.
+///
+/// `write` gets bytes and their offset from the start of the frame: the whole frame in one call or, if it is
+/// longer than [`PIECE_LEN`], one piece a call. The piece with the header comes last: a crash before it leaves no
+/// frame.
+///
+/// The caller must have checked [`frame_len`] against `FRAME_LEN_MAX`.
 #[allow(clippy::indexing_slicing, reason = "fixed offsets in a buffer that this function has just made longer")]
 pub(crate) fn encode<E>(
     changes: &[Change<'_>],
@@ -85,10 +96,10 @@ pub(crate) fn encode<E>(
         FrameKind::Record => RECORD,
         FrameKind::Close => CLOSE,
     };
-    let mut sealed_part = [0; SEALED_PART_LEN];
-    sealed_part.copy_from_slice(&header[LEN_AT..]);
+    let mut authenticated = [0; AUTHENTICATED_LEN];
+    authenticated.copy_from_slice(&header[LEN_AT..]);
 
-    let aad = manifest_aad(&sealed_part, seal.chain);
+    let aad = manifest_aad(&authenticated, seal.chain);
     let chain = seal.sealer.seal_manifest(&seal.nonce, &aad, &mut head[FRAME_HEADER_LEN..]);
     head.extend_from_slice(&chain);
     let mut body_crc = seal.crc.clone();
@@ -104,7 +115,7 @@ pub(crate) fn encode<E>(
             piece.clear();
         }
         let start = piece.len();
-        // What is in it is sealed, so that a copy left behind as it grows tells nothing.
+        // No `SecretVec` here: when this grows, the buffer that is freed holds sealed bytes only.
         piece.reserve(change.value.iter().map(|part| part.len()).sum::<usize>() + TAG_LEN + ALIGNMENT);
         change.value.iter().for_each(|part| piece.extend_from_slice(part));
         let tag = seal.sealer.seal_value(&seal.nonce, seal.seq, i, &mut piece[start..]);
@@ -125,13 +136,13 @@ pub(crate) fn encode<E>(
     write(head, 0)?;
 
     let FrameSeal { seq, durable_seq, nonce, .. } = *seal;
-    Ok((FrameHeader { len, manifest_len, seq, durable_seq, nonce, kind, body_crc, sealed_part }, chain))
+    Ok((FrameHeader { len, manifest_len, seq, durable_seq, nonce, kind, body_crc, authenticated }, chain))
 }
 
 const _: () = assert!(NONCE_AT + NONCE_LEN == KIND_AT);
 
-/// A frame up to this length is written at once. A longer one is made in pieces of about as much, which stay in the processor's
-/// cache until they are written.
+/// A frame up to this length is written at once, a longer one in pieces of about this length. 256 KiB stay in the
+/// processor's cache between sealing, the CRC and the write.
 const PIECE_LEN: usize = 256 << 10;
 
 #[cfg(test)]
@@ -145,7 +156,7 @@ pub(in crate::format) mod tests {
     use crate::format::frame::{ParsedFrameHeader, parse_header};
     use crate::format::location::ValueCursor;
 
-    /// The frame in `out`, whatever pieces it comes in.
+    /// Encodes a frame into `out` and checks that the pieces cover it, the header last.
     pub(crate) fn encode_whole(
         changes: &[Change<'_>],
         seal: &FrameSeal<'_>,
@@ -198,7 +209,7 @@ pub(in crate::format) mod tests {
     }
 
     #[test]
-    fn a_frame_made_in_pieces_is_whole_and_each_of_its_values_opens() {
+    fn a_frame_encoded_in_pieces_is_whole_and_each_of_its_values_opens() {
         let around = |len: usize| [len - 90, len - 89, len - 1, len, len + 3];
         let long: Vec<_> = (0..2 * PIECE_LEN + 7).map(|i| (i % 251) as u8).collect();
         for len in around(PIECE_LEN).into_iter().chain(around(PIECE_LEN / 3)).chain([2 * PIECE_LEN + 7]) {
@@ -209,7 +220,7 @@ pub(in crate::format) mod tests {
             let (bytes, header, chain) = frame(&changes, 9, 4);
             let body = &bytes[FRAME_HEADER_LEN..];
             assert!(header.body_checks(body, &crc()), "values of {len}");
-            assert_eq!(parse_header(&bytes, &crc()), ParsedFrameHeader::Header(header));
+            assert_eq!(parse_header(&bytes, &crc()), ParsedFrameHeader::Plausible(header));
             assert_eq!(open(&bytes, &CHAIN), Ok(chain));
             let mut locations = ValueCursor::new(0, &header);
             for location in changes.iter().filter_map(|change| locations.locate(&change.operation)) {
@@ -227,31 +238,31 @@ pub(in crate::format) mod tests {
     }
 
     pub(in crate::format) fn open(bytes: &[u8], chain: &Tag) -> Result<Tag, &'static str> {
-        let ParsedFrameHeader::Header(header) = parse_header(bytes, &crc()) else { panic!("no header") };
+        let ParsedFrameHeader::Plausible(header) = parse_header(bytes, &crc()) else { panic!("no header") };
         let mut text = SecretVec::default();
         header.open_manifest(&bytes[FRAME_HEADER_LEN..], chain, &sealer(), &mut text).map(|(_, tag)| tag)
     }
 
-    /// A record frame with that manifest, and behind it these bytes.
-    pub(in crate::format) fn sealed(manifest: &[u8], behind: &[u8]) -> Vec<u8> {
+    /// A record frame with that manifest, followed by `rest` in place of values and padding.
+    pub(in crate::format) fn sealed(manifest: &[u8], rest: &[u8]) -> Vec<u8> {
         let (mut bytes, ..) = frame(&changes(), 9, 4);
-        let len = (FRAME_LEN_MIN + manifest.len() + behind.len()) as u32;
+        let len = (FRAME_LEN_MIN + manifest.len() + rest.len()) as u32;
         bytes[LEN_AT..MANIFEST_LEN_AT].copy_from_slice(&len.to_le_bytes());
         bytes[MANIFEST_LEN_AT..SEQ_AT].copy_from_slice(&(manifest.len() as u32).to_le_bytes());
         fix_header_crc(&mut bytes);
-        let ParsedFrameHeader::Header(header) = parse_header(&bytes, &crc()) else { panic!("no header") };
+        let ParsedFrameHeader::Plausible(header) = parse_header(&bytes, &crc()) else { panic!("no header") };
         bytes.truncate(FRAME_HEADER_LEN);
         bytes.extend_from_slice(manifest);
         let tag = sealer().seal_manifest(&NONCE, &header.manifest_aad(&CHAIN), &mut bytes[FRAME_HEADER_LEN..]);
-        [&bytes, &tag[..], behind].concat()
+        [&bytes, &tag[..], rest].concat()
     }
 
     #[test]
-    fn a_record_reads_back_as_it_was_written() {
+    fn a_record_reads_back_as_it_was_encoded() {
         let changes = changes();
         let (bytes, written, chain) = frame(&changes, 9, 4);
         assert_eq!(bytes.len() as u64, frame_len(&changes));
-        let ParsedFrameHeader::Header(header) = parse_header(&bytes, &crc()) else { panic!("no header") };
+        let ParsedFrameHeader::Plausible(header) = parse_header(&bytes, &crc()) else { panic!("no header") };
         assert_eq!(header, written);
         assert_eq!((header.seq, header.durable_seq, header.kind), (9, 4, FrameKind::Record));
         assert!(header.body_checks(&bytes[FRAME_HEADER_LEN..], &crc()));
@@ -278,10 +289,10 @@ pub(in crate::format) mod tests {
     }
 
     #[test]
-    fn a_close_frame_is_its_header_and_a_tag() {
+    fn a_close_frame_is_a_header_and_a_tag() {
         let (bytes, written, chain) = frame(&[], 9, 8);
         assert_eq!(bytes.len(), FRAME_LEN_MIN);
-        assert_eq!(parse_header(&bytes, &crc()), ParsedFrameHeader::Header(written));
+        assert_eq!(parse_header(&bytes, &crc()), ParsedFrameHeader::Plausible(written));
         assert_eq!(written.kind, FrameKind::Close);
         assert_eq!(open(&bytes, &CHAIN), Ok(chain));
     }

@@ -1,4 +1,7 @@
-//! The frame: how a record lies in the log, sealed and chained. Implements *Frame* and *Sealing* of FORMAT.md.
+//! The frame: a record's bytes in the log, sealed and chained to the frame before it.
+//!
+//! Parses and checks one frame. It never decides what a bad frame means for the log, and never opens values.
+//! Implements *Frame* of FORMAT.md, and of *Sealing* what concerns manifests.
 
 use super::record::Manifest;
 use super::{SaltedCrc, bytes_at};
@@ -6,7 +9,7 @@ use crate::crypto::seal::{MANIFEST_AAD_LEN, Sealer};
 use crate::crypto::secret_vec::{self, SecretVec};
 use crate::crypto::{Nonce, TAG_LEN, Tag};
 
-// The header, as a ladder of offsets.
+// The frame header.
 pub(super) const HEADER_CRC_AT: usize = 0;
 pub(super) const BODY_CRC_AT: usize = 4;
 pub(super) const LEN_AT: usize = 8;
@@ -18,13 +21,14 @@ pub(super) const KIND_AT: usize = 44;
 const ZERO_AT: usize = 45;
 pub(crate) const FRAME_HEADER_LEN: usize = 48;
 
-/// Frames begin at multiples of it.
+/// Each frame begins at a multiple of this.
 pub(crate) const ALIGNMENT: usize = 8;
-/// A header and the tag of a manifest of no bytes: the length of a close frame.
+/// The header and the tag of an empty manifest: the length of a close frame.
 pub(crate) const FRAME_LEN_MIN: usize = FRAME_HEADER_LEN + TAG_LEN;
-/// What recovery holds in memory at most for one frame.
+/// 64 MiB: recovery reads one whole frame into memory.
 pub(crate) const FRAME_LEN_MAX: usize = 64 << 20;
-/// Random nonces of 96 bits: with 2^31 under one key, two are alike with a probability below 2^-32.
+/// Nonces are 96 random bits. With 2^31 of them under one key, two are equal with a probability below 2^-32: see
+/// *Security* in FORMAT.md.
 pub(crate) const SEQ_MAX: u64 = 1 << 31;
 
 pub(super) const RECORD: u8 = 1;
@@ -33,11 +37,11 @@ pub(super) const CLOSE: u8 = 2;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum FrameKind {
     Record,
-    /// Written by a clean close; vouches for all before it.
+    /// Written by a clean close. It proves that every frame before it was durable.
     Close,
 }
 
-/// A frame's header, of which the CRC and every field were checked; its body was not.
+/// A frame header with a right CRC and plausible fields. Its body is not checked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct FrameHeader {
     pub(crate) len: u32,
@@ -47,51 +51,53 @@ pub(crate) struct FrameHeader {
     pub(crate) nonce: Nonce,
     pub(crate) kind: FrameKind,
     pub(super) body_crc: u32,
-    pub(super) sealed_part: [u8; SEALED_PART_LEN],
+    /// The bytes of the header that the manifest's seal covers: all but the two CRCs.
+    pub(super) authenticated: [u8; AUTHENTICATED_LEN],
 }
 
-pub(super) const SEALED_PART_LEN: usize = FRAME_HEADER_LEN - LEN_AT;
+pub(super) const AUTHENTICATED_LEN: usize = FRAME_HEADER_LEN - LEN_AT;
 
-/// What 48 bytes are.
+/// The result of parsing 48 bytes as a frame header.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum ParsedFrameHeader {
-    /// The CRC is wrong: no header, or a damaged one.
-    None,
-    /// The CRC is right, yet no writer writes such a header; the text says why.
-    Impossible(&'static str),
-    Header(FrameHeader),
+    /// There is no header: too few bytes, only zeros, or a wrong CRC.
+    Absent,
+    /// The CRC is right, but no writer writes such a header. The text says why.
+    Implausible(&'static str),
+    Plausible(FrameHeader),
 }
 
-/// Whether it is worth looking for a header at the start of `bytes`: true for every header that a writer writes, and
-/// false for zeros and nearly all other bytes, at a hundredth of the cost of a CRC.
+/// A quick test before [`parse_header`], at a hundredth of the cost of its CRC. True for every header that a
+/// writer writes, false for zeros and for nearly all other bytes.
 pub(crate) fn may_be_header(bytes: &[u8]) -> bool {
     matches!(bytes.get(KIND_AT..FRAME_HEADER_LEN), Some([RECORD | CLOSE, 0, 0, 0]))
 }
 
-/// Looks for a header at the start of `bytes`.
+/// Parses the header at the start of `bytes`.
 pub(crate) fn parse_header(bytes: &[u8], crc: &SaltedCrc) -> ParsedFrameHeader {
-    let Some(bytes) = bytes.first_chunk::<FRAME_HEADER_LEN>() else { return ParsedFrameHeader::None };
+    let Some(bytes) = bytes.first_chunk::<FRAME_HEADER_LEN>() else { return ParsedFrameHeader::Absent };
     if *bytes == [0; FRAME_HEADER_LEN] {
-        // Space ahead, also under the one salt in 2^32 with which the CRC of zeros is zero.
-        return ParsedFrameHeader::None;
+        // Preallocated space. The check below would accept it under one salt in 2^32: that with which the CRC of
+        // zeros is zero.
+        return ParsedFrameHeader::Absent;
     }
     match bytes_at(bytes, HEADER_CRC_AT) {
         Some(stored) if u32::from_le_bytes(stored) == crc.of(&bytes[BODY_CRC_AT..]) => {}
-        _ => return ParsedFrameHeader::None,
+        _ => return ParsedFrameHeader::Absent,
     }
     match parse_fields(bytes) {
-        Ok(header) => ParsedFrameHeader::Header(header),
-        Err(what) => ParsedFrameHeader::Impossible(what),
+        Ok(header) => ParsedFrameHeader::Plausible(header),
+        Err(what) => ParsedFrameHeader::Implausible(what),
     }
 }
 
-/// What the 48 bytes say, whatever their CRC: for one who has a seal to hold them against.
+/// Parses the 48 bytes without checking their CRC. The caller must check them against the manifest's seal.
 pub(crate) fn parse_unchecked(bytes: &[u8]) -> Option<FrameHeader> {
     parse_fields(bytes.first_chunk()?).ok()
 }
 
 fn parse_fields(bytes: &[u8; FRAME_HEADER_LEN]) -> Result<FrameHeader, &'static str> {
-    // No field reaches over the end of the 48 bytes.
+    // Cannot happen: every field is within the 48 bytes.
     const SHORT: &str = "the frame header is cut short";
     let u32_at = |at| bytes_at(bytes, at).map(u32::from_le_bytes).ok_or(SHORT);
     let u64_at = |at| bytes_at(bytes, at).map(u64::from_le_bytes).ok_or(SHORT);
@@ -107,38 +113,40 @@ fn parse_fields(bytes: &[u8; FRAME_HEADER_LEN]) -> Result<FrameHeader, &'static 
             _ => return Err("the frame is of an unknown kind"),
         },
         body_crc: u32_at(BODY_CRC_AT)?,
-        sealed_part: bytes_at(bytes, LEN_AT).ok_or(SHORT)?,
+        authenticated: bytes_at(bytes, LEN_AT).ok_or(SHORT)?,
     };
     let len = header.len as usize;
     if !len.is_multiple_of(ALIGNMENT) || !(FRAME_LEN_MIN..=FRAME_LEN_MAX).contains(&len) {
-        return Err("the frame's length is outside its limits");
+        return Err("the frame's length is out of range");
     }
     if header.manifest_len as usize > len - FRAME_LEN_MIN {
         return Err("the manifest is longer than its frame");
     }
     if header.seq == 0 || header.seq > SEQ_MAX {
-        return Err("the frame's seq is outside its limits");
+        return Err("the frame's seq is out of range");
     }
     if header.durable_seq >= header.seq {
-        return Err("the frame vouches for itself");
+        return Err("the frame's durable_seq is not below its seq");
     }
     if bytes[ZERO_AT..] != [0; FRAME_HEADER_LEN - ZERO_AT] {
-        return Err("the frame header's last bytes are not zero");
+        return Err("the frame header's reserved bytes are not zero");
     }
     let is_bare = header.manifest_len == 0 && len == FRAME_LEN_MIN && header.durable_seq == header.seq - 1;
     if header.kind == FrameKind::Close && !is_bare {
-        return Err("the close frame is not as close frames are");
+        return Err("malformed close frame");
     }
     Ok(header)
 }
 
 impl FrameHeader {
-    /// Whether `body`, the frame from offset 48 on, is what the header was written for.
+    /// Whether `body`, the frame without its header, has the right length and CRC.
     pub(crate) fn body_checks(&self, body: &[u8], crc: &SaltedCrc) -> bool {
         body.len() == self.len as usize - FRAME_HEADER_LEN && crc.of(body) == self.body_crc
     }
 
-    /// Opens the manifest of `body` into `text`; the new chain is its tag. A close frame gives no manifest.
+    /// Opens and parses the manifest of `body`, and checks the frame's padding. `chain` is the tag of the manifest
+    /// before it; the returned tag is the chain of the next frame. The plaintext is in `text`. A close frame has
+    /// no manifest.
     pub(crate) fn open_manifest<'t>(
         &self,
         body: &[u8],
@@ -152,7 +160,8 @@ impl FrameHeader {
         Ok((manifest, tag))
     }
 
-    /// `last_bytes` are the last of the frame.
+    /// Checks that the frame ends with its values and fewer than 8 zeros. `last_bytes` are the last 8 bytes of the
+    /// frame.
     pub(crate) fn check_padding(
         &self,
         manifest: Option<&Manifest<'_>>,
@@ -160,7 +169,7 @@ impl FrameHeader {
     ) -> Result<(), &'static str> {
         let padding_len = (self.len as usize - FRAME_HEADER_LEN).saturating_sub(self.values_end(manifest));
         if padding_len >= ALIGNMENT {
-            return Err("the frame is longer than its values");
+            return Err("the frame is longer than its contents");
         }
         let padding = last_bytes.get(ALIGNMENT - padding_len..).unwrap_or_default();
         if padding.iter().any(|&byte| byte != 0) {
@@ -169,7 +178,8 @@ impl FrameHeader {
         Ok(())
     }
 
-    /// As [`open_manifest`](Self::open_manifest), but asks neither for the padding nor for the tag that stands in `body`.
+    /// As [`open_manifest`](Self::open_manifest), but with `tag` in place of the one in `body`, and without the
+    /// padding check.
     pub(crate) fn unseal_manifest<'t>(
         &self,
         body: &[u8],
@@ -183,7 +193,7 @@ impl FrameHeader {
         self.parse_manifest(text)
     }
 
-    /// Opens the sealed manifest in `text` where it lies.
+    /// Opens the sealed manifest in `text` in place.
     pub(crate) fn unseal_in_place(
         &self,
         text: &mut [u8],
@@ -194,7 +204,7 @@ impl FrameHeader {
         sealer.open_manifest(&self.nonce, &self.manifest_aad(chain), text, tag).map_err(|_| BROKEN_SEAL)
     }
 
-    /// The manifest in `text`, which was opened before.
+    /// Parses the manifest in `text`, which must be plaintext, and checks that its values fit the frame.
     pub(crate) fn parse_manifest<'t>(&self, text: &'t [u8]) -> Result<Option<Manifest<'t>>, &'static str> {
         if self.kind == FrameKind::Close {
             return Ok(None);
@@ -206,7 +216,7 @@ impl FrameHeader {
         Ok(Some(manifest))
     }
 
-    /// The tag that stands behind the manifest in `body`.
+    /// The tag that follows the manifest in `body`.
     pub(crate) fn stored_tag(&self, body: &[u8]) -> Option<Tag> {
         bytes_at(body, self.manifest_len as usize)
     }
@@ -225,7 +235,8 @@ impl FrameHeader {
         Ok(())
     }
 
-    /// From the end of the header. Saturates, so that it is beyond any frame where it is no place at all.
+    /// Where the values end, counted from the end of the header. Saturates, so that a sum that overflows is past
+    /// the end of any frame.
     fn values_end(&self, manifest: Option<&Manifest<'_>>) -> usize {
         let values_len = manifest.map_or(0, Manifest::sealed_values_len);
         usize::try_from(values_len)
@@ -233,17 +244,17 @@ impl FrameHeader {
     }
 
     pub(super) fn manifest_aad(&self, chain: &Tag) -> [u8; MANIFEST_AAD_LEN] {
-        manifest_aad(&self.sealed_part, chain)
+        manifest_aad(&self.authenticated, chain)
     }
 }
 
-pub(crate) const BROKEN_SEAL: &str = "the frame's seal does not fit";
+pub(crate) const BROKEN_SEAL: &str = "the frame failed authentication";
 const SHORT_BODY: &str = "the frame's body is cut short";
 
-pub(super) fn manifest_aad(sealed_part: &[u8; SEALED_PART_LEN], chain: &Tag) -> [u8; MANIFEST_AAD_LEN] {
+pub(super) fn manifest_aad(authenticated: &[u8; AUTHENTICATED_LEN], chain: &Tag) -> [u8; MANIFEST_AAD_LEN] {
     let mut aad = [0; MANIFEST_AAD_LEN];
-    aad[..SEALED_PART_LEN].copy_from_slice(sealed_part);
-    aad[SEALED_PART_LEN..].copy_from_slice(chain);
+    aad[..AUTHENTICATED_LEN].copy_from_slice(authenticated);
+    aad[AUTHENTICATED_LEN..].copy_from_slice(chain);
     aad
 }
 
@@ -254,29 +265,29 @@ mod tests {
     use crate::format::encoding::tests::{CHAIN, changes, crc, fix_header_crc, frame, open, sealed};
 
     #[test]
-    fn zeros_and_other_kinds_are_no_headers_at_first_sight() {
+    fn the_quick_test_refuses_zeros_and_unknown_kinds() {
         assert!(!may_be_header(&[0; FRAME_HEADER_LEN]) && !may_be_header(&[0xFF; FRAME_HEADER_LEN]));
         assert!(!may_be_header(&[]));
     }
 
     #[test]
-    fn a_header_with_any_bit_changed_or_cut_short_or_under_another_salt_is_none() {
+    fn a_header_with_a_changed_bit_or_cut_short_or_under_another_salt_is_absent() {
         let (bytes, ..) = frame(&changes(), 9, 4);
         for bit in 0..FRAME_HEADER_LEN * 8 {
             let mut changed = bytes.clone();
             changed[bit / 8] ^= 1 << (bit % 8);
-            assert_eq!(parse_header(&changed, &crc()), ParsedFrameHeader::None, "bit {bit}");
+            assert_eq!(parse_header(&changed, &crc()), ParsedFrameHeader::Absent, "bit {bit}");
         }
-        assert_eq!(parse_header(&bytes[..FRAME_HEADER_LEN - 1], &crc()), ParsedFrameHeader::None);
-        assert_eq!(parse_header(&bytes, &SaltedCrc::new(&[0x78; 32])), ParsedFrameHeader::None);
+        assert_eq!(parse_header(&bytes[..FRAME_HEADER_LEN - 1], &crc()), ParsedFrameHeader::Absent);
+        assert_eq!(parse_header(&bytes, &SaltedCrc::new(&[0x78; 32])), ParsedFrameHeader::Absent);
     }
 
     #[test]
-    fn each_impossible_header_is_refused_for_its_own_reason() {
-        const LEN: &str = "the frame's length is outside its limits";
-        const SEQ: &str = "the frame's seq is outside its limits";
-        const SELF: &str = "the frame vouches for itself";
-        const CLOSE_FRAME: &str = "the close frame is not as close frames are";
+    fn each_implausible_header_is_refused_for_its_own_reason() {
+        const LEN: &str = "the frame's length is out of range";
+        const SEQ: &str = "the frame's seq is out of range";
+        const SELF: &str = "the frame's durable_seq is not below its seq";
+        const CLOSE_FRAME: &str = "malformed close frame";
         let (record, header, _) = frame(&changes(), 9, 4);
         let (close, ..) = frame(&[], 9, 8);
         let too_long = (FRAME_LEN_MAX + ALIGNMENT) as u32;
@@ -291,8 +302,8 @@ mod tests {
             (&record, SEQ_AT, &(SEQ_MAX + 1).to_le_bytes(), SEQ),
             (&record, DURABLE_SEQ_AT, &9_u64.to_le_bytes(), SELF),
             (&record, DURABLE_SEQ_AT, &u64::MAX.to_le_bytes(), SELF),
-            (&record, ZERO_AT, &[1], "the frame header's last bytes are not zero"),
-            (&record, ZERO_AT + 2, &[1], "the frame header's last bytes are not zero"),
+            (&record, ZERO_AT, &[1], "the frame header's reserved bytes are not zero"),
+            (&record, ZERO_AT + 2, &[1], "the frame header's reserved bytes are not zero"),
             (&record, KIND_AT, &[CLOSE], CLOSE_FRAME),
             (&close, LEN_AT, &72_u32.to_le_bytes(), CLOSE_FRAME),
             (&close, LEN_AT, &[72, 0, 0, 0, 8, 0, 0, 0], CLOSE_FRAME),
@@ -302,12 +313,12 @@ mod tests {
             let mut bytes = bytes.to_vec();
             bytes[at..at + field.len()].copy_from_slice(field);
             fix_header_crc(&mut bytes);
-            assert_eq!(parse_header(&bytes, &crc()), ParsedFrameHeader::Impossible(reason), "{at}: {field:?}");
+            assert_eq!(parse_header(&bytes, &crc()), ParsedFrameHeader::Implausible(reason), "{at}: {field:?}");
         }
     }
 
     #[test]
-    fn the_limits_themselves_are_possible() {
+    fn fields_at_their_limits_are_plausible() {
         let (record, header, _) = frame(&changes(), 9, 4);
         let rows: [(usize, &[u8]); 4] = [
             (LEN_AT, &(FRAME_LEN_MAX as u32).to_le_bytes()),
@@ -319,12 +330,12 @@ mod tests {
             let mut bytes = record.clone();
             bytes[at..at + field.len()].copy_from_slice(field);
             fix_header_crc(&mut bytes);
-            assert!(matches!(parse_header(&bytes, &crc()), ParsedFrameHeader::Header(_)), "{at}: {field:?}");
+            assert!(matches!(parse_header(&bytes, &crc()), ParsedFrameHeader::Plausible(_)), "{at}: {field:?}");
         }
     }
 
     #[test]
-    fn a_body_checks_only_whole_and_unchanged() {
+    fn a_body_passes_its_crc_only_whole_and_unchanged() {
         let (bytes, header, _) = frame(&changes(), 9, 4);
         let body = &bytes[FRAME_HEADER_LEN..];
         assert!(!header.body_checks(&body[..body.len() - 1], &crc()));
@@ -338,7 +349,7 @@ mod tests {
 
     #[test]
     fn a_seal_covers_the_header_the_chain_the_manifest_and_its_tag() {
-        const BROKEN: Result<Tag, &str> = Err("the frame's seal does not fit");
+        const BROKEN: Result<Tag, &str> = Err("the frame failed authentication");
         let (bytes, header, _) = frame(&changes(), 9, 4);
         assert_eq!(open(&bytes, &[0x56; TAG_LEN]), BROKEN);
         let manifest_end = FRAME_LEN_MIN + header.manifest_len as usize;
@@ -360,7 +371,7 @@ mod tests {
         let rows: [Row<'_>; 9] = [
             (&delete, &[0; 7], Ok(())),
             (&delete, &[0, 0, 0, 0, 0, 0, 1], Err("the frame's padding is not zero")),
-            (&delete, &[0; 15], Err("the frame is longer than its values")),
+            (&delete, &[0; 15], Err("the frame is longer than its contents")),
             (&put(1), &[0; 17], Ok(())),
             (&put(2), &[0; 17], Err("the values are longer than their frame")),
             (&put(255), &[0; 17], Err("the values are longer than their frame")),
@@ -368,13 +379,8 @@ mod tests {
             (&[0; 4], &[0; 4], Err("the manifest has no operation")),
             (&[0; 3], &[0; 5], Err("the manifest is too short")),
         ];
-        for (manifest, behind, expected) in rows {
-            assert_eq!(
-                open(&sealed(manifest, behind), &CHAIN).map(drop),
-                expected,
-                "{manifest:?} {}",
-                behind.len()
-            );
+        for (manifest, rest, expected) in rows {
+            assert_eq!(open(&sealed(manifest, rest), &CHAIN).map(drop), expected, "{manifest:?} {}", rest.len());
         }
     }
 }

@@ -1,4 +1,7 @@
-//! The header page: who wrote the log and what its keys are derived from. Implements *Header* of FORMAT.md.
+//! The header page: what kind of file this is, and what its keys are derived from.
+//!
+//! Parses and encodes the page. It has no key, so it never checks the authenticator: `log/header.rs` does.
+//! Implements *Header* of FORMAT.md.
 
 use super::bytes_at;
 use crate::crypto::seal::GenerationId;
@@ -6,7 +9,7 @@ use crate::crypto::seal::GenerationId;
 pub(crate) const HEADER_PAGE_LEN: usize = 4096;
 const COPY_OFFSETS: [usize; 2] = [0, 2048];
 
-// One copy, as a ladder of offsets.
+// One copy of the header.
 const MAGIC_AT: usize = 0;
 const VERSION_AT: usize = 12;
 const ZERO_16_AT: usize = 14;
@@ -23,10 +26,10 @@ pub(crate) const MAGIC: [u8; 12] = *b"\x89BKPYLOG\r\n\x1a\n";
 const VERSION: u16 = 1;
 const KNOWN_FLAGS: u32 = 0;
 
-/// The bytes that the authenticator covers.
+/// The length of what the authenticator covers.
 pub(crate) const AUTHENTICATED_LEN: usize = AUTHENTICATOR_AT;
 
-/// A header whose CRC is right; whether the key is, only its authenticator tells.
+/// A header whose CRC is right. Its authenticator is not checked yet: that takes the agent key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Header {
     pub(crate) id: GenerationId,
@@ -34,25 +37,23 @@ pub(crate) struct Header {
     pub(crate) authenticator: [u8; 32],
 }
 
-/// What the first bytes of a file are.
+/// The result of parsing the header page.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum ParsedHeaderPage {
-    /// The magic is in neither copy.
-    Foreign,
-    /// The magic is there, but no copy checks.
+    /// Neither copy has the magic.
+    NotAStore,
+    /// At least one copy has the magic, but no copy has the magic and a right CRC.
     Damaged,
-    /// A copy checks, and says what this version cannot read.
-    Unsupported {
-        version: u16,
-        flags: u32,
-    },
-    Whole(Header),
+    /// The first copy with a right CRC has a version, flags or reserved bytes that this crate does not know.
+    Unsupported { version: u16, flags: u32 },
+    /// The first copy with a right CRC.
+    Valid(Header),
 }
 
-/// Looks at the first page, or at less if the file is shorter.
+/// Parses the header page. `page` is shorter than [`HEADER_PAGE_LEN`] only if the file is.
 pub(crate) fn parse_page(page: &[u8]) -> ParsedHeaderPage {
     if !COPY_OFFSETS.iter().any(|&at| bytes_at(page, at + MAGIC_AT) == Some(MAGIC)) {
-        return ParsedHeaderPage::Foreign;
+        return ParsedHeaderPage::NotAStore;
     }
     if page.len() < HEADER_PAGE_LEN {
         return ParsedHeaderPage::Damaged;
@@ -60,33 +61,34 @@ pub(crate) fn parse_page(page: &[u8]) -> ParsedHeaderPage {
     COPY_OFFSETS.iter().find_map(|&at| parse_copy(page.get(at..)?)).unwrap_or(ParsedHeaderPage::Damaged)
 }
 
-/// What is wrong with a page that `parse_page` found whole: with its offset, for `verify`.
+/// Lists what is wrong with a page that [`parse_page`] accepted, each fault with its offset: for `verify`.
 pub(crate) fn copy_faults(page: &[u8]) -> Vec<(u64, &'static str)> {
     let copies = COPY_OFFSETS.map(|at| page.get(at..at + COPY_LEN).unwrap_or_default());
     let mut found = Vec::new();
     for (at, copy) in COPY_OFFSETS.into_iter().zip(copies) {
         if parse_copy(copy).is_none() {
-            found.push((at as u64, "a header copy does not check"));
+            found.push((at as u64, "a copy of the header is damaged"));
         }
     }
     if found.is_empty() && copies[0] != copies[1] {
         found.push((COPY_OFFSETS[1] as u64, "the header copies differ"));
     }
-    let is_rest = |at: usize| COPY_OFFSETS.iter().all(|&copy| !(copy..copy + COPY_LEN).contains(&at));
-    if let Some((at, _)) = page.iter().enumerate().find(|&(at, &byte)| byte != 0 && is_rest(at)) {
-        found.push((at as u64, "the rest of the header page is not zero"));
+    let is_outside = |at: usize| COPY_OFFSETS.iter().all(|&copy| !(copy..copy + COPY_LEN).contains(&at));
+    if let Some((at, _)) = page.iter().enumerate().find(|&(at, &byte)| byte != 0 && is_outside(at)) {
+        found.push((at as u64, "the header page has non-zero bytes outside its two copies"));
     }
     found
 }
 
-/// The headers that a page of which no copy checks may have held, each field from one copy or the other. Which of them it was,
-/// the authenticator tells whoever has the key.
+/// Where no copy of the header has a right CRC: every header that can be put together from both copies, each field
+/// from one of them. The right one is the one whose authenticator fits the agent key.
 pub(crate) fn candidates(page: &[u8]) -> impl Iterator<Item = Header> {
+    // Bit `number` of `choice` says which copy the field is taken from.
     let field = |choice: u8, number: u8, at| {
         let copy = COPY_OFFSETS.get(usize::from(choice >> number & 1));
         copy.map(|copy| copy + at)
     };
-    // Behind a page that was cut, there is nothing that a header could be for.
+    // A file that ends within its header page has no frames, so no header is worth recovering.
     let choices = if page.len() < HEADER_PAGE_LEN { 0..0 } else { 0..16 };
     choices.filter_map(move |choice| {
         let id = GenerationId {
@@ -99,8 +101,8 @@ pub(crate) fn candidates(page: &[u8]) -> impl Iterator<Item = Header> {
     })
 }
 
-/// The whole page, given the authenticator of `authenticated`.
-#[allow(clippy::indexing_slicing, reason = "fixed offsets in a buffer of a page")]
+/// Encodes the page: both copies, and zeros. `authenticator` is that of `authenticated`.
+#[allow(clippy::indexing_slicing, reason = "fixed offsets in a buffer of one page")]
 pub(crate) fn encode_page(authenticated: &[u8; AUTHENTICATED_LEN], authenticator: &[u8; 32]) -> Vec<u8> {
     let mut page = vec![0; HEADER_PAGE_LEN];
     for at in COPY_OFFSETS {
@@ -113,7 +115,7 @@ pub(crate) fn encode_page(authenticated: &[u8; AUTHENTICATED_LEN], authenticator
     page
 }
 
-/// The bytes that the authenticator covers.
+/// Encodes the bytes that the authenticator covers.
 #[allow(clippy::indexing_slicing, reason = "fixed offsets in a buffer of 80 bytes")]
 pub(crate) fn encode_authenticated(id: &GenerationId) -> [u8; AUTHENTICATED_LEN] {
     let mut bytes = [0; AUTHENTICATED_LEN];
@@ -125,7 +127,7 @@ pub(crate) fn encode_authenticated(id: &GenerationId) -> [u8; AUTHENTICATED_LEN]
     bytes
 }
 
-/// `None` where the magic or the CRC is wrong.
+/// Returns `None` if the magic or the CRC is wrong.
 fn parse_copy(copy: &[u8]) -> Option<ParsedHeaderPage> {
     let crc = u32::from_le_bytes(bytes_at(copy, CRC_AT)?);
     if bytes_at(copy, MAGIC_AT) != Some(MAGIC) || crc != crc32fast::hash(copy.get(..CRC_AT)?) {
@@ -138,23 +140,24 @@ fn parse_copy(copy: &[u8]) -> Option<ParsedHeaderPage> {
     if version != VERSION || flags & !KNOWN_FLAGS != 0 || !zeros || generation == 0 {
         return Some(ParsedHeaderPage::Unsupported { version, flags });
     }
-    Some(ParsedHeaderPage::Whole(Header {
+    Some(ParsedHeaderPage::Valid(Header {
         id: GenerationId { generation, store_id: bytes_at(copy, STORE_ID_AT)?, salt: bytes_at(copy, SALT_AT)? },
         authenticated: bytes_at(copy, 0)?,
         authenticator: bytes_at(copy, AUTHENTICATOR_AT)?,
     }))
 }
 
-/// Names a foreign file for the error message.
+/// Says for an error message what a file without the magic is.
 pub(crate) fn describe_foreign(page: &[u8]) -> &'static str {
-    // bbolt: a 16-byte page header, then the meta page's magic, in the byte order of the machine.
+    // bbolt: the meta page's magic follows a page header of 16 bytes, in the byte order of the machine that wrote
+    // it.
     const BBOLT_MAGIC: [u8; 4] = 0xED0C_DAED_u32.to_le_bytes();
     let mut swapped = BBOLT_MAGIC;
     swapped.reverse();
     match bytes_at(page, 16) {
         _ if page.is_empty() => "an empty file",
         Some(magic) if magic == BBOLT_MAGIC || magic == swapped => {
-            "a bbolt file, which `backupy-state import FILE` and `import_bolt` bring over into a new store"
+            "a bbolt file, which `backupy-state import FILE` or `import_bolt` imports into a new store"
         }
         _ => "a file of another kind",
     }
@@ -172,7 +175,7 @@ mod tests {
         encode_page(&encode_authenticated(&ID), &AUTHENTICATOR)
     }
 
-    /// Changes one byte of a copy and puts its CRC right.
+    /// Changes one byte of a copy and fixes its CRC.
     fn forge(page: &mut [u8], copy: usize, at: usize, byte: u8) {
         page[copy + at] = byte;
         let crc = crc32fast::hash(&page[copy..copy + CRC_AT]);
@@ -180,50 +183,50 @@ mod tests {
     }
 
     #[test]
-    fn a_page_reads_back_as_it_was_written() {
+    fn an_encoded_page_parses_to_the_same_header() {
         let page = page();
         assert_eq!(page.len(), HEADER_PAGE_LEN);
         assert_eq!(copy_faults(&page), []);
         let authenticated = encode_authenticated(&ID);
         let header = Header { id: ID, authenticated, authenticator: AUTHENTICATOR };
-        assert_eq!(parse_page(&page), ParsedHeaderPage::Whole(header));
+        assert_eq!(parse_page(&page), ParsedHeaderPage::Valid(header));
     }
 
     #[test]
-    fn one_good_copy_is_enough_and_the_other_is_a_blemish() {
+    fn one_good_copy_is_enough_and_the_other_is_a_fault() {
         let whole = parse_page(&page());
         for copy in COPY_OFFSETS {
             for at in 0..COPY_LEN {
                 let mut page = page();
                 page[copy + at] ^= 0x10;
                 assert_eq!(parse_page(&page), whole, "byte {at} of the copy at {copy}");
-                assert_eq!(copy_faults(&page), [(copy as u64, "a header copy does not check")]);
+                assert_eq!(copy_faults(&page), [(copy as u64, "a copy of the header is damaged")]);
             }
         }
     }
 
     #[test]
-    fn copies_that_differ_and_bytes_outside_them_are_blemishes() {
+    fn copies_that_differ_and_bytes_outside_them_are_faults() {
         let mut page = page();
         forge(&mut page, 2048, STORE_ID_AT, 0);
         page[COPY_LEN] = 1;
         let differ = (2048, "the header copies differ");
-        let rest = (COPY_LEN as u64, "the rest of the header page is not zero");
-        assert_eq!(copy_faults(&page), [differ, rest]);
+        let not_zero = (COPY_LEN as u64, "the header page has non-zero bytes outside its two copies");
+        assert_eq!(copy_faults(&page), [differ, not_zero]);
     }
 
     #[test]
-    fn without_the_magic_in_a_copy_it_is_no_store() {
+    fn a_page_without_the_magic_in_either_copy_is_not_a_store() {
         let mut page = page();
         page[0] = 0;
         page[2048] = 0;
         for page in [&[][..], &[0; 11], &[0; HEADER_PAGE_LEN], &page] {
-            assert_eq!(parse_page(page), ParsedHeaderPage::Foreign);
+            assert_eq!(parse_page(page), ParsedHeaderPage::NotAStore);
         }
     }
 
     #[test]
-    fn magic_without_a_whole_page_or_a_right_crc_is_damage() {
+    fn the_magic_without_a_whole_page_or_a_right_crc_is_damage() {
         let page = page();
         for len in MAGIC.len()..HEADER_PAGE_LEN {
             assert_eq!(parse_page(&page[..len]), ParsedHeaderPage::Damaged, "{len} bytes");
@@ -237,7 +240,7 @@ mod tests {
     }
 
     #[test]
-    fn the_first_copy_that_checks_decides_what_is_unsupported() {
+    fn the_first_copy_with_a_right_crc_decides_what_is_unsupported() {
         let reserved = [ZERO_16_AT, ZERO_16_AT + 1, ZERO_32_AT, ZERO_32_AT + 3];
         let rows = [(VERSION_AT, 2, 2, 0), (VERSION_AT, 0, 0, 0), (FLAGS_AT, 1, 1, 1), (GENERATION_AT, 0, 1, 0)];
         let rows = rows.into_iter().chain(reserved.map(|at| (at, 1, 1, 0)));
@@ -246,15 +249,15 @@ mod tests {
             forge(&mut page, 0, at, byte);
             assert_eq!(parse_page(&page), ParsedHeaderPage::Unsupported { version, flags }, "byte {at}");
             page[CRC_AT] ^= 1;
-            assert!(matches!(parse_page(&page), ParsedHeaderPage::Whole(_)), "byte {at}");
+            assert!(matches!(parse_page(&page), ParsedHeaderPage::Valid(_)), "byte {at}");
         }
         let mut page = page();
         forge(&mut page, 2048, VERSION_AT, 2);
-        assert!(matches!(parse_page(&page), ParsedHeaderPage::Whole(_)));
+        assert!(matches!(parse_page(&page), ParsedHeaderPage::Valid(_)));
     }
 
     #[test]
-    fn a_foreign_file_is_named() {
+    fn a_file_that_is_not_a_store_is_described() {
         let mut bolt = [0; 64];
         bolt[16..20].copy_from_slice(&0xED0C_DAED_u32.to_le_bytes());
         assert!(describe_foreign(&bolt).starts_with("a bbolt file, which `backupy-state import FILE`"));

@@ -1,4 +1,8 @@
-//! The bytes of the log, one file for one section of FORMAT.md: pure functions, no I/O, no clock, no randomness.
+//! The bytes of the log: each file here implements one section of FORMAT.md.
+//!
+//! Everything is a pure function over bytes: no I/O, no clock, no random numbers. A parser returns a checked type
+//! or the reason why it refuses the bytes. What an offset means for the whole log (the end, damage, a torn tail)
+//! is decided in `log/scan`.
 
 pub(crate) mod bucket;
 pub(crate) mod chain;
@@ -8,7 +12,10 @@ pub(crate) mod header;
 pub(crate) mod location;
 pub(crate) mod record;
 
-/// CRC-32/ISO-HDLC over `salt || bytes`, so that bytes of another store or generation never check.
+/// CRC-32/ISO-HDLC over `salt || bytes`.
+///
+/// Each log has its own random salt. Without it, frames of an older log in reused disk space would pass their CRC
+/// here.
 #[derive(Clone)]
 pub(crate) struct SaltedCrc(crc32fast::Hasher);
 
@@ -34,7 +41,7 @@ impl SaltedCrc {
     }
 }
 
-/// The `N` bytes at `offset`, if there are as many.
+/// The `N` bytes at `offset`, or `None` if `bytes` ends before that.
 fn bytes_at<const N: usize>(bytes: &[u8], offset: usize) -> Option<[u8; N]> {
     bytes.get(offset..)?.first_chunk().copied()
 }

@@ -1,12 +1,28 @@
-//! The manifest: a record's operations without their values. Implements *Records* of FORMAT.md.
+//! The manifest: a record's operations without their values.
+//!
+//! Encodes, parses and checks it in plaintext; sealing it is up to `frame.rs` and `encoding.rs`. Implements
+//! *Records* of FORMAT.md.
 
 use super::bucket::{Bucket, DROPPED_KEY, VALUE_PREFIX_LEN};
 use super::bytes_at;
 use crate::crypto::TAG_LEN;
 
-/// 16 MiB of what the caller gave: four times the largest payload an agent is known to store.
+// The manifest: a count, then the operations.
+const COUNT_LEN: usize = 4;
+
+// One operation: action, bucket, key length, key. In a put, the length of the value follows.
+const ACTION_AT: usize = 0;
+const KEY_LEN_AT: usize = 2;
+const KEY_AT: usize = 4;
+const VALUE_LEN_LEN: usize = 4;
+
+const PUT: u8 = 1;
+const DELETE: u8 = 2;
+const DELETE_THROUGH: u8 = 3;
+
+/// 16 MiB, as the caller passes it: four times the largest payload that an agent is known to store.
 pub(crate) const VALUE_LEN_MAX: usize = 16 << 20;
-/// With the number that some buckets put before it.
+/// The same with the number that the buckets config and registry store before the value.
 const STORED_LEN_MAX: u32 = (16 << 20) + 8;
 const _: () = assert!(STORED_LEN_MAX as usize == VALUE_LEN_MAX + VALUE_PREFIX_LEN);
 
@@ -28,7 +44,8 @@ pub(crate) enum Action {
     DeleteThrough,
 }
 
-/// An operation on its way into the log, with the value of a put in two parts that are written one after the other.
+/// An operation to be written. The value of a put is in two parts, which are stored one after the other, so that
+/// the caller need not copy it to put a number before it.
 #[derive(Clone, Copy)]
 pub(crate) struct Change<'a> {
     pub(crate) operation: Operation<'a>,
@@ -36,10 +53,10 @@ pub(crate) struct Change<'a> {
 }
 
 impl<'a> Change<'a> {
-    /// The caller has checked that the value is within [`VALUE_LEN_MAX`].
+    /// The caller must have checked `body` against [`VALUE_LEN_MAX`].
     pub(crate) fn put(bucket: Bucket, key: &'a [u8], prefix: &'a [u8], body: &'a [u8]) -> Self {
         debug_assert!(body.len() <= VALUE_LEN_MAX && prefix.len() <= VALUE_PREFIX_LEN);
-        #[allow(clippy::cast_possible_truncation, reason = "checked against 16 MiB by every caller")]
+        #[allow(clippy::cast_possible_truncation, reason = "every caller checks it against 16 MiB")]
         let value_len = (prefix.len() + body.len()) as u32;
         Change { operation: Operation { action: Action::Put { value_len }, bucket, key }, value: [prefix, body] }
     }
@@ -52,39 +69,27 @@ impl<'a> Change<'a> {
         Change { operation: Operation { action: Action::DeleteThrough, bucket, key }, value: [&[], &[]] }
     }
 
-    /// Whether it removes something, or is the count of dropped events, which goes along with that.
+    /// Whether it removes something, or is the count of dropped events, which is written together with a removal.
     pub(crate) fn frees(&self) -> bool {
         let Operation { action, bucket, key } = self.operation;
         !matches!(action, Action::Put { .. }) || (bucket, key) == (Bucket::Registry, DROPPED_KEY)
     }
 }
 
-// One operation, as a ladder of offsets: action and bucket, key length, key; a put has its value length behind it.
-const ACTION_AT: usize = 0;
-const KEY_LEN_AT: usize = 2;
-const KEY_AT: usize = 4;
-
-const COUNT_LEN: usize = 4;
-const VALUE_LEN_LEN: usize = 4;
-
-const PUT: u8 = 1;
-const DELETE: u8 = 2;
-const DELETE_THROUGH: u8 = 3;
-
-/// How long the manifest of these changes is.
+/// The length of the manifest of these changes, in bytes.
 pub(crate) fn manifest_len(changes: &[Change<'_>]) -> u64 {
     COUNT_LEN as u64 + changes.iter().map(|change| operation_len(&change.operation)).sum::<u64>()
 }
 
-/// What the operation takes in a manifest.
+/// How many bytes the operation takes in a manifest.
 pub(crate) fn operation_len(operation: &Operation<'_>) -> u64 {
     let value_len_len = if matches!(operation.action, Action::Put { .. }) { VALUE_LEN_LEN } else { 0 };
     (KEY_AT + operation.key.len() + value_len_len) as u64
 }
 
-/// Appends the manifest of `changes` to `out`. The frame limit keeps their count far below 2^32.
+/// Appends the manifest of `changes` to `out`.
 pub(crate) fn encode_manifest(changes: &[Change<'_>], out: &mut Vec<u8>) {
-    #[allow(clippy::cast_possible_truncation, reason = "the frame limit was checked before")]
+    #[allow(clippy::cast_possible_truncation, reason = "64 MiB, the limit of a frame, hold far fewer than 2^32")]
     out.extend_from_slice(&(changes.len() as u32).to_le_bytes());
     for Change { operation, .. } in changes {
         let action = match operation.action {
@@ -104,7 +109,7 @@ pub(crate) fn encode_manifest(changes: &[Change<'_>], out: &mut Vec<u8>) {
     }
 }
 
-/// A manifest of which every operation was checked.
+/// A manifest whose every operation is checked.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Manifest<'a> {
     operations: &'a [u8],
@@ -113,7 +118,7 @@ pub(crate) struct Manifest<'a> {
 }
 
 impl<'a> Manifest<'a> {
-    /// Refuses what no writer of this format writes; the text says what.
+    /// Refuses a manifest that no writer of this format writes. The text says why.
     pub(crate) fn parse(bytes: &'a [u8]) -> Result<Self, &'static str> {
         let count = u32::from_le_bytes(bytes_at(bytes, 0).ok_or("the manifest is too short")?);
         if count == 0 {
@@ -123,12 +128,12 @@ impl<'a> Manifest<'a> {
         let mut rest = operations;
         let mut sealed_values_len = 0;
         for _ in 0..count {
-            if let Action::Put { value_len } = take_operation(&mut rest)?.action {
+            if let Action::Put { value_len } = checked_operation(&mut rest)?.action {
                 sealed_values_len += u64::from(value_len) + TAG_LEN as u64;
             }
         }
         if !rest.is_empty() {
-            return Err("the manifest has bytes behind its operations");
+            return Err("the manifest has bytes after its last operation");
         }
         Ok(Manifest { operations, count, sealed_values_len })
     }
@@ -137,19 +142,19 @@ impl<'a> Manifest<'a> {
         self.count
     }
 
-    /// What all values take in the frame, with their tags.
+    /// How many bytes all values take in the frame, with their tags.
     pub(crate) fn sealed_values_len(&self) -> u64 {
         self.sealed_values_len
     }
 
     pub(crate) fn operations(&self) -> impl Iterator<Item = Operation<'a>> + use<'a> {
         let mut rest = self.operations;
-        // `parse` has seen all of them, so the first failure is the end.
+        // `parse` has split all of them, so the first failure is the end.
         std::iter::from_fn(move || split_operation(&mut rest).ok())
     }
 }
 
-fn take_operation<'a>(rest: &mut &'a [u8]) -> Result<Operation<'a>, &'static str> {
+fn checked_operation<'a>(rest: &mut &'a [u8]) -> Result<Operation<'a>, &'static str> {
     let operation = split_operation(rest)?;
     if !operation.bucket.allows_key(operation.key) {
         return Err("an operation has a key that its bucket does not allow");
@@ -160,7 +165,7 @@ fn take_operation<'a>(rest: &mut &'a [u8]) -> Result<Operation<'a>, &'static str
     Ok(operation)
 }
 
-/// Takes the next operation apart, without asking whether its key and its length are allowed.
+/// Splits the next operation off, without checking its key and the length of its value against their limits.
 fn split_operation<'a>(rest: &mut &'a [u8]) -> Result<Operation<'a>, &'static str> {
     const SHORT: &str = "an operation is cut short";
     let bytes = *rest;
@@ -189,7 +194,7 @@ mod tests {
     use crate::format::bucket::{CONFIG_KEY, HEARTBEAT_KEY, LOG_KEY_LEN, RUN_ID_LEN_MAX};
 
     #[test]
-    fn a_manifest_of_every_operation_reads_back_as_it_was_written() {
+    fn a_manifest_of_every_operation_reads_back_as_it_was_encoded() {
         let run_id = [b'r'; RUN_ID_LEN_MAX];
         let changes = [
             Change::put(Bucket::Config, CONFIG_KEY, &[7; 8], b"raw"),
@@ -209,13 +214,13 @@ mod tests {
     }
 
     #[test]
-    fn a_value_may_be_as_long_as_its_limit() {
+    fn a_value_of_the_largest_length_is_accepted() {
         let len = (VALUE_PREFIX_LEN + VALUE_LEN_MAX) as u32;
         let bytes = [&[1, 0, 0, 0, PUT, 2, 1, 0, b'j'], &len.to_le_bytes()[..]].concat();
         assert_eq!(Manifest::parse(&bytes).unwrap().sealed_values_len(), u64::from(len) + 16);
     }
 
-    /// One row for each reason, and for each place where an operation can end early.
+    /// One row for each reason, and for each field at which an operation can be cut short.
     #[test]
     fn each_malformed_manifest_is_refused_for_its_own_reason() {
         let too_long = (VALUE_PREFIX_LEN + VALUE_LEN_MAX + 1) as u32;
@@ -232,7 +237,7 @@ mod tests {
             (&[1, 0, 0, 0, PUT, 2, 1, 0, b'j', 0, 0, 0], "an operation is cut short"),
             (&[2, 0, 0, 0, DELETE, 2, 1, 0, b'j'], "an operation is cut short"),
             (&[255, 255, 255, 255, DELETE, 2, 1, 0, b'j'], "an operation is cut short"),
-            (&[1, 0, 0, 0, DELETE, 2, 1, 0, b'j', 0], "the manifest has bytes behind its operations"),
+            (&[1, 0, 0, 0, DELETE, 2, 1, 0, b'j', 0], "the manifest has bytes after its last operation"),
             (&[1, 0, 0, 0, 0, 2, 1, 0, b'j'], "an operation is of an unknown kind"),
             (&[1, 0, 0, 0, 4, 2, 1, 0, b'j'], "an operation is of an unknown kind"),
             (&[1, 0, 0, 0, DELETE, 0, 1, 0, b'j'], "an operation names an unknown bucket"),

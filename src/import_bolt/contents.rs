@@ -1,7 +1,9 @@
-//! What the Go agent keeps in its buckets, and what of it opens under the agent key.
+//! The Go agent's four buckets: finds all their values, checks them and opens those that are sealed.
+//!
+//! Knows what the agent stores, and leaves pages and trees to `pages.rs`. Never writes.
 
 use super::pages::{Leaf, Pages, Tree};
-use super::source::Place;
+use super::source::Extent;
 use crate::crypto::seal::BoltOpener;
 use crate::crypto::secret_vec::SecretVec;
 use crate::crypto::{NONCE_LEN, Nonce, TAG_LEN, Tag};
@@ -9,31 +11,34 @@ use crate::format::bucket::RUN_ID_LEN_MAX;
 use crate::format::record::VALUE_LEN_MAX;
 use crate::{AgentKey, Error, Result};
 
-/// Keys of a bbolt file that stay behind: of a bucket that the agent does not have, or unknown keys of one that it has.
+/// Keys of a bbolt file that are not imported: those of a bucket that the agent does not have, or unknown keys of
+/// one that it has.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct LeftOut {
     /// The name of the bucket.
     pub bucket: String,
-    /// How many keys, with those of the buckets in it.
+    /// The number of keys, including those in nested buckets.
     pub keys: u64,
 }
 
-/// Where everything is that comes over. Values stay in the file until they are asked for.
+/// Where everything is that will be imported. Values are read and opened one at a time, to save memory.
 #[derive(Default)]
 pub(crate) struct Contents {
-    pub(crate) config: Option<(u64, Place)>,
-    pub(crate) session: Option<(i64, Place)>,
+    /// The version, and the sealed configuration.
+    pub(crate) config: Option<(u64, Extent)>,
+    /// The server's time, and the sealed session id.
+    pub(crate) session: Option<(i64, Extent)>,
     pub(crate) heartbeat: Option<i64>,
-    /// By run id.
-    pub(crate) jobs: Vec<(String, Place)>,
-    /// By time, and those of the same time in their order.
-    pub(crate) logs: Vec<(i64, Place)>,
+    /// In ascending order of run ids.
+    pub(crate) jobs: Vec<(String, Extent)>,
+    /// In the order of times; events with equal times in the order of their keys.
+    pub(crate) logs: Vec<(i64, Extent)>,
     pub(crate) left_out: Vec<LeftOut>,
 }
 
 impl Contents {
-    /// Walks the whole file.
+    /// Walks all buckets of the file, and checks that no page of it is lost.
     pub(crate) fn read(pages: &mut Pages<'_>) -> Result<Self> {
         let buckets = root_buckets(pages)?;
         let is_known = |name: &[u8]| [CONFIG, QUEUE, REGISTRY, LOGS].contains(&name);
@@ -41,7 +46,7 @@ impl Contents {
         if known == 0 && !buckets.is_empty() {
             return Err(Error::NotAStore { path: pages.path.to_path_buf(), what: "another program's bbolt file" });
         }
-        // The agent makes all four as it opens the file for the first time.
+        // The agent creates all four in one transaction, when it first opens the file.
         if known != 4 && !buckets.is_empty() {
             return Err(pages.corrupt(0, "one of the agent's four buckets is missing"));
         }
@@ -54,15 +59,15 @@ impl Contents {
                 LOGS => contents.read_logs(pages, tree)?,
                 _ => {
                     let keys = count_keys(pages, tree)?;
-                    contents.left_out(&name, keys);
+                    contents.add_left_out(&name, keys);
                 }
             }
         }
-        pages.check_that_none_is_lost()?;
+        pages.check_no_page_is_lost()?;
         Ok(contents)
     }
 
-    fn left_out(&mut self, bucket: &[u8], keys: u64) {
+    fn add_left_out(&mut self, bucket: &[u8], keys: u64) {
         self.left_out.push(LeftOut { bucket: String::from_utf8_lossy(bucket).into_owned(), keys });
     }
 
@@ -70,14 +75,14 @@ impl Contents {
         let [mut current, mut version] = [None; 2];
         let unknown = read_fields(pages, tree, &mut [(b"current", &mut current), (b"version", &mut version)])?;
         self.config = match (version, current) {
-            (Some(version), Some(current)) => Some((number(pages, version)?, current)),
+            (Some(version), Some(current)) => Some((read_u64(pages, version)?, current)),
             (None, None) => None,
-            (Some(place), None) | (None, Some(place)) => {
-                return Err(pages.corrupt(place.offset, "there is a configuration or its version, but not both"));
+            (Some(extent), None) | (None, Some(extent)) => {
+                return Err(pages.corrupt(extent.offset, "the configuration or its version is missing"));
             }
         };
         if unknown > 0 {
-            self.left_out(CONFIG, unknown);
+            self.add_left_out(CONFIG, unknown);
         }
         Ok(())
     }
@@ -94,86 +99,87 @@ impl Contents {
             ],
         )?;
         self.session = match (server_time, id) {
-            (Some(server_time), Some(id)) => Some((number(pages, server_time)?.cast_signed(), id)),
+            (Some(server_time), Some(id)) => Some((read_u64(pages, server_time)?.cast_signed(), id)),
             (None, None) => None,
-            (Some(place), None) | (None, Some(place)) => {
-                return Err(pages.corrupt(place.offset, "there is a session or its time, but not both"));
+            (Some(extent), None) | (None, Some(extent)) => {
+                return Err(pages.corrupt(extent.offset, "the session id or its time is missing"));
             }
         };
-        self.heartbeat = heartbeat.map(|place| number(pages, place)).transpose()?.map(u64::cast_signed);
+        self.heartbeat = heartbeat.map(|extent| read_u64(pages, extent)).transpose()?.map(u64::cast_signed);
         if unknown > 0 {
-            self.left_out(REGISTRY, unknown);
+            self.add_left_out(REGISTRY, unknown);
         }
         Ok(())
     }
 
     fn read_queue(&mut self, pages: &mut Pages<'_>, tree: Tree) -> Result<()> {
         let path = pages.path;
-        walk_values(pages, tree, &mut |key, place| {
+        walk_values(pages, tree, &mut |key, extent| {
             if key.len() > RUN_ID_LEN_MAX {
                 let (len, max) = (key.len() as u64, RUN_ID_LEN_MAX as u64);
                 return Err(Error::TooLarge { what: "a run id", len, max });
             }
             let run_id = String::from_utf8(key.to_vec())
-                .map_err(|_| Error::corrupt(path, place.offset, "the run id before it is not UTF-8"))?;
-            self.jobs.push((run_id, place));
+                .map_err(|_| Error::corrupt(path, extent.offset, "the run id before this value is not UTF-8"))?;
+            self.jobs.push((run_id, extent));
             Ok(())
         })
     }
 
     fn read_logs(&mut self, pages: &mut Pages<'_>, tree: Tree) -> Result<()> {
         let path = pages.path;
-        walk_values(pages, tree, &mut |key, place| {
-            // The time, then a number of the agent's that keeps those of the same time apart.
+        walk_values(pages, tree, &mut |key, extent| {
+            // The time, then a number that makes the key unique.
             let time = key.first_chunk().filter(|_| key.len() == LOG_KEY_LEN);
             let ts_ms = time.map(|ts_ms| i64::from_be_bytes(*ts_ms));
-            let what = "the key before it is not that of a log event";
-            self.logs.push((ts_ms.ok_or_else(|| Error::corrupt(path, place.offset, what))?, place));
+            let what = "the key before this value is not a log event's key";
+            self.logs.push((ts_ms.ok_or_else(|| Error::corrupt(path, extent.offset, what))?, extent));
             Ok(())
         })?;
-        // The agent's order puts times before 1970 behind all others; the sort is stable.
+        // In the file, negative times come after all others. The sort is stable.
         self.logs.sort_by_key(|(ts_ms, _)| *ts_ms);
         Ok(())
     }
 
-    fn sealed(&self) -> impl Iterator<Item = (&'static str, Place)> {
-        let config = self.config.iter().map(|(_, place)| ("a configuration", *place));
-        let session = self.session.iter().map(|(_, place)| ("a session id", *place));
-        let jobs = self.jobs.iter().map(|(_, place)| ("a payload", *place));
-        let logs = self.logs.iter().map(|(_, place)| ("a log event", *place));
+    /// All sealed values, each with a name for error messages.
+    fn sealed(&self) -> impl Iterator<Item = (&'static str, Extent)> {
+        let config = self.config.iter().map(|(_, extent)| ("a configuration", *extent));
+        let session = self.session.iter().map(|(_, extent)| ("a session id", *extent));
+        let jobs = self.jobs.iter().map(|(_, extent)| ("a payload", *extent));
+        let logs = self.logs.iter().map(|(_, extent)| ("a log event", *extent));
         config.chain(session).chain(jobs).chain(logs)
     }
 
-    /// Opens every value, and holds it against the limits of a store.
+    /// Opens every sealed value, and checks its length against the limit of a store.
     pub(crate) fn check(&self, pages: &Pages<'_>, opener: &Opener) -> Result<()> {
         let (mut any_opens, mut broken) = (false, None);
-        for (what, place) in self.sealed() {
-            if u64::from(place.len) > (SEALED_MORE + VALUE_LEN_MAX) as u64 {
-                let (len, max) = (u64::from(place.len) - SEALED_MORE as u64, VALUE_LEN_MAX as u64);
+        for (what, extent) in self.sealed() {
+            if u64::from(extent.len) > (SEAL_OVERHEAD + VALUE_LEN_MAX) as u64 {
+                let (len, max) = (u64::from(extent.len) - SEAL_OVERHEAD as u64, VALUE_LEN_MAX as u64);
                 return Err(Error::TooLarge { what, len, max });
             }
-            match opener.open(pages, place)? {
+            match opener.open(pages, extent)? {
                 Some(_) => any_opens = true,
-                None => broken = broken.or(Some(place)),
+                None => broken = broken.or(Some(extent)),
             }
         }
         match broken {
             None => {}
-            Some(place) if any_opens => return Err(broken_seal(pages, place)),
-            // Where no value opens, it is the key. A damaged one that is the only one looks the same.
+            Some(extent) if any_opens => return Err(unauthentic(pages, extent)),
+            // If no value opens, the key is wrong. Damage to the only value of a file looks the same.
             Some(_) => return Err(Error::WrongKey { path: pages.path.to_path_buf() }),
         }
-        let session_id = self.session.map(|(_, place)| Ok((place, opener.value(pages, place)?))).transpose()?;
+        let session_id = self.session.map(|(_, extent)| Ok((extent, opener.value(pages, extent)?))).transpose()?;
         match session_id {
-            Some((place, id)) if std::str::from_utf8(&id).is_err() => {
-                Err(pages.corrupt(place.offset, "the session id is not UTF-8"))
+            Some((extent, id)) if std::str::from_utf8(&id).is_err() => {
+                Err(pages.corrupt(extent.offset, "the session id is not UTF-8"))
             }
             _ => Ok(()),
         }
     }
 }
 
-/// Opens what the agent has sealed.
+/// Opens values that the agent sealed.
 pub(crate) struct Opener(BoltOpener);
 
 impl Opener {
@@ -181,37 +187,37 @@ impl Opener {
         Opener(BoltOpener::new(key))
     }
 
-    /// A value that [`Contents::check`] has seen to open.
-    pub(crate) fn value(&self, pages: &Pages<'_>, place: Place) -> Result<SecretVec> {
-        self.open(pages, place)?.ok_or_else(|| broken_seal(pages, place))
+    /// Reads and opens a value. One that does not open is damage: [`Contents::check`] has opened it before.
+    pub(crate) fn value(&self, pages: &Pages<'_>, extent: Extent) -> Result<SecretVec> {
+        self.open(pages, extent)?.ok_or_else(|| unauthentic(pages, extent))
     }
 
-    /// `None` where the seal does not fit.
-    fn open(&self, pages: &Pages<'_>, place: Place) -> Result<Option<SecretVec>> {
-        let mut value = SecretVec::from(pages.read(place)?);
-        let Some((nonce, text, tag)) = parts(&mut value) else {
-            return Err(pages.corrupt(place.offset, "the value is not sealed as the agent seals"));
+    /// Returns `None` if the value failed authentication.
+    fn open(&self, pages: &Pages<'_>, extent: Extent) -> Result<Option<SecretVec>> {
+        let mut value = SecretVec::from(pages.read(extent)?);
+        let Some((nonce, text, tag)) = split_sealed(&mut value) else {
+            return Err(pages.corrupt(extent.offset, "the value is not in the agent's sealed format"));
         };
         if self.0.open(nonce, text, tag).is_err() {
             return Ok(None);
         }
         let text_end = value.len() - TAG_LEN;
         value.truncate(text_end);
-        value.drain(..SEALED_MORE - TAG_LEN);
+        value.drain(..SEAL_OVERHEAD - TAG_LEN);
         Ok(Some(value))
     }
 }
 
-/// Nonce, text and tag of a sealed value.
-fn parts(value: &mut [u8]) -> Option<(&Nonce, &mut [u8], &Tag)> {
-    let (sealing, rest) = value.split_first_mut()?;
+/// Splits a sealed value into nonce, text and tag.
+fn split_sealed(value: &mut [u8]) -> Option<(&Nonce, &mut [u8], &Tag)> {
+    let (version, rest) = value.split_first_mut()?;
     let (nonce, rest) = rest.split_first_chunk_mut::<NONCE_LEN>()?;
     let (text, tag) = rest.split_last_chunk_mut::<TAG_LEN>()?;
-    (*sealing == SEALING).then_some((nonce, text, tag))
+    (*version == SEAL_VERSION).then_some((nonce, text, tag))
 }
 
-fn broken_seal(pages: &Pages<'_>, place: Place) -> Error {
-    pages.corrupt(place.offset, "the value does not fit its seal")
+fn unauthentic(pages: &Pages<'_>, extent: Extent) -> Error {
+    pages.corrupt(extent.offset, "the value failed authentication")
 }
 
 fn root_buckets(pages: &mut Pages<'_>) -> Result<Vec<(Vec<u8>, Tree)>> {
@@ -222,26 +228,30 @@ fn root_buckets(pages: &mut Pages<'_>) -> Result<Vec<(Vec<u8>, Tree)>> {
             buckets.push((name.to_vec(), tree));
             Ok(())
         }
-        Leaf::Value(place) => Err(Error::corrupt(path, place.offset, "a value stands where only buckets do")),
+        Leaf::Value(extent) => Err(Error::corrupt(path, extent.offset, "a value in place of a bucket")),
     })?;
     Ok(buckets)
 }
 
-/// As [`Pages::walk`], of a bucket that holds no buckets.
-fn walk_values(pages: &mut Pages<'_>, tree: Tree, each: &mut dyn FnMut(&[u8], Place) -> Result<()>) -> Result<()> {
+/// As [`Pages::walk`], for a bucket that holds no buckets.
+fn walk_values(
+    pages: &mut Pages<'_>,
+    tree: Tree,
+    visit: &mut dyn FnMut(&[u8], Extent) -> Result<()>,
+) -> Result<()> {
     let path = pages.path;
     pages.walk(tree, &mut |key, leaf| match leaf {
-        Leaf::Value(place) => each(key, place),
-        Leaf::Bucket(tree) => Err(Error::corrupt(path, tree.offset(), "a bucket stands where a value belongs")),
+        Leaf::Value(extent) => visit(key, extent),
+        Leaf::Bucket(tree) => Err(Error::corrupt(path, tree.offset(), "a bucket in place of a value")),
     })
 }
 
-/// Finds the values of a few keys, and counts the others.
-fn read_fields(pages: &mut Pages<'_>, tree: Tree, fields: &mut [(&[u8], &mut Option<Place>)]) -> Result<u64> {
+/// Finds the values of the keys in `fields`, and returns the number of other keys.
+fn read_fields(pages: &mut Pages<'_>, tree: Tree, fields: &mut [(&[u8], &mut Option<Extent>)]) -> Result<u64> {
     let mut unknown = 0;
-    walk_values(pages, tree, &mut |key, place| {
+    walk_values(pages, tree, &mut |key, extent| {
         match fields.iter_mut().find(|(name, _)| *name == key) {
-            Some((_, found)) => **found = Some(place),
+            Some((_, found)) => **found = Some(extent),
             None => unknown += 1,
         }
         Ok(())
@@ -249,7 +259,7 @@ fn read_fields(pages: &mut Pages<'_>, tree: Tree, fields: &mut [(&[u8], &mut Opt
     Ok(unknown)
 }
 
-/// How many keys a bucket has, with those of the buckets in it.
+/// The number of keys in a bucket, including those in nested buckets.
 fn count_keys(pages: &mut Pages<'_>, tree: Tree) -> Result<u64> {
     let (mut count, mut trees) = (0, vec![tree]);
     while let Some(tree) = trees.pop() {
@@ -264,11 +274,11 @@ fn count_keys(pages: &mut Pages<'_>, tree: Tree) -> Result<u64> {
     Ok(count)
 }
 
-/// A value of eight bytes, big-endian.
-fn number(pages: &Pages<'_>, place: Place) -> Result<u64> {
-    match <[u8; 8]>::try_from(pages.read(place)?) {
+/// Reads a big-endian value of eight bytes.
+fn read_u64(pages: &Pages<'_>, extent: Extent) -> Result<u64> {
+    match <[u8; 8]>::try_from(pages.read(extent)?) {
         Ok(bytes) => Ok(u64::from_be_bytes(bytes)),
-        Err(_) => Err(pages.corrupt(place.offset, "the value is not a number of eight bytes")),
+        Err(_) => Err(pages.corrupt(extent.offset, "the value is not a number of eight bytes")),
     }
 }
 
@@ -278,7 +288,7 @@ const REGISTRY: &[u8] = b"registry";
 const LOGS: &[u8] = b"logs_buffer";
 const LOG_KEY_LEN: usize = 16;
 
-/// The first byte of a sealed value.
-const SEALING: u8 = 1;
-/// What a sealed value has more than its text: that byte, the nonce and the tag.
-const SEALED_MORE: usize = 1 + NONCE_LEN + TAG_LEN;
+/// The first byte of a sealed value: the agent has used only this version.
+const SEAL_VERSION: u8 = 1;
+/// How much longer a sealed value is than its text: by that byte, the nonce and the tag.
+const SEAL_OVERHEAD: usize = 1 + NONCE_LEN + TAG_LEN;

@@ -1,7 +1,8 @@
-//! The way in for an operator who comes from the Go agent, which kept its state in a bbolt file.
+//! Imports the state of the Go agent, which kept it in a bbolt file.
 //!
-//! Reading order: `transfer.rs` (what is written, and how a second run goes on), `contents.rs` (buckets and seals),
-//! `pages.rs`, `page.rs` and `meta.rs` (the file itself). The file is opened to read, and never changed.
+//! From the top down: `transfer.rs` writes to the store, and continues an interrupted import; `contents.rs` knows
+//! the agent's buckets and seals; `pages.rs`, `page.rs` and `meta.rs` read bbolt's structure; `source.rs` reads
+//! bytes. The bbolt file is never changed.
 
 use std::fs;
 use std::io::ErrorKind;
@@ -26,48 +27,57 @@ use pages::Pages;
 use source::Source;
 use transfer::Transfer;
 
-/// What [`import_bolt`] brought over. It holds no payloads, configuration, session id or key.
+/// What [`import_bolt`] imported, or [`check_bolt`] would import. It contains no payload, configuration, session
+/// id or key.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct ImportReport {
-    /// The server's number of the configuration; `None` where there was none.
+    /// The version of the configuration; `None` if there is none.
     pub config_version: Option<u64>,
-    /// Whether there was a session.
+    /// Whether there is a session.
     pub session: bool,
-    /// The last heartbeat, in ms since 1970.
+    /// The time of the last heartbeat, in ms since 1970.
     pub last_heartbeat_ms: Option<i64>,
-    /// How many jobs the file holds.
+    /// The number of jobs in the file.
     pub jobs: u64,
-    /// How many log events the file holds.
+    /// The number of log events in the file.
     pub log_events: u64,
-    /// How many of these the limits of the store's log buffer dropped. The store counts them as it does other drops, and
-    /// [`LogBatch::dropped`](crate::LogBatch::dropped) tells them.
+    /// The number of those that the limits of the store's log buffer dropped. They are counted in
+    /// [`LogBatch::dropped`](crate::LogBatch::dropped), as other dropped events.
     pub log_events_dropped: u64,
-    /// How many jobs and log events an earlier run had brought over.
+    /// The number of jobs and log events that an interrupted import had written before.
     pub already_there: u64,
-    /// What the file holds that a store has no place for.
+    /// Keys in the file that a store has no place for. They were not imported.
     pub left_out: Vec<LeftOut>,
-    /// Whether one of the two meta pages does not check, as after a crash in the midst of a transaction: what came over is
-    /// as of the transaction before.
+    /// Whether one of the two meta pages is damaged, as after a crash during a transaction. The import is then as
+    /// of the transaction before.
     pub meta_page_damaged: bool,
 }
 
-/// Brings the state of the Go agent, a bbolt file, over into a store: configuration, session, heartbeat, jobs and log events.
+/// Imports the state of the Go agent, a bbolt file, into a store: configuration, session, heartbeat, jobs and log
+/// events.
 ///
-/// `key` is the agent key that the file's values are under; the store may have another. The path means what it says, and the
-/// file is only read. All of it is read, checked and opened before anything is written: a damaged file imports nothing.
+/// `key` is the agent key of the bbolt file; the store may have another one. The path is taken as given, and the
+/// file is only read. The whole file is read and checked, and every value opened, before anything is written:
+/// nothing is imported from a damaged file.
 ///
-/// The store must be new, or hold what an interrupted import of the same file had brought. Then the call goes on where
-/// that one ended, and nothing is there twice; one that was complete changes nothing. Nothing else should use the store
-/// meanwhile: start the agent when this has returned. It writes records of some 256 KiB, configuration and session in the
-/// last one, and all of it is durable on return.
+/// The store must be new, or hold what an interrupted import of the same file has written. Then this call
+/// continues that import, and nothing is imported twice; after a complete import, it changes nothing. Nothing else
+/// may use the store meanwhile: start the new agent after this has returned.
 ///
-/// bbolt guards neither the keys nor the structure of its file, so all that its writer always does alike is checked: no page is
-/// out of its place, in two places or lost (where the list of free pages was written, as bbolt does by default). Each
-/// payload, the configuration and the session id have a seal that damage cannot pass. What it may still change unseen is a
-/// run id, a time, or the version of the configuration; a key or bucket that it made unknown is in
-/// [`left_out`](ImportReport::left_out), and a damaged meta page in [`meta_page_damaged`](ImportReport::meta_page_damaged).
-/// Whoever can write the file can also exchange whole values, and put an older file in its place.
+/// Records of about 256 KiB are written, configuration, session and heartbeat in the last one. When this returns
+/// `Ok`, everything is durable: it survives a power cut.
+///
+/// # What damage is found
+/// bbolt has no checksum for keys and tree pages. Everything that its writer always does in the same way is
+/// checked: each page is in its place and used exactly once. A page that nothing refers to is found only if the
+/// file has a list of free pages, which bbolt writes by default. Payloads, configuration and session id are
+/// authenticated.
+///
+/// Damage can still change a run id, a time or the configuration's version without being found. A key or a bucket
+/// with a changed name can show up in [`left_out`](ImportReport::left_out), and a damaged meta page sets
+/// [`meta_page_damaged`](ImportReport::meta_page_damaged). An attacker who can write the file can swap whole
+/// values, or put an older file in its place.
 ///
 /// ```
 /// use backupy_state::{AgentKey, Store, check_bolt, import_bolt};
@@ -77,7 +87,7 @@ pub struct ImportReport {
 /// # let old = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/import_bolt/example.db");
 /// # let path = folder.path().join("state.db");
 /// let key = AgentKey::new("bkpy_0123456789abcdef0123456789abcdef")?;
-/// check_bolt(&old, &key)?; // before a store is made for what may not come
+/// check_bolt(&old, &key)?; // fails before a store is created
 /// let store = Store::open(&path, &key)?;
 /// let report = import_bolt(&old, &key, &store)?;
 /// assert_eq!(report.jobs, store.queue_depth() as u64);
@@ -88,31 +98,34 @@ pub struct ImportReport {
 /// ```
 ///
 /// # Errors
-/// Nothing is written, unless an error is one of writing:
-/// - [`Error::NotFound`], [`Error::NotAStore`]: there is no file, or no bbolt file, or another program's.
-/// - [`Error::Locked`]: a process has the file open to write. Stop the old agent.
-/// - [`Error::WrongKey`]: not one value opens under the key. (Damage to the only value of a file looks the same.)
-/// - [`Error::Corrupt`]: the file is damaged; the offset says where.
-/// - [`Error::TooLarge`]: a run id over 1024 bytes, or a value over 16 MiB.
-/// - [`Error::Invalid`]: the store holds anything else, or what stands at the path is a store of this crate.
-/// - [`Error::Io`], and as every writing call: what was written stays, and the next run goes on from there.
+/// With these, nothing was written:
+/// - [`Error::NotFound`]: there is no file at the path.
+/// - [`Error::NotAStore`]: the file is not a bbolt file, or another program's.
+/// - [`Error::Locked`]: a process has the file open for writing. Stop the old agent.
+/// - [`Error::WrongKey`]: no value opens under the key. Damage to the only value of a file looks the same.
+/// - [`Error::Corrupt`]: the file is damaged at the given offset.
+/// - [`Error::TooLarge`]: a run id is over 1024 bytes, or a value over 16 MiB.
+/// - [`Error::Invalid`]: the store holds anything else, or there is a store of this crate at the path.
+///
+/// With [`Error::Full`], [`Error::Failed`] and [`Error::Io`], records may have been written. They stay, and the
+/// next call continues after them.
 pub fn import_bolt(from: impl AsRef<Path>, key: &AgentKey, into: &Store) -> Result<ImportReport> {
     let from = from.as_ref();
     let file = open(from)?;
     with_checked(from, &file, key, |checked| checked.import(into))
 }
 
-/// Reads and checks all of a bbolt file as [`import_bolt`] does, without a store: what would come over.
+/// Reads and checks a bbolt file as [`import_bolt`] does, and reports what it would import. Writes nothing.
 ///
 /// # Errors
-/// As [`import_bolt`], but for those of the store.
+/// As [`import_bolt`], without those of the store.
 ///
 /// ```
 /// # use std::path::Path;
 /// # use backupy_state::{AgentKey, check_bolt};
 /// let old = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/import_bolt/example.db");
 /// let key = AgentKey::new("bkpy_0123456789abcdef0123456789abcdef")?;
-/// println!("{} jobs would come over", check_bolt(&old, &key)?.jobs);
+/// println!("{} jobs to import", check_bolt(&old, &key)?.jobs);
 /// # Ok::<(), backupy_state::Error>(())
 /// ```
 pub fn check_bolt(from: impl AsRef<Path>, key: &AgentKey) -> Result<ImportReport> {
@@ -121,10 +134,10 @@ pub fn check_bolt(from: impl AsRef<Path>, key: &AgentKey) -> Result<ImportReport
     with_checked(from, &file, key, |checked| Ok(checked.report()))
 }
 
-/// All that a bbolt file holds, opened: for tests and fuzzing. No part of the stable interface.
+/// The contents of a bbolt file, opened: for tests and fuzzing. Not part of the stable interface.
 #[doc(hidden)]
 #[derive(Clone, Debug, PartialEq, Eq)]
-#[allow(missing_docs, reason = "as in the store")]
+#[allow(missing_docs, reason = "for tests only; the fields are those of the public types")]
 pub struct BoltState {
     pub report: ImportReport,
     pub config: Option<Config>,
@@ -133,7 +146,7 @@ pub struct BoltState {
     pub logs: Vec<LogEvent>,
 }
 
-/// Reads the bytes of a bbolt file: for tests and fuzzing. No part of the stable interface.
+/// Reads the bytes of a bbolt file: for tests and fuzzing. Not part of the stable interface.
 ///
 /// # Errors
 /// As [`check_bolt`].
@@ -142,7 +155,7 @@ pub fn read_bolt(bytes: &[u8], key: &AgentKey) -> Result<BoltState> {
     with_checked(Path::new("bolt.db"), &bytes, key, |checked| checked.state())
 }
 
-/// As [`import_bolt`], from the bytes of a bbolt file: for fuzzing. No part of the stable interface.
+/// As [`import_bolt`], from the bytes of a bbolt file: for fuzzing. Not part of the stable interface.
 ///
 /// # Errors
 /// As [`import_bolt`].
@@ -151,8 +164,8 @@ pub fn import_bolt_bytes(bytes: &[u8], key: &AgentKey, into: &Store) -> Result<I
     with_checked(Path::new("bolt.db"), &bytes, key, |checked| checked.import(into))
 }
 
-/// A file of which everything checks.
-struct Checked<'a> {
+/// A file whose structure is checked, and whose every value opens.
+struct CheckedFile<'a> {
     contents: &'a Contents,
     pages: &'a Pages<'a>,
     opener: &'a Opener,
@@ -162,21 +175,21 @@ fn with_checked<T>(
     path: &Path,
     source: &dyn Source,
     key: &AgentKey,
-    then: impl FnOnce(&Checked<'_>) -> Result<T>,
+    then: impl FnOnce(&CheckedFile<'_>) -> Result<T>,
 ) -> Result<T> {
     let mut pages = Pages::open(path, source)?;
     let contents = Contents::read(&mut pages)?;
     let opener = Opener::new(key);
     contents.check(&pages, &opener)?;
-    then(&Checked { contents: &contents, pages: &pages, opener: &opener })
+    then(&CheckedFile { contents: &contents, pages: &pages, opener: &opener })
 }
 
-impl Checked<'_> {
+impl CheckedFile<'_> {
     fn import(&self, into: &Store) -> Result<ImportReport> {
-        let Checked { contents, pages, opener } = *self;
-        let found = Transfer { contents, pages, opener, into }.run()?;
+        let CheckedFile { contents, pages, opener } = *self;
+        let earlier = Transfer { contents, pages, opener, into }.run()?;
         Ok(ImportReport {
-            already_there: (found.jobs + found.logs) as u64,
+            already_there: (earlier.jobs + earlier.logs) as u64,
             log_events_dropped: into.stats().logs_dropped,
             ..self.report()
         })
@@ -197,19 +210,19 @@ impl Checked<'_> {
     }
 
     fn state(&self) -> Result<BoltState> {
-        let value = |place| Ok(self.opener.value(self.pages, place)?.to_vec());
-        let config = self.contents.config.map(|(version, place)| Ok(Config { version, raw: value(place)? }));
-        let session = self.contents.session.map(|(server_time_ms, place)| {
-            let session_id = String::from_utf8_lossy(&value(place)?).into_owned();
+        let value = |extent| Ok(self.opener.value(self.pages, extent)?.to_vec());
+        let config = self.contents.config.map(|(version, extent)| Ok(Config { version, raw: value(extent)? }));
+        let session = self.contents.session.map(|(server_time_ms, extent)| {
+            let session_id = String::from_utf8_lossy(&value(extent)?).into_owned();
             Ok(Session { session_id, server_time_ms })
         });
         let jobs = self
             .contents
             .jobs
             .iter()
-            .map(|(run_id, place)| Ok(QueuedJob { run_id: run_id.clone(), payload: value(*place)? }));
+            .map(|(run_id, extent)| Ok(QueuedJob { run_id: run_id.clone(), payload: value(*extent)? }));
         let logs = self.contents.logs.iter();
-        let logs = logs.map(|(ts_ms, place)| Ok(LogEvent { ts_ms: *ts_ms, payload: value(*place)? }));
+        let logs = logs.map(|(ts_ms, extent)| Ok(LogEvent { ts_ms: *ts_ms, payload: value(*extent)? }));
         Ok(BoltState {
             report: self.report(),
             config: config.transpose()?,
@@ -220,13 +233,13 @@ impl Checked<'_> {
     }
 }
 
-/// Opens the file, and takes the lock that bbolt's readers take: its writer holds the other one as long as it has the file
-/// open. Closing the file lets go of it.
+/// Opens the file with the shared lock of bbolt's readers. A bbolt writer holds the exclusive lock as long as it
+/// has the file open. Closing the file unlocks.
 fn open(path: &Path) -> Result<fs::File> {
     if !paths::is_file(&Disk, path)? {
         return Err(Error::NotFound { path: path.to_path_buf() });
     }
-    // Without O_NONBLOCK, a FIFO put there since it was looked at would hang the open.
+    // If a FIFO has replaced the file since the check above, opening it without O_NONBLOCK would hang.
     let flags = rustix::fs::OFlags::NONBLOCK.bits().cast_signed();
     let opened = fs::OpenOptions::new().read(true).custom_flags(flags).open(path);
     let file = opened.map_err(|source| Error::io("open", path, source))?;
@@ -236,7 +249,7 @@ fn open(path: &Path) -> Result<fs::File> {
             path: path.to_path_buf(),
             holder: None,
             waited: Duration::ZERO,
-            hint: "stop the agent that writes to it, then import it",
+            hint: "stop the agent that writes to it, then import again",
         }),
         Err(source) => Err(Error::io("lock", path, source)),
     }

@@ -1,14 +1,18 @@
-//! A page of a bbolt file as bytes: its header, and the headers of the keys in it.
+//! The layout of a bbolt page: its header, and the headers of the keys in it. Follows `page.go` of bbolt 1.3.
+//!
+//! Only decodes numbers; `pages.rs` checks them.
 
 use std::ops::Range;
 
-/// A page with those that it runs over into, or the one inside of a value.
+/// A page with its overflow pages, or the page inside the value of a small bucket.
 #[derive(Default)]
 pub(super) struct Page {
+    /// Where the page begins in the file.
     pub(super) offset: u64,
     pub(super) id: u64,
     pub(super) kind: u16,
     pub(super) count: u16,
+    /// How many pages after this one belong to it.
     pub(super) overflow: u32,
     pub(super) bytes: Vec<u8>,
 }
@@ -19,35 +23,40 @@ impl Page {
     }
 }
 
-/// A key and what is under it, as ranges of the page.
+/// A key and its value, as ranges of the page's bytes.
 pub(super) struct Slot {
-    /// Of its header, in the file.
-    pub(super) at: u64,
+    /// Where the header of the key is in the file.
+    pub(super) offset: u64,
     pub(super) key: Range<usize>,
     pub(super) value: Range<usize>,
     pub(super) value_len: u32,
-    /// Of a leaf the flags, of a branch the number of the child.
-    pub(super) word: u64,
+    /// In a leaf the flags of the key, in a branch the id of the child page.
+    pub(super) flags_or_child: u64,
 }
 
+/// The header of a key.
 pub(super) struct SlotHeader {
+    /// Where the key is, counted from the start of this header.
     pub(super) pos: u32,
     pub(super) key_len: u32,
     pub(super) value_len: u32,
-    pub(super) word: u64,
+    pub(super) flags_or_child: u64,
 }
 
 impl SlotHeader {
     pub(super) fn parse(page: &Page, at: usize) -> Option<Self> {
         let number = |i: usize| u32_at(&page.bytes, at + 4 * i);
         Some(match page.kind {
-            LEAF => {
-                SlotHeader { word: number(0)?.into(), pos: number(1)?, key_len: number(2)?, value_len: number(3)? }
-            }
+            LEAF => SlotHeader {
+                flags_or_child: number(0)?.into(),
+                pos: number(1)?,
+                key_len: number(2)?,
+                value_len: number(3)?,
+            },
             _ => SlotHeader {
                 pos: number(0)?,
                 key_len: number(1)?,
-                word: u64_at(&page.bytes, at + 8)?,
+                flags_or_child: u64_at(&page.bytes, at + 8)?,
                 value_len: 0,
             },
         })
@@ -63,7 +72,7 @@ pub(super) fn u64_at(bytes: &[u8], at: usize) -> Option<u64> {
 }
 
 pub(super) const PAGE_HEADER_LEN: usize = 16;
-/// The header of a key, in branches and leaves.
+/// The length of a key's header, in branches and leaves.
 pub(super) const SLOT_LEN: usize = 16;
 
 pub(super) const BRANCH: u16 = 0x01;

@@ -1,11 +1,11 @@
-//! Where the bytes of a bbolt file come from.
+//! The bytes of a bbolt file: an open file, or a slice in tests and fuzzing. Read only.
 
 use std::io;
 
-/// The bytes of the file.
+/// A file to read at any offset.
 pub(crate) trait Source {
     fn len(&self) -> io::Result<u64>;
-    /// Fills `buf`; an end of the file before that is an error.
+    /// Fills `buf`. Fails if the file ends first.
     fn read_exact_at(&self, buf: &mut [u8], offset: u64) -> io::Result<()>;
 }
 
@@ -32,9 +32,9 @@ impl Source for &[u8] {
     }
 }
 
-/// Bytes of the file.
+/// A range of bytes in the file, within its length.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Place {
+pub(crate) struct Extent {
     pub(crate) offset: u64,
     pub(crate) len: u32,
 }

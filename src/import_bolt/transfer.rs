@@ -1,8 +1,9 @@
-//! From the file into the store, in an order by which a store itself tells how far an interrupted import had got.
+//! Writes the contents of the file to the store, in an order that lets a second run continue an interrupted one.
 //!
-//! The jobs go first, in the order of their run ids, then the log events in theirs, and what there is one of (config,
-//! session, heartbeat) last, in one record. Records are durable in their order, so after a crash the store holds the first
-//! so many of them. A store that holds anything else has a life of its own, and nothing is written to it.
+//! First the jobs in the order of their run ids, then the log events in the order of their times, then
+//! configuration, session and heartbeat in one last record. Records become durable in order, so after a crash the
+//! store holds a prefix of them, and its contents show how long that is. A store that holds anything else is in
+//! use: nothing is written to it.
 
 use super::contents::{Contents, Opener};
 use super::pages::Pages;
@@ -10,6 +11,7 @@ use crate::format::bucket::{Bucket, LogKey};
 use crate::read::Reader;
 use crate::{Batch, Config, Error, Result, Session, Store};
 
+/// An import into one store.
 pub(crate) struct Transfer<'a> {
     pub(crate) contents: &'a Contents,
     pub(crate) pages: &'a Pages<'a>,
@@ -21,34 +23,35 @@ pub(crate) struct Transfer<'a> {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Progress {
     pub(crate) jobs: usize,
-    /// With those that the limits of its log buffer have dropped.
+    /// With the events that the limits of its log buffer dropped.
     pub(crate) logs: usize,
-    ended: bool,
+    /// Whether it has the configuration, the session or the heartbeat, which are written last.
+    has_final_record: bool,
 }
 
 impl Transfer<'_> {
-    /// Writes what the store does not hold yet. Returns what it held.
+    /// Writes what the store does not hold yet, all of it durable on return. Returns what the store held before.
     pub(crate) fn run(&self) -> Result<Progress> {
         let Some(progress) = self.progress()? else {
             return Err(Error::Invalid {
                 what: format!(
-                    "{} holds a state of its own, which {} would be mixed up with; import into a store that does not \
-                     exist yet, or move this one away",
+                    "{} already holds other data, which {} would be mixed with; import into a new store, \
+                     or move this one away",
                     self.into.path().display(),
                     self.pages.path.display()
                 ),
             });
         };
         let mut batches = Batches { into: self.into, batch: Batch::new(), len: 0 };
-        for (run_id, place) in self.contents.jobs.iter().skip(progress.jobs) {
-            let payload = self.opener.value(self.pages, *place)?;
+        for (run_id, extent) in self.contents.jobs.iter().skip(progress.jobs) {
+            let payload = self.opener.value(self.pages, *extent)?;
             batches.add(run_id.len() + payload.len(), |batch| batch.enqueue_job(run_id, &payload))?;
         }
-        for (ts_ms, place) in self.contents.logs.iter().skip(progress.logs) {
-            let payload = self.opener.value(self.pages, *place)?;
+        for (ts_ms, extent) in self.contents.logs.iter().skip(progress.logs) {
+            let payload = self.opener.value(self.pages, *extent)?;
             batches.add(payload.len(), |batch| batch.buffer_log(*ts_ms, &payload))?;
         }
-        if !progress.ended {
+        if !progress.has_final_record {
             let (config, session) = (self.config()?, self.session()?);
             let lens = config.iter().map(|config| config.raw.len());
             let len = lens.chain(session.iter().map(|session| session.session_id.len())).sum();
@@ -66,34 +69,35 @@ impl Transfer<'_> {
             })?;
         }
         batches.write()?;
-        // What came over is durable when the call returns, however the store was opened.
+        // A store that was opened with `Buffered` has not synced these records. A power cut after the import
+        // returned would lose them, and the operator may have deleted the old file.
         self.into.sync()?;
         Ok(progress)
     }
 
     pub(crate) fn config(&self) -> Result<Option<Config>> {
-        let Some((version, place)) = self.contents.config else { return Ok(None) };
-        let mut raw = self.opener.value(self.pages, place)?;
+        let Some((version, extent)) = self.contents.config else { return Ok(None) };
+        let mut raw = self.opener.value(self.pages, extent)?;
         Ok(Some(Config { version, raw: std::mem::take(&mut *raw) }))
     }
 
     pub(crate) fn session(&self) -> Result<Option<Session>> {
-        let Some((server_time_ms, place)) = self.contents.session else { return Ok(None) };
-        let mut id = self.opener.value(self.pages, place)?;
-        let not_utf8 = |_| self.pages.corrupt(place.offset, "the session id is not UTF-8");
+        let Some((server_time_ms, extent)) = self.contents.session else { return Ok(None) };
+        let mut id = self.opener.value(self.pages, extent)?;
+        let not_utf8 = |_| self.pages.corrupt(extent.offset, "the session id is not UTF-8");
         let session_id = String::from_utf8(std::mem::take(&mut *id)).map_err(not_utf8)?;
         Ok(Some(Session { session_id, server_time_ms }))
     }
 
-    /// How far an import of this file into the store has got; `None` where the store holds anything else.
+    /// How much of this file an earlier import has written to the store. `None` if the store holds anything else.
     fn progress(&self) -> Result<Option<Progress>> {
-        let (Some(jobs), Some(logs)) = (self.jobs_there()?, self.logs_there()?) else { return Ok(None) };
+        let (Some(jobs), Some(logs)) = (self.imported_jobs()?, self.imported_logs()?) else { return Ok(None) };
         let (config, session) = (self.into.load_config()?, self.into.load_session()?);
         let heartbeat = self.into.last_heartbeat()?;
-        let began_to_end = config.is_some() || session.is_some() || heartbeat.is_some();
+        let has_final_record = config.is_some() || session.is_some() || heartbeat.is_some();
         let has_all_jobs = jobs == self.contents.jobs.len();
         let has_all = has_all_jobs && logs == self.contents.logs.len();
-        let fits = if began_to_end {
+        let fits = if has_final_record {
             has_all
                 && heartbeat == self.contents.heartbeat
                 && config == self.config()?
@@ -101,44 +105,45 @@ impl Transfer<'_> {
         } else {
             has_all_jobs || logs == 0
         };
-        Ok(fits.then_some(Progress { jobs, logs, ended: began_to_end }))
+        Ok(fits.then_some(Progress { jobs, logs, has_final_record }))
     }
 
-    /// How many of the first jobs the store holds, if it holds no others.
-    fn jobs_there(&self) -> Result<Option<usize>> {
+    /// How many jobs the store holds, if they are the first ones of the file; `None` otherwise.
+    fn imported_jobs(&self) -> Result<Option<usize>> {
         let count = self.into.queue_depth();
         if count > self.contents.jobs.len() {
             return Ok(None);
         }
-        for (run_id, place) in self.contents.jobs.iter().take(count) {
+        for (run_id, extent) in self.contents.jobs.iter().take(count) {
             let Some(job) = self.into.job(run_id)? else { return Ok(None) };
-            if job.payload != *self.opener.value(self.pages, *place)? {
+            if job.payload != *self.opener.value(self.pages, *extent)? {
                 return Ok(None);
             }
         }
         Ok(Some(count))
     }
 
-    /// How many of the first log events the store holds or has counted as dropped, if it holds no others.
-    fn logs_there(&self) -> Result<Option<usize>> {
+    /// How many log events the store holds or counts as dropped, if they are the first ones of the file; `None`
+    /// otherwise.
+    fn imported_logs(&self) -> Result<Option<usize>> {
         let dropped = usize::try_from(self.into.stats().logs_dropped).unwrap_or(usize::MAX);
         let held = self.into.log_count();
         let Some(logs) = held.checked_add(dropped).filter(|&logs| logs <= self.contents.logs.len()) else {
             return Ok(None);
         };
-        // A count without events says nothing of whose they were.
+        // Nothing shows that the dropped events were those of this file.
         if held == 0 && dropped > 0 {
             return Ok(None);
         }
         let mut written = self.contents.logs.iter().take(logs);
-        let (places, values) = self.into.with_index(|index| index.first(Bucket::Logs, held));
-        for (key, place) in places {
+        let (locations, values) = self.into.with_index(|index| index.first(Bucket::Logs, held));
+        for (key, location) in locations {
             let ts_ms = LogKey::decode(&key).map(|key| key.ts_ms);
-            let payload = values.read(place)?;
-            let is_this = |(time, place): &(i64, _)| -> Result<bool> {
-                Ok(Some(*time) == ts_ms && *self.opener.value(self.pages, *place)? == payload)
+            let payload = values.read(location)?;
+            let is_this = |(time, extent): &(i64, _)| -> Result<bool> {
+                Ok(Some(*time) == ts_ms && *self.opener.value(self.pages, *extent)? == payload)
             };
-            // Those in between were dropped.
+            // The events of the file that are skipped here were dropped.
             loop {
                 match written.next() {
                     None => return Ok(None),
@@ -151,7 +156,7 @@ impl Transfer<'_> {
     }
 }
 
-/// Packs calls into batches that are far below the limit of a frame.
+/// Collects calls into batches far below the frame limit, and writes those.
 struct Batches<'a> {
     into: &'a Store,
     batch: Batch,
@@ -159,7 +164,7 @@ struct Batches<'a> {
 }
 
 impl Batches<'_> {
-    /// Adds calls, with so many bytes of keys and values, that commit together.
+    /// Adds calls that commit together. `len` is the length of their keys and values in bytes.
     fn add(&mut self, len: usize, calls: impl FnOnce(Batch) -> Batch) -> Result<()> {
         if self.len + len > BATCH_LEN {
             self.write()?;
@@ -169,14 +174,15 @@ impl Batches<'_> {
         Ok(())
     }
 
+    /// Writes what is collected, as one record.
     fn write(&mut self) -> Result<()> {
         self.len = 0;
         self.into.write(std::mem::take(&mut self.batch))
     }
 }
 
-/// Enough that the syncs do not count, and little beside the file. The longest single calls, config and session together,
-/// are half of what a frame may be.
+/// 256 KiB: enough that syncing takes little of the time, and little memory. The longest calls that commit
+/// together, a configuration and a session of 16 MiB each, are half the frame limit.
 const BATCH_LEN: usize = 256 << 10;
-/// What a call takes besides its bytes, in memory and in a frame.
+/// What a call takes besides its keys and values, in memory and in a frame, at most.
 const CALL_LEN: usize = 128;

@@ -53,8 +53,8 @@ pub(crate) fn read_header(file: &dyn File, path: &Path) -> Result<Header> {
 pub(crate) fn parse_header_page(page: &[u8], path: &Path) -> Result<Header> {
     let path = path.to_path_buf();
     match header::parse_page(page) {
-        ParsedHeaderPage::Whole(header) => Ok(header),
-        ParsedHeaderPage::Foreign => Err(Error::NotAStore { path, what: header::describe_foreign(page) }),
+        ParsedHeaderPage::Valid(header) => Ok(header),
+        ParsedHeaderPage::NotAStore => Err(Error::NotAStore { path, what: header::describe_foreign(page) }),
         ParsedHeaderPage::Damaged => {
             Err(Error::Corrupt { path, offset: 0, what: "neither copy of the header checks" })
         }

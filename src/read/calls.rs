@@ -1,14 +1,16 @@
-//! The public reading calls, written once for whoever implements [`Reader`](super::Reader).
+//! The public reading calls, with their documentation, for each type that implements [`Reader`](super::Reader).
 
-/// Gives a type that implements [`Reader`] the public reading calls.
+/// Adds the public reading calls to a type that implements [`Reader`].
 macro_rules! impl_reading_calls {
     ($reader:ty) => {
-        /// The reading calls. They see every call that has returned; none of them writes or waits for a sync.
+        /// The reading calls. None of them writes or waits for a sync. On a [`Store`](crate::Store) they see the
+        /// effect of every call that has returned, on a [`Snapshot`](crate::Snapshot) that of every record in its
+        /// view.
         ///
-        /// Each fails with [`Error::Unauthentic`](crate::Error::Unauthentic) where a value's seal does not fit, and
-        /// with [`Error::Io`](crate::Error::Io) where the file cannot be read.
+        /// They fail with [`Error::Unauthentic`](crate::Error::Unauthentic) if a value fails authentication, and
+        /// with [`Error::Io`](crate::Error::Io) if the file cannot be read.
         impl $reader {
-            /// The configuration that was saved last, or `None` if none ever was.
+            /// Returns the configuration that was saved last, or `None` if there is none.
             ///
             /// # Errors
             /// `Unauthentic`, `Io`.
@@ -19,24 +21,25 @@ macro_rules! impl_reading_calls {
             /// # let (path, key) = (folder.path().join("state.db"), AgentKey::new("key")?);
             /// # let store = Store::open(&path, &key)?;
             /// store.save_config(7, b"backup at 02:00")?;
-            /// let beside = Snapshot::open(&path, &key)?;
-            /// assert_eq!(beside.load_config()?, store.load_config()?);
+            /// let snapshot = Snapshot::open(&path, &key)?;
+            /// assert_eq!(snapshot.load_config()?, store.load_config()?);
             /// # Ok::<(), Box<dyn std::error::Error>>(())
             /// ```
             pub fn load_config(&self) -> $crate::Result<Option<$crate::Config>> {
                 $crate::read::Reader::load_config(self)
             }
 
-            /// The first `n` pending jobs in queue order. Removes nothing: a job stays until it is acked, so each
-            /// is delivered at least once.
+            /// Returns the first `n` pending jobs in [queue order](crate::OpenOptions::queue_order). It removes
+            /// nothing: a job stays queued until it is acked, and so is delivered at least once.
             ///
             /// # Errors
-            /// `Unauthentic` with the run id of the job whose payload does not fit its seal. The others stay
-            /// reachable by `job` and `dequeue_jobs_after`, and `ack_job` removes the bad one.
+            /// `Io`, and `Unauthentic` if a payload fails authentication, with the run id of that job. `job` and
+            /// `dequeue_jobs_after` still return the other jobs, and `ack_job` removes the unreadable one.
             ///
             /// ```
             /// # let folder = tempfile::tempdir()?;
-            /// # let store = backupy_state::Store::open(folder.path().join("state.db"), &backupy_state::AgentKey::new("key")?)?;
+            /// # let key = backupy_state::AgentKey::new("key")?;
+            /// # let store = backupy_state::Store::open(folder.path().join("state.db"), &key)?;
             /// store.enqueue_job("run-2", b"dump of users")?;
             /// store.enqueue_job("run-1", b"dump of orders")?;
             /// let run_ids: Vec<_> = store.dequeue_jobs(10)?.into_iter().map(|job| job.run_id).collect();
@@ -47,15 +50,18 @@ macro_rules! impl_reading_calls {
                 $crate::read::Reader::dequeue_jobs(self, None, n)
             }
 
-            /// The next `n` pending jobs behind `run_id`. If that job is not queued, the order by run id goes on
-            /// behind where it would be, and [`Fifo`](crate::QueueOrder::Fifo) starts at the front.
+            /// Returns the `n` pending jobs that follow the job `run_id` in queue order.
+            ///
+            /// If that job is not queued, the order [`RunId`](crate::QueueOrder::RunId) starts with the next
+            /// greater run id, and [`Fifo`](crate::QueueOrder::Fifo) at the front of the queue.
             ///
             /// # Errors
-            /// `Invalid` for an empty run id, `TooLarge` for one over 1024 bytes, and as `dequeue_jobs`.
+            /// `Invalid` for an empty run id, `TooLarge` for one over 1024 bytes, and those of `dequeue_jobs`.
             ///
             /// ```
             /// # let folder = tempfile::tempdir()?;
-            /// # let store = backupy_state::Store::open(folder.path().join("state.db"), &backupy_state::AgentKey::new("key")?)?;
+            /// # let key = backupy_state::AgentKey::new("key")?;
+            /// # let store = backupy_state::Store::open(folder.path().join("state.db"), &key)?;
             /// # for number in 0..5 { store.enqueue_job(&format!("run-{number}"), b"dump")?; }
             /// let mut page = store.dequeue_jobs(2)?;
             /// # let mut seen = 0;
@@ -71,14 +77,15 @@ macro_rules! impl_reading_calls {
                 $crate::read::Reader::dequeue_jobs(self, Some(run_id), n)
             }
 
-            /// The pending job of that run id.
+            /// Returns the pending job with this run id, or `None` if it is not queued.
             ///
             /// # Errors
             /// `Invalid` for an empty run id, `TooLarge` for one over 1024 bytes, `Unauthentic`, `Io`.
             ///
             /// ```
             /// # let folder = tempfile::tempdir()?;
-            /// # let store = backupy_state::Store::open(folder.path().join("state.db"), &backupy_state::AgentKey::new("key")?)?;
+            /// # let key = backupy_state::AgentKey::new("key")?;
+            /// # let store = backupy_state::Store::open(folder.path().join("state.db"), &key)?;
             /// store.enqueue_job("run-1", b"dump of orders")?;
             /// assert_eq!(store.job("run-1")?.map(|job| job.payload), Some(b"dump of orders".to_vec()));
             /// assert_eq!(store.job("run-2")?, None);
@@ -88,11 +95,12 @@ macro_rules! impl_reading_calls {
                 $crate::read::Reader::job(self, run_id)
             }
 
-            /// How many jobs are pending.
+            /// Returns how many jobs are pending.
             ///
             /// ```
             /// # let folder = tempfile::tempdir()?;
-            /// # let store = backupy_state::Store::open(folder.path().join("state.db"), &backupy_state::AgentKey::new("key")?)?;
+            /// # let key = backupy_state::AgentKey::new("key")?;
+            /// # let store = backupy_state::Store::open(folder.path().join("state.db"), &key)?;
             /// store.enqueue_job("run-1", b"dump of orders")?;
             /// assert_eq!(store.queue_depth(), 1);
             /// # Ok::<(), Box<dyn std::error::Error>>(())
@@ -102,24 +110,27 @@ macro_rules! impl_reading_calls {
                 $crate::read::Reader::queue_depth(self)
             }
 
-            /// The session that was saved last, or `None` if none ever was.
+            /// Returns the session that was saved last, or `None` if there is none.
             ///
             /// # Errors
             /// `Unauthentic`, `Io`.
             ///
             /// ```
             /// # let folder = tempfile::tempdir()?;
-            /// # let store = backupy_state::Store::open(folder.path().join("state.db"), &backupy_state::AgentKey::new("key")?)?;
+            /// # let key = backupy_state::AgentKey::new("key")?;
+            /// # let store = backupy_state::Store::open(folder.path().join("state.db"), &key)?;
             /// assert_eq!(store.load_session()?, None);
             /// store.save_session("session-of-today", 1_700_000_000_000)?;
-            /// assert_eq!(store.load_session()?.map(|session| session.session_id).as_deref(), Some("session-of-today"));
+            /// let session = store.load_session()?.expect("a session was saved");
+            /// assert_eq!(session.session_id, "session-of-today");
             /// # Ok::<(), Box<dyn std::error::Error>>(())
             /// ```
             pub fn load_session(&self) -> $crate::Result<Option<$crate::Session>> {
                 $crate::read::Reader::load_session(self)
             }
 
-            /// The heartbeat that was recorded last, in ms since 1970, or `None` if none ever was.
+            /// Returns the heartbeat that was recorded last, in milliseconds since 1970, or `None` if there is
+            /// none.
             ///
             /// # Errors
             /// `Unauthentic`, `Io`.
@@ -138,11 +149,12 @@ macro_rules! impl_reading_calls {
                 $crate::read::Reader::last_heartbeat(self)
             }
 
-            /// How many log events are buffered.
+            /// Returns how many log events are buffered.
             ///
             /// ```
             /// # let folder = tempfile::tempdir()?;
-            /// # let store = backupy_state::Store::open(folder.path().join("state.db"), &backupy_state::AgentKey::new("key")?)?;
+            /// # let key = backupy_state::AgentKey::new("key")?;
+            /// # let store = backupy_state::Store::open(folder.path().join("state.db"), &key)?;
             /// store.buffer_log(1_700_000_000_000, b"backup begun")?;
             /// assert_eq!(store.log_count(), 1);
             /// # Ok::<(), Box<dyn std::error::Error>>(())

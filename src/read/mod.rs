@@ -1,7 +1,8 @@
-//! The read half of the interface, written once for [`Store`](crate::Store) and [`Snapshot`](crate::Snapshot).
+//! The reading calls, written once for [`Store`](crate::Store) and [`Snapshot`](crate::Snapshot).
 //!
-//! A reading call finds its locations in the index, lets go of it, and then reads the values: writers never wait
-//! for a reader's decryption.
+//! A reading call looks up locations in the index, releases the index, and then reads and decrypts the values:
+//! writers never wait for a reader's decryption. Implements the values of *Buckets and their keys* of FORMAT.md,
+//! section 8.
 
 use std::sync::Arc;
 
@@ -23,7 +24,7 @@ pub use types::{Config, LogBatch, LogEvent, QueuedJob, Session};
 
 pub(crate) use calls::impl_reading_calls;
 
-/// All of [`Stats`] that an index and the end of its log show.
+/// The part of [`Stats`] that follows from an index and the position at the end of its log.
 pub(crate) fn stats(index: &Index, generation: u64, tip: LogPosition, file_len: u64) -> Stats {
     let frames_len = tip.end - HEADER_PAGE_LEN as u64;
     Stats {
@@ -41,12 +42,13 @@ pub(crate) fn stats(index: &Index, generation: u64, tip: LogPosition, file_len: 
     }
 }
 
-/// Whoever has a view to read from.
+/// Implemented by what has an index and the values that it refers to.
 pub(crate) trait Reader {
-    /// Looks something up, and takes hold of the values that belong to the same state.
+    /// Looks something up in the index, and also returns the values of the same generation.
     fn with_index<R>(&self, find: impl FnOnce(&Index) -> R) -> (R, Arc<Values>);
 
-    /// Called after values were read: whether they are still those that the index means.
+    /// Called after values were read: fails if the file has changed so that they may not be what the index refers
+    /// to.
     fn confirm(&self) -> Result<()> {
         Ok(())
     }
@@ -63,9 +65,9 @@ pub(crate) trait Reader {
         after.map_or(Ok(()), check_run_id)?;
         let (locations, values) = self.with_index(|index| index.jobs(after, n));
         let mut jobs = Vec::with_capacity(locations.len());
-        let mut reading = values.reader();
+        let mut reader = values.reader();
         for (key, location) in locations {
-            jobs.push(read_job(&values, &mut reading, &key, location)?);
+            jobs.push(read_job(&values, &mut reader, &key, location)?);
         }
         self.confirm()?;
         Ok(jobs)
@@ -74,9 +76,9 @@ pub(crate) trait Reader {
     fn job(&self, run_id: &str) -> Result<Option<QueuedJob>> {
         check_run_id(run_id)?;
         let (location, values) = self.with_index(|index| index.get(Bucket::Queue, run_id.as_bytes()));
-        let mut reading = values.reader();
+        let mut reader = values.reader();
         let job =
-            location.map(|location| read_job(&values, &mut reading, run_id.as_bytes(), location)).transpose()?;
+            location.map(|location| read_job(&values, &mut reader, run_id.as_bytes(), location)).transpose()?;
         self.confirm()?;
         Ok(job)
     }
@@ -90,7 +92,7 @@ pub(crate) trait Reader {
         let Some(location) = location else { return Ok(None) };
         let (prefix, id) = split_prefix(&values, location)?;
         self.confirm()?;
-        let session_id = String::from_utf8(id).map_err(|_| malformed(&values, location))?;
+        let session_id = String::from_utf8(id).map_err(|_| values.malformed(location))?;
         Ok(Some(Session { session_id, server_time_ms: i64::from_le_bytes(prefix) }))
     }
 
@@ -99,7 +101,7 @@ pub(crate) trait Reader {
         let Some(location) = location else { return Ok(None) };
         let (ts_ms, rest) = split_prefix(&values, location)?;
         if !rest.is_empty() {
-            return Err(malformed(&values, location));
+            return Err(values.malformed(location));
         }
         self.confirm()?;
         Ok(Some(i64::from_le_bytes(ts_ms)))
@@ -109,7 +111,7 @@ pub(crate) trait Reader {
         self.with_index(|index| index.count(Bucket::Logs)).0
     }
 
-    /// `dropped` is the count of the same moment.
+    /// `dropped` is the count of dropped events to report in the batch.
     fn peek_logs(&self, n: usize, dropped: u64) -> Result<LogBatch> {
         let (locations, values) = self.with_index(|index| index.first(Bucket::Logs, n));
         let events = read_events(&values, &locations)?;
@@ -118,28 +120,25 @@ pub(crate) trait Reader {
         Ok(LogBatch { events, keys, dropped, dropped_total: dropped })
     }
 
-    /// How many log events had been dropped when the log was written last.
+    /// The count of dropped log events as the log has it.
     fn recorded_drops(&self) -> Result<u64> {
         let (location, values) = self.with_index(|index| index.get(Bucket::Registry, DROPPED_KEY));
         let Some(location) = location else { return Ok(0) };
         let (count, rest) = split_prefix(&values, location)?;
         if !rest.is_empty() {
-            return Err(malformed(&values, location));
+            return Err(values.malformed(location));
         }
         Ok(u64::from_le_bytes(count))
     }
 }
 
-/// The events at `locations`, up to the first that cannot be read.
-///
-/// # Errors
-/// What is wrong with the first one.
+/// Reads the events at `locations`, up to the first value that cannot be read. If that is the first of all, fails.
 pub(crate) fn read_events(values: &Values, locations: &[(Key, Location)]) -> Result<Vec<LogEvent>> {
     let mut events = Vec::with_capacity(locations.len());
-    let mut reading = values.reader();
+    let mut reader = values.reader();
     for (key, location) in locations {
-        let LogKey { ts_ms, .. } = LogKey::decode(key).ok_or_else(|| malformed(values, *location))?;
-        match reading.read(*location) {
+        let LogKey { ts_ms, .. } = LogKey::decode(key).ok_or_else(|| values.malformed(*location))?;
+        match reader.read(*location) {
             Ok(payload) => events.push(LogEvent { ts_ms, payload }),
             Err(error) if events.is_empty() => return Err(error),
             Err(_) => break,
@@ -165,22 +164,18 @@ pub(crate) fn check_value(what: &'static str, value: &[u8]) -> Result<()> {
     Ok(())
 }
 
-fn read_job(values: &Values, reading: &mut ValueReader<'_>, key: &[u8], location: Location) -> Result<QueuedJob> {
-    let run_id = String::from_utf8(key.to_vec()).map_err(|_| malformed(values, location))?;
-    match reading.read(location) {
+fn read_job(values: &Values, reader: &mut ValueReader<'_>, key: &[u8], location: Location) -> Result<QueuedJob> {
+    let run_id = String::from_utf8(key.to_vec()).map_err(|_| values.malformed(location))?;
+    match reader.read(location) {
         Ok(payload) => Ok(QueuedJob { run_id, payload }),
         Err(error) => Err(error.about_job(run_id)),
     }
 }
 
+/// Reads a value that begins with an integer of 8 bytes: returns the integer's bytes, and the rest.
 fn split_prefix(values: &Values, location: Location) -> Result<([u8; VALUE_PREFIX_LEN], Vec<u8>)> {
     let mut value = values.read(location)?;
-    let prefix = *value.first_chunk().ok_or_else(|| malformed(values, location))?;
+    let prefix = *value.first_chunk().ok_or_else(|| values.malformed(location))?;
     value.drain(..VALUE_PREFIX_LEN);
     Ok((prefix, value))
-}
-
-/// Authentic, yet nothing that a writer of this format writes.
-fn malformed(values: &Values, location: Location) -> Error {
-    values.malformed(location)
 }

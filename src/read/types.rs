@@ -1,62 +1,63 @@
-//! What the reading calls return.
+//! What the reading calls return. `Debug` shows lengths in place of payloads, configuration and session id.
 
 use std::fmt;
 
 use crate::index::Key;
 
-/// The configuration that was saved last.
+/// A configuration, as [`Store::save_config`](crate::Store::save_config) saved it.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Config {
-    /// The server's number of it.
+    /// The version that the caller gave it.
     pub version: u64,
-    /// Its bytes.
+    /// The configuration itself.
     pub raw: Vec<u8>,
 }
 
 /// A pending job.
 #[derive(Clone, PartialEq, Eq)]
 pub struct QueuedJob {
-    /// Its run id.
+    /// The run id, unique in the queue.
     pub run_id: String,
-    /// Its bytes.
+    /// The payload.
     pub payload: Vec<u8>,
 }
 
 /// The session with the server.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Session {
-    /// The server's name of it.
+    /// The id of the session. A secret: `Debug` shows only its length.
     pub session_id: String,
-    /// The server's clock when it was opened, in ms since 1970.
+    /// The server's time when the session was opened, in milliseconds since 1970.
     pub server_time_ms: i64,
 }
 
 /// A log event.
 #[derive(Clone, PartialEq, Eq)]
 pub struct LogEvent {
-    /// When it happened, in ms since 1970.
+    /// The time of the event, in milliseconds since 1970.
     pub ts_ms: i64,
-    /// Its bytes.
+    /// The payload.
     pub payload: Vec<u8>,
 }
 
-/// The oldest log events, looked at but not removed: deliver them, then hand the batch to
-/// [`Store::ack_logs`](crate::Store::ack_logs).
+/// The oldest log events. They are still in the buffer: deliver them, then pass the batch to
+/// [`Store::ack_logs`](crate::Store::ack_logs), which removes them.
 #[derive(Clone, PartialEq, Eq)]
 pub struct LogBatch {
     pub(super) events: Vec<LogEvent>,
     pub(crate) keys: Vec<Key>,
     pub(super) dropped: u64,
-    /// The same, with all that had been acked or drained before: for the store that it was peeked from.
+    /// `dropped` and all drops that earlier acks and drains had reported: see `LogQuota` in the store.
     pub(crate) dropped_total: u64,
 }
 
 impl LogBatch {
-    /// The events, oldest first.
+    /// Returns the events, oldest first.
     ///
     /// ```
     /// # let folder = tempfile::tempdir()?;
-    /// # let store = backupy_state::Store::open(folder.path().join("state.db"), &backupy_state::AgentKey::new("key")?)?;
+    /// # let key = backupy_state::AgentKey::new("key")?;
+    /// # let store = backupy_state::Store::open(folder.path().join("state.db"), &key)?;
     /// store.buffer_log(1_000, b"backup begun")?;
     /// for event in store.peek_logs(100)?.events() {
     ///     println!("{}: {} bytes", event.ts_ms, event.payload.len());
@@ -68,7 +69,7 @@ impl LogBatch {
         &self.events
     }
 
-    /// How many events were dropped, by the limits of the buffer, since the last ack or drain.
+    /// Returns how many events the limits of the buffer have dropped since the last ack or drain.
     ///
     /// ```
     /// # use backupy_state::{AgentKey, LogLimits, OpenOptions};
@@ -95,7 +96,7 @@ impl fmt::Debug for LogBatch {
     }
 }
 
-/// A length, where `Debug` must not show the bytes.
+/// What `Debug` shows in place of bytes that it must not show: their length.
 struct Hidden(usize);
 
 impl fmt::Debug for Hidden {

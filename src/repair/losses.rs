@@ -1,4 +1,6 @@
-//! What salvage reports, and the account of what was lost that it keeps on the way.
+//! What a salvage has lost so far: gaps in the log, and the keys whose latest value is missing.
+//!
+//! Only keeps the account; what is authentic is decided in `log/scan/resync.rs`.
 
 use std::collections::BTreeMap;
 
@@ -16,34 +18,35 @@ impl LostKey {
     }
 }
 
-/// The losses so far. Of keys it holds at most as many as an index of the damaged log would.
+/// Collects losses in the order of the log. Its memory is bounded: at most 1000 gaps, and as many keys as an index
+/// of the damaged log would hold.
 #[derive(Default)]
 pub(crate) struct Losses {
     gaps: Vec<Lost>,
     more_gaps: u64,
-    /// By bucket and key: where its latest value would have been.
+    /// By bucket and key: where the lost latest value was.
     keys: [BTreeMap<Box<[u8]>, LostAt>; BUCKET_COUNT],
-    /// Keys that were put into the gap that is not noted yet.
+    /// Keys put by unproven frames, which belong to the gap that is noted next.
     unproven: Vec<(Bucket, Box<[u8]>)>,
 }
 
 #[derive(Clone, Copy)]
 enum LostAt {
     Value(Location),
-    /// The number of a gap.
+    /// The index of a gap in `gaps`.
     Gap(usize),
 }
 
-/// Bounds what is held of a file that is nothing but damage.
+/// Bounds the memory and the report for a file that is all damage.
 const LOST_MAX: usize = 1000;
 
 impl Losses {
-    /// The value of a put does not open.
+    /// Notes a put whose value does not open.
     pub(crate) fn note_value(&mut self, operation: &Operation<'_>, location: Location) {
         self.keys[operation.bucket as usize].insert(operation.key.into(), LostAt::Value(location));
     }
 
-    /// Whatever was lost of the keys that the operation is about, it would be gone by now.
+    /// Forgets what was lost of the operation's keys: the operation replaces or removes it.
     pub(crate) fn note_superseded(&mut self, operation: &Operation<'_>) {
         let keys = &mut self.keys[operation.bucket as usize];
         if operation.action != Action::DeleteThrough {
@@ -55,6 +58,7 @@ impl Losses {
         }
     }
 
+    /// Notes the keys of a frame that cannot be authenticated. They count as lost with the gap that follows.
     pub(crate) fn note_unproven(&mut self, frame: &OpenFrame<'_>) {
         let puts = frame.manifest.iter().flat_map(Manifest::operations);
         let puts = puts.filter(|operation| matches!(operation.action, Action::Put { .. }));
@@ -62,11 +66,12 @@ impl Losses {
         self.unproven.extend(puts.take(left).map(|put| (put.bucket, put.key.into())));
     }
 
+    /// Notes a gap. Its keys are those of the unproven frames since the last gap.
     pub(crate) fn note_gap(&mut self, gap: &Gap) {
         let Gap { offset, end, first_seq, last_seq } = *gap;
         let unproven = std::mem::take(&mut self.unproven);
         if last_seq.is_some_and(|last| last < first_seq) {
-            // Bytes that are no frame, and none is missing.
+            // The sequence numbers have no gap, so these bytes were no frame.
             return;
         }
         if self.gaps.len() == LOST_MAX {
@@ -74,25 +79,24 @@ impl Losses {
             return;
         }
         for (bucket, key) in unproven {
-            // What an authentic manifest told stays.
+            // A loss known from an authentic manifest is more exact: keep it.
             self.keys[bucket as usize].entry(key).or_insert(LostAt::Gap(self.gaps.len()));
         }
-        let what = "frames that are damaged, or whose seal cannot be checked";
+        let what = "frames that are damaged or cannot be authenticated";
         self.gaps.push(Lost { offset, len: end - offset, first_seq, last_seq, keys: Vec::new(), what });
     }
 
-    /// The places in the order of the file, how many there are beyond those, and whether older values may be there again.
-    pub(crate) fn list(self) -> (Vec<Lost>, u64, bool) {
+    /// The losses in the order of the file, how many more there are, and whether keys may have older values again.
+    pub(crate) fn into_lost(self) -> (Vec<Lost>, u64, bool) {
         let Losses { gaps: mut lost, more_gaps, keys, .. } = self;
         let mut may_be_stale = !lost.is_empty();
         let mut values = Vec::new();
-        for (bucket, keys) in [Bucket::Config, Bucket::Queue, Bucket::Registry, Bucket::Logs].into_iter().zip(keys)
-        {
+        for (bucket, keys) in Bucket::ALL.into_iter().zip(keys) {
             for (key, lost_at) in keys {
                 match lost_at {
-                    LostAt::Gap(number) => lost[number].keys.push(LostKey::new(bucket, &key)),
+                    LostAt::Gap(i) => lost[i].keys.push(LostKey::new(bucket, &key)),
                     LostAt::Value(location) => {
-                        // No two log events have the same key.
+                        // A log event has a key of its own, so its put replaced nothing.
                         may_be_stale |= bucket != Bucket::Logs;
                         values.push((location, LostKey::new(bucket, &key)));
                     }
@@ -105,7 +109,7 @@ impl Losses {
             first_seq: location.seq(),
             last_seq: Some(location.seq()),
             keys: vec![key],
-            what: "a value that does not open",
+            what: "a value that cannot be read",
         }));
         lost.sort_by_key(|lost| lost.offset);
         let beyond = lost.len().saturating_sub(LOST_MAX) as u64;

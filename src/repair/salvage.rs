@@ -1,7 +1,8 @@
-//! Bringing over what is still authentic of a damaged store, into a new one.
+//! Salvage: copies everything that is authentic in a damaged store into a new one.
 //!
-//! The damaged log is read as `verify` reads it, behind damage too (`walk/resync.rs`), and never written to. What an
-//! authentic manifest says is done again in the new file, in its order; an operation that is lost has no effect.
+//! Applies the operations of all authentic frames to a new log, in their order; a lost operation has no effect.
+//! Never writes to the damaged log, and never repairs it in place. Implements *Salvage* of FORMAT.md, section
+//! *Opening*.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -20,23 +21,32 @@ use crate::log::values::Values;
 use crate::storage::{Disk, Storage, paths};
 use crate::{AgentKey, Anchor, Error, Result, SalvageReport};
 
-/// Brings everything that is still authentic in the store `from`, in order, into a new store `to`, under the same key. Not
-/// a byte of `from` is changed, and it needs no lock. Works on every file that [`verify`](crate::verify) calls damaged, as
-/// long as each field of its header is good in one of the two copies; of a store that is intact, it is a copy.
+/// Copies everything that is authentic in the store `from` into a new store `to`, under the same key.
 ///
-/// The report lists what was lost. A lost put brings back nothing, and a lost delete or ack removes nothing: what it
-/// was about may be there again, in an older form. So jobs are still delivered at least once, and perhaps again. A torn
-/// tail, which the next open would set aside, is not brought over either.
+/// `from` is only read, and without the lock. A damaged store can be salvaged if each field of its header is
+/// intact in one of the two copies. Of an intact store, this makes a copy. A path `from` without an extension gets
+/// `.db`, as with [`Store::open`](crate::Store::open); `to` is taken as given.
 ///
-/// The new store has the same store id and the next generation: put in the place of the old one, it passes an
-/// [anchor](crate::Anchor) of the old one. It belongs to whom the old one does, where the caller may give it away. When
-/// this returns, it is durable. Where anything fails, there is nothing at `to`. Both paths mean what they say for `to`,
-/// and as for [`Store::open`](crate::Store::open) for `from`.
+/// The report lists what was lost. A lost put restores nothing, and a lost delete or ack removes nothing: the key
+/// may have an older value again, and an acked job may be queued again. So jobs are still delivered at least once.
+/// A torn tail, which the next open of `from` would quarantine, is not copied.
+///
+/// The new store has the same store id and the next generation, so in place of the old one it satisfies an
+/// [anchor](crate::Anchor) of the old one. It gets the owner, group and mode of the old one if the caller may set
+/// them.
+///
+/// When this returns `Ok`, the new store is durable: it survives a power cut. On an error, nothing is created at
+/// `to`, except if only the sync of its folder fails: then the new store is complete, but a power cut may remove
+/// it.
 ///
 /// # Errors
-/// [`Error::Invalid`] when something stands at `to`, of which nothing is changed, or `to` is `<from>.new`. [`Error::NotFound`],
-/// [`Error::NotAStore`], [`Error::UnsupportedFormat`], [`Error::WrongKey`]; [`Error::Corrupt`] when both copies of the header
-/// are damaged in the same field, without which nothing can be opened; [`Error::Full`], [`Error::Io`].
+/// - [`Error::Invalid`]: there is something at `to`, which is not changed; `to` is `<from>.new`, which the next
+///   open of `from` would remove; or `from` names no file.
+/// - [`Error::NotFound`], [`Error::NotAStore`], [`Error::UnsupportedFormat`]: there is no store at `from` that
+///   this version can read.
+/// - [`Error::WrongKey`]: `from` is under another key.
+/// - [`Error::Corrupt`]: both copies of the header are damaged in the same field, so no key can be derived.
+/// - [`Error::Full`], [`Error::Io`].
 ///
 /// ```
 /// use backupy_state::{AgentKey, Error, Store, salvage};
@@ -76,21 +86,22 @@ pub(crate) fn salvage_on(
     let source = Source::open(&**storage, &from, key)?;
     let target = paths::free_target(&**storage, &from, to)?;
     let (mut new, report) = source.copy_into(storage, key, &target, Concurrency::WithWriter(&**storage))?;
-    // Root salvages for an agent that is not root. Nobody else can give files away: then it is the caller's.
+    // Root may salvage for an agent that is not root. Without root this can fail: the caller then owns the file.
     let _ = storage.copy_owner_and_mode(&from, new.temporary());
-    new.name(&target, "name the salvaged store")?;
+    new.name(&target, "rename the salvaged store to")?;
     Ok(report)
 }
 
-/// A damaged log.
+/// The log that is salvaged.
 pub(crate) struct Source {
     values: Values,
     pub(crate) header: Header,
-    /// The frame whose tag somebody wants to know.
+    /// The log must contain the frame of this anchor, or a later one.
     expected: Option<Anchor>,
 }
 
 impl Source {
+    /// Opens the log and checks the key. Puts the header together from both copies if neither is intact.
     pub(crate) fn open(storage: &dyn Storage, path: &Path, key: &AgentKey) -> Result<Self> {
         let file = paths::open_file(storage, path)?;
         let page = header::read_header_page(&*file, path)?;
@@ -99,12 +110,13 @@ impl Source {
         Ok(Source { values: Values::new(Arc::new(log), false), header, expected: None })
     }
 
-    /// It must not be older than this, as far as its numbers and tags tell; else `Stale`.
+    /// Makes [`copy_into`](Self::copy_into) fail with `Stale` if the log is older than the anchor.
     pub(crate) fn expecting(self, expected: Option<Anchor>) -> Self {
         Source { expected, ..self }
     }
 
-    /// Makes a new log for `target`, synced and read back, of everything that is authentic.
+    /// Copies everything that is authentic into a new log, which is complete, synced and read back, but does not
+    /// have the name `target` yet.
     pub(crate) fn copy_into(
         &self,
         storage: &Arc<dyn Storage>,
@@ -116,27 +128,27 @@ impl Source {
         let id = GenerationId { generation: id.generation.saturating_add(1), ..id };
         let mut salvaged = Salvaged::new(LogBuilder::create(storage, target, &id, key, QueueOrder::RunId)?);
         let mut losses = Losses::default();
-        let mut watched =
+        let mut at_anchor =
             self.expected.filter(|anchor| anchor.seq() == 0).map(|_| LogPosition::first(&authenticator));
-        let mut walk = Resync::new(self.values.log(), concurrency, LogPosition::first(&authenticator))?;
+        let mut resync = Resync::new(self.values.log(), concurrency, LogPosition::first(&authenticator))?;
         let torn_len = loop {
-            match walk.next()? {
-                ResyncItem::Frame { frame, .. } => salvaged.take(&self.values, &frame, &mut losses)?,
+            match resync.next()? {
+                ResyncItem::Frame { frame, .. } => salvaged.copy_record(&self.values, &frame, &mut losses)?,
                 ResyncItem::Fault(_) => {}
                 ResyncItem::Unproven(frame) => losses.note_unproven(&frame),
                 ResyncItem::Gap(gap) => losses.note_gap(&gap),
-                ResyncItem::End { torn_until } => break torn_until.map_or(0, |until| until - walk.tip().end),
+                ResyncItem::End { torn_until } => break torn_until.map_or(0, |until| until - resync.tip().end),
             }
-            if self.expected.is_some_and(|anchor| anchor.seq() == walk.tip().seq) {
-                watched = Some(walk.tip());
+            if self.expected.is_some_and(|anchor| anchor.seq() == resync.tip().seq) {
+                at_anchor = Some(resync.tip());
             }
         };
-        self.check_age(watched, walk.tip())?;
-        let Salvaged { mut new, records, operations, .. } = salvaged;
+        self.check_age(at_anchor, resync.tip())?;
+        let Salvaged { mut new, records, operations } = salvaged;
         new.flush()?;
         new.finish(|_| Ok(()))?;
         let index = &new.index;
-        let (lost, more_lost, may_be_stale) = losses.list();
+        let (lost, more_lost, may_be_stale) = losses.into_lost();
         let report = SalvageReport {
             from: self.values.path().to_path_buf(),
             to: target.to_path_buf(),
@@ -155,10 +167,11 @@ impl Source {
         Ok((new, report))
     }
 
-    /// Where the expected frame itself is lost, an authentic one with a higher number has to do.
-    fn check_age(&self, watched: Option<LogPosition>, tip: LogPosition) -> Result<()> {
+    /// Checks the log against the expected anchor. `at_anchor` is the position of the anchor's frame. If that
+    /// frame is lost, an authentic one with a higher seq will do.
+    fn check_age(&self, at_anchor: Option<LogPosition>, tip: LogPosition) -> Result<()> {
         let Some(anchor) = self.expected else { return Ok(()) };
-        let tag_at = |seq| watched.map(|watched| watched.chain).or((tip.seq > seq).then(|| anchor.tag()));
+        let tag_at = |seq| at_anchor.map(|position| position.chain).or((tip.seq > seq).then(|| anchor.tag()));
         match anchor.shortfall(&self.header, tag_at) {
             Some(what) => Err(Error::Stale { path: self.values.path().to_path_buf(), what }),
             None => Ok(()),
@@ -166,7 +179,7 @@ impl Source {
     }
 }
 
-/// What was brought over so far.
+/// What has been copied so far.
 struct Salvaged {
     new: LogBuilder,
     records: u64,
@@ -178,8 +191,8 @@ impl Salvaged {
         Salvaged { new, records: 0, operations: 0 }
     }
 
-    /// Takes over what the frame's record does, but for the puts whose values are lost.
-    fn take(&mut self, old: &Values, frame: &OpenFrame<'_>, losses: &mut Losses) -> Result<()> {
+    /// Applies the frame's record to the new log, except for puts whose value does not open.
+    fn copy_record(&mut self, old: &Values, frame: &OpenFrame<'_>, losses: &mut Losses) -> Result<()> {
         let Some(manifest) = frame.manifest else { return Ok(()) };
         self.records += 1;
         let mut locations = ValueCursor::new(frame.offset, &frame.header);

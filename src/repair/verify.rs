@@ -1,4 +1,7 @@
-//! Checking a store without changing it, and without the lock: what `verify` and `frames` of the command line show.
+//! Verify: checks a log and reports every fault. The commands `verify` and `frames` print what this finds.
+//!
+//! Only reads, and takes no lock. With the key it checks all seals, without it the header and the CRCs. Implements
+//! *Opening* of FORMAT.md, for a reader that continues after damage.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -17,16 +20,20 @@ use crate::log::values::Values;
 use crate::storage::{Disk, File, Storage, paths};
 use crate::{AgentKey, Error, Result};
 
-/// Checks a store without changing it, also beside a running writer: with the key everything, without it the header
-/// and the CRCs.
+/// Checks a store and reports every fault. With the key it checks everything, without it the header and the CRCs.
 ///
-/// It goes on behind what is wrong, so the report has the first fault and all others; [`salvage`](crate::salvage) brings
-/// over what is authentic all the same. Behind damage that took a frame's tag with it, the next frame cannot be told from a
-/// forged one, and is a fault too.
+/// It reads the whole file, changes nothing and takes no lock, so it can run alongside a writer.
+///
+/// It continues after a fault, and [`salvage`](crate::salvage) can copy what is authentic after it. If damage
+/// destroyed a frame's tag, the next frame cannot be authenticated, and is reported as a fault too.
 ///
 /// # Errors
-/// Only where it could not look: [`Error::NotFound`], [`Error::NotAStore`], [`Error::UnsupportedFormat`],
-/// [`Error::WrongKey`], [`Error::Invalid`], [`Error::Io`]. Damage and tampering are in the report.
+/// Damage and tampering are not errors: they are in the report. The errors are those that prevent a check:
+/// - [`Error::NotFound`], [`Error::NotAStore`], [`Error::UnsupportedFormat`]: there is no store at `path` that
+///   this version can read.
+/// - [`Error::WrongKey`]: the store is under another key.
+/// - [`Error::Invalid`]: the path is empty or names no file.
+/// - [`Error::Io`].
 ///
 /// ```
 /// use backupy_state::{AgentKey, Store, verify};
@@ -45,7 +52,7 @@ pub fn verify(path: impl AsRef<Path>, key: Option<&AgentKey>) -> Result<VerifyRe
     verify_each(path, key, |_| {})
 }
 
-/// As [`verify`], and shows each whole frame on the way.
+/// As [`verify`], and calls `each` for every whole frame, in the order of the file.
 ///
 /// # Errors
 /// As [`verify`].
@@ -83,11 +90,11 @@ pub(crate) fn verify_on(
     let report = VerifyReport::new(&path, key.is_some(), file_len);
     let mut check = Check { storage, report, durable_seq: 0, each: &mut each };
     let page = header::read_header_page(&*file, &path)?;
-    let looked = match key {
+    let parsed = match key {
         Some(key) => header::recover_header(&page, &path, key),
         None => header::parse_header_page(&page, &path).map(|header| (header, None)),
     };
-    let header = match looked {
+    let header = match parsed {
         Ok((header, None)) => {
             for (offset, what) in header_page::copy_faults(&page) {
                 check.report.note(offset, FaultKind::Header, what);
@@ -105,8 +112,8 @@ pub(crate) fn verify_on(
     };
     check.report.generation = header.id.generation;
     match key {
-        Some(key) => check.seals(file, key, &header)?,
-        None => check.crcs(&*file, &header)?,
+        Some(key) => check.check_seals(file, key, &header)?,
+        None => check.check_crcs(&*file, &header)?,
     }
     check.report.ends_closed &= check.report.log_len == check.report.file_len;
     Ok(check.report)
@@ -116,23 +123,23 @@ pub(crate) fn verify_on(
 struct Check<'a> {
     storage: &'a dyn Storage,
     report: VerifyReport,
-    /// What the last frame vouched for.
+    /// The `durable_seq` of the last frame.
     durable_seq: u64,
     each: &'a mut dyn FnMut(&FrameInfo),
 }
 
 impl Check<'_> {
-    /// Walks over all frames by CRC and number.
-    fn crcs(&mut self, file: &dyn File, header: &Header) -> Result<()> {
+    /// Without the key: checks every frame's CRCs and seq.
+    fn check_crcs(&mut self, file: &dyn File, header: &Header) -> Result<()> {
         let path = self.report.path.clone();
         let read_error = |source| Error::io("read", &path, source);
         let crc = SaltedCrc::new(&header.id.salt);
         let first = LogPosition::first(&header.authenticator);
-        let mut walk = RawScanner::new(file, &crc, Concurrency::WithWriter(self.storage), first.end, first.seq)
+        let mut scanner = RawScanner::new(file, &crc, Concurrency::WithWriter(self.storage), first.end, first.seq)
             .map_err(read_error)?;
         loop {
-            let offset = walk.offset();
-            let (kind, what) = match walk.next().map_err(read_error)? {
+            let offset = scanner.offset();
+            let (kind, what) = match scanner.next().map_err(read_error)? {
                 ScanItem::Frame { header, .. } => {
                     self.note_frame(offset, &header, Vec::new());
                     continue;
@@ -146,29 +153,29 @@ impl Check<'_> {
                 ScanItem::Tampered(what) => (FaultKind::Tampering, what),
             };
             self.report.note(offset, kind, what);
-            if !walk.skip_to_next_frame().map_err(read_error)? {
+            if !scanner.skip_to_next_frame().map_err(read_error)? {
                 break;
             }
         }
-        self.report.file_len = walk.file_len();
+        self.report.file_len = scanner.file_len();
         Ok(())
     }
 
-    /// Opens all frames with the key, and every value.
-    fn seals(&mut self, file: Box<dyn File>, key: &AgentKey, header: &Header) -> Result<()> {
+    /// With the key: opens every frame and every value.
+    fn check_seals(&mut self, file: Box<dyn File>, key: &AgentKey, header: &Header) -> Result<()> {
         let log = Arc::new(header::with_keys(file, &self.report.path, key, header)?);
         let values = Values::new(Arc::clone(&log), false);
-        let mut walk =
+        let mut resync =
             Resync::new(&log, Concurrency::WithWriter(self.storage), LogPosition::first(&header.authenticator))?;
         loop {
-            let offset = walk.tip().end;
-            match walk.next()? {
+            let offset = resync.tip().end;
+            match resync.next()? {
                 ResyncItem::Frame { frame, is_whole } => self.check_frame(&frame, is_whole, &values)?,
                 ResyncItem::Fault(error) => self.report.note_error(error)?,
-                // Where it stands in the place of another frame, that was noted.
+                // It is where another frame was expected, which has been reported.
                 ResyncItem::Unproven(frame) if frame.offset == offset => {}
                 ResyncItem::Unproven(frame) => {
-                    let what = "the frame's seal cannot be checked: the tag before it is lost";
+                    let what = "the frame cannot be authenticated: the tag of the frame before it is lost";
                     self.report.note(frame.offset, FaultKind::Damage, what);
                 }
                 ResyncItem::Gap(_) => {}
@@ -178,7 +185,7 @@ impl Check<'_> {
                 }
             }
         }
-        self.report.file_len = walk.file_len();
+        self.report.file_len = resync.file_len();
         Ok(())
     }
 
@@ -193,7 +200,7 @@ impl Check<'_> {
             match values.read(location).map(SecretVec::from) {
                 Ok(value) if operation.bucket.allows_value(operation.key, &value) => {}
                 Ok(_) => self.report.note_error(values.malformed(location))?,
-                // In a damaged frame, damage is what broke the seal.
+                // The frame is damaged, so the value is too: this is no sign of tampering.
                 Err(Error::Unauthentic { offset, what, .. }) if !is_whole => {
                     self.report.note(offset, FaultKind::Damage, what);
                 }
@@ -212,7 +219,7 @@ impl Check<'_> {
         self.report.log_len = offset + len;
         self.report.ends_closed = is_close;
         if header.durable_seq < self.durable_seq {
-            let what = "the frame vouches for less than one before it";
+            let what = "the frame's durable_seq is below that of an earlier frame";
             self.report.note(offset, FaultKind::Tampering, what);
         }
         self.durable_seq = header.durable_seq;

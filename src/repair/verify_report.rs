@@ -1,4 +1,4 @@
-//! What `verify` reports.
+//! The report of `verify`: plain data. Finds no faults itself.
 
 use std::path::{Path, PathBuf};
 
@@ -7,38 +7,39 @@ use crate::format::header::HEADER_PAGE_LEN;
 use crate::format::record::{Action, Operation};
 use crate::{Error, Result};
 
-/// What [`verify`](crate::verify) found.
+/// The result of [`verify`](crate::verify).
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct VerifyReport {
     /// The log file.
     pub path: PathBuf,
-    /// Its length in bytes.
+    /// The length of the file in bytes.
     pub file_len: u64,
-    /// The number of this log file among those of the store, from 1.
+    /// The generation of the log, from 1. Each compaction begins a new one.
     pub generation: u64,
-    /// Whether seals were checked too, or only CRCs.
+    /// Whether a key was given: if so, all seals were checked, otherwise only CRCs.
     pub with_key: bool,
-    /// Whether the last frame is a close frame, at the very end of the file.
+    /// Whether the file ends with a close frame, as a clean close leaves it.
     pub ends_closed: bool,
-    /// How many frames are whole.
+    /// The number of whole frames.
     pub frames: u64,
-    /// How many operations they hold; 0 without a key.
+    /// The number of operations in the frames. 0 without a key.
     pub operations: u64,
-    /// How many values were opened; 0 without a key.
+    /// The number of values that were checked. 0 without a key.
     pub values: u64,
     /// Where the last whole frame ends, in bytes from the start of the file.
     pub log_len: u64,
-    /// How many bytes a crash left behind the last whole frame. The next open sets them aside; they are no fault.
+    /// The length in bytes of the torn tail that a crash left after the last whole frame. It is no fault: the next
+    /// open quarantines it.
     pub torn_len: u64,
-    /// What is wrong, in the order of the file: the first 1000 faults.
+    /// The first 1000 faults, in the order of the file.
     pub faults: Vec<Fault>,
-    /// How many faults there are beyond those.
+    /// The number of faults after the first 1000.
     pub more_faults: u64,
 }
 
 impl VerifyReport {
-    /// Whether nothing is wrong.
+    /// Whether there is no fault.
     ///
     /// ```
     /// # use backupy_state::{AgentKey, Store, verify};
@@ -87,7 +88,7 @@ impl VerifyReport {
         }
     }
 
-    /// Takes damage and tampering into the report; anything else ends the look.
+    /// Adds damage and tampering to the report. Returns any other error: it ends the check.
     pub(super) fn note_error(&mut self, error: Error) -> Result<()> {
         match error {
             Error::Corrupt { offset, what, .. } => self.note(offset, FaultKind::Damage, what),
@@ -98,18 +99,18 @@ impl VerifyReport {
     }
 }
 
-/// Bounds what is held of a file that is nothing but faults.
+/// Bounds the memory and the report for a file that is all faults.
 const FAULTS_MAX: usize = 1000;
 
-/// Something that is wrong with a store.
+/// One fault in a log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Fault {
     /// Where it is, in bytes from the start of the file.
     pub offset: u64,
-    /// Of what kind.
+    /// The kind of fault.
     pub kind: FaultKind,
-    /// What did not check.
+    /// What is wrong, in words.
     pub what: &'static str,
 }
 
@@ -117,29 +118,29 @@ pub struct Fault {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum FaultKind {
-    /// The header page is not as it was written, though one copy is good: the store can still be opened.
+    /// The header page was changed, but one copy of the header is intact: the store can still be opened.
     Header,
-    /// Bytes that had been durable no longer check.
+    /// Bytes that had been durable were changed or lost.
     Damage,
-    /// Bytes check by CRC, but fail their seal, do not belong where they are, or say what no writer says.
+    /// Bytes have the right CRC, but failed authentication, are out of place, or are what no writer writes.
     Tampering,
 }
 
-/// One frame of a log, as [`verify_each`](crate::verify_each) shows it.
+/// One frame of a log, as [`verify_each`](crate::verify_each) passes it to its callback.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct FrameInfo {
-    /// Where it begins, in bytes from the start of the file.
+    /// Where the frame begins, in bytes from the start of the file.
     pub offset: u64,
-    /// Its length in bytes.
+    /// The length of the frame in bytes, with its padding.
     pub len: u64,
-    /// Its number in its generation, from 1.
+    /// The frame's number in its generation, from 1.
     pub seq: u64,
-    /// The highest number known to be durable when it was written.
+    /// The highest seq that was known to be durable when the frame was written.
     pub durable_seq: u64,
-    /// Whether it is a close frame rather than a record.
+    /// Whether this is a close frame, which holds no record.
     pub is_close: bool,
-    /// What its record does, in order; empty without a key.
+    /// The operations of the record, in order. Empty without a key.
     pub operations: Vec<OperationInfo>,
 }
 
@@ -151,11 +152,11 @@ pub struct OperationInfo {
     pub action: &'static str,
     /// `config`, `queue`, `registry` or `logs`.
     pub bucket: &'static str,
-    /// The length of its key in bytes.
+    /// The length of the key in bytes.
     pub key_len: usize,
-    /// The job it is about, in the queue.
+    /// The run id, in the queue.
     pub run_id: Option<String>,
-    /// The length of the value in bytes, of a put.
+    /// The length of the value in bytes, in a put.
     pub value_len: Option<u64>,
 }
 

@@ -1,4 +1,7 @@
-//! The real disk. Owns the crate's only `unsafe` block, the memory map.
+//! The real file system: [`Storage`] and [`File`] over std and rustix.
+//!
+//! Each method is one call of the system, as far as portability allows. What to do about an error is decided by
+//! the caller.
 
 use std::fs;
 use std::io::{self, ErrorKind};
@@ -47,7 +50,8 @@ impl Storage for Disk {
     }
 
     fn open(&self, path: &Path, access: Access) -> io::Result<Box<dyn File>> {
-        // Without O_NONBLOCK, a FIFO put there since it was looked at would hang the open.
+        // The caller has checked that this is a regular file. If a FIFO has replaced it since, opening it without
+        // O_NONBLOCK would hang.
         let file = fs::OpenOptions::new()
             .read(true)
             .write(access != Access::Read)
@@ -72,30 +76,31 @@ impl Storage for Disk {
     fn rename_new(&self, from: &Path, to: &Path) -> io::Result<()> {
         #[cfg(target_os = "linux")]
         match rustix::fs::renameat_with(CWD, from, CWD, to, RenameFlags::NOREPLACE) {
-            // Not on this file system.
+            // This file system cannot rename without replacing.
             Err(Errno::INVAL | Errno::NOSYS) => {}
             done => return Ok(done?),
         }
-        // Unlike a plain rename, a link never replaces what is there.
+        // Unlike a rename, a link never replaces what is there.
         self.link(from, to)?;
-        // If this fails, the file has two names. It is there under the one asked for.
+        // If this fails, the file also keeps its old name. It has the new one, which is what the caller needs.
         let _ = fs::remove_file(from);
         Ok(())
     }
 
     fn copy_owner_and_mode(&self, from: &Path, to: &Path) -> io::Result<()> {
-        let like = fs::metadata(from)?;
-        // Where root does this, whoever may write to the folder must not be given a file of root's through a link.
+        let wanted = fs::metadata(from)?;
+        // Called as root, this must not give away one of root's files: a user who can write to the folder could
+        // put a link to it at `to`. O_NOFOLLOW refuses symbolic links, the link count below refuses hard links.
         let flags = (rustix::fs::OFlags::NONBLOCK | rustix::fs::OFlags::NOFOLLOW).bits().cast_signed();
         let new = fs::OpenOptions::new().read(true).custom_flags(flags).open(to)?;
         let found = new.metadata()?;
         if found.nlink() > 1 {
-            return Err(io::Error::new(ErrorKind::InvalidInput, "it has another name"));
+            return Err(io::Error::new(ErrorKind::InvalidInput, "the file has another name (a hard link)"));
         }
-        if (like.uid(), like.gid()) != (found.uid(), found.gid()) {
-            std::os::unix::fs::fchown(&new, Some(like.uid()), Some(like.gid()))?;
+        if (wanted.uid(), wanted.gid()) != (found.uid(), found.gid()) {
+            std::os::unix::fs::fchown(&new, Some(wanted.uid()), Some(wanted.gid()))?;
         }
-        new.set_permissions(like.permissions())
+        new.set_permissions(wanted.permissions())
     }
 
     fn remove_file(&self, path: &Path) -> io::Result<()> {
@@ -115,7 +120,7 @@ impl Storage for Disk {
     }
 }
 
-/// As many as the Linux kernel follows.
+/// As many as Linux follows in one path.
 const SYMLINKS_MAX: usize = 40;
 
 fn kind_of(found: fs::FileType) -> PathKind {
@@ -155,14 +160,16 @@ impl File for DiskFile {
     }
 
     fn sync_data(&self) -> io::Result<()> {
-        // std repeats a call that a signal interrupted; a sync is never repeated, so the plain call it is.
+        // Not `File::sync_data`: std repeats a call that a signal interrupted, and a failed sync is never
+        // repeated. After a failure, the kernel may mark pages as clean that it did not write.
         Ok(rustix::fs::fdatasync(&self.0)?)
     }
 
     fn drop_cache(&self, offset: u64) -> io::Result<()> {
-        // The kernel keeps a folio that is only partly inside the range, and one may be 2 MiB long.
-        let whole_folios = offset & !(FOLIO_LEN_MAX - 1);
-        Ok(rustix::fs::fadvise(&self.0, whole_folios, None, rustix::fs::Advice::DontNeed)?)
+        // The kernel keeps a folio that is only partly in the range. So the range begins where a folio of any
+        // length begins.
+        let start = offset & !(FOLIO_LEN_MAX - 1);
+        Ok(rustix::fs::fadvise(&self.0, start, None, rustix::fs::Advice::DontNeed)?)
     }
 
     fn map(&self) -> io::Result<Option<Map>> {
@@ -170,5 +177,5 @@ impl File for DiskFile {
     }
 }
 
-/// The largest folio of the page cache on the platforms in use (a huge page on x86-64 and 4-KiB-page arm64).
+/// 2 MiB: the largest folio of the page cache, a huge page on x86-64 and on arm64 with pages of 4 KiB.
 const FOLIO_LEN_MAX: u64 = 2 << 20;

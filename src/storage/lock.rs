@@ -1,8 +1,8 @@
-//! The exclusive lock on `state.db.lock`. Owns fs2; never touches the log.
+//! The exclusive lock on `state.db.lock`, which makes a handle the only writer.
 //!
-//! The lock is not on the log itself because compaction renames another file over the log, and a lock goes with
-//! the file, not with the name. The lock file stays when the store is closed: removing it would let two processes
-//! hold locks on two files of one name.
+//! The lock is not on the log: compaction renames a new file over it, and a lock belongs to the file, not to its
+//! name. The lock file is never removed: else one process could hold the lock on the removed file, and another one
+//! on a new file of the same name. Implements the lock of *Writing* in FORMAT.md.
 
 use std::fs::{self, File};
 use std::io::{self, ErrorKind};
@@ -13,13 +13,14 @@ use std::time::{Duration, Instant};
 
 use crate::{Error, Result};
 
-/// The lock file, locked. Closing it unlocks.
+/// The open, locked lock file. Closing it unlocks.
 #[derive(Debug)]
 pub(crate) struct Lock {
     _file: File,
 }
 
-/// Tries at once, then with pauses from 1 ms up to 50 ms; the last try is at the deadline, not after it.
+/// Tries at once, and then after pauses of 1 ms to 50 ms until `timeout` has passed. The last pause is cut short,
+/// so that the last try is at the deadline.
 pub(crate) fn acquire(path: &Path, timeout: Duration) -> Result<Lock> {
     let started = Instant::now();
     let file = open(path).map_err(|source| Error::io("open the lock file", path, source))?;
@@ -28,13 +29,14 @@ pub(crate) fn acquire(path: &Path, timeout: Duration) -> Result<Lock> {
         let waited = started.elapsed();
         let left = timeout.saturating_sub(waited);
         if left.is_zero() {
-            let hint = "a snapshot can be read meanwhile";
+            let hint = "a snapshot can be read without the lock";
             return Err(Error::Locked { path: path.to_path_buf(), holder: holder(&file), waited, hint });
         }
         thread::sleep(pause.min(left));
         pause = (pause * 2).min(PAUSE_MAX);
     }
-    // The pid only makes a message better: a full disk must not keep the agent from its own store.
+    // The pid is only for the error message of another process. A full disk must not keep the agent from its
+    // store.
     let _ = note_holder(&file);
     Ok(Lock { _file: file })
 }
@@ -62,8 +64,8 @@ fn open(path: &Path) -> io::Result<File> {
     }
 }
 
-/// A shell of root's that makes the lock file must not lock the agent out with it. Nobody else can give files away, and need
-/// not.
+/// Gives a new lock file to the owner of the log. If root creates it from a shell, the agent must still be able to
+/// open it. Without root, this fails and is not needed.
 fn give_to_owner_of_log(file: &File, path: &Path) {
     if let Ok(log) = fs::symlink_metadata(path.with_extension("")) {
         let _ = std::os::unix::fs::fchown(file, Some(log.uid()), Some(log.gid()));
@@ -81,11 +83,12 @@ fn try_lock(file: &File) -> io::Result<bool> {
     }
 }
 
-/// Writes the pid at a fixed width, so that no reader ever sees a part of an old number behind a new one.
+/// Writes the pid with a fixed width, so that no digit of a longer old one is left after it.
 fn note_holder(file: &File) -> io::Result<()> {
     file.write_all_at(format!("{:>10}\n", std::process::id()).as_bytes(), 0)
 }
 
+/// The pid that [`note_holder`] wrote, if it can be read.
 fn holder(file: &File) -> Option<u32> {
     let mut text = [0; 11];
     file.read_exact_at(&mut text, 0).ok()?;

@@ -1,4 +1,6 @@
-//! The memory map. Owns the crate's only `unsafe` block.
+//! The read-only memory map, and the crate's only `unsafe` block.
+//!
+//! Only copies bytes out; no reference into the map leaves this file.
 
 use std::fs;
 use std::io;
@@ -8,22 +10,22 @@ use std::io;
 pub struct Map(memmap2::Mmap);
 
 impl Map {
-    /// A map of the whole file as long as it is now.
+    /// Maps the whole file, up to its current length.
     pub(super) fn of(file: &fs::File) -> io::Result<Self> {
-        // SAFETY: a map is sound while nobody shortens the file or changes the bytes that are being looked at.
-        // - The store holds the exclusive lock and only appends; it cuts the file back only behind the last whole
-        //   frame, and a `Map` is asked only for values of whole frames.
-        // - No reference into the map leaves `Map`, which does nothing but copy bytes out; they are
-        //   authenticated as a copy, so even a foreign process that writes into the file can cause no more than a
-        //   failed seal.
-        // - A foreign process that shortens the file, or a device that cannot deliver a page, raises SIGBUS, which
-        //   ends the process; `OpenOptions::mmap(false)` is documented as the way to rule that out.
-        #[allow(unsafe_code, reason = "the one map of the crate")]
+        // SAFETY: a map is sound while no process truncates the file or changes the bytes that are being read.
+        // - The store holds the exclusive lock and only appends. It truncates the file only after the last whole
+        //   frame, and reads from a `Map` only values in whole frames.
+        // - No reference into the map leaves `Map`, which only copies bytes out. The copy is authenticated, so a
+        //   process that ignores the lock and writes into the file can cause no more than a failed authentication.
+        // - A process that ignores the lock and truncates the file, or a device that cannot read a page, raises
+        //   SIGBUS, which ends the process. `OpenOptions::mmap(false)` is documented as the way to exclude that.
+        #[allow(unsafe_code, reason = "the only map of the crate")]
         let map = unsafe { memmap2::MmapOptions::new().map(file) }?;
         Ok(Map(map))
     }
 
-    /// Appends the `len` bytes at `offset` to `out`, if the map holds all of them.
+    /// Appends the `len` bytes at `offset` to `out`. Returns false, and appends nothing, if the map ends before
+    /// that.
     #[must_use]
     pub fn append_to(&self, out: &mut Vec<u8>, offset: u64, len: usize) -> bool {
         let bytes = self.bytes(offset, len);
@@ -31,7 +33,7 @@ impl Map {
         bytes.is_some()
     }
 
-    /// Copies the `N` bytes at `offset`, if the map holds all of them.
+    /// Copies the `N` bytes at `offset`. Returns `None` if the map ends before that.
     #[must_use]
     pub fn copy<const N: usize>(&self, offset: u64) -> Option<[u8; N]> {
         self.bytes(offset, N)?.try_into().ok()

@@ -1,8 +1,8 @@
-//! The seam between the store and the disk: two small traits with std's names.
+//! The seam between the store and the disk: two small object-safe traits with std's names.
 //!
-//! [`Disk`] is the only implementation in this crate; the simulator under `tests/sim` is the other one. Nothing
-//! here knows what a log is. Tests reach the traits through [`testing`](crate::testing), to put a simulated disk in
-//! the place of the real one.
+//! [`Disk`] implements them for the real file system, and the simulator in `tests/sim` for tests, which reach the
+//! traits through [`testing`](crate::testing). Nothing here knows what is in a log. `paths.rs` maps a caller's
+//! path to the files of a store.
 
 use std::any::Any;
 use std::fmt::Debug;
@@ -21,7 +21,7 @@ pub(crate) mod paths;
 pub use disk::Disk;
 pub use map::Map;
 
-/// What stands at a path.
+/// What is at a path.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum PathKind {
     /// Nothing.
@@ -45,74 +45,76 @@ pub enum Access {
     CreateNew,
 }
 
-/// Held as long as the lock is; dropping it unlocks.
+/// A held lock. Dropping it unlocks.
 pub type LockGuard = Box<dyn Any + Send + Sync>;
 
 /// A file system.
 pub trait Storage: Debug + Send + Sync {
-    /// The path with its folder made absolute and a symbolic link at its end followed, so that a later rename
-    /// replaces the file and not the link.
+    /// Makes the folder of `path` absolute and follows a symbolic link at its end, so that a later rename replaces
+    /// the file and not the link. The file need not exist.
     fn resolve(&self, path: &Path) -> io::Result<PathBuf>;
-    /// What stands at `path`, without opening it.
+    /// What is at `path`, without opening it. Symbolic links are followed.
     fn kind(&self, path: &Path) -> io::Result<PathKind>;
-    /// Opens a regular file; anything else is an error, at once. New files have mode 0600.
+    /// Opens a regular file. Anything else is an error, without waiting as a FIFO would. A new file gets mode
+    /// 0600.
     fn open(&self, path: &Path, access: Access) -> io::Result<Box<dyn File>>;
-    /// Puts `from` in the place of `to`.
+    /// Renames `from` to `to` and replaces what is there, in one step. Durable after [`sync_dir`](Self::sync_dir).
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()>;
-    /// Gives the file `from` a second name; an existing `to` is an error and stays as it is.
+    /// Gives the file `from` the second name `to`. An existing `to` is an error and is not changed.
     fn link(&self, _from: &Path, _to: &Path) -> io::Result<()> {
         Err(ErrorKind::Unsupported.into())
     }
-    /// Gives `from` the name `to`; an existing `to` is an error and stays as it is.
+    /// Renames `from` to `to`. An existing `to` is an error and is not changed.
     fn rename_new(&self, from: &Path, to: &Path) -> io::Result<()> {
         match self.kind(to)? {
             PathKind::Missing => self.rename(from, to),
             _ => Err(ErrorKind::AlreadyExists.into()),
         }
     }
-    /// Gives the file `to` the owner, group and permissions of `from`, where a file system has such things.
+    /// Gives the file `to` the owner, group and permissions of `from`. Does nothing where a file system has none.
     fn copy_owner_and_mode(&self, _from: &Path, _to: &Path) -> io::Result<()> {
         Ok(())
     }
     /// Removes a file.
     fn remove_file(&self, path: &Path) -> io::Result<()>;
-    /// Makes the names in a folder durable.
+    /// Makes the names in the folder at `path` durable.
     fn sync_dir(&self, path: &Path) -> io::Result<()>;
-    /// Takes the exclusive lock on the lock file at `path`, creating it, or gives up after `timeout`.
+    /// Takes the exclusive lock on the lock file at `path`, which is created if needed. Gives up with
+    /// [`Error::Locked`] after `timeout`.
     fn lock(&self, path: &Path, timeout: Duration) -> crate::Result<LockGuard>;
     /// Fills `bytes` from the operating system's random generator.
     fn fill_random(&self, bytes: &mut [u8]) -> io::Result<()>;
-    /// Waits while another process may finish a write.
+    /// Pauses a reader, so that a write in another process can end. A simulated disk returns at once.
     fn sleep(&self, duration: Duration) {
         thread::sleep(duration);
     }
 }
 
-/// An open file. Reads and writes name their offset, so that threads share it without a position.
-#[allow(clippy::len_without_is_empty, reason = "nothing asks a file that")]
+/// An open file. Every read and write passes its offset, so that threads can share the file without a cursor.
+#[allow(clippy::len_without_is_empty, reason = "no caller needs it")]
 pub trait File: Debug + Send + Sync {
     /// The length in bytes.
     fn len(&self) -> io::Result<u64>;
-    /// Reads at most `buf.len()` bytes; 0 only at the end of the file.
+    /// Reads at most `buf.len()` bytes and returns how many. 0 means the end of the file.
     fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<usize>;
-    /// Writes at most `buf.len()` bytes.
+    /// Writes at most `buf.len()` bytes and returns how many.
     fn write_at(&self, buf: &[u8], offset: u64) -> io::Result<usize>;
-    /// Lengthens the file to `len` with zeros that have their place on the disk already, without writing them. An error of kind
-    /// `Unsupported` where the file system has no such thing.
+    /// Extends the file to `len` bytes with allocated space that reads as zeros, without writing it. Fails with
+    /// [`ErrorKind::Unsupported`] where the file system cannot.
     fn allocate(&self, _len: u64) -> io::Result<()> {
         Err(ErrorKind::Unsupported.into())
     }
-    /// Cuts the file, or lengthens it with zeros.
+    /// Truncates the file to `len` bytes, or extends it with zeros.
     fn set_len(&self, len: u64) -> io::Result<()>;
-    /// Makes the contents and the length durable.
+    /// Makes the contents and the length durable. After an error the data may be lost: do not call it again.
     fn sync_data(&self) -> io::Result<()>;
-    /// Makes later reads from `offset` on come from the device and not from the page cache.
+    /// Drops the page cache from `offset` on, so that later reads come from the device.
     fn drop_cache(&self, offset: u64) -> io::Result<()>;
-    /// A read-only map of the whole file as long as it is now, or `None` where there are no maps.
+    /// Maps the file read-only, up to its current length. `None` where maps are not supported.
     fn map(&self) -> io::Result<Option<Map>>;
 }
 
-/// Reads until `buf` is full or the file ends; returns how many bytes were read.
+/// Reads until `buf` is full or the file ends, and returns how many bytes were read.
 pub(crate) fn read_at_most(file: &dyn File, buf: &mut [u8], offset: u64) -> io::Result<usize> {
     let mut filled = 0;
     while filled < buf.len() {
@@ -126,12 +128,12 @@ pub(crate) fn read_at_most(file: &dyn File, buf: &mut [u8], offset: u64) -> io::
     Ok(filled)
 }
 
-/// Fills `buf`; a file that ends before is an error of kind `UnexpectedEof`.
+/// Fills `buf`. Fails with [`ErrorKind::UnexpectedEof`] if the file ends first.
 pub(crate) fn read_exact_at(file: &dyn File, buf: &mut [u8], offset: u64) -> io::Result<()> {
     if read_at_most(file, buf, offset)? == buf.len() { Ok(()) } else { Err(ErrorKind::UnexpectedEof.into()) }
 }
 
-/// Writes all of `buf`; a write that takes nothing is an error of kind `WriteZero`.
+/// Writes all of `buf`. Fails with [`ErrorKind::WriteZero`] if a write takes no byte.
 pub(crate) fn write_all_at(file: &dyn File, buf: &[u8], offset: u64) -> io::Result<()> {
     let mut written = 0;
     while written < buf.len() {
@@ -145,11 +147,12 @@ pub(crate) fn write_all_at(file: &dyn File, buf: &[u8], offset: u64) -> io::Resu
     Ok(())
 }
 
-/// Whether the error says that the disk, or the owner's share of it, is full.
+/// Whether the error means that the disk or the quota is full.
 pub(crate) fn is_full(error: &io::Error) -> bool {
     matches!(error.kind(), ErrorKind::StorageFull | ErrorKind::QuotaExceeded)
 }
 
+/// Maps an I/O error to [`Error::Full`] or [`Error::Io`], for `map_err`.
 pub(crate) fn full_or_io<'a>(operation: &'static str, path: &'a Path) -> impl Fn(io::Error) -> Error + 'a {
     move |error| {
         if is_full(&error) { Error::Full { path: path.to_path_buf() } } else { Error::io(operation, path, error) }

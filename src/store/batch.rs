@@ -1,4 +1,4 @@
-//! Several writing calls that commit together.
+//! Writing calls that commit together. Checks and collects them; `log_events.rs` writes them.
 
 use std::fmt;
 
@@ -10,11 +10,13 @@ use crate::format::record::Change;
 use crate::read::{check_run_id, check_value};
 use crate::{Error, Result};
 
-/// Writing calls that become one record: after a crash all of them are there, or none.
+/// Writing calls that become one record: after a crash, the store has all of their effects or none.
 ///
-/// They take effect in the order in which they were added; of two on the same key, the later wins. Acks of jobs that
-/// are not queued do nothing. Log events count against the buffer's limits of count and bytes, not of rate. What is wrong with a call is reported by [`Store::write`](crate::Store::write), which
-/// then writes nothing. All of it together may be 64 MiB. Payloads are wiped when the batch is dropped.
+/// The calls take effect in the order in which they were added: the last call on a key wins. An ack of a job that
+/// is not queued does nothing. Log events count against the buffer's limits of count and bytes, but not of rate.
+///
+/// [`Store::write`](crate::Store::write) reports the first call with an invalid argument, and then writes nothing.
+/// The record of a batch is limited to 64 MiB. Payloads are wiped from memory when the batch is dropped.
 ///
 /// ```
 /// use backupy_state::{AgentKey, Batch, Store};
@@ -23,17 +25,19 @@ use crate::{Error, Result};
 /// # let path = folder.path().join("state.db");
 /// let store = Store::open(&path, &AgentKey::new("bkpy_0123456789abcdef0123456789abcdef")?)?;
 /// store.enqueue_job("run-1", b"dump of orders")?;
-/// // The job is gone and its completion message queued, or neither.
-/// store.write(Batch::new().ack_job("run-1").enqueue_job("run-1/done", b"ok").record_heartbeat(1_700_000_000_000))?;
+/// // After a crash, the job is removed and its completion message is queued, or neither.
+/// let done = Batch::new().ack_job("run-1").enqueue_job("run-1/done", b"ok").record_heartbeat(1_700_000_000_000);
+/// store.write(done)?;
 /// assert_eq!(store.job("run-1")?, None);
 /// assert_eq!(store.queue_depth(), 1);
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 #[derive(Default)]
-#[must_use = "a batch does nothing until it is handed to Store::write"]
+#[must_use = "a batch does nothing until it is passed to Store::write"]
 pub struct Batch {
     calls: Vec<Call>,
-    wrong: Option<Error>,
+    /// The first invalid argument, if any.
+    invalid: Option<Error>,
 }
 
 enum Call {
@@ -43,11 +47,12 @@ enum Call {
 }
 
 impl Batch {
-    /// No calls yet.
+    /// Creates an empty batch.
     ///
     /// ```
     /// # let folder = tempfile::tempdir()?;
-    /// # let store = backupy_state::Store::open(folder.path().join("state.db"), &backupy_state::AgentKey::new("key")?)?;
+    /// # let key = backupy_state::AgentKey::new("key")?;
+    /// # let store = backupy_state::Store::open(folder.path().join("state.db"), &key)?;
     /// # use backupy_state::Batch;
     /// store.write(Batch::new())?; // writes nothing
     /// # Ok::<(), Box<dyn std::error::Error>>(())
@@ -56,11 +61,12 @@ impl Batch {
         Batch::default()
     }
 
-    /// As [`Store::save_config`](crate::Store::save_config).
+    /// Adds a [`Store::save_config`](crate::Store::save_config).
     ///
     /// ```
     /// # let folder = tempfile::tempdir()?;
-    /// # let store = backupy_state::Store::open(folder.path().join("state.db"), &backupy_state::AgentKey::new("key")?)?;
+    /// # let key = backupy_state::AgentKey::new("key")?;
+    /// # let store = backupy_state::Store::open(folder.path().join("state.db"), &key)?;
     /// # use backupy_state::Batch;
     /// store.write(Batch::new().save_config(7, b"backup at 02:00").ack_job("config-7"))?;
     /// assert_eq!(store.load_config()?.map(|config| config.version), Some(7));
@@ -71,11 +77,12 @@ impl Batch {
         self.add(check_value("a configuration", raw), || Call::put(Bucket::Config, CONFIG_KEY, prefix, raw))
     }
 
-    /// As [`Store::enqueue_job`](crate::Store::enqueue_job).
+    /// Adds a [`Store::enqueue_job`](crate::Store::enqueue_job).
     ///
     /// ```
     /// # let folder = tempfile::tempdir()?;
-    /// # let store = backupy_state::Store::open(folder.path().join("state.db"), &backupy_state::AgentKey::new("key")?)?;
+    /// # let key = backupy_state::AgentKey::new("key")?;
+    /// # let store = backupy_state::Store::open(folder.path().join("state.db"), &key)?;
     /// # use backupy_state::Batch;
     /// store.write(Batch::new().enqueue_job("run-1", b"orders").enqueue_job("run-2", b"users"))?;
     /// assert_eq!(store.queue_depth(), 2);
@@ -86,11 +93,12 @@ impl Batch {
         self.add(checked, || Call::put(Bucket::Queue, run_id.as_bytes(), None, payload))
     }
 
-    /// As [`Store::ack_job`](crate::Store::ack_job).
+    /// Adds a [`Store::ack_job`](crate::Store::ack_job).
     ///
     /// ```
     /// # let folder = tempfile::tempdir()?;
-    /// # let store = backupy_state::Store::open(folder.path().join("state.db"), &backupy_state::AgentKey::new("key")?)?;
+    /// # let key = backupy_state::AgentKey::new("key")?;
+    /// # let store = backupy_state::Store::open(folder.path().join("state.db"), &key)?;
     /// # use backupy_state::Batch;
     /// store.enqueue_job("run-1", b"dump of orders")?;
     /// store.write(Batch::new().ack_job("run-1").ack_job("never queued"))?;
@@ -101,11 +109,12 @@ impl Batch {
         self.add(check_run_id(run_id), || Call::Ack { run_id: run_id.as_bytes().into() })
     }
 
-    /// As [`Store::save_session`](crate::Store::save_session).
+    /// Adds a [`Store::save_session`](crate::Store::save_session).
     ///
     /// ```
     /// # let folder = tempfile::tempdir()?;
-    /// # let store = backupy_state::Store::open(folder.path().join("state.db"), &backupy_state::AgentKey::new("key")?)?;
+    /// # let key = backupy_state::AgentKey::new("key")?;
+    /// # let store = backupy_state::Store::open(folder.path().join("state.db"), &key)?;
     /// # use backupy_state::Batch;
     /// store.write(Batch::new().save_session("session-of-today", 1_700_000_000_000).save_config(7, b"new"))?;
     /// assert!(store.load_session()?.is_some());
@@ -116,11 +125,12 @@ impl Batch {
         self.add(check_value("a session id", id), || Call::put(Bucket::Registry, SESSION_KEY, prefix, id))
     }
 
-    /// As [`Store::record_heartbeat`](crate::Store::record_heartbeat).
+    /// Adds a [`Store::record_heartbeat`](crate::Store::record_heartbeat).
     ///
     /// ```
     /// # let folder = tempfile::tempdir()?;
-    /// # let store = backupy_state::Store::open(folder.path().join("state.db"), &backupy_state::AgentKey::new("key")?)?;
+    /// # let key = backupy_state::AgentKey::new("key")?;
+    /// # let store = backupy_state::Store::open(folder.path().join("state.db"), &key)?;
     /// # use backupy_state::Batch;
     /// store.write(Batch::new().ack_job("run-1").record_heartbeat(1_700_000_000_000))?;
     /// assert_eq!(store.last_heartbeat()?, Some(1_700_000_000_000));
@@ -130,49 +140,51 @@ impl Batch {
         self.add(Ok(()), || Call::put(Bucket::Registry, HEARTBEAT_KEY, Some(ts_ms.to_le_bytes()), &[]))
     }
 
-    /// As [`Store::buffer_log`](crate::Store::buffer_log).
+    /// Adds a [`Store::buffer_log`](crate::Store::buffer_log). Over the limits, the event is dropped and counted.
     ///
     /// ```
     /// # let folder = tempfile::tempdir()?;
-    /// # let store = backupy_state::Store::open(folder.path().join("state.db"), &backupy_state::AgentKey::new("key")?)?;
+    /// # let key = backupy_state::AgentKey::new("key")?;
+    /// # let store = backupy_state::Store::open(folder.path().join("state.db"), &key)?;
     /// # use backupy_state::Batch;
     /// store.write(Batch::new().ack_job("run-1").buffer_log(1_700_000_000_000, b"run-1 is done"))?;
     /// assert_eq!(store.log_count(), 1);
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn buffer_log(self, ts_ms: i64, payload: &[u8]) -> Self {
-        let payload_checked = check_value("a log event", payload);
-        self.add(payload_checked, || Call::Log { ts_ms, payload: payload.to_vec().into() })
+        self.add(check_value("a log event", payload), || Call::Log { ts_ms, payload: payload.to_vec().into() })
     }
 
-    /// Keeps the first thing that is wrong; nothing behind it matters, since nothing will be written.
+    /// Adds the call if its arguments are valid. After an invalid one, calls are not kept: nothing will be
+    /// written.
     fn add(mut self, checked: Result<()>, call: impl FnOnce() -> Call) -> Self {
         match checked {
-            Ok(()) if self.wrong.is_none() => self.calls.push(call()),
+            Ok(()) if self.invalid.is_none() => self.calls.push(call()),
             Ok(()) => {}
             Err(error) => {
-                self.wrong.get_or_insert(error);
+                self.invalid.get_or_insert(error);
             }
         }
         self
     }
 
-    /// The first thing that is wrong with the calls.
+    /// Fails if a call has an invalid argument.
     pub(crate) fn check(&mut self) -> Result<()> {
-        self.wrong.take().map_or(Ok(()), Err)
+        self.invalid.take().map_or(Ok(()), Err)
     }
 
-    /// The keys of the log events, in order, numbered from `ordinal` on; `None` when the numbers do not suffice.
+    /// The keys of the log events in the order of the calls, with ordinals from `ordinal` on; `None` if there are
+    /// not enough ordinals left.
     pub(crate) fn log_keys(&self, ordinal: Option<u64>) -> Option<Vec<[u8; LOG_KEY_LEN]>> {
         let times = self.calls.iter().filter_map(|call| match call {
             Call::Log { ts_ms, .. } => Some(*ts_ms),
             Call::Put { .. } | Call::Ack { .. } => None,
         });
-        let number = |(i, ts_ms)| Some(LogKey { ts_ms, ordinal: ordinal?.checked_add(i)? }.encode());
-        (0..).zip(times).map(number).collect()
+        let key = |(i, ts_ms)| Some(LogKey { ts_ms, ordinal: ordinal?.checked_add(i)? }.encode());
+        (0..).zip(times).map(key).collect()
     }
 
-    /// How long the payloads of the log events are, in order.
+    /// The lengths of the log events' payloads, in the order of the calls.
     pub(crate) fn log_lens(&self) -> Vec<u64> {
         let lens = self.calls.iter().filter_map(|call| match call {
             Call::Log { payload, .. } => Some(payload.len() as u64),
@@ -181,8 +193,8 @@ impl Batch {
         lens.collect()
     }
 
-    /// The calls as changes; `log_keys` are those of [`log_keys`](Self::log_keys), and `admitted` says which of the events
-    /// come in.
+    /// The changes that the calls make. `log_keys` come from [`log_keys`](Self::log_keys); `admitted` says for
+    /// each log event whether it is buffered.
     pub(crate) fn changes<'a>(&'a self, log_keys: &'a [[u8; LOG_KEY_LEN]], admitted: &[bool]) -> Vec<Change<'a>> {
         let mut log_keys = log_keys.iter().zip(admitted);
         let change = |call: &'a Call| match call {

@@ -1,4 +1,7 @@
-//! The store: the exclusive handle and its typed writing calls. Sees every layer.
+//! The exclusive handle, and its typed writing calls on configuration, queue, session and heartbeat.
+//!
+//! A call checks its arguments, appends one record while it holds the write lock, and then waits, without it,
+//! until a sync covers the record.
 
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -20,27 +23,27 @@ use crate::{AgentKey, Durability, Error, OpenOptions, RecoveryReport, Result, ev
 /// What [`Store::enqueue_job`] did.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Enqueued {
-    /// The queue did not hold the run id.
+    /// The job was not queued before.
     Added,
-    /// The queue held the run id; its payload is the new one.
+    /// A job with this run id was queued; the new payload replaced the old one.
     Replaced,
 }
 
-/// The persistent state of one agent, held exclusively: one process, one handle.
+/// The persistent state of one agent, opened exclusively: by one process, through one handle.
 ///
-/// Every method takes `&self`; share the store between threads by reference or in an [`Arc`]. Writing calls of
-/// several threads are synced together. All calls block; from async code, run them where blocking is allowed.
+/// Every method takes `&self`; share the store between threads by reference or in an [`Arc`]. One sync can cover
+/// the writing calls of several threads. All calls block; from async code, run them where blocking is allowed.
 ///
 /// # Durability
-/// A writing call returns when its effect survives a power cut, unless it was opened with
-/// [`Durability::Buffered`](crate::Durability::Buffered) for that kind of call. Each call is one record: after a
-/// crash it is there whole or not at all.
+/// A writing call returns when its effect survives a power cut, unless [`OpenOptions`] set
+/// [`Durability::Buffered`] for that kind of call. Each call is one record: after a crash it is there whole or not
+/// at all.
 ///
 /// # Errors of every writing call
-/// - [`Error::Full`]: the disk is full. Nothing was written; the store goes on, and acks and drains still work while
-///   the space kept for them lasts.
-/// - [`Error::Io`]: the write or the sync of this call failed. Its effect is unknown until the store is opened anew.
-/// - [`Error::Failed`]: that happened to an earlier call. Reads go on.
+/// - [`Error::Full`]: the disk is full. Nothing was written, and the store stays usable: acks and drains succeed
+///   while the reserve of 64 KiB lasts, other calls once there is space again.
+/// - [`Error::Io`]: the write or the sync of this call failed. Its effect is unknown until the store is reopened.
+/// - [`Error::Failed`]: an earlier call failed in that way. Reading calls still work.
 ///
 /// ```
 /// use backupy_state::{AgentKey, Enqueued, Store};
@@ -50,7 +53,7 @@ pub enum Enqueued {
 /// let store = Store::open(&path, &AgentKey::new("bkpy_0123456789abcdef0123456789abcdef")?)?;
 /// assert_eq!(store.enqueue_job("run-1", b"dump of orders")?, Enqueued::Added);
 /// for job in store.dequeue_jobs(10)? {
-///     // Deliver it; only then remove it.
+///     // Deliver the job, and only then remove it.
 ///     store.ack_job(&job.run_id)?;
 /// }
 /// assert_eq!(store.queue_depth(), 0);
@@ -63,18 +66,19 @@ pub struct Store {
     pub(super) durability: Durability,
     pub(super) heartbeat_durability: Durability,
     pub(super) log_durability: Durability,
-    /// Taken while the writing end is held.
+    /// Locked only while the write lock is held.
     pub(super) log_quota: Mutex<LogQuota>,
     pub(super) recovery: RecoveryReport,
-    /// Last, so that everything above is gone before the lock is.
+    /// The last field, so that all others are dropped before the lock is released.
     _lock: LockGuard,
 }
 
 impl Store {
-    /// Opens the store at `path` with the default [`OpenOptions`], creating it if there is none.
+    /// Opens the store at `path` with the default [`OpenOptions`], and creates it if it does not exist. A path
+    /// without an extension gets `.db`.
     ///
     /// # Errors
-    /// As [`OpenOptions::open`].
+    /// Those of [`OpenOptions::open`].
     ///
     /// ```
     /// # use backupy_state::{AgentKey, Store};
@@ -100,7 +104,7 @@ impl Store {
         let view = View { header, index: replay.index, values };
         let log = LogWriter::new(file, Arc::clone(&options.storage), replay.tip, allocated, replay.ends_closed);
         let shared = Arc::new(Shared::new(options, path, log, view));
-        // One bad count must not keep the agent from its queue.
+        // A counter that cannot be read must not keep the agent from its queue.
         let drops = match Reader::recorded_drops(&*shared) {
             Err(error @ Error::Unauthentic { .. }) => {
                 events::drops_unreadable(&shared.path, &error);
@@ -120,7 +124,8 @@ impl Store {
         })
     }
 
-    /// The log file: absolute, with a symbolic link at its end followed and `.db` added where it was.
+    /// Returns the absolute path of the log file, with `.db` added where [`open`](Store::open) added it and a
+    /// final symbolic link resolved.
     ///
     /// ```
     /// # use backupy_state::{AgentKey, Store};
@@ -134,13 +139,15 @@ impl Store {
         &self.shared.path
     }
 
-    /// Ends the session: makes everything durable, writes a close frame, cuts the space ahead off and unlocks. A log that holds
-    /// at most 128 KiB of live data, and more than that of dead, is compacted first, so that the next opening is quick: see
-    /// [`CompactionPolicy`](crate::CompactionPolicy).
-    /// Dropping the store does the same, but cannot say whether it worked.
+    /// Makes everything durable, writes a close frame, cuts off the preallocated space and unlocks the store.
+    ///
+    /// A log with little live data is compacted first, so that the next open is quick; [`CompactionPolicy`] says
+    /// when. Dropping the store does the same, but reports no error.
+    ///
+    /// [`CompactionPolicy`]: crate::CompactionPolicy
     ///
     /// # Errors
-    /// [`Error::Failed`] after an earlier failure, [`Error::Io`]. The store is unlocked in any case.
+    /// [`Error::Io`], or [`Error::Failed`] after an earlier failure. The store is unlocked in any case.
     ///
     /// ```
     /// # use backupy_state::{AgentKey, Store};
@@ -153,7 +160,8 @@ impl Store {
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn close(self) -> Result<()> {
-        // Dropping the store afterwards finds nothing left to do, or does not try again what has just failed.
+        // The drop that follows finds nothing left to do: a closed log is not closed again, and one whose close
+        // has failed takes no more writes.
         self.finish()
     }
 
@@ -167,14 +175,18 @@ impl Store {
         })
     }
 
-    /// Saves the configuration and its version, in place of the last one.
+    /// Saves the configuration and its version, replacing the previous one.
+    ///
+    /// [`OpenOptions::durability`] sets how durable it is on return.
     ///
     /// # Errors
-    /// [`Error::TooLarge`] over 16 MiB, and as every writing call.
+    /// [`Error::TooLarge`] for more than 16 MiB, and those of [every writing
+    /// call](Store#errors-of-every-writing-call).
     ///
     /// ```
     /// # let folder = tempfile::tempdir()?;
-    /// # let store = backupy_state::Store::open(folder.path().join("state.db"), &backupy_state::AgentKey::new("key")?)?;
+    /// # let key = backupy_state::AgentKey::new("key")?;
+    /// # let store = backupy_state::Store::open(folder.path().join("state.db"), &key)?;
     /// store.save_config(7, b"backup at 02:00")?;
     /// store.save_config(8, b"backup at 03:00")?;
     /// assert_eq!(store.load_config()?.map(|config| config.version), Some(8));
@@ -187,19 +199,22 @@ impl Store {
         self.commit(self.shared.write()?, &[change], self.durability)
     }
 
-    /// Puts a job into the queue, or replaces the payload of the one that has its run id.
+    /// Adds a job to the queue, or replaces the payload of the queued job with the same run id.
+    ///
+    /// [`OpenOptions::durability`] sets how durable it is on return.
     ///
     /// # Errors
-    /// [`Error::Invalid`] for an empty run id, [`Error::TooLarge`] for one over 1024 bytes or a payload over 16 MiB,
-    /// and as every writing call.
+    /// [`Error::Invalid`] for an empty run id, [`Error::TooLarge`] for a run id over 1024 bytes or a payload over
+    /// 16 MiB, and those of [every writing call](Store#errors-of-every-writing-call).
     ///
     /// ```
     /// # let folder = tempfile::tempdir()?;
-    /// # let store = backupy_state::Store::open(folder.path().join("state.db"), &backupy_state::AgentKey::new("key")?)?;
+    /// # let key = backupy_state::AgentKey::new("key")?;
+    /// # let store = backupy_state::Store::open(folder.path().join("state.db"), &key)?;
     /// use backupy_state::Enqueued;
     ///
     /// assert_eq!(store.enqueue_job("run-1", b"dump of orders")?, Enqueued::Added);
-    /// // Delivered to the agent once more: it is queued once.
+    /// // The agent is given the same job again: it is queued once.
     /// assert_eq!(store.enqueue_job("run-1", b"dump of orders")?, Enqueued::Replaced);
     /// assert_eq!(store.queue_depth(), 1);
     /// # Ok::<(), Box<dyn std::error::Error>>(())
@@ -209,19 +224,22 @@ impl Store {
         check_value("a payload", payload)?;
         let change = Change::put(Bucket::Queue, run_id.as_bytes(), &[], payload);
         let (pending, replaced) = self.shared.write()?.append_counting(&[change])?;
-        self.committed(&pending, self.durability)?;
+        self.finish_commit(&pending, self.durability)?;
         Ok(if replaced > 0 { Enqueued::Replaced } else { Enqueued::Added })
     }
 
-    /// Removes a job for good. Returns whether the queue held it; if not, nothing is written.
+    /// Removes a job from the queue. Returns whether it was queued; if not, nothing is written.
+    ///
+    /// [`OpenOptions::durability`] sets how durable the removal is on return.
     ///
     /// # Errors
-    /// [`Error::Invalid`] for an empty run id, [`Error::TooLarge`] for one over 1024 bytes, and as every writing
-    /// call.
+    /// [`Error::Invalid`] for an empty run id, [`Error::TooLarge`] for one over 1024 bytes, and those of
+    /// [every writing call](Store#errors-of-every-writing-call).
     ///
     /// ```
     /// # let folder = tempfile::tempdir()?;
-    /// # let store = backupy_state::Store::open(folder.path().join("state.db"), &backupy_state::AgentKey::new("key")?)?;
+    /// # let key = backupy_state::AgentKey::new("key")?;
+    /// # let store = backupy_state::Store::open(folder.path().join("state.db"), &key)?;
     /// store.enqueue_job("run-1", b"dump of orders")?;
     /// assert!(store.ack_job("run-1")?);
     /// assert!(!store.ack_job("run-1")?);
@@ -238,14 +256,18 @@ impl Store {
         Ok(queued)
     }
 
-    /// Saves the session, in place of the last one. `server_time_ms` is in ms since 1970.
+    /// Saves the session, replacing the previous one. `server_time_ms` is in milliseconds since 1970.
+    ///
+    /// [`OpenOptions::durability`] sets how durable it is on return.
     ///
     /// # Errors
-    /// [`Error::TooLarge`] for a session id over 16 MiB, and as every writing call.
+    /// [`Error::TooLarge`] for a session id over 16 MiB, and those of
+    /// [every writing call](Store#errors-of-every-writing-call).
     ///
     /// ```
     /// # let folder = tempfile::tempdir()?;
-    /// # let store = backupy_state::Store::open(folder.path().join("state.db"), &backupy_state::AgentKey::new("key")?)?;
+    /// # let key = backupy_state::AgentKey::new("key")?;
+    /// # let store = backupy_state::Store::open(folder.path().join("state.db"), &key)?;
     /// store.save_session("session-of-today", 1_700_000_000_000)?;
     /// assert_eq!(store.load_session()?.map(|session| session.server_time_ms), Some(1_700_000_000_000));
     /// # Ok::<(), Box<dyn std::error::Error>>(())
@@ -257,15 +279,17 @@ impl Store {
         self.commit(self.shared.write()?, &[change], self.durability)
     }
 
-    /// Records a heartbeat, in ms since 1970, in place of the last one. Takes its durability from
-    /// [`heartbeat_durability`](OpenOptions::heartbeat_durability).
+    /// Records a heartbeat, replacing the previous one. `ts_ms` is in milliseconds since 1970.
+    ///
+    /// [`OpenOptions::heartbeat_durability`] sets how durable it is on return.
     ///
     /// # Errors
-    /// As every writing call.
+    /// Those of [every writing call](Store#errors-of-every-writing-call).
     ///
     /// ```
     /// # let folder = tempfile::tempdir()?;
-    /// # let store = backupy_state::Store::open(folder.path().join("state.db"), &backupy_state::AgentKey::new("key")?)?;
+    /// # let key = backupy_state::AgentKey::new("key")?;
+    /// # let store = backupy_state::Store::open(folder.path().join("state.db"), &key)?;
     /// store.record_heartbeat(1_700_000_030_000)?;
     /// assert_eq!(store.last_heartbeat()?, Some(1_700_000_030_000));
     /// # Ok::<(), Box<dyn std::error::Error>>(())
@@ -276,6 +300,7 @@ impl Store {
         self.commit(self.shared.write()?, &[change], self.heartbeat_durability)
     }
 
+    /// Appends the changes as one record and waits until it is as durable as asked.
     pub(super) fn commit(
         &self,
         guard: WriteGuard<'_>,
@@ -283,11 +308,12 @@ impl Store {
         durability: Durability,
     ) -> Result<()> {
         let pending = guard.append(changes)?;
-        self.committed(&pending, durability)
+        self.finish_commit(&pending, durability)
     }
 
-    /// The record stands in the log and the writing end is free again: waits as asked.
-    pub(super) fn committed(&self, pending: &Pending, durability: Durability) -> Result<()> {
+    /// Waits until a record that has been appended is as durable as asked. The caller no longer has the write
+    /// lock.
+    pub(super) fn finish_commit(&self, pending: &Pending, durability: Durability) -> Result<()> {
         self.compactor.start_if_due();
         match durability {
             Durability::Sync => self.wait_durable(pending),

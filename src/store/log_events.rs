@@ -1,5 +1,7 @@
-//! The calls of the log buffer, and batches, which may hold log events too: what its limits let in, what makes room, and
-//! the count of what was dropped.
+//! The writing calls of the log buffer, and batches, which can hold log events too.
+//!
+//! `log_quota.rs` decides which events are buffered and which are evicted. Here the decision becomes one record,
+//! together with the count of dropped events, so that a crash cannot evict events without counting them.
 
 use std::sync::MutexGuard;
 use std::time::Instant;
@@ -11,7 +13,7 @@ use super::shared::{WriteGuard, lock};
 use crate::crypto::secret_vec::SecretVec;
 use crate::format::bucket::{Bucket, DROPPED_KEY, LogKey};
 use crate::format::record::Change;
-use crate::index::Index;
+use crate::index::{Index, Key};
 use crate::log::writer::Pending;
 use crate::read::{self, LogBatch, LogEvent, Reader, check_value};
 use crate::{Error, Result};
@@ -19,32 +21,36 @@ use crate::{Error, Result};
 /// What [`Store::buffer_log`] did with the event.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LogAdmission {
-    /// It is in the buffer.
+    /// The event was buffered.
     Buffered,
-    /// It is in the buffer, and so many of the oldest events are not any more.
+    /// The event was buffered, and this many of the oldest events were dropped to make room.
     DroppedOldest(u64),
-    /// It came too fast, is larger than the buffer, or found it full: it is counted and gone.
+    /// The event was dropped and counted: it was over the rate, larger than the whole buffer, or the buffer was
+    /// full and its limits say [`DropNewest`](crate::WhenFull::DropNewest).
     Dropped,
 }
 
 impl Store {
-    /// Puts a log event into the buffer, at its time in ms since 1970; events of the same time keep the order of
-    /// the calls. Takes its durability from [`log_durability`](crate::OpenOptions::log_durability).
+    /// Adds a log event to the buffer. `ts_ms` is in milliseconds since 1970; events with the same time keep the
+    /// order of the calls.
     ///
-    /// What is over the [limits](crate::OpenOptions::log_limits) is dropped and counted: the count is durable with the next log
-    /// event, or by [`close`](Store::close).
+    /// [`OpenOptions::log_durability`](crate::OpenOptions::log_durability) sets how durable the event is on
+    /// return. An event over the [limits](crate::OpenOptions::log_limits) is dropped and counted. The count is
+    /// written with the next event that is buffered, or by [`close`](Store::close).
     ///
     /// # Errors
-    /// [`Error::TooLarge`] over 16 MiB, and as every writing call.
+    /// [`Error::TooLarge`] for more than 16 MiB, and those of [every writing
+    /// call](Store#errors-of-every-writing-call).
     ///
     /// ```
     /// # let folder = tempfile::tempdir()?;
-    /// # let store = backupy_state::Store::open(folder.path().join("state.db"), &backupy_state::AgentKey::new("key")?)?;
+    /// # let key = backupy_state::AgentKey::new("key")?;
+    /// # let store = backupy_state::Store::open(folder.path().join("state.db"), &key)?;
     /// use backupy_state::LogAdmission;
     ///
     /// match store.buffer_log(1_700_000_000_000, b"backup begun")? {
     ///     LogAdmission::Buffered => {}
-    ///     LogAdmission::DroppedOldest(count) => eprintln!("{count} older events made room"),
+    ///     LogAdmission::DroppedOldest(count) => eprintln!("{count} older events were dropped"),
     ///     LogAdmission::Dropped => eprintln!("over the limits"),
     /// }
     /// # assert_eq!(store.log_count(), 1);
@@ -53,35 +59,41 @@ impl Store {
     pub fn buffer_log(&self, ts_ms: i64, payload: &[u8]) -> Result<LogAdmission> {
         check_value("a log event", payload)?;
         let guard = self.shared.write()?;
-        let mut gate = lock(&self.log_quota);
-        let (plan, _) = self.with_index(|index| gate.plan(index, &[payload.len() as u64]));
-        if plan.admitted != [true] || !gate.take_token(Instant::now()) {
-            gate.dropped += 1;
+        let mut quota = lock(&self.log_quota);
+        let (plan, _) = self.with_index(|index| quota.plan(index, &[payload.len() as u64]));
+        if plan.admitted != [true] || !quota.take_token(Instant::now()) {
+            quota.dropped += 1;
             return Ok(LogAdmission::Dropped);
         }
         let (ordinal, _) = self.with_index(Index::next_ordinal);
         let key = LogKey { ts_ms, ordinal: ordinal.ok_or_else(ordinals_used_up)? }.encode();
         let event = Change::put(Bucket::Logs, &key, &[], payload);
-        let pending = append_with_drops(guard, gate, &plan, vec![event])?;
-        self.committed(&pending, self.log_durability)?;
-        Ok(match plan.made_room {
+        let pending = append_with_drops(guard, quota, &plan, vec![event])?;
+        self.finish_commit(&pending, self.log_durability)?;
+        Ok(match plan.evicted {
             0 => LogAdmission::Buffered,
             dropped => LogAdmission::DroppedOldest(dropped),
         })
     }
 
-    /// Takes the `n` oldest log events out of the buffer, oldest first. What it returns has been removed: if the
-    /// process ends before they are delivered, they are gone; [`peek_logs`](Store::peek_logs) and
-    /// [`ack_logs`](Store::ack_logs) deliver them at least once. Resets the count of dropped events, if it removes any.
-    /// Takes its durability from [`log_durability`](crate::OpenOptions::log_durability).
+    /// Removes the `n` oldest log events from the buffer and returns them, oldest first. If it removes any, it
+    /// also resets the count of dropped events.
+    ///
+    /// The events are delivered at most once: if the process ends before it has delivered them, they are lost. To
+    /// deliver at least once, use [`peek_logs`](Store::peek_logs) and [`ack_logs`](Store::ack_logs).
+    /// [`OpenOptions::log_durability`](crate::OpenOptions::log_durability) sets how durable the removal is on
+    /// return.
     ///
     /// # Errors
-    /// [`Error::Unauthentic`] when the oldest event does not fit its seal (one further on ends the batch before it;
-    /// [`discard_unreadable_logs`](Store::discard_unreadable_logs) removes it), and as every writing call. Nothing was removed, unless it is [`Error::Io`].
+    /// [`Error::Unauthentic`] if the oldest event fails authentication; an unreadable event after it only ends the
+    /// batch early. [`discard_unreadable_logs`](Store::discard_unreadable_logs) removes such events. Also those of
+    /// [every writing call](Store#errors-of-every-writing-call). After any error but [`Error::Io`], nothing was
+    /// removed.
     ///
     /// ```
     /// # let folder = tempfile::tempdir()?;
-    /// # let store = backupy_state::Store::open(folder.path().join("state.db"), &backupy_state::AgentKey::new("key")?)?;
+    /// # let key = backupy_state::AgentKey::new("key")?;
+    /// # let store = backupy_state::Store::open(folder.path().join("state.db"), &key)?;
     /// store.buffer_log(2_000, b"second")?;
     /// store.buffer_log(1_000, b"first")?;
     /// assert_eq!(store.drain_logs(1)?[0].payload, b"first");
@@ -93,25 +105,26 @@ impl Store {
         let (locations, values) = self.with_index(|index| index.first(Bucket::Logs, n));
         let events = read::read_events(&values, &locations)?;
         if let Some((last, _)) = events.len().checked_sub(1).and_then(|last| locations.get(last)) {
-            let mut gate = lock(&self.log_quota);
+            let mut quota = lock(&self.log_quota);
             let mut changes = vec![Change::delete_through(Bucket::Logs, last)];
-            if gate.recorded != Some(0) {
+            if quota.recorded != Some(0) {
                 changes.push(Change::delete(Bucket::Registry, DROPPED_KEY));
             }
             let pending = guard.append(&changes)?;
-            gate.note_reported(0);
-            drop(gate);
-            self.committed(&pending, self.log_durability)?;
+            quota.note_reported(0);
+            drop(quota);
+            self.finish_commit(&pending, self.log_durability)?;
         }
         Ok(events)
     }
 
-    /// The `n` oldest log events, oldest first, and how many were dropped. Removes nothing: deliver them, then
-    /// hand the batch to [`ack_logs`](Store::ack_logs).
+    /// Returns the `n` oldest log events, oldest first, and how many events were dropped. Removes nothing: deliver
+    /// the events, then pass the batch to [`ack_logs`](Store::ack_logs).
     ///
     /// # Errors
-    /// [`Error::Unauthentic`] when the oldest event does not fit its seal (one further on ends the batch before it;
-    /// [`discard_unreadable_logs`](Store::discard_unreadable_logs) removes it), [`Error::Io`].
+    /// [`Error::Io`], and [`Error::Unauthentic`] if the oldest event fails authentication; an unreadable event
+    /// after it only ends the batch early. [`discard_unreadable_logs`](Store::discard_unreadable_logs) removes
+    /// such events.
     ///
     /// ```
     /// # use backupy_state::{AgentKey, Store};
@@ -120,84 +133,76 @@ impl Store {
     /// store.buffer_log(1_700_000_000_000, b"backup begun")?;
     /// let batch = store.peek_logs(100)?;
     /// assert_eq!(batch.events()[0].payload, b"backup begun");
-    /// // Deliver them. A crash here delivers them again.
+    /// // Deliver the events. After a crash here, the next start delivers them again.
     /// assert_eq!(store.ack_logs(batch)?, 1);
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn peek_logs(&self, n: usize) -> Result<LogBatch> {
         let (dropped, dropped_total) = {
-            let gate = lock(&self.log_quota);
-            (gate.dropped, gate.dropped_total())
+            let quota = lock(&self.log_quota);
+            (quota.dropped, quota.dropped_total())
         };
         let mut batch = Reader::peek_logs(self, n, dropped)?;
         batch.dropped_total = dropped_total;
         Ok(batch)
     }
 
-    /// Removes exactly the events of the batch, and takes the drops that it tells of off the count, if no other batch did. Returns how many
-    /// of them it removed: those that were drained or made room meanwhile were gone already. A batch is good for the handle
-    /// it was peeked from; after a reopening, peek again. Takes its durability from
-    /// [`log_durability`](crate::OpenOptions::log_durability).
+    /// Removes exactly the events of the batch, and subtracts the drops that the batch reports from the count,
+    /// unless another batch has already done so. Returns how many events it removed, without those that have been
+    /// drained or dropped since the peek.
+    ///
+    /// A batch is valid only for the handle that it was peeked from: after reopening the store, peek again.
+    /// [`OpenOptions::log_durability`](crate::OpenOptions::log_durability) sets how durable the removal is on
+    /// return.
     ///
     /// # Errors
-    /// As every writing call.
+    /// Those of [every writing call](Store#errors-of-every-writing-call).
     ///
     /// ```
     /// # let folder = tempfile::tempdir()?;
-    /// # let store = backupy_state::Store::open(folder.path().join("state.db"), &backupy_state::AgentKey::new("key")?)?;
-    /// store.buffer_log(2_000, b"seen")?;
+    /// # let key = backupy_state::AgentKey::new("key")?;
+    /// # let store = backupy_state::Store::open(folder.path().join("state.db"), &key)?;
+    /// store.buffer_log(2_000, b"peeked")?;
     /// let batch = store.peek_logs(10)?;
-    /// store.buffer_log(1_000, b"older, and came later")?;
+    /// store.buffer_log(1_000, b"older, but buffered later")?;
     /// assert_eq!(store.ack_logs(batch)?, 1);
-    /// assert_eq!(store.peek_logs(10)?.events()[0].payload, b"older, and came later");
+    /// assert_eq!(store.peek_logs(10)?.events()[0].payload, b"older, but buffered later");
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn ack_logs(&self, batch: LogBatch) -> Result<usize> {
         let guard = self.shared.write()?;
-        let mut gate = lock(&self.log_quota);
-        let (removed, _) = self.with_index(|index| {
-            let mut keys = batch.keys.iter().map(|key| &**key);
-            let count = index.count(Bucket::Logs);
-            let are_first = index.iter(Bucket::Logs).zip(keys.clone()).all(|((key, _), peeked)| key == peeked);
-            match batch.keys.last() {
-                Some(last) if are_first && batch.keys.len() <= count => {
-                    Removed { changes: vec![Change::delete_through(Bucket::Logs, last)], count: batch.keys.len() }
-                }
-                _ => {
-                    let held = keys.by_ref().filter(|key| index.get(Bucket::Logs, key).is_some());
-                    let changes: Vec<_> = held.map(|key| Change::delete(Bucket::Logs, key)).collect();
-                    Removed { count: changes.len(), changes }
-                }
-            }
-        });
-        let Removed { mut changes, count } = removed;
-        let dropped = gate.unreported_after(batch.dropped_total);
+        let mut quota = lock(&self.log_quota);
+        let (LogRemoval { mut changes, count }, _) = self.with_index(|index| LogRemoval::plan(index, &batch.keys));
+        let dropped = quota.unreported_after(batch.dropped_total);
         let counter = dropped.to_le_bytes();
-        if gate.recorded != Some(dropped) {
+        if quota.recorded != Some(dropped) {
             changes.push(match dropped {
                 0 => Change::delete(Bucket::Registry, DROPPED_KEY),
                 _ => Change::put(Bucket::Registry, DROPPED_KEY, &counter, &[]),
             });
         }
         if changes.is_empty() {
-            // What was dropped since the last record may be all that the batch tells.
-            gate.note_reported(dropped);
+            // The log already has this count: the drops that the batch reports were not recorded yet.
+            quota.note_reported(dropped);
             return Ok(count);
         }
         let pending = guard.append(&changes)?;
-        gate.note_reported(dropped);
-        drop(gate);
-        self.committed(&pending, self.log_durability)?;
+        quota.note_reported(dropped);
+        drop(quota);
+        self.finish_commit(&pending, self.log_durability)?;
         Ok(count)
     }
 
-    /// Removes every log event that does not fit its seal, and counts it as dropped: the way on when
-    /// [`peek_logs`](Store::peek_logs) and [`drain_logs`](Store::drain_logs) return `Unauthentic`. Reads the whole
-    /// buffer meanwhile. Returns how many there were; the others stay. Takes its durability from
-    /// [`log_durability`](crate::OpenOptions::log_durability).
+    /// Removes every log event that fails authentication, counts it as dropped, and returns how many there were.
+    /// All other events are kept. This is the remedy when [`peek_logs`](Store::peek_logs) or
+    /// [`drain_logs`](Store::drain_logs) returns `Unauthentic`.
+    ///
+    /// It reads the whole buffer, and other writing calls wait until it has.
+    /// [`OpenOptions::log_durability`](crate::OpenOptions::log_durability) sets how durable the removal is on
+    /// return.
     ///
     /// # Errors
-    /// As every writing call.
+    /// Those of [every writing call](Store#errors-of-every-writing-call).
     ///
     /// ```
     /// # use backupy_state::{AgentKey, Error, Store};
@@ -227,23 +232,26 @@ impl Store {
         }
         let discarded = changes.len() as u64;
         if discarded > 0 {
-            let plan = Plan { made_room: discarded, ..Plan::default() };
+            let plan = Plan { evicted: discarded, ..Plan::default() };
             let pending = append_with_drops(guard, lock(&self.log_quota), &plan, changes)?;
-            self.committed(&pending, self.log_durability)?;
+            self.finish_commit(&pending, self.log_durability)?;
         }
         Ok(discarded)
     }
 
-    /// Writes all of the batch or nothing of it, as one record, with one sync. An empty batch writes nothing. Takes its
-    /// durability from [`durability`](crate::OpenOptions::durability).
+    /// Writes the batch as one record, with one sync: all of it or nothing. An empty batch writes nothing.
+    ///
+    /// [`OpenOptions::durability`](crate::OpenOptions::durability) sets how durable it is on return.
     ///
     /// # Errors
-    /// [`Error::Invalid`] or [`Error::TooLarge`] for the first call in it that is wrong, [`Error::TooLarge`] when all of it
-    /// is over 64 MiB, and as every writing call.
+    /// [`Error::Invalid`] or [`Error::TooLarge`] for the first call in it with an invalid argument,
+    /// [`Error::TooLarge`] if the record is over 64 MiB, and those of [every writing
+    /// call](Store#errors-of-every-writing-call).
     ///
     /// ```
     /// # let folder = tempfile::tempdir()?;
-    /// # let store = backupy_state::Store::open(folder.path().join("state.db"), &backupy_state::AgentKey::new("key")?)?;
+    /// # let key = backupy_state::AgentKey::new("key")?;
+    /// # let store = backupy_state::Store::open(folder.path().join("state.db"), &key)?;
     /// use backupy_state::Batch;
     ///
     /// store.enqueue_job("run-1", b"dump of orders")?;
@@ -254,62 +262,82 @@ impl Store {
     pub fn write(&self, mut batch: Batch) -> Result<()> {
         batch.check()?;
         let guard = self.shared.write()?;
-        let mut gate = lock(&self.log_quota);
-        let (plan, _) = self.with_index(|index| gate.plan(index, &batch.log_lens()));
+        let mut quota = lock(&self.log_quota);
+        let (plan, _) = self.with_index(|index| quota.plan(index, &batch.log_lens()));
         let (ordinal, _) = self.with_index(Index::next_ordinal);
         let log_keys = batch.log_keys(ordinal).ok_or_else(ordinals_used_up)?;
         let changes = batch.changes(&log_keys, &plan.admitted);
         if changes.is_empty() {
-            // Nothing at all, or nothing but events that did not come in.
-            gate.dropped += plan.dropped();
+            // The batch is empty, or has only log events and all of them are over the limits.
+            quota.dropped += plan.dropped();
             return Ok(());
         }
-        let pending = append_with_drops(guard, gate, &plan, changes)?;
-        self.committed(&pending, self.durability)
+        let pending = append_with_drops(guard, quota, &plan, changes)?;
+        self.finish_commit(&pending, self.durability)
     }
 
-    /// Writes the count of dropped log events, if it is not in the log yet. A full disk may lose it.
+    /// Writes the count of dropped log events if the log does not have it yet. On a full disk the count is lost.
     pub(super) fn record_drops(&self) -> Result<()> {
         let guard = self.shared.write()?;
-        let gate = lock(&self.log_quota);
-        if gate.recorded == Some(gate.dropped) {
+        let quota = lock(&self.log_quota);
+        if quota.recorded == Some(quota.dropped) {
             return Ok(());
         }
-        match append_with_drops(guard, gate, &Plan::default(), Vec::new()) {
+        match append_with_drops(guard, quota, &Plan::default(), Vec::new()) {
             Err(Error::Full { .. }) => Ok(()),
             written => written.map(drop),
         }
     }
 }
 
-/// What an ack takes out.
-struct Removed<'a> {
+/// The changes that remove the peeked events, and how many events those are.
+struct LogRemoval<'a> {
     changes: Vec<Change<'a>>,
     count: usize,
 }
 
-/// Appends the changes, with what makes room for their log events before them and the count of drops behind them.
+impl<'a> LogRemoval<'a> {
+    /// One delete-through where the peeked events are still the first ones, else a delete for each that is still
+    /// there.
+    fn plan(index: &Index, peeked: &'a [Key]) -> Self {
+        let are_first = index.iter(Bucket::Logs).zip(peeked).all(|((key, _), peeked)| key == &**peeked);
+        match peeked.last() {
+            Some(last) if are_first && peeked.len() <= index.count(Bucket::Logs) => {
+                LogRemoval { changes: vec![Change::delete_through(Bucket::Logs, last)], count: peeked.len() }
+            }
+            _ => {
+                let buffered = peeked.iter().filter(|key| index.get(Bucket::Logs, key).is_some());
+                let changes: Vec<_> = buffered.map(|key| Change::delete(Bucket::Logs, key)).collect();
+                LogRemoval { count: changes.len(), changes }
+            }
+        }
+    }
+}
+
+/// Appends the changes as one record, with the evictions of the plan before them and the new count of drops after
+/// them.
 fn append_with_drops(
     guard: WriteGuard<'_>,
-    mut gate: MutexGuard<'_, LogQuota>,
+    mut quota: MutexGuard<'_, LogQuota>,
     plan: &Plan,
     changes: Vec<Change<'_>>,
 ) -> Result<Pending> {
-    let dropped = gate.dropped + plan.dropped();
+    let dropped = quota.dropped + plan.dropped();
     let counter = dropped.to_le_bytes();
+    // Rebound, so that its type allows changes that borrow from `counter` and `plan`.
     let mut changes = changes;
-    if let Some(last) = &plan.drop_through {
+    if let Some(last) = &plan.evict_through {
         changes.insert(0, Change::delete_through(Bucket::Logs, last));
     }
-    if gate.recorded != Some(dropped) {
+    if quota.recorded != Some(dropped) {
         changes.push(Change::put(Bucket::Registry, DROPPED_KEY, &counter, &[]));
     }
     let pending = guard.append(&changes)?;
-    (gate.dropped, gate.recorded) = (dropped, Some(dropped));
+    (quota.dropped, quota.recorded) = (dropped, Some(dropped));
     Ok(pending)
 }
 
-/// An agent that buffers a million events a second gets here after half a million years.
+/// Not reached in practice: 2^64 ordinals last half a million years at a million events a second.
 fn ordinals_used_up() -> Error {
-    Error::Invalid { what: "the log buffer has used up its ordinals".to_owned() }
+    Error::Invalid { what: "the log buffer has no ordinals left".to_owned() }
 }

@@ -1,16 +1,18 @@
-//! What keeps a store durable, small and whole, and what it says about itself.
+//! The calls that look after the file (sync, compact, rekey, backup), and those that report on it.
 
 use std::path::Path;
 
 use super::handle::Store;
 use super::shared::lock;
+#[cfg(doc)]
+use crate::Error;
 use crate::{AgentKey, Anchor, CompactionReport, RecoveryReport, Result, Stats};
 
 impl Store {
-    /// Makes everything durable that `Buffered` calls have written.
+    /// Makes everything durable that [`Buffered`](crate::Durability::Buffered) calls have written so far.
     ///
     /// # Errors
-    /// [`Io`](crate::Error::Io) when the sync fails, [`Failed`](crate::Error::Failed) after an earlier failure.
+    /// [`Error::Io`] if the sync fails, [`Error::Failed`] after an earlier failure.
     ///
     /// ```
     /// # use backupy_state::{AgentKey, Durability, OpenOptions};
@@ -20,7 +22,7 @@ impl Store {
     /// for number in 0..100 {
     ///     store.enqueue_job(&format!("run-{number}"), b"dump")?;
     /// }
-    /// store.sync()?; // one for all of them
+    /// store.sync()?; // one sync for all of them
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn sync(&self) -> Result<()> {
@@ -28,17 +30,21 @@ impl Store {
         self.wait_durable(&pending)
     }
 
-    /// Copies what is live into a new log file and puts that in the place of the old one; readers and writers go on
-    /// meanwhile. Waits for a compaction that is running already. On return the new file is durable.
+    /// Copies the live records into a new log file and replaces the old one with it, while other threads read and
+    /// write. Waits for a compaction that is already running. On return the new file is durable.
     ///
     /// # Errors
-    /// [`Full`](crate::Error::Full) when there is no room for the new file, [`Unauthentic`](crate::Error::Unauthentic) when a
-    /// live value does not fit its seal (with the run id, where it is a job's), [`Io`](crate::Error::Io) and
-    /// [`Failed`](crate::Error::Failed). The old log stays and the store goes on, unless it says `Failed` from then on.
+    /// - [`Error::Full`]: the disk has no space for the new file.
+    /// - [`Error::Unauthentic`]: a live value fails authentication. For a job's payload, the error names the run
+    ///   id.
+    /// - [`Error::Io`], [`Error::Failed`].
+    ///
+    /// The old log is kept and the store stays usable, unless later writing calls return `Failed`.
     ///
     /// ```
     /// # let folder = tempfile::tempdir()?;
-    /// # let store = backupy_state::Store::open(folder.path().join("state.db"), &backupy_state::AgentKey::new("key")?)?;
+    /// # let key = backupy_state::AgentKey::new("key")?;
+    /// # let store = backupy_state::Store::open(folder.path().join("state.db"), &key)?;
     /// for version in 0..100 {
     ///     store.save_config(version, &[0; 1000])?;
     /// }
@@ -51,11 +57,11 @@ impl Store {
         self.compactor.compact()
     }
 
-    /// Puts the store under another agent key: a compaction whose new file only the new key opens. A crash at any point
-    /// leaves a store that one of the two keys opens, whole.
+    /// Changes the agent key of the store, by a compaction whose new file only the new key opens. On return the
+    /// new file is durable. A crash at any point leaves a complete store that opens with one of the two keys.
     ///
     /// # Errors
-    /// As [`compact`](Store::compact). The old key stays valid.
+    /// Those of [`compact`](Store::compact). The old key stays valid.
     ///
     /// ```
     /// # use backupy_state::{AgentKey, Error, Store};
@@ -73,15 +79,15 @@ impl Store {
         self.compactor.rekey(key)
     }
 
-    /// Writes a compact, consistent copy of the store to a new file, under the same key, while writers go on. On return it is
-    /// durable. The path means what it says: no extension is added.
+    /// Writes a compact, consistent copy of the store to a new file under the same key, while other threads read
+    /// and write. On return the copy is durable. No extension is added to `path`.
     ///
-    /// The copy is of the same generation as the store. Put in the store's place, it is an older state like any other
-    /// backup.
+    /// The copy has the generation of the store. It is a store of its own; after the original has been written to
+    /// again, it is an older state, which [`expect_at_least`](crate::OpenOptions::expect_at_least) can detect.
     ///
     /// # Errors
-    /// [`Invalid`](crate::Error::Invalid) when something stands at the path already, of which nothing is changed, or when it is
-    /// the store's own with `.new` behind it, which the next open removes. And as [`compact`](Store::compact).
+    /// [`Error::Invalid`] if there is a file at `path`, which is not changed, or if `path` is the store's own path
+    /// followed by `.new`, which the next open would remove. Also those of [`compact`](Store::compact).
     ///
     /// ```
     /// # use backupy_state::{AgentKey, Snapshot, Store};
@@ -92,7 +98,7 @@ impl Store {
     /// let copy = folder.path().join("backup.db");
     /// store.backup(&copy)?;
     /// assert_eq!(Snapshot::open(&copy, &key)?.queue_depth(), 1);
-    /// assert!(store.backup(&copy).is_err()); // never over a file
+    /// assert!(store.backup(&copy).is_err()); // an existing file is never overwritten
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn backup(&self, path: impl AsRef<Path>) -> Result<()> {
@@ -100,10 +106,10 @@ impl Store {
     }
 
     pub(crate) fn copy_progress(&self) -> u64 {
-        self.compactor.checked()
+        self.compactor.read_back()
     }
 
-    /// What opening this store found and did.
+    /// Returns what opening this store found and did.
     ///
     /// ```
     /// # use backupy_state::{AgentKey, Store};
@@ -123,15 +129,16 @@ impl Store {
         &self.recovery
     }
 
-    /// Where the log ends, as far as it is durable: the anchor for
+    /// Returns the anchor of the last durable frame, for
     /// [`expect_at_least`](crate::OpenOptions::expect_at_least).
     ///
     /// ```
     /// # let folder = tempfile::tempdir()?;
-    /// # let store = backupy_state::Store::open(folder.path().join("state.db"), &backupy_state::AgentKey::new("key")?)?;
+    /// # let key = backupy_state::AgentKey::new("key")?;
+    /// # let store = backupy_state::Store::open(folder.path().join("state.db"), &key)?;
     /// store.record_heartbeat(1_700_000_000_000)?;
     /// let anchor = store.anchor().to_string();
-    /// // Give it to the server; see `Anchor` for the way back.
+    /// // Send it to the server; `Anchor` shows how to use it at the next start.
     /// # assert!(anchor.len() <= 107);
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
@@ -140,11 +147,12 @@ impl Store {
         self.shared.anchor()
     }
 
-    /// How large the store is, and of what.
+    /// Returns the sizes and counts of the store, and what compaction has done.
     ///
     /// ```
     /// # let folder = tempfile::tempdir()?;
-    /// # let store = backupy_state::Store::open(folder.path().join("state.db"), &backupy_state::AgentKey::new("key")?)?;
+    /// # let key = backupy_state::AgentKey::new("key")?;
+    /// # let store = backupy_state::Store::open(folder.path().join("state.db"), &key)?;
     /// store.enqueue_job("run-1", &[0; 1000])?;
     /// let stats = store.stats();
     /// assert_eq!((stats.jobs, stats.log_events), (1, 0));

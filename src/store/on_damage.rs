@@ -1,7 +1,8 @@
-//! What opening does about a damaged store: refuse it, or set it aside and go on with what is authentic.
+//! What opening does about a damaged store: refuse it, or quarantine it and continue with its authentic records.
 //!
-//! At no time is there no file under the store's name: a missing file would be taken for an empty store. So the damaged
-//! file gets a second name first, and the new one then takes the first name from it in one step:
+//! Implements *Salvage* of FORMAT.md, section 11, where a store is salvaged while it is opened. A file exists at
+//! the store's path after every step, since a missing file would be read as an empty store. So the damaged file
+//! gets its second name first, and then one rename gives its first name to the new log:
 //!
 //! | | step | crash after this step: the next open sees |
 //! |---|---|---|
@@ -20,7 +21,7 @@ use crate::repair::salvage::Source;
 use crate::storage::{full_or_io, paths};
 use crate::{AgentKey, Error, OnDamage, OpenOptions, Result, SalvageReport, events};
 
-/// Opens an existing store; a damaged one as the options say. The caller holds the lock.
+/// Opens an existing store; a damaged one as `options.on_damage` says. The caller holds the lock.
 pub(crate) fn open(options: &OpenOptions, path: &Path, key: &AgentKey) -> Result<Recovered> {
     let storage = &*options.storage;
     let open = || recovery::open(storage, path, key, options.queue_order, options.expected.as_ref());
@@ -28,7 +29,7 @@ pub(crate) fn open(options: &OpenOptions, path: &Path, key: &AgentKey) -> Result
         Err(error @ (Error::Corrupt { .. } | Error::Unauthentic { .. }))
             if options.on_damage == OnDamage::SetAside =>
         {
-            let salvaged = set_aside(options, path, key)?;
+            let salvaged = replace_damaged(options, path, key)?;
             events::damage_quarantined(path, &error, &salvaged);
             let mut recovered = open()?;
             recovered.report.salvaged = Some(salvaged);
@@ -38,16 +39,20 @@ pub(crate) fn open(options: &OpenOptions, path: &Path, key: &AgentKey) -> Result
     }
 }
 
-fn set_aside(options: &OpenOptions, path: &Path, key: &AgentKey) -> Result<SalvageReport> {
+/// Quarantines the damaged log and puts a salvaged one at its path, durably.
+fn replace_damaged(options: &OpenOptions, path: &Path, key: &AgentKey) -> Result<SalvageReport> {
     let storage = &options.storage;
     let source = Source::open(&**storage, path, key)?.expecting(options.expected);
     let (mut new, report) = source.copy_into(storage, key, path, Concurrency::Exclusive)?;
     storage
         .copy_owner_and_mode(path, new.temporary())
-        .map_err(|source| Error::io("keep the owner and mode of", path, source))?;
+        .map_err(|source| Error::io("copy the owner and mode of", path, source))?;
     let damaged = quarantine::quarantine_damaged(&**storage, path)?;
-    storage.rename(new.temporary(), path).map_err(full_or_io("put the salvaged log in the location of", path))?;
+    storage
+        .rename(new.temporary(), path)
+        .map_err(full_or_io("replace the damaged log with the salvaged one at", path))?;
     new.keep();
+    // Guards against a power cut that brings back the damaged log after calls on the new one were acknowledged.
     paths::sync_folder(&**storage, path)?;
     Ok(SalvageReport { from: damaged, ..report })
 }

@@ -1,4 +1,7 @@
-//! Opening a store.
+//! Opening a store: which file the path means, the lock, creation or recovery, and the change of key.
+//!
+//! The order of the steps is here. What each of them reads, and what it may change, is in `log/recovery.rs` and
+//! `on_damage.rs`.
 
 use std::path::Path;
 
@@ -9,21 +12,21 @@ use crate::storage::paths;
 use crate::{AgentKey, Error, OpenOptions, Result, events};
 
 impl OpenOptions {
-    /// Opens the store at `path`, creating and recovering it as needed. A path without extension gets `.db`; a
-    /// symbolic link at its end is followed.
+    /// Opens the store at `path`, creating or recovering it as needed. A path without an extension gets `.db`; if
+    /// the last component of the path is a symbolic link, the store is where it points.
     ///
-    /// When it returns, everything that [`Store::recovery`] reports as replayed is durable.
+    /// On return, everything that [`Store::recovery`] reports as replayed is durable.
     ///
     /// # Errors
-    /// - [`Error::Invalid`](crate::Error::Invalid): the path is empty or names no file.
-    /// - [`Error::NotFound`](crate::Error::NotFound): no file, and `create(false)`.
-    /// - [`Error::Locked`](crate::Error::Locked): another handle holds the store.
-    /// - [`Error::NotAStore`](crate::Error::NotAStore), [`Error::UnsupportedFormat`](crate::Error::UnsupportedFormat),
-    ///   [`Error::WrongKey`](crate::Error::WrongKey), [`Error::Corrupt`](crate::Error::Corrupt),
-    ///   [`Error::Unauthentic`](crate::Error::Unauthentic), [`Error::Stale`](crate::Error::Stale): what stands there; not a byte of it was changed.
-    /// - [`Error::Full`](crate::Error::Full): no space to create the store, to set a torn tail or a damaged log aside, or to put
-    ///   it under the new key.
-    /// - [`Error::Io`](crate::Error::Io): anything the operating system refused, such as a folder that is not there.
+    /// - [`Error::Invalid`]: the path is empty or names no file.
+    /// - [`Error::NotFound`]: there is no file, and `create(false)` was set.
+    /// - [`Error::Locked`]: another handle holds the store.
+    /// - [`Error::NotAStore`], [`Error::UnsupportedFormat`], [`Error::WrongKey`], [`Error::Corrupt`],
+    ///   [`Error::Unauthentic`], [`Error::Stale`]: the file at the path cannot be used. Not a byte of it was
+    ///   changed.
+    /// - [`Error::Full`]: the disk has no space to create the store, to quarantine a torn tail or a damaged log,
+    ///   or to rewrite the log under the new key.
+    /// - [`Error::Io`]: the operating system refused an operation, for instance because the folder does not exist.
     ///
     /// ```
     /// # use backupy_state::{AgentKey, Error, OpenOptions};
@@ -43,7 +46,7 @@ impl OpenOptions {
 }
 
 impl Store {
-    pub(crate) fn open_with(options: &OpenOptions, path: &Path, key: &AgentKey) -> Result<Store> {
+    fn open_with(options: &OpenOptions, path: &Path, key: &AgentKey) -> Result<Store> {
         let opened = Store::open_silently(options, path, key);
         match &opened {
             Ok(store) => events::opened(store.path(), &store.recovery),
@@ -55,7 +58,7 @@ impl Store {
     fn open_silently(options: &OpenOptions, path: &Path, key: &AgentKey) -> Result<Store> {
         let storage = &*options.storage;
         let path = paths::resolve(storage, path)?;
-        // Before the lock: its file would be left behind.
+        // Checked before the lock is taken, or a failed open would leave a lock file where there is no store.
         let may_be_missing = options.create || options.expected.is_some();
         if !paths::is_file(storage, &path)? && !may_be_missing {
             return Err(Error::NotFound { path });
@@ -72,7 +75,7 @@ impl Store {
     }
 }
 
-/// Opens what stands at the path, or creates it. Also returns the key that it is under.
+/// Opens the log at `path` or creates it. Also returns the key that opens it: `key` or the previous one.
 fn open_or_create<'a>(
     options: &'a OpenOptions,
     path: &Path,
@@ -81,7 +84,7 @@ fn open_or_create<'a>(
     let (storage, order, expected) = (&*options.storage, options.queue_order, options.expected.as_ref());
     if !paths::is_file(storage, path)? {
         return match expected {
-            Some(_) => Err(Error::Stale { path: path.to_path_buf(), what: "there is no file at all" }),
+            Some(_) => Err(Error::Stale { path: path.to_path_buf(), what: "the file does not exist" }),
             None if options.create => Ok((recovery::create(storage, path, key, order)?, key)),
             None => Err(Error::NotFound { path: path.to_path_buf() }),
         };

@@ -1,6 +1,8 @@
-//! What the threads of an open store share: the writing end, the view, and the switch from one generation to the next.
+//! What the threads of an open store share: the log writer, the view that readers see, and the switch from one
+//! generation to the next.
 //!
-//! Two locks, always taken in this order: the log (one writer at a time), then the view (readers, briefly).
+//! There are two locks, always taken in this order: the log (held by one writer at a time, from its check to its
+//! frame), then the view (held briefly). A writer waits for its sync with neither of them held.
 
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -15,22 +17,23 @@ use crate::read::{self, Reader};
 use crate::storage::Storage;
 use crate::{Anchor, CompactionPolicy, Error, OpenOptions, QueueOrder, Result, Stats, events};
 
-/// An index, and the values it points to.
-pub(crate) struct View {
-    pub(crate) header: Header,
-    pub(crate) index: Index,
-    pub(crate) values: Arc<Values>,
-}
-
+/// The state of a store that its threads share.
 pub(crate) struct Shared {
     pub(crate) path: PathBuf,
     pub(crate) storage: Arc<dyn Storage>,
-    pub(crate) order: QueueOrder,
+    pub(crate) queue_order: QueueOrder,
     pub(crate) mmap: bool,
     policy: CompactionPolicy,
     compaction_due: AtomicBool,
     log: Mutex<LogWriter>,
     view: RwLock<View>,
+}
+
+/// What readers see of one generation: an index, and the values that its locations refer to.
+pub(crate) struct View {
+    pub(crate) header: Header,
+    pub(crate) index: Index,
+    pub(crate) values: Arc<Values>,
 }
 
 impl Shared {
@@ -39,7 +42,7 @@ impl Shared {
         Shared {
             path,
             storage: Arc::clone(&options.storage),
-            order: options.queue_order,
+            queue_order: options.queue_order,
             mmap: options.mmap,
             policy: options.compaction,
             compaction_due: AtomicBool::new(due),
@@ -57,7 +60,7 @@ impl Shared {
         !log.group_commit().has_failed() && self.policy.is_due_at_close(log.tip(), &self.view().index)
     }
 
-    /// Takes the writing end, if writing has not failed.
+    /// Takes the write lock. Fails if an earlier write or sync failed.
     pub(crate) fn write(&self) -> Result<WriteGuard<'_>> {
         let log = self.lock_log();
         if log.group_commit().has_failed() {
@@ -77,13 +80,13 @@ impl Shared {
     }
 
     pub(crate) fn stats(&self) -> Stats {
-        // Both under the log's lock: between the two, a compaction could switch the generation.
+        // The log stays locked while the view is read: else a compaction could switch generations in between.
         let log = self.lock_log();
         let view = self.view();
         read::stats(&view.index, view.header.id.generation, log.tip(), log.allocated())
     }
 
-    fn note_due(&self, log: &LogWriter, index: &Index) {
+    fn update_compaction_due(&self, log: &LogWriter, index: &Index) {
         let due = self.policy.is_due(log.tip(), log.allocated(), index);
         self.compaction_due.store(due, Ordering::Relaxed);
     }
@@ -101,11 +104,6 @@ impl Shared {
     }
 }
 
-/// A poisoned mutex is as good: no code of this crate panics under one halfway through a change.
-pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
 impl Reader for Shared {
     fn with_index<R>(&self, find: impl FnOnce(&Index) -> R) -> (R, Arc<Values>) {
         let view = self.view();
@@ -113,36 +111,44 @@ impl Reader for Shared {
     }
 }
 
-/// The writing end, held: from a call's first look at the index to its frame, no other call writes.
+/// The write lock: while it is held, no other call writes, so what a call finds in the index stays true until
+/// its frame is written.
 pub(crate) struct WriteGuard<'a> {
     shared: &'a Shared,
     pub(crate) log: MutexGuard<'a, LogWriter>,
 }
 
 impl WriteGuard<'_> {
-    /// Writes the changes as one record, shows them to readers, and lets the next writer in.
+    /// Writes the changes as one record, shows them to readers, and releases the lock. The record is not durable
+    /// yet.
     pub(crate) fn append(self, changes: &[Change<'_>]) -> Result<Pending> {
         Ok(self.append_counting(changes)?.0)
     }
 
-    /// As [`append`](Self::append); also returns how many of the puts replaced something.
+    /// Like [`append`](Self::append), but also returns how many of the puts replaced a value.
     pub(crate) fn append_counting(mut self, changes: &[Change<'_>]) -> Result<(Pending, usize)> {
         let written = self.log.append(changes).inspect_err(|error| events::failed(&self.shared.path, error))?;
         let operations = changes.iter().map(|change| change.operation);
         let mut view = self.shared.view_mut();
         let replaced = view.index.apply(operations, written.locations);
-        self.shared.note_due(&self.log, &view.index);
+        self.shared.update_compaction_due(&self.log, &view.index);
         Ok((written.pending, replaced))
     }
 
-    /// Goes on in the next generation, which holds all that this one does, durably. Returns what is to be dropped
-    /// when the lock is gone: closing a long file that has lost its name takes a while.
+    /// Switches to the next generation, which is durable and holds everything that this one does. Returns the old
+    /// parts for the caller to drop after the locks are released: closing a long file that has been unlinked is
+    /// slow.
     pub(crate) fn switch(mut self, log: LogWriter, view: View) -> (LogWriter, View) {
-        let mut shown = self.shared.view_mut();
+        let mut current_view = self.shared.view_mut();
         let old_log = std::mem::replace(&mut *self.log, log);
-        let old_view = std::mem::replace(&mut *shown, view);
-        self.shared.note_due(&self.log, &shown.index);
+        let old_view = std::mem::replace(&mut *current_view, view);
+        self.shared.update_compaction_due(&self.log, &current_view.index);
         old_log.group_commit().supersede();
         (old_log, old_view)
     }
+}
+
+/// Locks a mutex, poisoned or not: no code of this crate can panic halfway through a change under one.
+pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -34,7 +34,7 @@ func deviceBytes(folder string, _ bool) figure {
 	return figure{"ratio": (bytesWritten(folder) - before) / (calls["count"] * float64(len(payload)))}
 }
 
-// bytesWritten is how much the disk has written on which the folder lies, as in the Rust crate.
+// bytesWritten is how much was written to the disk that the folder is on, as in the Rust crate.
 func bytesWritten(folder string) float64 {
 	var stat syscall.Stat_t
 	check(syscall.Stat(folder, &stat))

@@ -1,6 +1,6 @@
-// The peer bbolt: the same works as in the Rust crate beside it, by the same names, one figure a process.
+// The peer bbolt: the same workloads as in the Rust crate next to it, by the same names, one figure per process.
 //
-//	peers-bbolt run WORK ENGINE FOLDER
+//	peers-bbolt run WORKLOAD ENGINE FOLDER
 //
 // Values are sealed with AES-256-GCM by the standard library.
 package main
@@ -15,7 +15,7 @@ import (
 
 type figure map[string]float64
 
-var works = map[string]func(folder string, batched bool) figure{
+var workloads = map[string]func(folder string, batched bool) figure{
 	"enqueue-512":       func(folder string, _ bool) figure { return enqueue(folder, 512, 500) },
 	"enqueue-8k":        func(folder string, _ bool) figure { return enqueue(folder, 8<<10, 250) },
 	"enqueue-8-threads": eightThreads,
@@ -40,14 +40,14 @@ var works = map[string]func(folder string, batched bool) figure{
 
 func main() {
 	switch args := os.Args[1:]; {
-	case len(args) == 4 && args[0] == "run" && works[args[1]] != nil:
-		line, err := json.Marshal(works[args[1]](args[3], args[2] == "bbolt Batch"))
+	case len(args) == 4 && args[0] == "run" && workloads[args[1]] != nil:
+		line, err := json.Marshal(workloads[args[1]](args[3], args[2] == "bbolt Batch"))
 		check(err)
 		fmt.Println(string(line))
 	case len(args) == 4 && args[0] == "prepare":
 		prepare(args[1], args[3])
 	default:
-		fmt.Fprintln(os.Stderr, "peers-bbolt run WORK ENGINE FOLDER")
+		fmt.Fprintln(os.Stderr, "usage: peers-bbolt run WORKLOAD ENGINE FOLDER")
 		os.Exit(2)
 	}
 }
@@ -61,12 +61,13 @@ func check(err error) {
 
 const (
 	short = 1500 * time.Millisecond
-	// Where what is measured includes what an engine does from time to time only.
+	// For workloads that include an engine's periodic work, such as compaction.
 	long     = 4 * time.Second
 	callsMin = 100
 )
 
-// timeCalls calls until there were count or the time is over: a slow disk must not make a run take an hour.
+// timeCalls stops after count calls or when the time is over, so that a slow disk does not make a run take an
+// hour.
 func timeCalls(count int, most time.Duration, call func(i int)) figure {
 	each := make([]time.Duration, 0, count)
 	begun := time.Now()
@@ -84,7 +85,12 @@ func timeCalls(count int, most time.Duration, call func(i int)) figure {
 func calls(each []time.Duration, took time.Duration) figure {
 	sort.Slice(each, func(a, b int) bool { return each[a] < each[b] })
 	percentile := func(n int) float64 { return each[(len(each)-1)*n/100].Seconds() }
-	return figure{"seconds": took.Seconds() / float64(len(each)), "p50": percentile(50), "p99": percentile(99), "count": float64(len(each))}
+	return figure{
+		"seconds": took.Seconds() / float64(len(each)),
+		"p50":     percentile(50),
+		"p99":     percentile(99),
+		"count":   float64(len(each)),
+	}
 }
 
 func average(count int, call func()) figure {

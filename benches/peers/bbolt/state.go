@@ -16,7 +16,7 @@ import (
 	bolt "go.etcd.io/bbolt"
 )
 
-// state is an agent's state in bbolt: a bucket for each kind, every value sealed and bound to its key.
+// state is an agent's state in bbolt: four buckets, every value sealed and bound to its key.
 type state struct {
 	db      *bolt.DB
 	update  func(func(*bolt.Tx) error) error
@@ -37,7 +37,7 @@ var (
 
 const nonceLen = 12
 
-// openState opens with bbolt's defaults, which sync each commit, and the faster of its two free lists.
+// openState uses bbolt's defaults, which sync each commit, with the faster of its two free lists.
 func openState(folder string) *state {
 	options := *bolt.DefaultOptions
 	options.FreelistType = bolt.FreelistMapType
@@ -63,7 +63,7 @@ func openState(folder string) *state {
 	check(err)
 	aead, err := cipher.NewGCM(block)
 	check(err)
-	// Nonces are fetched many at a time: a call of the system for each costs more than sealing.
+	// Nonces are fetched many at a time: a system call for each would cost more than sealing.
 	nonces := bufio.NewReaderSize(rand.Reader, 64*nonceLen)
 	return &state{db: db, update: db.Update, aead: aead, nonces: nonces}
 }
@@ -92,7 +92,7 @@ func (s *state) put(bucket, key, value []byte) {
 
 func (s *state) enqueue(id string, payload []byte) { s.put(bucketQueue, []byte(id), payload) }
 
-// enqueueAll puts the keys in order: out of order, each put moves what comes behind it.
+// enqueueAll sorts the keys: out of order, each put moves the keys after it.
 func (s *state) enqueueAll(first, end int, payload []byte) {
 	ids := make([]string, 0, end-first)
 	for i := first; i < end; i++ {

@@ -1,4 +1,4 @@
-//! What every engine can do, in the words of the store; and how the values of a peer are sealed.
+//! What every engine can do, in the store's terms, and how the values of a peer are sealed.
 
 use std::sync::{Mutex, PoisonError};
 
@@ -12,34 +12,34 @@ pub(crate) trait Engine: Send + Sync {
     fn enqueue_all(&self, jobs: &[Job]);
     fn ack(&self, run_id: &str);
     fn ack_all(&self, run_ids: &[String]);
-    /// Removes nothing.
+    /// Reads the first jobs without removing them; returns how many.
     fn dequeue(&self, count: usize) -> usize;
-    /// `None` where it takes longer the more jobs there are.
+    /// `None` if the time grows with the number of jobs.
     fn depth(&self) -> Option<u64>;
     fn save_config(&self, raw: &[u8]);
-    /// Its length.
+    /// Returns the configuration's length.
     fn load_config(&self) -> usize;
     fn heartbeat(&self, ts_ms: i64);
     fn log(&self, ts_ms: i64, payload: &[u8]);
-    /// The oldest log events, which are removed.
+    /// Reads and removes the oldest log events; returns how many.
     fn drain(&self, count: usize) -> usize;
-    /// Makes durable what was written while the engine was opened as [`Mode::Buffered`].
+    /// Makes the writes of [`Mode::Buffered`] durable.
     fn sync(&self);
-    /// What the engine wants to be called now and then, between the agent's calls.
+    /// Periodic maintenance, for engines whose users must call it.
     fn tidy(&self) {}
     fn close(self: Box<Self>);
 }
 
 pub(crate) type Job = (String, Vec<u8>);
 
-/// When a writing call returns.
+/// What a writing call promises when it returns.
 #[derive(Clone, Copy, PartialEq)]
 pub(crate) enum Mode {
-    /// When a power cut cannot take it back.
+    /// The data survives a power cut.
     Durable,
-    /// When the kernel has it.
+    /// The kernel has the data.
     Buffered,
-    /// The same, in a process that only prepares what another one opens.
+    /// As `Buffered`, in a process that only prepares what another process opens.
     Bulk,
 }
 
@@ -63,16 +63,16 @@ impl Table {
 pub(crate) type Key = Vec<u8>;
 pub(crate) type Value = Vec<u8>;
 
-/// What a peer does: bytes under keys, in order.
+/// What a peer offers: an ordered map from keys to values, both of them bytes.
 pub(crate) trait Kv: Send + Sync {
-    /// Whether a large transaction is faster with its keys in order.
+    /// Whether a large transaction is faster with sorted keys.
     const LIKES_ORDER: bool;
 
     /// One transaction.
     fn write(&self, table: Table, puts: Vec<(Key, Value)>, deletes: Vec<Key>);
     fn get(&self, table: Table, key: &[u8]) -> Option<Value>;
     fn first(&self, table: Table, count: usize) -> Vec<(Key, Value)>;
-    /// Exact, and as fast for many as for few; `None` where the engine has no such thing.
+    /// Exact and in constant time; `None` if the engine has no such call.
     fn count(&self, _table: Table) -> Option<u64> {
         None
     }
@@ -179,10 +179,10 @@ impl<K: Kv> Engine for Sealed<K> {
     }
 }
 
-/// AES-256-GCM: `ciphertext || tag || nonce`, so that opening leaves the value where it lies.
+/// AES-256-GCM as `ciphertext || tag || nonce`, so that a value can be decrypted in place.
 pub(crate) struct Cipher {
     cipher: Aes256Gcm,
-    /// From the system's generator, many at a time: a call for each costs as much as sealing does.
+    /// Fetched from the operating system many at a time: a call for each would cost as much as sealing.
     nonces: Mutex<Vec<[u8; NONCE_LEN]>>,
 }
 
@@ -205,7 +205,7 @@ impl Cipher {
         })
     }
 
-    /// Seals where it lies and returns the tag.
+    /// Encrypts in place and returns the tag.
     pub(crate) fn seal_in_place(&self, nonce: [u8; NONCE_LEN], aad: &[u8], value: &mut [u8]) -> [u8; TAG_LEN] {
         self.cipher.encrypt_inout_detached(&Nonce::from(nonce), aad, value.into()).unwrap().into()
     }
@@ -220,7 +220,7 @@ impl Cipher {
         sealed
     }
 
-    /// Opens it where it lies.
+    /// Decrypts in place.
     pub(crate) fn open(&self, aad: &[u8], mut sealed: Vec<u8>) -> Vec<u8> {
         let len = sealed.len() - TAG_LEN - NONCE_LEN;
         let (value, rest) = sealed.split_at_mut(len);
@@ -229,7 +229,7 @@ impl Cipher {
         sealed
     }
 
-    /// Opens a copy of it.
+    /// Decrypts a copy.
     pub(crate) fn open_copy(&self, aad: &[u8], sealed: &[u8]) -> Vec<u8> {
         let (value, rest) = sealed.split_at(sealed.len() - TAG_LEN - NONCE_LEN);
         let mut value = value.to_vec();

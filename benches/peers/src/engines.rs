@@ -13,7 +13,7 @@ mod store;
 
 pub(crate) use store::open as open_store;
 
-/// Opens an engine in a folder, and creates what is missing.
+/// Opens an engine in a folder and creates it if it is missing.
 pub(crate) fn open(name: &str, folder: &Path, mode: Mode) -> Box<dyn Engine> {
     match name {
         STORE | RING => Box::new(store::open(folder, mode)),
@@ -22,20 +22,20 @@ pub(crate) fn open(name: &str, folder: &Path, mode: Mode) -> Box<dyn Engine> {
         "SQLite" => Box::new(Sealed::new(sqlite::Sqlite::open(folder, mode))),
         "LMDB" => Box::new(Sealed::new(lmdb::Lmdb::open(folder, mode))),
         "raft-engine" => Box::new(Sealed::new(raft_engine::RaftEngine::open(folder, mode))),
-        _ => panic!("there is no engine {name}"),
+        _ => panic!("unknown engine: {name}"),
     }
 }
 
 pub(crate) const STORE: &str = "store";
-/// The store by the binary that was built with feature `ring`.
+/// The store, measured by the binary that was built with feature `ring`.
 pub(crate) const RING: &str = "store, ring";
-pub(crate) const FLOOR: &str = "floor";
+pub(crate) const BASELINE: &str = "baseline";
 /// Measured by the Go program in `bbolt/`.
 pub(crate) const BBOLT: &str = "bbolt";
-/// bbolt by `DB.Batch`, which lets concurrent calls share a transaction, and waits for them.
+/// bbolt with `DB.Batch`, which waits for concurrent calls and lets them share a transaction.
 pub(crate) const BBOLT_BATCH: &str = "bbolt Batch";
 
-/// Whether what is on the disk depends on how it was written, call by call.
+/// Whether the layout on the disk depends on how the data was split into calls.
 pub(crate) fn is_log(name: &str) -> bool {
     matches!(name, STORE | RING | "fjall" | "raft-engine")
 }

@@ -8,7 +8,7 @@ use serde_json::{Map, Value};
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Figure(pub(crate) BTreeMap<String, f64>);
 
-/// The field that works of time have: seconds a call, on average.
+/// The field of workloads that measure time: mean seconds per call.
 pub(crate) const SECONDS: &str = "seconds";
 
 impl Figure {
@@ -20,7 +20,7 @@ impl Figure {
         Figure::of(&[(SECONDS, took.as_secs_f64())])
     }
 
-    /// From the time that each call took, and all of them together.
+    /// From the time of each call and the total time.
     pub(crate) fn calls(mut each: Vec<Duration>, took: Duration) -> Self {
         each.sort_unstable();
         let percentile = |n: usize| each[(each.len() - 1) * n / 100].as_secs_f64();
@@ -44,7 +44,7 @@ impl Figure {
     }
 }
 
-/// Calls until there were `count` or the time is over: a slow disk must not make a run take an hour.
+/// Stops after `count` calls or when the time is over, so that a slow disk does not make a run take an hour.
 pub(crate) fn time_calls(count: usize, most: Duration, mut call: impl FnMut(usize)) -> Figure {
     let begun = Instant::now();
     let mut each = Vec::with_capacity(count);
@@ -60,6 +60,6 @@ pub(crate) fn time_calls(count: usize, most: Duration, mut call: impl FnMut(usiz
 }
 
 pub(crate) const SHORT: Duration = Duration::from_millis(1500);
-/// Where what is measured includes what an engine does from time to time only.
+/// For workloads that include an engine's periodic work, such as compaction.
 pub(crate) const LONG: Duration = Duration::from_secs(4);
 const CALLS_MIN: usize = 100;

@@ -1,14 +1,15 @@
-//! `RESULTS.md` and its charts: what was measured, what had to be reached, and whether it was.
+//! Writes `RESULTS.md` and its charts: the figures, the limits, and whether the limits are met.
 
 use std::fmt::Write;
 use std::fs;
 use std::path::Path;
 
-use crate::engines::{BBOLT, BBOLT_BATCH, FLOOR, RING, STORE};
+use crate::engines::{BASELINE, BBOLT, BBOLT_BATCH, RING, STORE};
 use crate::figure::SECONDS;
 use crate::limits::LIMITS;
-use crate::rounds::{Options, Results};
-use crate::works::{self, GROUPS, Work};
+use crate::options::Options;
+use crate::results::Results;
+use crate::workloads::{self, GROUPS, workload::Workload};
 
 mod charts;
 mod machine;
@@ -27,20 +28,21 @@ pub(crate) fn write(out: &Path, results: &Results, options: &Options, rounds: us
         writeln!(images, "![{alt}](charts/{name})\n").unwrap();
     }
     let head = format!(
-        "# The store beside its peers
+        "# The store compared with its peers
 
-Written by `benches/peers/run`, not by hand: {date}, {rounds} rounds.
+`benches/peers/run` writes this file: {date}, {rounds} rounds.
 
-Each figure is the median over the rounds. Each comes from a fresh process in a fresh folder; within a round all engines do
-the same work in turn. A ratio is taken within a round; what is shown is the median of the ratios, and in brackets the
-least and the most. Each call of a peer is durable when it returns, its values are sealed with AES-256-GCM (`aes-gcm`; bbolt's by
-Go's library), and it is set up as a careful user would: how, and why, is said at the top of its file in
-`benches/peers/src/engines/` and `benches/peers/bbolt/`.
+Each measurement runs in a fresh process and a fresh folder. In each round, all engines run the same workloads in
+turn. A figure is the median over the rounds. A ratio is computed within a round; the tables show the median ratio
+and, in brackets, the least and the greatest. Each call of a peer is durable when it returns, unless the table says
+*buffered*, and its values are sealed with AES-256-GCM: by `aes-gcm`, for bbolt by Go's library. Each peer is
+configured as a careful user would do it; how and why is explained in its file, in `benches/peers/src/engines/` or
+`benches/peers/bbolt/`.
 
-The floor is the plainest code that could do the work:
+The baseline is the simplest code that could do the same work:
 
-{floors}
-## Where
+{baselines}
+## Machine
 
 {machine}
 ## Versions
@@ -48,7 +50,7 @@ The floor is the plainest code that could do the work:
 {versions}
 ",
         date = options.date,
-        floors = floors(),
+        baselines = baselines(),
         machine = machine::describe(&options.work),
         versions = machine::versions(options),
     );
@@ -56,36 +58,38 @@ The floor is the plainest code that could do the work:
         .unwrap();
 }
 
-/// What the figures of the footprint do not say themselves.
+/// How the footprint is counted.
 fn footnotes(options: &Options) -> &'static str {
     match options.own_disk {
         Some(_) => {
-            "Memory is what the process holds for itself (`RssAnon`): pages of a mapped file are not in it. Device bytes are \
-             counted on a disk that nobody else writes to (a loop device), with the file system's journal.\n"
+            "Memory is the process's anonymous memory (`RssAnon`), without the pages of mapped files. Device \
+             bytes include the file system's journal. They are counted on a loop device that nothing else uses.\n"
         }
         None => {
-            "Memory is what the process holds for itself (`RssAnon`): pages of a mapped file are not in it. Device bytes are \
-             those of the whole disk, with the file system's journal and with what others wrote meanwhile.\n"
+            "Memory is the process's anonymous memory (`RssAnon`), without the pages of mapped files. Device \
+             bytes include the file system's journal and what other processes wrote to the disk meanwhile.\n"
         }
     }
 }
 
-/// One line for each floor, with the works that are measured against it.
-fn floors() -> String {
-    let works = works::all();
-    let mut floors: Vec<&str> = works.iter().map(|work| work.floor).filter(|floor| !floor.is_empty()).collect();
-    floors.dedup();
-    let line = |floor: &&str| {
-        let of: Vec<_> = works.iter().filter(|work| work.floor == *floor).map(|work| work.title).collect();
-        format!("- {floor}: {}\n", of.join("; "))
+/// One line for each baseline, with the workloads that it is for.
+fn baselines() -> String {
+    let workloads = workloads::all();
+    let mut baselines: Vec<&str> = workloads.iter().map(|workload| workload.baseline).collect();
+    baselines.retain(|baseline| !baseline.is_empty());
+    baselines.dedup();
+    let line = |baseline: &&str| {
+        let with_it = workloads.iter().filter(|workload| workload.baseline == *baseline);
+        let titles: Vec<_> = with_it.map(|workload| workload.title).collect();
+        format!("- {baseline}: {}\n", titles.join("; "))
     };
-    floors.iter().map(line).collect()
+    baselines.iter().map(line).collect()
 }
 
 pub(crate) fn tables(results: &Results) -> String {
     let mut text = limits(results);
-    for (title, works) in GROUPS {
-        text += &group(title, works, results);
+    for (title, workloads) in GROUPS {
+        text += &group(title, workloads, results);
     }
     text += &threads(results);
     text += &idle(results);
@@ -93,13 +97,15 @@ pub(crate) fn tables(results: &Results) -> String {
 }
 
 fn limits(results: &Results) -> String {
-    let mut text = "## What must be reached\n\nWhy a limit is missed: [README.md](README.md).\n\n| work | must reach | measured | |\n|---|---|---|---|\n".to_owned();
+    let mut text = "## Limits\n\n[README.md](README.md) explains why limits are missed.\n\n\
+                    | workload | limit | measured | |\n|---|---|---|---|\n"
+        .to_owned();
     let (mut met, mut measured) = (0, 0);
     for limit in LIMITS {
         let by = if limit.engine == STORE { String::new() } else { format!(" ({})", limit.engine) };
-        let title = works::by_name(limit.work).title;
+        let title = workloads::by_name(limit.workload).title;
         let (figure, verdict) = match limit.measured(results) {
-            None if !results.has(limit.work) => continue,
+            None if !results.has(limit.workload) => continue,
             None => ("not measured".to_owned(), "-"),
             Some(spread) => {
                 let is_met = limit.is_met(&spread);
@@ -115,43 +121,44 @@ fn limits(results: &Results) -> String {
     text
 }
 
-const COLUMNS: [&str; 9] = [STORE, RING, FLOOR, "raft-engine", "fjall", "LMDB", "redb", "SQLite", BBOLT];
+const COLUMNS: [&str; 9] = [STORE, RING, BASELINE, "raft-engine", "fjall", "LMDB", "redb", "SQLite", BBOLT];
 
-fn group(title: &str, works: &'static [Work], results: &Results) -> String {
+fn group(title: &str, workloads: &'static [Workload], results: &Results) -> String {
     let is_measured = |engine: &&'static str| {
-        works.iter().any(|work| results.spread((work.name, engine, Unit::of(work.name, results).field)).is_some())
+        let field = |workload: &Workload| Unit::of(workload.name, results).field;
+        workloads.iter().any(|workload| results.spread((workload.name, engine, field(workload))).is_some())
     };
     let columns: Vec<&'static str> = COLUMNS.into_iter().filter(is_measured).collect();
     if columns.is_empty() {
         return String::new();
     }
     let mut text =
-        format!("## {title}\n\n| work | {} | store / floor | store / best peer |\n", columns.join(" | "));
+        format!("## {title}\n\n| workload | {} | store / baseline | store / best peer |\n", columns.join(" | "));
     writeln!(text, "|---|{}", "---:|".repeat(columns.len() + 2)).unwrap();
-    for work in works.iter().filter(|work| results.has(work.name)) {
-        let unit = Unit::of(work.name, results);
-        let figure = |engine: &&'static str| match results.spread((work.name, engine, unit.field)) {
+    for workload in workloads.iter().filter(|workload| results.has(workload.name)) {
+        let unit = Unit::of(workload.name, results);
+        let figure = |engine: &&'static str| match results.spread((workload.name, engine, unit.field)) {
             Some(spread) => unit.show(spread.median),
             None => String::new(),
         };
         let figures: Vec<_> = columns.iter().map(figure).collect();
         let ratio = |other: Option<&'static str>| {
-            let spread = results.ratio((work.name, STORE, unit.field), (work.name, other?, unit.field))?;
+            let spread = results.ratio((workload.name, STORE, unit.field), (workload.name, other?, unit.field))?;
             let [median, least, most] = [spread.median, spread.least, spread.most].map(plain);
             Some(format!("{median} ({least} - {most})"))
         };
-        let floor = ratio(Some(FLOOR)).unwrap_or_default();
-        let peer = ratio(results.best_peer(work.name, unit.field)).unwrap_or_default();
-        writeln!(text, "| {} | {} | {floor} | {peer} |", work.title, figures.join(" | ")).unwrap();
+        let baseline = ratio(Some(BASELINE)).unwrap_or_default();
+        let peer = ratio(results.best_peer(workload.name, unit.field)).unwrap_or_default();
+        writeln!(text, "| {} | {} | {baseline} | {peer} |", workload.title, figures.join(" | ")).unwrap();
     }
     text + "\n"
 }
 
 fn threads(results: &Results) -> String {
-    let work = "enqueue-8-threads";
+    let workload = "enqueue-8-threads";
     let mut text = String::new();
     for engine in COLUMNS.iter().chain(&[BBOLT_BATCH]) {
-        let field = |field| results.spread((work, engine, field)).map(|spread| spread.median);
+        let field = |field| results.spread((workload, engine, field)).map(|spread| spread.median);
         let Some(seconds) = field(SECONDS) else { continue };
         let [p50, p99] = ["p50", "p99"].map(|name| units::time(field(name).unwrap_or_default()));
         writeln!(text, "| {engine} | {} | {p50} | {p99} |", units::count(seconds.recip())).unwrap();
@@ -159,8 +166,10 @@ fn threads(results: &Results) -> String {
     if text.is_empty() {
         return text;
     }
-    let head = "## Eight threads, each in durable enqueues of 512 B\n\n| | jobs a second | p50 of a call | p99 |\n|---|---:|---:|---:|\n";
-    let note = "\n`bbolt Batch` lets concurrent calls share a transaction (`DB.Batch`); in the line above it, and in the limit, each call is one of its own (`DB.Update`).\n\n";
+    let head = "## Durable enqueue of 512 B, eight threads\n\n\
+                | | jobs per second | p50 | p99 |\n|---|---:|---:|---:|\n";
+    let note = "\n`bbolt Batch` lets concurrent calls share a transaction (`DB.Batch`). In the row above it, \
+                and in the limit, each call has its own transaction (`DB.Update`).\n\n";
     format!("{head}{text}{note}")
 }
 

@@ -1,4 +1,4 @@
-//! Bar charts as SVG. They bring their own background, so that they can be read on a white page and on a dark one.
+//! Bar charts as SVG, with their own background: they are readable on light and dark pages.
 
 use std::fmt::Write;
 
@@ -7,7 +7,7 @@ pub(crate) struct Chart {
     pub(crate) panels: Vec<Panel>,
 }
 
-/// Bars to one scale.
+/// Bars that share one scale.
 pub(crate) struct Panel {
     pub(crate) title: &'static str,
     pub(crate) bars: Vec<Bar>,
@@ -24,14 +24,14 @@ pub(crate) struct Bar {
 #[derive(Clone, Copy)]
 pub(crate) enum Role {
     Store,
-    Floor,
+    Baseline,
     Peer,
 }
 
 const WIDTH: f64 = 760.0;
 const MARGIN: f64 = 24.0;
 const LABEL_WIDTH: f64 = 108.0;
-/// Beside the longest bar, for its value.
+/// To the right of the longest bar, for its value.
 const TEXT_WIDTH: f64 = 90.0;
 const BAR_MAX: f64 = WIDTH - 2.0 * MARGIN - LABEL_WIDTH - TEXT_WIDTH;
 const ROW_HEIGHT: f64 = 24.0;
@@ -44,8 +44,9 @@ impl Chart {
         let panels: Vec<&Panel> = self.panels.iter().filter(|panel| !panel.bars.is_empty()).collect();
         let height = HEAD + panels.iter().map(|panel| panel.height()).sum::<f64>() + MARGIN;
         let mut svg = format!(
-            "<svg xmlns=\"http://www.w3.org/2000/svg\" width=\"{WIDTH}\" height=\"{height}\" viewBox=\"0 0 {WIDTH} {height}\" \
-             font-family=\"system-ui, sans-serif\" font-size=\"13\" fill=\"#1f2933\" role=\"img\">\n\
+            "<svg xmlns=\"http://www.w3.org/2000/svg\" width=\"{WIDTH}\" height=\"{height}\" \
+             viewBox=\"0 0 {WIDTH} {height}\" font-family=\"system-ui, sans-serif\" font-size=\"13\" \
+             fill=\"#1f2933\" role=\"img\">\n\
              <title>{title}</title>\n\
              <rect x=\"0.5\" y=\"0.5\" width=\"{}\" height=\"{}\" rx=\"8\" fill=\"#fbfbf8\" stroke=\"#cbd2d9\"/>\n\
              <text x=\"{MARGIN}\" y=\"34\" font-size=\"16\" font-weight=\"600\">{title}</text>\n",
@@ -80,7 +81,7 @@ impl Panel {
         let most = self.bars.iter().map(|bar| bar.value).fold(f64::MIN_POSITIVE, f64::max);
         for (bar, row) in self.bars.iter().zip(0_u16..) {
             let y = top + self.head() + f64::from(row) * ROW_HEIGHT;
-            // Never so short that nothing is to be seen.
+            // Never too short to be seen.
             let width = (bar.value / most * BAR_MAX).max(1.0);
             let left = MARGIN + LABEL_WIDTH;
             let weight = if matches!(bar.role, Role::Store) { 600 } else { 400 };
@@ -106,7 +107,7 @@ impl Role {
     fn colour(self) -> &'static str {
         match self {
             Role::Store => "#1d6fd8",
-            Role::Floor => "#8a96a3",
+            Role::Baseline => "#8a96a3",
             Role::Peer => "#d9a441",
         }
     }

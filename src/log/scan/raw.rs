@@ -116,8 +116,8 @@ impl<'a> RawScanner<'a> {
             return Err(io::ErrorKind::UnexpectedEof.into());
         }
         let what = match frame::parse_header(self.window.bytes(self.offset, FRAME_HEADER_LEN)?, self.crc) {
-            ParsedFrameHeader::Impossible(what) => return Ok(Outcome::Tampered(what)),
-            ParsedFrameHeader::Header(header) => {
+            ParsedFrameHeader::Implausible(what) => return Ok(Outcome::Tampered(what)),
+            ParsedFrameHeader::Plausible(header) => {
                 let frame = self.window.bytes(self.offset, header.len as usize)?;
                 if header.body_checks(&frame[FRAME_HEADER_LEN..], self.crc) {
                     return Ok(if header.seq == self.seq + 1 {
@@ -128,7 +128,7 @@ impl<'a> RawScanner<'a> {
                 }
                 "the frame's body does not check"
             }
-            ParsedFrameHeader::None => "the frame's header does not check",
+            ParsedFrameHeader::Absent => "the frame's header does not check",
         };
         let until = self.last_nonzero_end()?;
         if until == self.offset {
@@ -193,7 +193,7 @@ impl<'a> RawScanner<'a> {
                 // An impossible header counts for nothing: in random bytes one CRC in 2^32 is right by chance.
                 let bytes = &bytes[candidate..];
                 if frame::may_be_header(bytes)
-                    && let ParsedFrameHeader::Header(header) = frame::parse_header(bytes, self.crc)
+                    && let ParsedFrameHeader::Plausible(header) = frame::parse_header(bytes, self.crc)
                     && is_wanted(&header)
                 {
                     return Ok(Some((at + candidate as u64, header)));

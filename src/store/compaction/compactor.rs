@@ -1,9 +1,4 @@
-//! Copying what is live into a new log file, beside running writers: compaction, new keys, backups.
-//!
-//! Implements *Compaction* of FORMAT.md. The old log is read frame by frame, and what is still live is packed into a new
-//! file under a new salt. What was written meanwhile is caught up with in rounds, each synced and read back; only the
-//! last and smallest one holds the writing end. Nothing of the old log is touched: until the rename, a failure costs
-//! the new file and nothing else.
+//! Starts and stops compactions, and owns the thread of an automatic one.
 
 use std::path::Path;
 use std::sync::atomic::Ordering;
@@ -15,7 +10,8 @@ use crate::log::writer::Release;
 use crate::store::shared::{Shared, lock};
 use crate::{AgentKey, CompactionReport, CompactionStats, Error, Result};
 
-/// Runs compactions, one at a time: on a thread of its own when one is due, or on the caller's.
+/// Runs one compaction, rekey or backup at a time: an automatic compaction on its own thread, the others on the
+/// caller's.
 pub(crate) struct Compactor {
     runner: Arc<Runner>,
     thread: Mutex<Option<JoinHandle<()>>>,
@@ -30,8 +26,9 @@ impl Compactor {
         self.runner.stats()
     }
 
-    pub(crate) fn checked(&self) -> u64 {
-        self.runner.progress.checked()
+    /// How many bytes of the new file have been read back.
+    pub(crate) fn read_back(&self) -> u64 {
+        self.runner.progress.read_back()
     }
 
     /// Starts a thread if a compaction is due, none is running, and the last failure is long enough ago.
@@ -40,7 +37,7 @@ impl Compactor {
         if !runner.shared.compaction_is_due() || runner.running.swap(true, Ordering::AcqRel) {
             return;
         }
-        if runner.is_pausing() {
+        if runner.is_backing_off() {
             runner.running.store(false, Ordering::Release);
             return;
         }
@@ -50,33 +47,33 @@ impl Compactor {
             for_thread.running.store(false, Ordering::Release);
         };
         match thread::Builder::new().name("state-compaction".to_owned()).spawn(run) {
-            // The one before has ended, or `running` would have been set.
+            // The previous thread is done: it clears `running` as its last step.
             Ok(thread) => drop(lock(&self.thread).replace(thread)),
             Err(source) => {
-                let error = Error::io("start a thread to compact", &runner.shared.path, source);
+                let error = Error::io("start the compaction thread of", &runner.shared.path, source);
                 runner.note(&Err(error));
                 runner.running.store(false, Ordering::Release);
             }
         }
     }
 
-    /// For a store that is being closed: ends what runs, and compacts a log of which next to nothing is live.
+    /// Stops a running compaction, and compacts the log if that is due before the store is closed.
     pub(crate) fn finish(&self) {
         self.stop();
         let runner = &self.runner;
-        if runner.shared.compaction_is_due_at_close() && !runner.is_pausing() {
+        if runner.shared.compaction_is_due_at_close() && !runner.is_backing_off() {
             runner.progress.set_stopping(false);
-            // Where it fails, the log is closed as it is.
+            // If it fails, the old log is closed instead.
             let _ = runner.run(&lock(&runner.key), Release::AllButReserve);
             runner.progress.set_stopping(true);
         }
     }
 
-    /// Ends a compaction that runs on its own thread, and waits for the thread to be gone.
+    /// Stops a compaction that runs on its own thread, and waits for the thread to end.
     fn stop(&self) {
         self.runner.progress.set_stopping(true);
         if let Some(thread) = lock(&self.thread).take() {
-            // It cannot have panicked without a bug; closing the store matters more than its message.
+            // A panic there would be a bug, but closing the store matters more than reporting it.
             let _ = thread.join();
         }
     }

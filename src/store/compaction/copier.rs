@@ -1,11 +1,10 @@
-//! Taking over what is live, while it is being written to.
+//! Copies the live records of a log into a new one while other threads write to it.
 
 use std::path::Path;
 use std::sync::Arc;
 
 use super::progress::Progress;
 use crate::crypto::seal::GenerationId;
-use crate::crypto::secret_vec::SecretVec;
 use crate::format::bucket::Bucket;
 use crate::format::header::Header;
 use crate::format::location::{Location, ValueCursor};
@@ -19,17 +18,17 @@ use crate::read::Reader;
 use crate::store::shared::Shared;
 use crate::{AgentKey, Error, Result};
 
-/// A new log, and how far the old one was taken over into it.
+/// A new log, and the position up to which the old one has been copied into it.
 pub(super) struct Copier<'a> {
     shared: &'a Shared,
     progress: &'a Progress,
     old: Arc<Values>,
-    taken: LogPosition,
+    copied: LogPosition,
     pub(super) new: LogBuilder,
 }
 
 impl<'a> Copier<'a> {
-    /// Of what will be called `path`.
+    /// Creates the new log at `<path>.new`.
     pub(super) fn create(
         shared: &'a Shared,
         progress: &'a Progress,
@@ -39,19 +38,19 @@ impl<'a> Copier<'a> {
     ) -> Result<Self> {
         let Header { id, authenticator, .. } = shared.header();
         let old = shared.with_index(|_| ()).1;
-        progress.set_checked(0);
-        let new =
-            LogBuilder::create(&shared.storage, path, &GenerationId { generation, ..id }, key, shared.order)?;
-        Ok(Copier { shared, progress, old, taken: LogPosition::first(&authenticator), new })
+        progress.reset();
+        let id = GenerationId { generation, ..id };
+        let new = LogBuilder::create(&shared.storage, path, &id, key, shared.queue_order)?;
+        Ok(Copier { shared, progress, old, copied: LogPosition::first(&authenticator), new })
     }
 
-    /// Takes over what was written so far, in rounds, until little is left or writers are as fast as this is.
+    /// Copies what has been written so far, in rounds, until little is left or writers are faster than the copy.
     pub(super) fn catch_up(&mut self) -> Result<()> {
         for _ in 0..ROUNDS_MAX {
             let tip = self.shared.write()?.log.tip();
-            let left = tip.end - self.taken.end;
-            self.take_until(tip)?;
-            self.new.check(|offset| self.progress.reached(offset, &self.shared.path))?;
+            let left = tip.end - self.copied.end;
+            self.copy_until(tip)?;
+            self.new.check(|offset| self.progress.note_read_back(offset, &self.shared.path))?;
             if left <= LAST_ROUND_LEN {
                 break;
             }
@@ -59,40 +58,43 @@ impl<'a> Copier<'a> {
         Ok(())
     }
 
-    /// Takes over the rest, and puts a close frame behind it. Returns the length to use.
+    /// Copies the rest, up to `tip`, and ends the new log with a close frame. Returns the length of the new file.
     pub(super) fn finish(&mut self, tip: LogPosition) -> Result<u64> {
-        self.take_until(tip)?;
-        self.new.finish(|offset| self.progress.reached(offset, &self.shared.path))
+        self.copy_until(tip)?;
+        self.new.finish(|offset| self.progress.note_read_back(offset, &self.shared.path))
     }
 
-    /// Copies what is still live of the frames up to `tip`, and what they delete.
-    fn take_until(&mut self, tip: LogPosition) -> Result<()> {
+    /// Copies the live puts of the frames up to `tip`, and the deletes of keys that were copied before.
+    fn copy_until(&mut self, tip: LogPosition) -> Result<()> {
         let old = Arc::clone(&self.old);
-        let mut scan = Scanner::new(old.log(), Concurrency::Exclusive, self.taken)?;
+        let mut scan = Scanner::new(old.log(), Concurrency::Exclusive, self.copied)?;
         while scan.tip().seq < tip.seq {
             self.progress.check_not_stopping(&self.shared.path)?;
             match scan.next()? {
-                Scanned::Frame(frame) => self.take(&old, &frame)?,
+                Scanned::Frame(frame) => self.copy_frame(&old, &frame)?,
                 Scanned::End | Scanned::Torn { .. } => {
-                    return Err(Error::corrupt(old.path(), scan.tip().end, "frames that were written are gone"));
+                    let what = "frames that had been written are missing";
+                    return Err(Error::corrupt(old.path(), scan.tip().end, what));
                 }
             }
-            self.taken = scan.tip();
+            self.copied = scan.tip();
         }
         self.new.flush()
     }
 
-    fn take(&mut self, old: &Values, frame: &OpenFrame<'_>) -> Result<()> {
+    fn copy_frame(&mut self, old: &Values, frame: &OpenFrame<'_>) -> Result<()> {
         let Some(manifest) = frame.manifest else { return Ok(()) };
         let mut locations = ValueCursor::new(frame.offset, &frame.header);
         for operation in manifest.operations() {
             match locations.locate(&operation) {
-                // What is not live any more was replaced or deleted by a later frame, which comes over too.
-                Some(location) if self.is_current(&operation, location) => {
-                    let value = |bytes: &mut SecretVec| old.open_into(bytes, frame, location);
-                    self.new.add(&operation, |bytes| value(bytes).map_err(|error| about(error, &operation)))?;
+                // A put that is not live was replaced or deleted by a later frame, which is copied too.
+                Some(location) if self.is_live(&operation, location) => {
+                    self.new.add(&operation, |value| {
+                        old.open_into(value, frame, location).map_err(|error| name_job(error, &operation))
+                    })?;
                 }
-                // Of what came over in an earlier round. In this round, nothing that a frame of it deletes is current.
+                // A delete of a key that an earlier round copied. A put that this round finds deleted is not
+                // copied.
                 None if self.new.index.removes_any(&operation) => self.new.add(&operation, |_| Ok(()))?,
                 Some(_) | None => {}
             }
@@ -100,20 +102,21 @@ impl<'a> Copier<'a> {
         Ok(())
     }
 
-    fn is_current(&self, operation: &Operation<'_>, location: Location) -> bool {
-        let find = |index: &Index| index.get(operation.bucket, operation.key) == Some(location);
-        self.shared.with_index(find).0
+    fn is_live(&self, operation: &Operation<'_>, location: Location) -> bool {
+        let is_live = |index: &Index| index.get(operation.bucket, operation.key) == Some(location);
+        self.shared.with_index(is_live).0
     }
 }
 
-/// Until somebody acks the job whose payload was tampered with, no copy can be made.
-fn about(error: Error, operation: &Operation<'_>) -> Error {
+/// Names the job whose payload failed authentication: until it is acked, no copy can be made.
+fn name_job(error: Error, operation: &Operation<'_>) -> Error {
     match operation.bucket {
         Bucket::Queue => error.about_job(String::from_utf8_lossy(operation.key).into_owned()),
         _ => error,
     }
 }
 
+/// Bounds the rounds if writers are faster than the copy: the last round then copies all that is left.
 const ROUNDS_MAX: usize = 8;
-/// What the writing end may be held for: less than a millisecond's work.
+/// Writers wait during the last round: this much is copied in less than a millisecond.
 const LAST_ROUND_LEN: u64 = 64 << 10;

@@ -1,4 +1,4 @@
-//! How far a copy has got, and whether to give it up.
+//! How far a copy has got, and the request to stop it. Shared between the copying thread and the others.
 
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -8,11 +8,12 @@ use crate::{Error, Result};
 #[derive(Default)]
 pub(super) struct Progress {
     stopping: AtomicBool,
-    checked: AtomicU64,
+    /// How many bytes of the new file have been read back.
+    read_back: AtomicU64,
 }
 
 impl Progress {
-    /// Makes a running copy give up, or lets the next one run.
+    /// Stops a running copy, or lets the next one run.
     pub(super) fn set_stopping(&self, stopping: bool) {
         self.stopping.store(stopping, Ordering::Release);
     }
@@ -29,17 +30,18 @@ impl Progress {
         Ok(())
     }
 
-    /// Notes that the copy has been read back up to `offset`, for a progress bar.
-    pub(super) fn reached(&self, offset: u64, path: &Path) -> Result<()> {
-        self.set_checked(offset);
+    /// Notes that the new file has been read back up to `offset`. Fails while the store is being closed.
+    pub(super) fn note_read_back(&self, offset: u64, path: &Path) -> Result<()> {
+        self.read_back.store(offset, Ordering::Relaxed);
         self.check_not_stopping(path)
     }
 
-    pub(super) fn checked(&self) -> u64 {
-        self.checked.load(Ordering::Relaxed)
+    pub(super) fn read_back(&self) -> u64 {
+        self.read_back.load(Ordering::Relaxed)
     }
 
-    pub(super) fn set_checked(&self, offset: u64) {
-        self.checked.store(offset, Ordering::Relaxed);
+    /// Starts over, for a new file.
+    pub(super) fn reset(&self) {
+        self.read_back.store(0, Ordering::Relaxed);
     }
 }

@@ -1,4 +1,4 @@
-//! Runs one compaction, rekey or backup at a time, on whichever thread calls it.
+//! Runs one compaction, rekey or backup on the calling thread, and remembers how it ended.
 
 use std::path::Path;
 use std::sync::atomic::AtomicBool;
@@ -18,23 +18,21 @@ use crate::{AgentKey, CompactionReport, CompactionStats, Error, Result, events};
 
 pub(super) struct Runner {
     pub(super) shared: Arc<Shared>,
-    /// The agent key in force. Whoever holds it is the only one to compact.
+    /// The agent key of the store. Locked for as long as a copy runs, so that only one runs at a time.
     pub(super) key: Mutex<AgentKey>,
+    /// Whether the thread of an automatic compaction is running.
     pub(super) running: AtomicBool,
     pub(super) progress: Progress,
     history: Mutex<History>,
 }
 
-/// How it went so far.
+/// How compactions have ended so far.
 #[derive(Default)]
 struct History {
     stats: CompactionStats,
-    /// After a failure: not again before this moment, and twice as long after the next one.
-    pause: Option<(Instant, Duration)>,
+    /// After a failure: when the next automatic compaction may start, and how long the wait was.
+    backoff: Option<(Instant, Duration)>,
 }
-
-const PAUSE_MIN: Duration = Duration::from_secs(1);
-const PAUSE_MAX: Duration = Duration::from_secs(3600);
 
 impl Runner {
     pub(super) fn new(shared: Arc<Shared>, key: AgentKey) -> Self {
@@ -53,11 +51,13 @@ impl Runner {
 
     pub(super) fn run_automatic(&self) {
         let key = lock(&self.key);
+        // Checked again: another compaction may have run while this one waited for the key.
         if self.shared.compaction_is_due() && !self.progress.is_stopping() {
             let _ = self.run(&key, Release::AllButReserve);
         }
     }
 
+    /// Compacts the log, into a new one under `key`. On return the new log is durable.
     pub(super) fn run(&self, key: &AgentKey, release: Release) -> Result<CompactionReport> {
         let done = match self.replace_log(key) {
             Err(full @ Error::Full { .. }) => self.run_with_less_preallocated(key, release, full),
@@ -69,7 +69,8 @@ impl Runner {
         done
     }
 
-    /// Gives space ahead back to the full disk, and tries again. It stays `full` where there is none to give.
+    /// Gives preallocated space back to the full disk and tries again. Returns `full` if there is no space to give
+    /// back.
     fn run_with_less_preallocated(
         &self,
         key: &AgentKey,
@@ -86,23 +87,24 @@ impl Runner {
         done
     }
 
-    /// Makes the next generation and puts it in the place of this one.
+    /// Writes the next generation and replaces the log with it.
     fn replace_log(&self, key: &AgentKey) -> Result<CompactionReport> {
         let started = Instant::now();
+        // A store that has failed is not compacted.
         drop(self.shared.write()?);
-        let mut copy = self.begin_next_generation(key)?;
-        copy.catch_up()?;
+        let mut copier = self.begin_next_generation(key)?;
+        copier.catch_up()?;
         let guard = self.shared.write()?;
         let bytes_before = guard.log.tip().end;
-        let file_len = copy.finish(guard.log.tip())?;
-        self.put_in_place(&mut copy, &guard)?;
+        let file_len = copier.finish(guard.log.tip())?;
+        self.rename_over_log(&mut copier, &guard)?;
         let report = CompactionReport {
-            generation: copy.new.header.id.generation,
+            generation: copier.new.header.id.generation,
             bytes_before,
-            bytes_after: copy.new.log.tip().end,
+            bytes_after: copier.new.log.tip().end,
             took: started.elapsed(),
         };
-        self.switch_to(&mut copy, guard, file_len);
+        self.switch_to(&mut copier, guard, file_len);
         Ok(report)
     }
 
@@ -110,37 +112,38 @@ impl Runner {
         let Shared { path, storage, .. } = &*self.shared;
         paths::remove_leftovers(&**storage, path)?;
         let generation = self.shared.header().id.generation + 1;
-        let copy = Copier::create(&self.shared, &self.progress, path, generation, key)?;
+        let copier = Copier::create(&self.shared, &self.progress, path, generation, key)?;
         storage
-            .copy_owner_and_mode(path, copy.new.temporary())
-            .map_err(|source| Error::io("keep the owner and mode of", path, source))?;
-        Ok(copy)
+            .copy_owner_and_mode(path, copier.new.temporary())
+            .map_err(|source| Error::io("copy the owner and mode of", path, source))?;
+        Ok(copier)
     }
 
-    /// Gives the new file the old one's name, durably.
-    fn put_in_place(&self, copy: &mut Copier<'_>, guard: &WriteGuard<'_>) -> Result<()> {
+    /// Renames the new file over the log, durably.
+    fn rename_over_log(&self, copier: &mut Copier<'_>, guard: &WriteGuard<'_>) -> Result<()> {
         let Shared { path, storage, .. } = &*self.shared;
-        let (same, _) = self.shared.with_index(|index| copy.new.index.is_same_size_as(index));
-        if !same {
-            let what = "the compacted log does not hold what the old one does; please report this";
+        let (same_size, _) = self.shared.with_index(|index| copier.new.index.is_same_size_as(index));
+        if !same_size {
+            let what = "the compacted log does not match the old one; this is a bug, please report it";
             return Err(Error::corrupt(path, 0, what));
         }
         if guard.log.group_commit().has_failed() {
             return Err(Error::Failed { path: path.clone() });
         }
         storage
-            .rename(copy.new.temporary(), path)
-            .map_err(storage::full_or_io("put the compacted log in the location of", path))?;
-        copy.new.keep();
-        // Nobody knows which of the two files a power cut would leave under the name.
+            .rename(copier.new.temporary(), path)
+            .map_err(storage::full_or_io("replace the log with the compacted one at", path))?;
+        copier.new.keep();
+        // Guards against a power cut that brings the old log back after calls on the new one were acknowledged. If
+        // the sync fails, a power cut could leave either of the two files at the path, so writing ends.
         paths::sync_folder(&**storage, path)
             .inspect_err(|_| guard.log.group_commit().fail(&std::io::ErrorKind::Other.into()))
     }
 
-    fn switch_to(&self, copy: &mut Copier<'_>, guard: WriteGuard<'_>, file_len: u64) {
-        let LogBuilder { log, file, header, index, .. } = &mut copy.new;
-        let mut index = std::mem::replace(index, Index::new(self.shared.order));
-        // A batch that was peeked before names its events by their ordinals.
+    fn switch_to(&self, copier: &mut Copier<'_>, guard: WriteGuard<'_>, file_len: u64) {
+        let LogBuilder { log, file, header, index, .. } = &mut copier.new;
+        let mut index = std::mem::replace(index, Index::new(self.shared.queue_order));
+        // A batch that was peeked before the compaction names its events by their ordinals, so none may be reused.
         self.shared.with_index(|old| index.continue_ordinals_from(old));
         let values = Arc::new(Values::new(Arc::clone(file), self.shared.mmap));
         let view = View { header: *header, index, values };
@@ -148,20 +151,23 @@ impl Runner {
         drop(guard.switch(log, view));
     }
 
-    /// Makes a copy of this generation under another name.
+    /// Copies the live records into a new file at `path`, with the generation of the store.
     pub(super) fn backup(&self, path: &Path, key: &AgentKey) -> Result<()> {
+        // A store that has failed is not backed up.
         drop(self.shared.write()?);
         let target = paths::free_target(&*self.shared.storage, &self.shared.path, path)?;
-        let mut copy =
-            Copier::create(&self.shared, &self.progress, &target, self.shared.header().id.generation, key)?;
-        copy.catch_up()?;
-        // Held to the end: what is replaced behind the tip meanwhile would be left out with nothing in its place.
+        let generation = self.shared.header().id.generation;
+        let mut copier = Copier::create(&self.shared, &self.progress, &target, generation, key)?;
+        copier.catch_up()?;
+        // Held until the copy is complete: a value that is replaced meanwhile would be missing from the backup,
+        // since the old put is skipped as dead, and the new one is after the tip.
         let guard = self.shared.write()?;
-        copy.finish(guard.log.tip())?;
+        copier.finish(guard.log.tip())?;
         drop(guard);
-        copy.new.name(&target, "name the backup")
+        copier.new.name(&target, "create the backup")
     }
 
+    /// Records how a compaction ended. Each failure in a row doubles the wait before the next automatic one.
     pub(super) fn note(&self, done: &Result<CompactionReport>) {
         let mut history = self.history();
         match done {
@@ -169,24 +175,27 @@ impl Runner {
                 events::compacted(&self.shared.path, report);
                 history.stats.completed += 1;
                 history.stats.last_error = None;
-                history.pause = None;
+                history.backoff = None;
             }
             Err(error) => {
                 events::compaction_failed(&self.shared.path, error);
                 history.stats.failed += 1;
                 history.stats.last_error = Some(error.to_string());
-                let pause = history.pause.map_or(PAUSE_MIN, |(_, pause)| (pause * 2).min(PAUSE_MAX));
-                history.pause = Some((Instant::now() + pause, pause));
+                let wait = history.backoff.map_or(BACKOFF_MIN, |(_, wait)| (wait * 2).min(BACKOFF_MAX));
+                history.backoff = Some((Instant::now() + wait, wait));
             }
         }
     }
 
-    /// Whether the last failure was too short a time ago.
-    pub(super) fn is_pausing(&self) -> bool {
-        self.history().pause.is_some_and(|(until, _)| Instant::now() < until)
+    /// Whether the last compaction failed so recently that no automatic one may start.
+    pub(super) fn is_backing_off(&self) -> bool {
+        self.history().backoff.is_some_and(|(until, _)| Instant::now() < until)
     }
 
     fn history(&self) -> MutexGuard<'_, History> {
         lock(&self.history)
     }
 }
+
+const BACKOFF_MIN: Duration = Duration::from_secs(1);
+const BACKOFF_MAX: Duration = Duration::from_secs(3600);

@@ -15,7 +15,7 @@ pub(crate) struct Fjall {
 
 impl Fjall {
     pub(crate) fn open(folder: &Path, mode: Mode) -> Self {
-        // What is sealed does not compress: trying costs time only.
+        // Sealed values do not compress: trying would only cost time.
         let options =
             || KeyspaceCreateOptions::default().data_block_compression_policy(CompressionPolicy::disabled());
         let database = Database::builder(folder.join("state.fjall"))
@@ -32,7 +32,7 @@ impl Kv for Fjall {
 
     fn write(&self, table: Table, puts: Vec<(Key, Value)>, deletes: Vec<Key>) {
         let keyspace = &self.keyspaces[table as usize];
-        // fdatasync: all that a journal needs. In its buffered mode the kernel has it when `commit` returns.
+        // SyncData is an fdatasync, which is enough for a journal. Buffer hands the data to the kernel.
         let persist = if self.mode == Mode::Durable { PersistMode::SyncData } else { PersistMode::Buffer };
         let mut batch = self.database.batch().durability(Some(persist));
         for (key, value) in puts {

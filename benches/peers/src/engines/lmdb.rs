@@ -1,5 +1,5 @@
-//! LMDB, by way of heed: a memory-mapped B-tree that is copied on write.
-#![allow(unsafe_code, reason = "mapping a file is unsafe; nobody else changes it")]
+//! LMDB, through heed: a memory-mapped, copy-on-write B-tree.
+#![allow(unsafe_code, reason = "mapping a file is unsafe; no other process changes it")]
 
 use std::path::Path;
 
@@ -13,14 +13,14 @@ pub(crate) struct Lmdb {
     databases: [Database<'static, Bytes, Bytes>; 4],
 }
 
-/// More than any work here needs; only what is used takes space.
+/// More than any workload needs. Unused space costs nothing.
 const MAP_SIZE: usize = 1 << 30;
 
 impl Lmdb {
     pub(crate) fn open(folder: &Path, mode: Mode) -> Self {
-        // Its default for durable calls: one fdatasync for the pages, and a synchronous write for the root.
+        // The default is durable: one fdatasync for the pages and a synchronous write for the root.
         let flags = if mode == Mode::Durable { EnvFlags::empty() } else { EnvFlags::NO_SYNC };
-        // SAFETY: the folder is of this process alone.
+        // SAFETY: the folder is used by this process alone, so the mapped file does not change under it.
         let env =
             unsafe { EnvOpenOptions::new().map_size(MAP_SIZE).max_dbs(4).flags(flags).open(folder) }.unwrap();
         let transaction = env.write_txn().unwrap();

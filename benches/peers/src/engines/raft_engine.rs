@@ -1,4 +1,4 @@
-//! raft-engine: a log that holds its keys and their values in memory, as TiKV keeps the state of its regions.
+//! raft-engine: a log with its keys and values in memory. TiKV keeps the state of its regions in it.
 
 use std::fs::{self, File};
 use std::path::Path;
@@ -18,14 +18,15 @@ impl RaftEngine {
     pub(crate) fn open(folder: &Path, mode: Mode) -> Self {
         let folder = folder.join("state.raft");
         let is_new = !folder.exists();
-        // It takes time and space, which a log that is only prepared to be opened does not need; what has it, keeps it.
+        // Prefilling takes time and space, and a log that is only prepared for another process does not need it. A
+        // log that has prefilled files keeps them.
         let prefill_for_recycle = if is_new { mode != Mode::Bulk } else { has_reserved_files(&folder) };
         let config = Config {
             dir: folder.to_str().unwrap().to_owned(),
-            // What is sealed does not compress.
+            // Sealed values do not compress.
             batch_compression_threshold: ReadableSize(0),
-            // Small files, written with zeros before they are used and used again when all in them is dead: a sync of
-            // space that was only allocated costs more.
+            // Small files, zeroed before use and recycled when all their data is dead: a sync of space that was
+            // only allocated costs more.
             target_file_size: ReadableSize(FILE_LEN),
             purge_threshold: ReadableSize(4 * FILE_LEN),
             enable_log_recycle: true,
@@ -35,7 +36,8 @@ impl RaftEngine {
         };
         let engine = Engine::open(config).unwrap();
         if is_new && prefill_for_recycle {
-            // The first file was not written before, so it is filled: from here on it is as in a log that has been in use.
+            // The first file is not prefilled. Filling it brings the log into the state of one that has been in
+            // use.
             for _ in 0..=FILE_LEN / (64 << 10) {
                 let mut filler = LogBatch::default();
                 filler.put(region(Table::Registry), b"filler".to_vec(), vec![7; 64 << 10]).unwrap();
@@ -57,7 +59,7 @@ fn has_reserved_files(folder: &Path) -> bool {
     files.any(|file| file.unwrap().path().extension().is_some_and(|extension| extension == "reserved"))
 }
 
-/// What raft-engine calls a region.
+/// The number of the region that a table is kept in.
 fn region(table: Table) -> u64 {
     table as u64 + 1
 }
@@ -97,7 +99,7 @@ impl Kv for RaftEngine {
         self.engine.write(&mut batch, true).unwrap();
     }
 
-    /// TiKV calls it from a timer, every ten seconds.
+    /// TiKV calls this every ten seconds, from a timer.
     fn tidy(&self) {
         self.engine.purge_expired_files().unwrap();
     }

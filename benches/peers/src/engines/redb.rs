@@ -1,4 +1,4 @@
-//! redb: a B-tree that is copied on write.
+//! redb: a copy-on-write B-tree.
 
 use std::path::Path;
 
@@ -35,7 +35,8 @@ impl Kv for Redb {
 
     fn write(&self, bucket: Table, puts: Vec<(Key, Value)>, deletes: Vec<Key>) {
         let mut transaction = self.database.begin_write().unwrap();
-        // Its default for durable calls: one sync a commit, and a checksum tells after a crash whether it was whole.
+        // The default is durable: one sync per commit, and a checksum shows after a crash whether the commit was
+        // complete.
         transaction
             .set_durability(if self.mode == Mode::Durable { Durability::Immediate } else { Durability::None })
             .unwrap();
@@ -71,7 +72,7 @@ impl Kv for Redb {
 
     fn sync(&self) {
         let mut transaction = self.database.begin_write().unwrap();
-        // Otherwise an open after a crash walks the whole tree.
+        // Otherwise an open after a crash reads the whole tree.
         transaction.set_quick_repair(true);
         transaction.commit().unwrap();
     }

@@ -8,14 +8,14 @@ use rusqlite::{Connection, OptionalExtension, params};
 
 use crate::engine::{Key, Kv, Mode, Table, Value};
 
-/// One connection behind a mutex: SQLite has one writer anyway.
+/// One connection, guarded by a mutex: SQLite allows only one writer anyway.
 pub(crate) struct Sqlite(Mutex<Connection>);
 
 impl Sqlite {
     pub(crate) fn open(folder: &Path, mode: Mode) -> Self {
         let is_new = !folder.join("state.sqlite").exists();
         let connection = Connection::open(folder.join("state.sqlite")).unwrap();
-        // One process holds it: no shared memory, no lock for each transaction.
+        // Only one process uses the database: no shared memory, and no lock for each transaction.
         connection.pragma_update(None, "locking_mode", "EXCLUSIVE").unwrap();
         connection.pragma_update(None, "journal_mode", "WAL").unwrap();
         if is_new && mode != Mode::Bulk {
@@ -27,7 +27,7 @@ impl Sqlite {
         connection.pragma_update(None, "mmap_size", 1 << 30).unwrap();
         connection.set_prepared_statement_cache_capacity(32);
         for table in Table::ALL {
-            // One tree and not two: with row ids, a commit in churn writes twice as much.
+            // One tree instead of two: with row ids, a commit in churn writes twice as much.
             let columns = "(key BLOB PRIMARY KEY, value BLOB NOT NULL) WITHOUT ROWID";
             connection.execute_batch(&format!("CREATE TABLE IF NOT EXISTS {} {columns}", table.name())).unwrap();
         }
@@ -39,8 +39,8 @@ impl Sqlite {
     }
 }
 
-/// A log that has been written back once is written from its start again, and a sync of it costs less than one of a file that
-/// grows: from here on it is as in a database that has been in use.
+/// Brings the write-ahead log into the state of a database that has been in use. After its first checkpoint the
+/// log is overwritten from its start, and a sync of it costs less than a sync of a growing file.
 fn use_up_log(connection: &Connection) {
     connection.pragma_update(None, "synchronous", "OFF").unwrap();
     connection.execute_batch("CREATE TABLE filler (value INTEGER)").unwrap();
@@ -52,7 +52,7 @@ fn use_up_log(connection: &Connection) {
     File::open(format!("{}-wal", connection.path().unwrap())).unwrap().sync_all().unwrap();
 }
 
-/// SQLite's default: when so many pages are in the log, they are written back.
+/// SQLite's default: a log of this many pages is checkpointed.
 const CHECKPOINT_PAGES: usize = 1000;
 
 impl Kv for Sqlite {

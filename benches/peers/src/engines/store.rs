@@ -1,4 +1,4 @@
-//! The store, as a user opens it: all defaults but what the work asks for.
+//! The store with default options, except for the durability that the workload asks for.
 
 use std::path::Path;
 

@@ -1,9 +1,9 @@
-//! Where it was measured, and what: in words, without the machine's name or paths.
+//! Describes the machine and the versions, without the machine's name or paths.
 
 use std::fs;
 use std::path::Path;
 
-use crate::rounds::Options;
+use crate::options::Options;
 
 pub(super) fn describe(work: &Path) -> String {
     let cpuinfo = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
@@ -17,7 +17,7 @@ pub(super) fn describe(work: &Path) -> String {
     let meminfo = fs::read_to_string("/proc/meminfo").unwrap_or_default();
     let memory = meminfo.split_whitespace().nth(1).and_then(|kib| kib.parse::<f64>().ok()).unwrap_or_default();
     let kernel = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
-    // What stands behind the second hyphen is a builder's own.
+    // The part after the hyphen is the distributor's.
     let kernel = kernel.trim().split('-').next().unwrap_or_default();
     let kind = if is_virtual { "a virtual machine, shared with others" } else { "shared with others" };
     format!(
@@ -27,16 +27,16 @@ pub(super) fn describe(work: &Path) -> String {
     )
 }
 
-/// The type of the mount that the folder lies on: the longest that leads to it.
+/// The file system of the folder: that of the longest mount point above it.
 fn file_system(folder: &Path) -> Option<String> {
     let folder = fs::canonicalize(folder).ok()?;
     let mounts = fs::read_to_string("/proc/mounts").ok()?;
     let words = mounts.lines().map(|line| line.split(' ').collect::<Vec<_>>());
-    let leads = words.filter(|words| words.get(1).is_some_and(|point| folder.starts_with(point)));
-    Some(leads.max_by_key(|words| words[1].len())?[2].to_owned())
+    let above = words.filter(|words| words.get(1).is_some_and(|point| folder.starts_with(point)));
+    Some(above.max_by_key(|words| words[1].len())?[2].to_owned())
 }
 
-/// Not on a disk: a sync does nothing there.
+/// Whether a sync of the folder does nothing.
 pub(crate) fn is_in_memory(folder: &Path) -> bool {
     file_system(folder).is_some_and(|name| name == "tmpfs" || name == "ramfs")
 }

@@ -1,9 +1,9 @@
-//! Figures as people read them: three digits and a unit.
+//! Formats figures with three digits and a unit.
 
 use crate::figure::SECONDS;
-use crate::rounds::Results;
+use crate::results::Results;
 
-/// What a work is measured in.
+/// What a workload is measured in.
 #[derive(Clone, Copy)]
 pub(super) struct Unit {
     pub(super) field: &'static str,
@@ -11,13 +11,13 @@ pub(super) struct Unit {
 }
 
 impl Unit {
-    pub(super) fn of(work: &str, results: &Results) -> Self {
+    pub(super) fn of(workload: &str, results: &Results) -> Self {
         let units = [
             Unit { field: SECONDS, show: time },
             Unit { field: "bytes", show: bytes },
             Unit { field: "ratio", show: plain },
         ];
-        let is_measured = |unit: &Unit| results.has_field(work, unit.field);
+        let is_measured = |unit: &Unit| results.has_field(workload, unit.field);
         units.into_iter().find(is_measured).unwrap_or(units[0])
     }
 
@@ -52,12 +52,12 @@ pub(super) fn count(value: f64) -> String {
     separated.into_iter().collect()
 }
 
-/// A small number of things, or the mean of two.
+/// A small count; it can be the mean of two.
 pub(super) fn few(value: f64) -> String {
     format!("{value}")
 }
 
-/// Three digits, or more where there are more before the point.
+/// Three digits, or all digits before the point if there are more.
 pub(super) fn plain(value: f64) -> String {
     match value.abs() {
         0.0 => "0".to_owned(),

@@ -1,60 +1,62 @@
-//! What an engine takes besides time: memory, writes to the device, space, threads.
+//! What an engine uses other than time: memory, device writes, disk space, threads.
 
 use std::path::Path;
 use std::time::Duration;
 
-use super::{LIVE, PAYLOAD, Work, churn_buffered, jobs, prepare_in_child, run_id};
+use super::workload::Workload;
 use crate::engine::Mode;
 use crate::engines::{self, BBOLT, STORE};
 use crate::figure::{Figure, LONG, time_calls};
+use crate::jobs::{LIVE, PAYLOAD, churn_buffered, jobs, run_id};
+use crate::prepare::prepare_in_child;
 use crate::process;
 
 const ENGINES: &[&str] = &[STORE, "raft-engine", "fjall", "LMDB", "redb", "SQLite", BBOLT];
 
-pub(crate) const WORKS: &[Work] = &[
-    Work {
+pub(crate) const WORKLOADS: &[Workload] = &[
+    Workload {
         name: "memory",
         title: "memory at 100,000 live jobs of 512 B",
-        floor: "",
+        baseline: "",
         engines: ENGINES,
         repeats: 1,
         measure: memory,
     },
-    Work {
+    Workload {
         name: "device",
-        title: "device bytes for each byte of payload, in churn",
-        floor: "",
+        title: "device bytes per byte of payload, churn",
+        baseline: "",
         engines: ENGINES,
         repeats: 1,
         measure: device_bytes,
     },
-    Work {
+    Workload {
         name: "file-5k",
-        title: "length of the files after 5,000 pairs, 100 live",
-        floor: "",
+        title: "file length after 5,000 jobs, 100 live",
+        baseline: "",
         engines: ENGINES,
         repeats: 1,
         measure: |name, folder| files_len(name, folder, 5_000),
     },
-    Work {
+    Workload {
         name: "file-50k",
-        title: "length of the files after 50,000 pairs, 100 live",
-        floor: "",
+        title: "file length after 50,000 jobs, 100 live",
+        baseline: "",
         engines: ENGINES,
         repeats: 1,
         measure: |name, folder| files_len(name, folder, 50_000),
     },
-    Work {
+    Workload {
         name: "idle",
         title: "an idle engine, 10 live jobs",
-        floor: "",
+        baseline: "",
         engines: &[STORE, "raft-engine", "fjall", "SQLite", BBOLT],
         repeats: 1,
         measure: idle,
     },
 ];
 
-/// What opening and a look at the first jobs make the process grow by.
+/// How much the process grows when it opens the engine and reads the first jobs.
 fn memory(name: &str, folder: &Path) -> Figure {
     prepare_in_child("live-100000", name, folder);
     let before = process::resident_anonymous_bytes();
@@ -65,10 +67,11 @@ fn memory(name: &str, folder: &Path) -> Figure {
     Figure::of(&[("bytes", grown)])
 }
 
-/// As the disk counts them, so with the file system's journal, and with what others write meanwhile. What the kernel counts
-/// for a process (`write_bytes`) is of no use where the page cache has large folios: it counts whole folios.
+/// The disk's own count, which includes the file system's journal and the writes of other processes. The kernel's
+/// count for one process (`write_bytes`) is useless where the page cache has large folios, because it counts whole
+/// folios.
 fn device_bytes(name: &str, folder: &Path) -> Figure {
-    // Those of the store that take it over a compaction.
+    // Enough for the store to compact at least once.
     const PAIRS: usize = 1500;
     let engine = engines::open(name, folder, Mode::Durable);
     engine.enqueue_all(&jobs(0..LIVE, &PAYLOAD));
@@ -85,12 +88,12 @@ fn device_bytes(name: &str, folder: &Path) -> Figure {
     Figure::of(&[("ratio", written / (calls.0["count"] * PAYLOAD.len() as f64))])
 }
 
-/// With the engine still open, as it is beside a running agent.
+/// Measured with the engine still open, as in a running agent.
 fn files_len(name: &str, folder: &Path, pairs: usize) -> Figure {
     let engine = engines::open(name, folder, Mode::Buffered);
     churn_buffered(&*engine, name, pairs);
     engine.sync();
-    // What the engine does about it in the background, it may.
+    // Gives the engine time to clean up in the background.
     std::thread::sleep(Duration::from_millis(200));
     let len = process::files_len(folder);
     engine.close();
@@ -105,7 +108,7 @@ fn idle(name: &str, folder: &Path) -> Figure {
     std::thread::sleep(Duration::from_millis(100));
     let before = process::voluntary_switches();
     std::thread::sleep(Duration::from_secs(2));
-    // This thread has slept once itself.
+    // This thread itself slept once.
     let switches = process::voluntary_switches() - before - 1.0;
     let threads = process::threads() - threads;
     engine.close();

@@ -1,72 +1,73 @@
-//! Calls that return when a power cut cannot take them back: beside as long a write to zeros that are on the disk already,
-//! and an fdatasync.
+//! Calls that are durable when they return. Baseline: a write of the same length over zeros that are already on
+//! the disk, and an fdatasync.
 
 use std::path::Path;
 use std::sync::Barrier;
 use std::time::{Duration, Instant};
 
-use super::{LIVE, PAYLOAD, Work, jobs, run_id};
+use super::workload::Workload;
+use crate::baseline::Appender;
 use crate::engine::{Engine, Mode};
-use crate::engines::{self, BBOLT, BBOLT_BATCH, FLOOR, STORE};
+use crate::engines::{self, BASELINE, BBOLT, BBOLT_BATCH, STORE};
 use crate::figure::{Figure, LONG, SHORT, time_calls};
-use crate::floor::Appender;
+use crate::jobs::{LIVE, PAYLOAD, jobs, run_id};
 
-const ENGINES: &[&str] = &[STORE, FLOOR, "raft-engine", "fjall", "LMDB", "redb", "SQLite", BBOLT];
+const ENGINES: &[&str] = &[STORE, BASELINE, "raft-engine", "fjall", "LMDB", "redb", "SQLite", BBOLT];
 const APPEND: &str = "append of one frame and fdatasync";
 
-pub(crate) const WORKS: &[Work] = &[
-    Work {
+pub(crate) const WORKLOADS: &[Workload] = &[
+    Workload {
         name: "enqueue-512",
         title: "durable enqueue, 512 B",
-        floor: APPEND,
+        baseline: APPEND,
         engines: ENGINES,
         repeats: 9,
         measure: |name, folder| enqueue(name, folder, 512, 500),
     },
-    Work {
+    Workload {
         name: "enqueue-8k",
         title: "durable enqueue, 8 KiB",
-        floor: APPEND,
+        baseline: APPEND,
         engines: ENGINES,
         repeats: 9,
         measure: |name, folder| enqueue(name, folder, 8 << 10, 250),
     },
-    Work {
+    Workload {
         name: "enqueue-8-threads",
         title: "durable enqueue, 512 B, 8 threads",
-        floor: "",
+        baseline: "",
         engines: &[STORE, "raft-engine", "fjall", "LMDB", "redb", "SQLite", BBOLT, BBOLT_BATCH],
         repeats: 2,
         measure: eight_threads,
     },
-    Work {
+    Workload {
         name: "heartbeat",
         title: "durable heartbeat",
-        floor: APPEND,
+        baseline: APPEND,
         engines: ENGINES,
         repeats: 9,
         measure: |name, folder| calls(name, folder, 250, |_| {}, |engine, i| engine.heartbeat(i as i64)),
     },
-    Work {
+    Workload {
         name: "log",
         title: "durable log append, 512 B",
-        floor: APPEND,
+        baseline: APPEND,
         engines: ENGINES,
         repeats: 9,
         measure: |name, folder| calls(name, folder, 250, |_| {}, |engine, i| engine.log(i as i64, &PAYLOAD)),
     },
-    Work {
+    Workload {
         name: "drain",
         title: "durable drain of 100 log events",
-        floor: APPEND,
+        baseline: APPEND,
         engines: ENGINES,
         repeats: 3,
         measure: drain,
     },
-    Work {
+    Workload {
         name: "churn",
         title: "churn, each enqueue or ack, 100 live",
-        floor: APPEND,
+        baseline: APPEND,
         engines: ENGINES,
         repeats: 3,
         measure: churn,
@@ -80,12 +81,12 @@ fn calls(
     prepare: impl Fn(&dyn Engine),
     call: impl Fn(&dyn Engine, usize),
 ) -> Figure {
-    if name == FLOOR {
+    if name == BASELINE {
         return Appender::frame_of(folder, prepare, |engine| call(engine, 0)).time(folder, count, SHORT);
     }
     let engine = engines::open(name, folder, Mode::Durable);
     prepare(&*engine);
-    // The first call pays for what all later ones find.
+    // The first call sets up what all later ones reuse.
     call(&*engine, count);
     let figure = time_calls(count, SHORT, |i| call(&*engine, i));
     engine.close();
@@ -97,13 +98,13 @@ fn enqueue(name: &str, folder: &Path, len: usize, count: usize) -> Figure {
     calls(name, folder, count, |_| {}, |engine, i| engine.enqueue(&run_id(i), &payload))
 }
 
-/// Every drain takes a hundred events out, which were put in beforehand, not durably and not in the time.
+/// Each drain removes a hundred events. They were appended before the measurement, without durability.
 fn drain(name: &str, folder: &Path) -> Figure {
     const DRAINS: usize = 40;
     const EVENTS: usize = 100;
     let append = |engine: &dyn Engine, count| (0..count).for_each(|i| engine.log(i as i64, &PAYLOAD));
     let drain = |engine: &dyn Engine| assert_eq!(engine.drain(EVENTS), EVENTS);
-    if name == FLOOR {
+    if name == BASELINE {
         return Appender::frame_of(folder, |engine| append(engine, EVENTS), drain).time(folder, DRAINS, SHORT);
     }
     let engine = engines::open(name, folder, Mode::Buffered);
@@ -123,7 +124,7 @@ fn churn(name: &str, folder: &Path) -> Figure {
             engine.ack(&run_id(i / 2));
         }
     };
-    if name == FLOOR {
+    if name == BASELINE {
         let fill = |engine: &dyn Engine| engine.enqueue(&run_id(0), &PAYLOAD);
         let enqueue = Appender::frame_of(folder, |_| {}, |engine| engine.enqueue(&run_id(0), &PAYLOAD));
         let ack = Appender::frame_of(folder, fill, |engine| engine.ack(&run_id(0)));
@@ -141,7 +142,7 @@ fn churn(name: &str, folder: &Path) -> Figure {
     figure
 }
 
-/// Until the time is over, so that no thread waits for the last ones.
+/// Each thread runs until the time is over, so that none waits for the slowest.
 fn eight_threads(name: &str, folder: &Path) -> Figure {
     const THREADS: usize = 8;
     const TIME: Duration = Duration::from_millis(800);

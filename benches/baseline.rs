@@ -1,8 +1,9 @@
-//! The store beside the floor: the same bytes by the plainest code that could do the work.
+//! The store compared with a baseline: the simplest code that could do the same work with as many bytes.
 //!
-//! Each figure is a ratio within a round, store and floor in turn, median over the rounds: the machine may be slow or
-//! shared, the ratio stays. `cargo bench --bench floor` runs all; a word behind `--` selects by name.
-#![allow(clippy::unwrap_used, reason = "a benchmark ends where something is not as it should be")]
+//! Store and baseline run in turn, and each figure is the median of the ratios of the rounds: it stays the same on
+//! a slow or shared machine. `cargo bench --bench baseline` runs all benchmarks; `-- WORD` those whose name
+//! contains WORD.
+#![allow(clippy::unwrap_used, reason = "a benchmark stops at the first failure")]
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -44,7 +45,7 @@ fn enqueue(store: &Store, i: usize) {
 /// A file of zeros, written and synced.
 fn zeros(path: &Path, len: usize) -> File {
     let file = File::options().read(true).write(true).create_new(true).open(path).unwrap();
-    // In pieces: one large write makes folios of 2 MiB, in which each small write costs three times as much.
+    // In pieces: one large write creates folios of 2 MiB, in which each small write costs three times as much.
     for at in (0..len).step_by(64 << 10) {
         file.write_all_at(&[0; 64 << 10], at as u64).unwrap();
     }
@@ -52,7 +53,7 @@ fn zeros(path: &Path, len: usize) -> File {
     file
 }
 
-/// What one enqueue of `PAYLOAD` takes in the log.
+/// The length of the frame that an enqueue of `PAYLOAD` writes.
 fn frame_len() -> usize {
     let folder = folder();
     let store = Store::open(folder.path().join("state.db"), &key()).unwrap();
@@ -61,7 +62,7 @@ fn frame_len() -> usize {
     usize::try_from(store.stats().log_len - before).unwrap()
 }
 
-/// Floor: pwrite and fdatasync of as many bytes, into zeros that were written and synced before.
+/// Baseline: pwrite and fdatasync of as many bytes, over zeros that were synced before.
 fn durable_enqueue() {
     const COUNT: usize = 2_000;
     let frame = vec![7; frame_len()];
@@ -70,18 +71,18 @@ fn durable_enqueue() {
         let store = Store::open(folder.path().join("state.db"), &key()).unwrap();
         time_each(COUNT, |i| enqueue(&store, i))
     };
-    let floor = || {
+    let baseline = || {
         let folder = folder();
-        let file = zeros(&folder.path().join("floor"), (COUNT + 1) * frame.len());
+        let file = zeros(&folder.path().join("baseline"), (COUNT + 1) * frame.len());
         time_each(COUNT, |i| {
             file.write_all_at(&frame, (i * frame.len()) as u64).unwrap();
             file.sync_data().unwrap();
         })
     };
-    compare(store, floor);
+    compare(store, baseline);
 }
 
-/// Here the floor is one thread of the store: a ratio of 0.33 is three times its throughput.
+/// Baseline: the store with one thread. A ratio of 0.33 is three times its throughput.
 fn eight_threads() {
     const COUNT: usize = 4_000;
     let with_threads = |threads: usize| {
@@ -103,7 +104,7 @@ fn eight_threads() {
     compare(|| with_threads(8), || with_threads(1));
 }
 
-/// Floor: seal, CRC and pwrite of as many bytes.
+/// Baseline: seal, CRC and pwrite of as many bytes.
 fn buffered_enqueue() {
     const COUNT: usize = 20_000;
     let len = frame_len();
@@ -113,9 +114,9 @@ fn buffered_enqueue() {
         let store = options.open(folder.path().join("state.db"), &key()).unwrap();
         time_each(COUNT, |i| enqueue(&store, i))
     };
-    let floor = || {
+    let baseline = || {
         let folder = folder();
-        let file = zeros(&folder.path().join("floor"), (COUNT + 1) * len);
+        let file = zeros(&folder.path().join("baseline"), (COUNT + 1) * len);
         let cipher = Aes256Gcm::new(&[7; 32].into());
         let mut frame = vec![7; len];
         time_each(COUNT, |i| {
@@ -126,10 +127,10 @@ fn buffered_enqueue() {
             file.write_all_at(&frame, (i * len) as u64).unwrap();
         })
     };
-    compare(store, floor);
+    compare(store, baseline);
 }
 
-/// Floor: read the file, check a CRC for each value, open each, fill a map with the payloads.
+/// Baseline: read the file, check the CRC of each value, decrypt it, and fill a map with the payloads.
 fn open() {
     const COUNT: usize = 10_000;
     let folder = folder();
@@ -139,7 +140,7 @@ fn open() {
     (0..COUNT).for_each(|i| enqueue(&store, i));
     store.close().unwrap();
 
-    let plain = folder.path().join("floor");
+    let plain = folder.path().join("baseline");
     let sealed = SealedValues::new(COUNT);
     let records = sealed.0.iter().enumerate().map(|(i, value)| [run_id(i).as_bytes(), value].concat());
     std::fs::write(&plain, records.collect::<Vec<_>>().concat()).unwrap();
@@ -150,7 +151,7 @@ fn open() {
         assert_eq!(store.queue_depth(), COUNT);
         took
     };
-    let floor = || {
+    let baseline = || {
         let begun = Instant::now();
         let bytes = std::fs::read(&plain).unwrap();
         let cipher = SealedValues::cipher();
@@ -166,10 +167,10 @@ fn open() {
         drop(black_box(jobs));
         took
     };
-    compare(store, floor);
+    compare(store, baseline);
 }
 
-/// Floor: open 100 values that lie in memory.
+/// Baseline: decrypt 100 values in memory.
 fn dequeue() {
     const COUNT: usize = 100;
     let folder = folder();
@@ -178,16 +179,16 @@ fn dequeue() {
     let sealed = SealedValues::new(COUNT);
     let cipher = SealedValues::cipher();
     let store = || time_each(1_000, |_| drop(black_box(store.dequeue_jobs(COUNT).unwrap())));
-    let floor = || {
+    let baseline = || {
         time_each(1_000, |_| {
             let open = |(i, value): (usize, &Vec<u8>)| SealedValues::open(&cipher, i, &value[4..]);
             drop(black_box(sealed.0.iter().enumerate().map(open).collect::<Vec<_>>()));
         })
     };
-    compare(store, floor);
+    compare(store, baseline);
 }
 
-/// What a fresh process grows by when it opens the store, as the kernel counts it; no ratio.
+/// How much a fresh process grows when it opens the store, as the kernel counts it. No ratio.
 fn memory() {
     const COUNT: usize = 100_000;
     let folder = folder();
@@ -201,7 +202,7 @@ fn memory() {
     println!("{}", String::from_utf8(child.stdout).unwrap().trim_end());
 }
 
-const MEMORY_CHILD: &str = "FLOOR_MEMORY_CHILD";
+const MEMORY_CHILD: &str = "BASELINE_MEMORY_CHILD";
 
 fn memory_child(path: &Path) {
     let before = resident_bytes();
@@ -216,7 +217,8 @@ fn resident_bytes() -> u64 {
     line.trim().trim_end_matches(" kB").parse::<u64>().unwrap() * 1024
 }
 
-/// `CRC || ciphertext || tag` of `PAYLOAD`, each under its own nonce, with as long associated data as in a frame.
+/// `CRC || ciphertext || tag` of `PAYLOAD`, each with its own nonce and with associated data as long as in a
+/// frame.
 struct SealedValues(Vec<Vec<u8>>);
 
 impl SealedValues {

@@ -1,4 +1,4 @@
-//! The floors: the plainest code that could do the same work.
+//! The baselines: the simplest code that could do the same work.
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -12,12 +12,12 @@ use backupy_state::Store;
 use crate::engine::{Cipher, Engine, Job, Mode};
 use crate::engines;
 use crate::figure::{Figure, SECONDS, time_calls};
-use crate::works::run_id;
+use crate::jobs::run_id;
 
 /// A file of zeros, written and synced.
 fn zeros(path: &Path, len: usize) -> File {
     let file = File::options().read(true).write(true).create_new(true).open(path).unwrap();
-    // In pieces: one large write makes folios of 2 MiB, in which each small write costs three times as much.
+    // In pieces: one large write creates folios of 2 MiB, in which each small write costs three times as much.
     for at in (0..len).step_by(64 << 10) {
         file.write_all_at(&[0; 64 << 10], at as u64).unwrap();
     }
@@ -25,9 +25,9 @@ fn zeros(path: &Path, len: usize) -> File {
     file
 }
 
-/// Appends as many bytes as the store's frames have, and syncs each.
+/// Appends as many bytes as the store's frames have, with a sync after each.
 pub(crate) struct Appender {
-    /// In turn.
+    /// Used in turn.
     frame_lens: Vec<usize>,
 }
 
@@ -48,7 +48,7 @@ impl Appender {
 
     pub(crate) fn time(self, folder: &Path, count: usize, most: Duration) -> Figure {
         let lens = &self.frame_lens;
-        let file = zeros(&folder.join("floor"), (count + 2) * lens.iter().sum::<usize>() / lens.len());
+        let file = zeros(&folder.join("baseline"), (count + 2) * lens.iter().sum::<usize>() / lens.len());
         let frame = vec![7; *lens.iter().max().unwrap()];
         let mut at = 0;
         time_calls(count, most, |i| {
@@ -60,7 +60,7 @@ impl Appender {
     }
 }
 
-/// Seals, checks and writes frames of the same length as the store's.
+/// Seals, checksums and writes frames of the same length as the store's.
 pub(crate) struct PlainLoop<'a> {
     folder: &'a Path,
     cipher: Cipher,
@@ -68,7 +68,7 @@ pub(crate) struct PlainLoop<'a> {
 }
 
 /// Where the value begins in the frame of one job.
-const HEAD_LEN: usize = 64;
+const VALUE_OFFSET: usize = 64;
 
 impl<'a> PlainLoop<'a> {
     pub(crate) fn new(folder: &'a Path) -> Self {
@@ -76,9 +76,9 @@ impl<'a> PlainLoop<'a> {
         PlainLoop { folder, cipher: Cipher::new(), frame_len: appender.frame_lens[0] }
     }
 
-    /// Each in a write of its own, not synced.
+    /// One write per frame, without a sync.
     pub(crate) fn one_by_one(self, count: usize) -> Figure {
-        let file = zeros(&self.folder.join("floor"), (count + 1) * self.frame_len);
+        let file = zeros(&self.folder.join("baseline"), (count + 1) * self.frame_len);
         let mut frame = vec![7; self.frame_len];
         let begun = Instant::now();
         for i in 0..count {
@@ -90,15 +90,15 @@ impl<'a> PlainLoop<'a> {
 
     fn seal(&self, frame: &mut [u8], len: usize) {
         let nonce = self.cipher.nonce();
-        let tag = self.cipher.seal_in_place(nonce, &[], &mut frame[HEAD_LEN..HEAD_LEN + len]);
-        frame[HEAD_LEN + len..HEAD_LEN + len + tag.len()].copy_from_slice(&tag);
+        let tag = self.cipher.seal_in_place(nonce, &[], &mut frame[VALUE_OFFSET..VALUE_OFFSET + len]);
+        frame[VALUE_OFFSET + len..VALUE_OFFSET + len + tag.len()].copy_from_slice(&tag);
         let crc = crc32fast::hash(&frame[4..]);
         frame[..4].copy_from_slice(&crc.to_le_bytes());
     }
 
-    /// `run id, value, tag` of each job, one after the other, in one write.
+    /// `run id, value, tag` of each job, all in one write.
     pub(crate) fn in_one_write(self, jobs: &[Job], mode: Mode) -> Figure {
-        let file = File::create_new(self.folder.join("floor")).unwrap();
+        let file = File::create_new(self.folder.join("baseline")).unwrap();
         let begun = Instant::now();
         let mut bytes = Vec::with_capacity(jobs.iter().map(|(id, payload)| id.len() + payload.len() + 16).sum());
         let mut crc = crc32fast::Hasher::new();
@@ -132,7 +132,7 @@ pub(crate) fn values_in_memory(count: usize, value: &[u8]) -> Values {
     Values { cipher, sealed }
 }
 
-/// As long as in a frame.
+/// As long as the associated data in a frame.
 const AAD: [u8; 12] = [0; 12];
 
 impl Values {
@@ -144,21 +144,21 @@ impl Values {
 const RUN_ID_LEN: usize = 36;
 const VALUE_LEN: usize = 512;
 
-/// A file of `run id, CRC, sealed value`.
+/// Writes a file of `run id, CRC, sealed value` for each job.
 pub(crate) fn write_replay(folder: &Path, count: usize) {
     let values = values_in_memory(count, &[7; VALUE_LEN]);
     let record = |(i, sealed): (usize, &Vec<u8>)| {
         [run_id(i).as_bytes(), &crc32fast::hash(sealed).to_le_bytes(), sealed].concat()
     };
     let records: Vec<_> = values.sealed.iter().enumerate().map(record).collect();
-    std::fs::write(folder.join("floor"), records.concat()).unwrap();
+    std::fs::write(folder.join("baseline"), records.concat()).unwrap();
 }
 
 pub(crate) fn replay(folder: &Path) -> Figure {
     let record_len = RUN_ID_LEN + 4 + VALUE_LEN + 28;
     let begun = Instant::now();
     let cipher = Cipher::new();
-    let bytes = std::fs::read(folder.join("floor")).unwrap();
+    let bytes = std::fs::read(folder.join("baseline")).unwrap();
     let mut jobs = BTreeMap::new();
     for record in bytes.chunks(record_len) {
         let (run_id, sealed) = record.split_at(RUN_ID_LEN);

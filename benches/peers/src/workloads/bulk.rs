@@ -1,37 +1,38 @@
-//! Many jobs without a sync for each: beside a plain loop that seals, checks and writes as many bytes.
+//! Many jobs without a sync for each. Baseline: a plain loop that seals, checksums and writes as many bytes.
 
 use std::path::Path;
 use std::time::Instant;
 
-use super::{PAYLOAD, Work, jobs, run_id};
+use super::workload::Workload;
+use crate::baseline::PlainLoop;
 use crate::engine::Mode;
-use crate::engines::{self, BBOLT, FLOOR, RING, STORE};
+use crate::engines::{self, BASELINE, BBOLT, RING, STORE};
 use crate::figure::{Figure, SECONDS};
-use crate::floor::PlainLoop;
+use crate::jobs::{PAYLOAD, jobs, run_id};
 
-pub(crate) const WORKS: &[Work] = &[
-    Work {
+pub(crate) const WORKLOADS: &[Workload] = &[
+    Workload {
         name: "buffered-512",
         title: "buffered enqueue, 512 B",
-        floor: "seal, CRC and pwrite in a loop",
-        // redb holds what is not durable in its own memory, where it does not survive a killed process: another promise.
-        engines: &[STORE, RING, FLOOR, "raft-engine", "fjall", "LMDB", "SQLite"],
+        baseline: "seal, CRC and pwrite in a loop",
+        // Not redb: it keeps buffered writes in its own memory, where they do not survive a killed process.
+        engines: &[STORE, RING, BASELINE, "raft-engine", "fjall", "LMDB", "SQLite"],
         repeats: 3,
         measure: buffered,
     },
-    Work {
+    Workload {
         name: "batch",
-        title: "100,000 jobs of 512 B in one transaction, time a job, buffered",
-        floor: "seal and CRC in a loop, one pwrite",
-        engines: &[STORE, RING, FLOOR],
+        title: "100,000 jobs of 512 B in one transaction, time per job, buffered",
+        baseline: "seal and CRC in a loop, one pwrite",
+        engines: &[STORE, RING, BASELINE],
         repeats: 3,
         measure: |name, folder| batch(name, folder, Mode::Buffered),
     },
-    Work {
+    Workload {
         name: "batch-durable",
-        title: "100,000 jobs of 512 B in one transaction, time a job, durable",
-        floor: "seal and CRC in a loop, one pwrite, fdatasync",
-        engines: &[STORE, RING, FLOOR, "raft-engine", "fjall", "LMDB", "redb", "SQLite", BBOLT],
+        title: "100,000 jobs of 512 B in one transaction, time per job, durable",
+        baseline: "seal and CRC in a loop, one pwrite, fdatasync",
+        engines: &[STORE, RING, BASELINE, "raft-engine", "fjall", "LMDB", "redb", "SQLite", BBOLT],
         repeats: 1,
         measure: |name, folder| batch(name, folder, Mode::Durable),
     },
@@ -39,7 +40,7 @@ pub(crate) const WORKS: &[Work] = &[
 
 fn buffered(name: &str, folder: &Path) -> Figure {
     const COUNT: usize = 20_000;
-    if name == FLOOR {
+    if name == BASELINE {
         return PlainLoop::new(folder).one_by_one(COUNT);
     }
     let engine = engines::open(name, folder, Mode::Buffered);
@@ -55,7 +56,7 @@ fn buffered(name: &str, folder: &Path) -> Figure {
 fn batch(name: &str, folder: &Path, mode: Mode) -> Figure {
     const COUNT: usize = 100_000;
     let jobs = jobs(0..COUNT, &PAYLOAD);
-    if name == FLOOR {
+    if name == BASELINE {
         return PlainLoop::new(folder).in_one_write(&jobs, mode);
     }
     let engine = engines::open(name, folder, mode);

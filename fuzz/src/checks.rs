@@ -1,4 +1,4 @@
-//! Looks at the bytes of a log in every way there is, and holds what is seen against the page and against itself.
+//! Reads the bytes of a log in every possible way and compares the results with each other and with FORMAT.md.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -14,45 +14,45 @@ use crate::sim::content::Content;
 use crate::sim::{Mode, Model, PATH, key, open};
 use crate::sim::world::Image;
 
-/// The file stands where a store is opened. Returns what the store then held, if it opened and every seal did.
-pub fn look(file: &[u8]) -> Option<Model> {
+/// Opens `file` as a store. Returns the store's contents if it opened and every value could be decrypted.
+pub fn check_log(file: &[u8]) -> Option<Model> {
     agree::agree(file, KEY, "fuzz");
     if let Ok(log) = page_reader::read(file, KEY)
         && log.contents.jobs().iter().all(|(_, payload)| payload.is_some())
     {
         agree::agree_on_orders(file, KEY, "fuzz");
     }
-    let readers = look_without_lock(file);
+    let readers = check_readers(file);
     let image = Image::from([(Path::new(PATH).to_owned(), Content::of(file))]);
     let sim = Sim::on(&image, 1);
     match open(&sim, Mode::Sync) {
         Err(error) => {
-            assert_eq!(verdict(&error), readers, "the store and the readers beside it");
-            assert!(is_same(&sim.live(), &image), "a refused open changes nothing");
+            assert_eq!(verdict(&error), readers, "the store and the readers without a lock differ");
+            assert!(is_same(&sim.live(), &image), "a refused open changed a file");
             None
         }
         Ok(store) => {
             assert_eq!(readers, Verdict::Opens);
             drop(store);
-            reopens(&sim)
+            check_reopen(&sim)
         }
     }
 }
 
-/// What was opened once is clean and the same from then on.
-fn reopens(sim: &Sim) -> Option<Model> {
-    let again = open(sim, Mode::Sync).expect("a store that was opened and closed opens");
+/// Once opened and closed, a store is clean and its contents stay the same.
+fn check_reopen(sim: &Sim) -> Option<Model> {
+    let again = open(sim, Mode::Sync).expect("a store that was opened and closed did not open again");
     assert!(again.recovery().clean);
     drop(again);
     let report = verify_on(sim, PATH, Some(&key()), |_| {}).unwrap();
-    // Values that do not open; the page has said which.
+    // Values that cannot be decrypted. The comparison with FORMAT.md has checked which.
     let is_forged = report.faults.iter().any(|fault| fault.kind == FaultKind::Tampering);
     if is_forged {
         return None;
     }
     match Model::take(&open(sim, Mode::Sync).unwrap()) {
         Ok(found) => Some(found),
-        // Sealed by whoever has the key, yet nothing that its bucket holds.
+        // Sealed under the right key, but not in its bucket's encoding.
         Err(Error::Unauthentic { .. }) => None,
         Err(error) => panic!("{error}"),
     }
@@ -79,51 +79,51 @@ fn verdict(error: &Error) -> Verdict {
     }
 }
 
-/// What a snapshot says; `verify` must say the same.
-fn look_without_lock(file: &[u8]) -> Verdict {
+/// Returns the verdict of a snapshot; `verify` must agree.
+fn check_readers(file: &[u8]) -> Verdict {
     let image = Image::from([(Path::new(PATH).to_owned(), Content::of(file))]);
     let sim = Sim::on(&image, 1);
-    let said = open_snapshot_on(Arc::new(sim.clone()), PATH, &key());
-    let said = said.map_or_else(|error| verdict(&error), |_| Verdict::Opens);
+    let opened = open_snapshot_on(Arc::new(sim.clone()), PATH, &key());
+    let snapshot = opened.map_or_else(|error| verdict(&error), |_| Verdict::Opens);
     let mut end = 4096;
     let verified = verify_on(&sim, PATH, Some(&key()), |frame| {
-        assert!(frame.offset >= end, "frames follow each other");
+        assert!(frame.offset >= end, "frames overlap");
         end = frame.offset + frame.len;
     });
     match verified {
-        Err(error) => assert_eq!(verdict(&error), said),
+        Err(error) => assert_eq!(verdict(&error), snapshot),
         Ok(report) => {
-            let fault = report.faults.iter().rfind(|fault| match said {
+            let fault = report.faults.iter().rfind(|fault| match snapshot {
                 Verdict::Damaged(offset) => fault.kind == FaultKind::Damage && fault.offset == offset,
                 Verdict::Tampered(offset) => fault.kind == FaultKind::Tampering && fault.offset == offset,
                 _ => false,
             });
-            let is_refused = said != Verdict::Opens;
-            assert_eq!(fault.is_some(), is_refused, "{said:?}, but {report:?}");
+            let is_refused = snapshot != Verdict::Opens;
+            assert_eq!(fault.is_some(), is_refused, "{snapshot:?}, but {report:?}");
         }
     }
-    // Without the key it sees no seals, but what it calls damage is.
+    // Without the key it cannot check seals, but any damage that it reports is damage.
     if let Ok(report) = verify_on(&sim, PATH, None, |_| {}) {
         let first = report.faults.iter().find(|fault| fault.kind != FaultKind::Header);
         let damage = first.filter(|fault| fault.kind == FaultKind::Damage);
-        if let (Some(damage), false) = (damage, matches!(said, Verdict::Tampered(_) | Verdict::WrongKey)) {
-            assert_eq!(Verdict::Damaged(damage.offset), said);
+        if let (Some(damage), false) = (damage, matches!(snapshot, Verdict::Tampered(_) | Verdict::WrongKey)) {
+            assert_eq!(Verdict::Damaged(damage.offset), snapshot);
         }
     }
-    assert!(is_same(&sim.live(), &image), "a reader changes nothing");
-    said
+    assert!(is_same(&sim.live(), &image), "a reader changed a file");
+    snapshot
 }
 
-/// Whatever stands there is salvaged, or is nothing that a store opens for another reason than damage to its frames. Gives
-/// what came over.
-pub fn salvage(file: &[u8]) -> Option<Model> {
+/// Salvages `file` and checks the new store. Salvage fails only for a bad header, never for damaged frames.
+/// Returns the salvaged contents.
+pub fn check_salvage(file: &[u8]) -> Option<Model> {
     let image = Image::from([(Path::new(PATH).to_owned(), Content::of(file))]);
     let sim = Sim::on(&image, 2);
     let storage: Arc<dyn Storage> = Arc::new(sim.clone());
     let salvaged = salvage_on(&storage, PATH, &key(), TO);
     let mut files = sim.live();
     let new = files.remove(Path::new(TO));
-    assert!(is_same(&files, &image), "salvage changes nothing of its source");
+    assert!(is_same(&files, &image), "salvage changed its source");
     let report = match salvaged {
         Ok(report) => report,
         Err(error) => {
@@ -144,7 +144,7 @@ pub fn salvage(file: &[u8]) -> Option<Model> {
     let intact = verify_on(&sim, PATH, Some(&key()), |_| {}).unwrap().is_intact();
     if intact {
         assert!(report.is_complete(), "{report:?}");
-        assert_eq!(Model::on_copy(&sim.world()).unwrap(), model, "an intact store comes over as it is");
+        assert_eq!(Model::on_copy(&sim.world()).unwrap(), model, "salvage of an intact store lost something");
     }
     Some(model)
 }

@@ -1,62 +1,64 @@
-//! Opening what another process left: beside a plain replay. The file is in the page cache.
+//! Opening what another process wrote, with the file in the page cache. Baseline: a plain replay.
 
 use std::path::Path;
 use std::time::Instant;
 
-use super::{LIVE, Work, prepare_in_child};
+use super::workload::Workload;
+use crate::baseline::replay;
 use crate::engine::Mode;
-use crate::engines::{self, BBOLT, FLOOR, RING, STORE};
+use crate::engines::{self, BASELINE, BBOLT, RING, STORE};
 use crate::figure::Figure;
-use crate::floor::replay;
+use crate::jobs::LIVE;
+use crate::prepare::prepare_in_child;
 
-const ENGINES: &[&str] = &[STORE, RING, FLOOR, "raft-engine", "fjall", "LMDB", "redb", "SQLite", BBOLT];
-const REPLAY: &str = "read, CRC, open every value, fill a map";
+const ENGINES: &[&str] = &[STORE, RING, BASELINE, "raft-engine", "fjall", "LMDB", "redb", "SQLite", BBOLT];
+const REPLAY: &str = "read, CRC, decrypt every value, fill a map";
 
-pub(crate) const WORKS: &[Work] = &[
-    Work {
+pub(crate) const WORKLOADS: &[Workload] = &[
+    Workload {
         name: "open-1k",
         title: "open, 1,000 live jobs",
-        floor: REPLAY,
+        baseline: REPLAY,
         engines: ENGINES,
         repeats: 5,
         measure: |name, folder| open(name, folder, "live-1000", 1_000),
     },
-    Work {
+    Workload {
         name: "open-10k",
         title: "open, 10,000 live jobs",
-        floor: REPLAY,
+        baseline: REPLAY,
         engines: ENGINES,
         repeats: 5,
         measure: |name, folder| open(name, folder, "live-10000", 10_000),
     },
-    Work {
+    Workload {
         name: "open-100k",
         title: "open, 100,000 live jobs",
-        floor: REPLAY,
+        baseline: REPLAY,
         engines: ENGINES,
         repeats: 1,
         measure: |name, folder| open(name, folder, "live-100000", 100_000),
     },
-    Work {
+    Workload {
         name: "open-compacted",
         title: "open, 100,000 live jobs, compacted",
-        floor: REPLAY,
-        engines: &[STORE, RING, FLOOR],
+        baseline: REPLAY,
+        engines: &[STORE, RING, BASELINE],
         repeats: 1,
         measure: |name, folder| open(name, folder, "compacted-100000", 100_000),
     },
-    Work {
+    Workload {
         name: "open-killed",
         title: "open after a kill, 100,000 live jobs",
-        floor: "",
+        baseline: "",
         engines: &[STORE, "raft-engine", "fjall", "LMDB", "redb", "SQLite", BBOLT],
         repeats: 1,
         measure: |name, folder| open(name, folder, "killed-100000", 100_000),
     },
-    Work {
+    Workload {
         name: "open-dead",
         title: "open, 100 live after 100,000 dead",
-        floor: "",
+        baseline: "",
         engines: &[STORE, "raft-engine", "fjall", "LMDB", "redb", "SQLite", BBOLT],
         repeats: 1,
         measure: |name, folder| open(name, folder, "dead-100000", LIVE),
@@ -65,7 +67,7 @@ pub(crate) const WORKS: &[Work] = &[
 
 fn open(name: &str, folder: &Path, what: &str, count: usize) -> Figure {
     prepare_in_child(what, name, folder);
-    if name == FLOOR {
+    if name == BASELINE {
         return replay(folder);
     }
     let begun = Instant::now();

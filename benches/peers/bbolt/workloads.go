@@ -1,6 +1,7 @@
 package main
 
 import (
+	"fmt"
 	"os"
 	"os/exec"
 	"strconv"
@@ -28,7 +29,7 @@ func eightThreads(folder string, batched bool) figure {
 	defer s.close()
 	if batched {
 		s.update = s.db.Batch
-		// It goes as soon as all who can be waiting are, and not after 10 ms.
+		// A batch is committed as soon as all threads wait for it, instead of after 10 ms.
 		s.db.MaxBatchSize = threads
 		s.db.MaxBatchDelay = time.Millisecond
 	}
@@ -123,7 +124,7 @@ func config(folder string, _ bool) figure {
 
 func expect(got, want int) {
 	if got != want {
-		panic("a benchmark ends where something is not as it should be")
+		panic(fmt.Sprintf("got %d, want %d", got, want))
 	}
 }
 
@@ -170,7 +171,7 @@ func prepare(what, folder string) {
 	}
 	check(s.db.Sync())
 	if kind == "killed" {
-		// As in the Rust crate, the last one comes behind a sync.
+		// As in the Rust crate, the last job follows a sync.
 		s.db.NoSync = false
 		s.enqueue(runID(count-1), payload)
 		check(syscall.Kill(os.Getpid(), syscall.SIGKILL))

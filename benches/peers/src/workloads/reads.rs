@@ -1,47 +1,48 @@
-//! Reading: beside opening the same values where they lie in memory.
+//! Reading. Baseline: decrypting the same values in memory.
 
 use std::hint::black_box;
 use std::path::Path;
 use std::time::Instant;
 
-use super::{PAYLOAD, Work, fill, jobs};
+use super::workload::Workload;
+use crate::baseline::values_in_memory;
 use crate::engine::Mode;
-use crate::engines::{self, BBOLT, FLOOR, RING, STORE};
+use crate::engines::{self, BASELINE, BBOLT, RING, STORE};
 use crate::figure::{Figure, SECONDS};
-use crate::floor::values_in_memory;
+use crate::jobs::{PAYLOAD, fill, jobs};
 
-const ENGINES: &[&str] = &[STORE, RING, FLOOR, "raft-engine", "fjall", "LMDB", "redb", "SQLite", BBOLT];
-const OPEN: &str = "opening the values in memory with aes-gcm";
+const ENGINES: &[&str] = &[STORE, RING, BASELINE, "raft-engine", "fjall", "LMDB", "redb", "SQLite", BBOLT];
+const OPEN: &str = "decrypting the values in memory with aes-gcm";
 
-pub(crate) const WORKS: &[Work] = &[
-    Work {
+pub(crate) const WORKLOADS: &[Workload] = &[
+    Workload {
         name: "dequeue",
         title: "dequeue(100), 512 B",
-        floor: OPEN,
+        baseline: OPEN,
         engines: ENGINES,
         repeats: 3,
         measure: dequeue,
     },
-    Work {
+    Workload {
         name: "config",
         title: "load_config, 4 KiB",
-        floor: OPEN,
+        baseline: OPEN,
         engines: ENGINES,
         repeats: 3,
         measure: config,
     },
-    Work {
+    Workload {
         name: "depth-10",
         title: "queue_depth of 10 jobs",
-        floor: "",
+        baseline: "",
         engines: &[STORE, "LMDB", "redb"],
         repeats: 1,
         measure: |name, folder| depth(name, folder, 10),
     },
-    Work {
+    Workload {
         name: "depth-1m",
         title: "queue_depth of 1,000,000 jobs",
-        floor: "",
+        baseline: "",
         engines: &[STORE, "LMDB", "redb"],
         repeats: 1,
         measure: |name, folder| depth(name, folder, 1_000_000),
@@ -50,7 +51,7 @@ pub(crate) const WORKS: &[Work] = &[
 
 fn dequeue(name: &str, folder: &Path) -> Figure {
     const COUNT: usize = 100;
-    if name == FLOOR {
+    if name == BASELINE {
         let values = values_in_memory(COUNT, &PAYLOAD);
         return average(2_000, || drop(black_box(values.open_all())));
     }
@@ -63,7 +64,7 @@ fn dequeue(name: &str, folder: &Path) -> Figure {
 
 fn config(name: &str, folder: &Path) -> Figure {
     let raw = [7; 4096];
-    if name == FLOOR {
+    if name == BASELINE {
         let values = values_in_memory(1, &raw);
         return average(20_000, || drop(black_box(values.open_all())));
     }
@@ -76,7 +77,7 @@ fn config(name: &str, folder: &Path) -> Figure {
 
 fn depth(name: &str, folder: &Path, count: usize) -> Figure {
     let engine = engines::open(name, folder, Mode::Buffered);
-    // In few transactions: what is asked for does not depend on how many there were.
+    // In few transactions: their number does not affect the depth query.
     let step = count.min(100_000);
     for first in (0..count).step_by(step) {
         engine.enqueue_all(&jobs(first..first + step, &[7; 16]));
