@@ -50,26 +50,12 @@
 //! [`peek_logs`]: Store::peek_logs
 //! [`ack_logs`]: Store::ack_logs
 //!
-//! # Promises
+//! # Promises and limits
 //!
-//! 1. **Durable.** When a [`Durability::Sync`] call returns `Ok`, its effect survives a power cut. The effect of a
-//!    [`Buffered`](Durability::Buffered) call survives a killed process, and becomes durable with the next sync.
-//! 2. **Atomic.** After a crash, the effect of one call, or of one [`Batch`], is there whole or not at all.
-//! 3. **Never silently absent.** Data that is damaged, foreign, forged or under another key is an [`Error`]. Only
-//!    a
-//!    missing file is an empty store.
-//! 4. **Never destroyed.** No failed call changes a byte that may be part of a whole record. Opening cuts off a
-//!    torn
-//!    tail, the unfinished write of a crash, only after copying it to `state.db.torn`.
-//! 5. **No panic, no unbounded memory**, whatever the file holds. Opening takes at most twice the length of the
-//!    file,
-//!    plus 300 bytes for each key (as many as were ever live at once), plus 1 MiB.
-//! 6. **Confidential and authentic.** Everything but sizes, counts and sequence numbers is encrypted. A change,
-//!    reordering or removal in the middle of the log is detected. An older copy of the whole file, or a file whose
-//! end
-//!    was cut off, is detected only with an [`Anchor`] that is kept elsewhere.
-//! 7. **Readable alongside the writer**, without the lock.
-//! 8. **Bounded.** Compaction keeps the file in proportion to its live data, and the log buffer has limits.
+//! The README lists what the store promises, and what it does not. In short: when a call with [`Durability::Sync`]
+//! returns `Ok`, its effect survives a power cut; a call or a [`Batch`] is there whole or not at all; a store that is
+//! damaged, foreign, forged or under another key is an [`Error`], never an empty store. An older copy of the whole file
+//! is detected only with an [`Anchor`] that the caller keeps elsewhere.
 //!
 //! FORMAT.md describes every byte of the file, so that a reader can be written from it alone.
 //!

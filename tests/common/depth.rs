@@ -20,6 +20,11 @@ pub(crate) fn copying_history_len() -> u32 {
     choose(1, 2)
 }
 
+/// `crash`: of the images of a history of this many calls, one in so many is also cut during its recovery.
+pub(crate) fn cut_recoveries_step(calls: usize) -> u64 {
+    choose([16, 16, 256, 1024], [1, 1, 12, 96])[calls.min(3)]
+}
+
 /// `crash`: at least so many distinct disks are opened, or the test has stopped testing.
 pub(crate) fn crash_images() -> usize {
     choose(30_000, 1_000_000)
@@ -34,6 +39,11 @@ pub(crate) fn random_histories() -> u64 {
 /// step that shares no divisor with these meets each kind of failure.
 pub(crate) fn failure_step() -> usize {
     choose(13, 1)
+}
+
+/// Of each choice of names after a failure, at most so many images of the disk are opened.
+pub(crate) fn survival_images() -> usize {
+    choose(60, usize::MAX)
 }
 
 /// `damage`: one byte in so many is changed, or cut at.

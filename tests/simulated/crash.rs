@@ -47,8 +47,6 @@ const COPY_IMAGES: usize = 12;
 /// Of a moment in a random history, so many images: with many unsynced sectors there are thousands.
 const RANDOM_IMAGES: usize = 250;
 const RANDOM_HISTORY_LEN: usize = 12;
-/// Of the images of histories of so many calls, one in so many is also cut inside its recovery.
-const DEPTH_TWO_SHARES: [u64; 4] = [1, 1, 12, 96];
 /// How many images a moment of calls that are made again.
 const AGAIN_IMAGES: usize = 60;
 const THREADS: usize = 2;
@@ -260,7 +258,7 @@ fn shorten(mut history: History, mut what: String) -> (History, String) {
 }
 
 fn check(history: &History, seen: &Seen) -> Result<(), String> {
-    let share = DEPTH_TWO_SHARES.get(history.calls.len()).copied().unwrap_or(DEPTH_TWO_SHARES[3]);
+    let share = depth::cut_recoveries_step(history.calls.len());
     let most = if history.cut_all { RANDOM_IMAGES } else { usize::MAX };
     let again = history.calls.iter().rev().take(2).rev();
     let again = again.filter(|call| !call.begins_anew() && **call != Call::Backup).copied().collect();

@@ -2,6 +2,7 @@
 
 use backupy_state::{Error, Result};
 
+use crate::common::depth;
 use crate::sim::world::World;
 use crate::sim::{Agent, Call, Failure, Mode, Model, Op, Sim, crash, open};
 
@@ -21,7 +22,7 @@ pub(super) fn refuses_writes_and_still_reads(agent: &Agent) {
 /// After a kill and after a power cut, with a healthy disk, the store opens, holds what was promised, and keeps
 /// it.
 pub(super) fn survives(world: &World, allowed: &[Model]) {
-    survives_some(world, allowed, usize::MAX);
+    survives_some(world, allowed, depth::survival_images());
 }
 
 /// With so many images of each choice of names.
