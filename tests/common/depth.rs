@@ -27,7 +27,7 @@ pub(crate) fn cut_recoveries_step(calls: usize) -> u64 {
 
 /// `crash`: at least so many distinct disks are opened, or the test has stopped testing.
 pub(crate) fn crash_images() -> usize {
-    choose(30_000, 1_000_000)
+    choose(20_000, 1_000_000)
 }
 
 /// `crash`: how many random histories.
