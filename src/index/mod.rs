@@ -25,6 +25,7 @@ const _: () = assert!(size_of::<Staged>() == 64);
 
 /// In which order jobs are dequeued.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum QueueOrder {
     /// By the bytes of the run id.
     #[default]

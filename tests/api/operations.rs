@@ -2,10 +2,9 @@
 
 use std::sync::Arc;
 
-use backupy_state::testing::options_on;
+use backupy_state::testing::{options_on, policy};
 use backupy_state::{
-    AgentKey, Batch, CompactionPolicy, Durability, Error, LogAdmission, OpenOptions, QueueOrder, Store,
-    verify_each,
+    AgentKey, Batch, Durability, Error, LogAdmission, OpenOptions, QueueOrder, Store, verify_each,
 };
 
 use crate::common::{Action, CountedDisk, Place, Random, State, key};
@@ -340,7 +339,7 @@ fn the_statistics_add_up() {
 fn the_log_grows_in_steps_and_keeps_its_reserve_ahead() {
     const KIB: u64 = 1 << 10;
     let place = Place::new();
-    let policy = CompactionPolicy { automatic: false, ..CompactionPolicy::default() };
+    let policy = policy(|policy| policy.automatic = false);
     let store =
         OpenOptions::new().durability(Durability::Buffered).compaction(policy).open(place.path(), &key()).unwrap();
     let (few, some, many) = ([1000; 300], [100_000; 40], [12 << 20; 4]);
