@@ -10,7 +10,8 @@ use crate::place::{EVENT, KEY, PAYLOAD, Place, RAW_CONFIG, SESSION_ID};
 
 impl Place {
     fn open_without_compaction(&self) -> Store {
-        let policy = CompactionPolicy { automatic: false, ..CompactionPolicy::default() };
+        let mut policy = CompactionPolicy::default();
+        policy.automatic = false;
         OpenOptions::new().compaction(policy).open(self.state(), &AgentKey::new(KEY).unwrap()).unwrap()
     }
 

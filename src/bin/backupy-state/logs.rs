@@ -212,7 +212,7 @@ fn event_line(event: &LogEvent, secret: &str) -> String {
 }
 
 fn events_json(batch: &LogBatch, with_payload: impl Fn(Value, &[u8]) -> Value) -> Vec<Value> {
-    let event = |LogEvent { ts_ms, payload }: &LogEvent| {
+    let event = |LogEvent { ts_ms, payload, .. }: &LogEvent| {
         with_payload(json!({ "ts_ms": ts_ms, "len": payload.len() }), payload)
     };
     batch.events().iter().map(event).collect()

@@ -49,14 +49,14 @@ impl Look {
                     None => return,
                     Some(job) => Job::from(job),
                 },
-                Err(Error::Unauthentic { path, offset, what, run_id: Some(run_id) }) => {
-                    let error = Error::Unauthentic { path, offset, what, run_id: Some(run_id.clone()) };
-                    let why = self.note(error);
-                    Job { run_id, payload: Err(why) }
-                }
                 Err(error) => {
-                    self.note(error);
-                    return;
+                    let run_id = match &error {
+                        Error::Unauthentic { run_id, .. } => run_id.clone(),
+                        _ => None,
+                    };
+                    let why = self.note(error);
+                    let Some(run_id) = run_id else { return };
+                    Job { run_id, payload: Err(why) }
                 }
             };
             show(self, &job);

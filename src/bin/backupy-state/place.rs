@@ -64,7 +64,8 @@ impl Place {
     /// The same; a missing store is made, unless the options say otherwise.
     pub(crate) fn open_or_create(&self, lock: &Lock, options: &mut OpenOptions) -> Result<Store, Failure> {
         let key = self.key()?;
-        let policy = CompactionPolicy { automatic: false, ..CompactionPolicy::default() };
+        let mut policy = CompactionPolicy::default();
+        policy.automatic = false;
         let options = options.compaction(policy);
         Ok(options.lock_timeout(Duration::from_secs(lock.lock_timeout.into())).open(self.state(), &key)?)
     }

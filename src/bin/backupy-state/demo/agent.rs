@@ -77,8 +77,11 @@ fn open(path: &Path) -> backupy_state::Result<Store> {
     let key = AgentKey::new(DEMO_KEY)?;
     let mut limits = LogLimits::default();
     limits.rate = None;
+    let mut policy = CompactionPolicy::default();
+    policy.min_len = COMPACTED_LEN_MIN;
+    policy.dead_ratio = 0.3;
     OpenOptions::new()
-        .compaction(CompactionPolicy { automatic: true, min_len: COMPACTED_LEN_MIN, dead_ratio: 0.3 })
+        .compaction(policy)
         .log_limits(limits)
         .lock_timeout(Duration::from_secs(1))
         .heartbeat_durability(Durability::Buffered)
@@ -249,7 +252,7 @@ impl Agent {
 
     /// With the ack of a job, in one batch, its completion message is queued; that one needs just an ack.
     fn deliver_job(&self, job: &QueuedJob, random: &mut Random) {
-        let QueuedJob { run_id, payload } = job;
+        let QueuedJob { run_id, payload, .. } = job;
         let cell = held::job_cell(run_id);
         tell(&Message::DeliveredJob { cell: cell.clone(), mark: held::job_mark(payload) });
         wait_for_the_server(random);
