@@ -205,7 +205,7 @@ fn a_batch_of_64_mib_is_kept_and_one_that_needs_8_bytes_more_is_too_large() {
     };
     let before = std::fs::read(place.path()).unwrap();
     let written = store.write(batch(last_len + 1));
-    let Err(Error::TooLarge { what: "a record", len, max }) = written else { panic!("{written:?}") };
+    let Err(Error::TooLarge { what: "a record", len, max, .. }) = written else { panic!("{written:?}") };
     assert_eq!((len, max), (FRAME_LEN_MAX as u64 + 8, FRAME_LEN_MAX as u64));
     assert_eq!(std::fs::read(place.path()).unwrap(), before);
     assert_eq!(store.queue_depth(), 0);

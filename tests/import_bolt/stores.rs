@@ -193,7 +193,7 @@ fn a_refused_file_writes_nothing() {
     let error = import_bolt(place.from(), &AgentKey::new("another").unwrap(), &store).unwrap_err();
     assert!(matches!(error, Error::WrongKey { .. }), "{error:?}");
     let error = import_bolt(store.path(), &key(), &store).unwrap_err();
-    assert!(matches!(&error, Error::Invalid { what } if what.contains("is already a store")), "{error:?}");
+    assert!(matches!(&error, Error::Invalid { what, .. } if what.contains("is already a store")), "{error:?}");
     let error = import_bolt(place.folder.path(), &key(), &store).unwrap_err();
     assert!(matches!(error, Error::NotAStore { what: "a folder", .. }), "{error:?}");
     let error = import_bolt(place.folder.path().join("none.db"), &key(), &store).unwrap_err();
