@@ -1,4 +1,8 @@
-//! Creating a log file without frames.
+//! Creates an empty log: the header page of a new generation, with a new random salt.
+//!
+//! The file gets a temporary name here, and is durable under it. The caller renames it: [`recovery`](super::recovery)
+//! for a new store, [`builder`](super::builder) for everything else. Implements C2 and C3 of *Creation* in *Writing*
+//! of FORMAT.md.
 
 use std::io;
 use std::path::Path;
@@ -10,7 +14,8 @@ use crate::format::header::{self, Header};
 use crate::storage::{self, Access, Storage};
 use crate::{AgentKey, Error, Result};
 
-/// Makes a log file without frames at `temporary`, which the caller will rename to `path`. If it fails, nothing stays.
+/// Creates an empty log at `temporary`, which the caller will rename to `path`. On return its contents are durable,
+/// its name is not. On an error the file is removed again.
 pub(crate) fn create_log(
     storage: &dyn Storage,
     temporary: &Path,
@@ -28,11 +33,11 @@ pub(crate) fn create_log(
         _ => storage::full_or_io("create", temporary)(source),
     })?;
     let written = storage::write_all_at(&*file, &header::encode_page(&authenticated, &authenticator), 0)
-        // Guards against a power cut after the rename: the name must never stand for less than a whole header.
+        // Guards against a power cut after the rename that keeps the new name but loses the header.
         .and_then(|()| file.sync_data());
     let opened = written.map_err(storage::full_or_io("create", path)).and_then(|()| open_log(file, path, key));
     opened.inspect_err(|_| {
-        // If this fails too, the next open removes it.
+        // If this fails too, the next open removes the file.
         let _ = storage.remove_file(temporary);
     })
 }

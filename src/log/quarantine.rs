@@ -32,13 +32,14 @@ pub(crate) fn quarantine_torn_tail(
     // Guards against a power cut that keeps the cut below, but loses the name of the copy.
     sync_folder(storage, &torn)?;
     log.file.set_len(offset).map_err(log.io("cut the torn tail off"))?;
-    // Guards against a power cut that keeps a frame written at `offset`, but brings back the tail's bytes after it.
+    // Guards against a power cut that keeps a frame written at `offset`, but brings back the tail's bytes after
+    // it.
     log.file.sync_data().map_err(log.io("sync"))?;
     Ok(torn)
 }
 
-/// Gives the file at `path` a second name, durably: `<path>.damaged-1`, or the first number that is free. Where the
-/// file system has no hard links, the file is copied to that name instead. Returns the name.
+/// Gives the file at `path` the second name `<path>.damaged-<n>`, durably, and returns that name. `n` is the first
+/// free number, from 1. Where the file system has no hard links, the file is copied to that name instead.
 ///
 /// The file keeps its name `path`. If a crash follows before another file gets that name, the next call adds a
 /// third name.
