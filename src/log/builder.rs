@@ -12,8 +12,8 @@
 //! Then the file gets its final name. A compaction, and an open that salvages, rename it over the old log
 //! themselves. For a backup or a salvaged copy, [`LogBuilder::name`] renames it to a name that is free.
 //!
-//! If a step fails, the file is removed, and the old log is as it was. After a crash, the next open of the store at
-//! `path` removes the file; after that of a backup or a salvage, the operator must remove it.
+//! If a step fails, the file is removed, and the old log is as it was. After a crash, the next open of the store
+//! at `path` removes the file; after that of a backup or a salvage, the operator must remove it.
 //!
 //! Never touches the old log. Implements steps 1 to 4 of *Compaction* in *Writing* of FORMAT.md.
 
@@ -55,8 +55,8 @@ pub(crate) struct LogBuilder {
 }
 
 impl LogBuilder {
-    /// Creates an empty log at `<path>.new`, with the generation and the store id of `id` and a random salt. `path`
-    /// is its final name.
+    /// Creates an empty log at `<path>.new`, with the generation and the store id of `id` and a random salt.
+    /// `path` is its final name.
     ///
     /// # Errors
     /// `Invalid` if there is a file at `<path>.new`, `Full`, `Io`.
@@ -168,8 +168,8 @@ impl LogBuilder {
         Ok(len)
     }
 
-    /// Renames the finished file to `target`, durably, and cuts off its zeros. `operation` is for the error message
-    /// if the rename fails.
+    /// Renames the finished file to `target`, durably, and cuts off its zeros. `operation` is for the error
+    /// message if the rename fails.
     ///
     /// # Errors
     /// `Invalid` if there is something at `target`, which is not changed; `Full`; `Io`. If only the sync of the

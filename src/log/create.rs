@@ -1,8 +1,7 @@
 //! Creates an empty log: the header page of a new generation, with a new random salt.
 //!
-//! The file gets a temporary name here, and is durable under it. The caller renames it: [`recovery`](super::recovery)
-//! for a new store, [`builder`](super::builder) for everything else. Implements C2 and C3 of *Creation* in *Writing*
-//! of FORMAT.md.
+//! The file has a temporary name. Its caller renames it: `recovery` for a new store, `builder` for a log that
+//! compaction, backup or salvage fills. Implements steps C2 and C3 of *Creation* in *Writing* of FORMAT.md.
 
 use std::io;
 use std::path::Path;
@@ -14,8 +13,11 @@ use crate::format::header::{self, Header};
 use crate::storage::{self, Access, Storage};
 use crate::{AgentKey, Error, Result};
 
-/// Creates an empty log at `temporary`, which the caller will rename to `path`. On return its contents are durable,
-/// its name is not. On an error the file is removed again.
+/// Creates an empty log at `temporary`, which the caller will rename to `path`. On return its contents are
+/// durable, but its name is not. After an error there is no file.
+///
+/// # Errors
+/// `Invalid` if there is a file at `temporary`, which is not changed; `Full`; `Io`.
 pub(crate) fn create_log(
     storage: &dyn Storage,
     temporary: &Path,
@@ -49,6 +51,7 @@ fn in_the_way(temporary: &Path) -> Error {
     }
 }
 
+/// Fills `bytes` from the system's random generator. `path` is for the error message.
 pub(super) fn fill_random(storage: &dyn Storage, path: &Path, bytes: &mut [u8]) -> Result<()> {
     storage.fill_random(bytes).map_err(|source| Error::io("get random bytes from the system for", path, source))
 }

@@ -1,7 +1,7 @@
 //! An open log file with the keys of its generation, and positions in it.
 //!
-//! Every part of `log/` works on a [`LogFile`], and says where it is with a [`LogPosition`]. Neither reads or writes
-//! anything.
+//! The other files of `log/` share a [`LogFile`], and note where they are with a [`LogPosition`]. Nothing here
+//! reads or writes the file.
 
 use std::io;
 use std::path::PathBuf;

@@ -1,7 +1,7 @@
 //! The frame builder: collects many operations, with their values, into one frame of a new log.
 //!
-//! Keys and values are plaintext here, so the buffer is wiped when it is freed. `builder.rs` decides when the frame
-//! is long enough, and writes it.
+//! Keys and values are plaintext here, so the buffer is wiped when it is freed. `builder.rs` decides when the
+//! frame is long enough, and writes it.
 
 use crate::Result;
 use crate::crypto::secret_vec::{self, SecretVec};
