@@ -12,8 +12,9 @@
 //! Then the file gets its final name. A compaction, and an open that salvages, rename it over the old log
 //! themselves. For a backup or a salvaged copy, [`LogBuilder::name`] renames it to a name that is free.
 //!
-//! If a step fails, the file is removed, and the old log is as it was. After a crash, the next open of the store
-//! at `path` removes the file; after that of a backup or a salvage, the operator must remove it.
+//! If a step fails, the file is removed, and the old log is unchanged. If the process crashes, the file remains.
+//! The next open removes it if it was to replace the store's log; the operator must remove that of a backup or a
+//! salvaged copy.
 //!
 //! Never touches the old log. Implements steps 1 to 4 of *Compaction* in *Writing* of FORMAT.md.
 
@@ -190,7 +191,7 @@ impl LogBuilder {
 impl Drop for LogBuilder {
     fn drop(&mut self) {
         if !self.is_named {
-            // If this fails, the next open or compaction removes the file. A copy's must be removed by hand.
+            // If this fails, the file remains as after a crash.
             let _ = self.storage.remove_file(&self.temporary);
         }
     }

@@ -14,7 +14,7 @@ use crate::storage::{self, Access, Storage};
 use crate::{AgentKey, Error, Result};
 
 /// Creates an empty log at `temporary`, which the caller will rename to `path`. On return its contents are
-/// durable, but its name is not. After an error there is no file.
+/// durable, but its name is not. After an error the file is removed.
 ///
 /// # Errors
 /// `Invalid` if there is a file at `temporary`, which is not changed; `Full`; `Io`.
@@ -39,7 +39,7 @@ pub(crate) fn create_log(
         .and_then(|()| file.sync_data());
     let opened = written.map_err(storage::full_or_io("create", path)).and_then(|()| open_log(file, path, key));
     opened.inspect_err(|_| {
-        // If this fails too, the next open removes the file.
+        // If this fails too, the file remains as after a crash.
         let _ = storage.remove_file(temporary);
     })
 }

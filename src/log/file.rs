@@ -29,7 +29,7 @@ impl LogFile {
     }
 }
 
-/// A position between two frames: where the next frame begins, and what it must fit.
+/// A position between two frames: where the next frame begins, and what it is chained to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct LogPosition {
     /// Where the frame before it ends, in bytes from the start of the file.

@@ -1,19 +1,19 @@
-//! Group commit and the failure latch: one sync serves all threads whose frames it covers, and the first failure
-//! is the last.
+//! Group commit and the failure latch: one sync covers the frames of many threads, and after a failure there is no
+//! other sync.
 //!
-//! A thread that has written a frame calls `wait_durable` with its seq, and with a function that syncs the file.
-//! If no sync is running, this thread becomes the one that syncs: it notes the last frame written so far, syncs
-//! without holding the mutex, and on success marks all frames up to the noted one as durable. Threads that arrive
-//! meanwhile wait. Their frames may have been written after the sync began, which then does not cover them; the
-//! first of them to wake up syncs next, for all that wrote in the meantime. So each thread syncs at most once, and
-//! under load many frames share a sync.
+//! A thread that has written a frame calls `wait_durable` with the frame's seq and a function that syncs the file.
+//! If no sync is running, the thread syncs: it notes the last frame written so far, syncs without holding the
+//! mutex, and on success marks all frames up to the noted one as durable. If a sync is running, the thread waits
+//! for it to end. That sync does not cover frames written after it began, so the first thread with such a frame to
+//! wake up syncs next, for all frames written by then. So each thread syncs at most once, and under load many
+//! frames share a sync.
 //!
 //! A failed sync is never repeated. After a failure, Linux marks the dirty pages as clean, so a second sync would
 //! succeed without having written them. The failure is latched instead: every wait for a frame that is not yet
 //! durable returns it, and the store refuses further writes until it is opened again.
 //!
-//! Never touches a file. Implements the rules on syncs of *Writing* in FORMAT.md. `tests/concurrency.rs` compiles
-//! this file with shuttle's mutexes, and tries it in all orders in which threads can run.
+//! Never touches a file. Implements step R4 and the rules on failed syncs of *Writing* in FORMAT.md.
+//! `tests/concurrency.rs` compiles this file with the mutexes of shuttle, which tries many thread schedules.
 
 use std::io;
 
@@ -31,7 +31,7 @@ pub(crate) struct FrameId {
 #[derive(Debug)]
 pub(crate) struct GroupCommit {
     state: Mutex<State>,
-    /// Notified when a sync ends, and when a change of the state ends the wait of others.
+    /// Notified when a sync ends, after a failure, and when the log is superseded.
     changed: Condvar,
 }
 
@@ -96,7 +96,7 @@ impl GroupCommit {
     /// Waits until the frame `seq` is durable. Calls `sync` at most once, and only if no other thread is syncing.
     ///
     /// # Errors
-    /// The first failure of this log, whichever thread it happened to.
+    /// The first failure of this log, even if it happened in another thread.
     pub(crate) fn wait_durable(&self, seq: u64, mut sync: impl FnMut() -> io::Result<()>) -> io::Result<()> {
         let mut state = self.state();
         loop {

@@ -4,10 +4,10 @@
 //! from there when the log has grown. It opens manifests only; the values stay sealed in the file.
 //!
 //! It also notes what recovery needs to know about the end of the log: whether the last frame is a close frame,
-//! and from where to read again after an unclean stop. The latter follows from durable_seq: a frame vouches for
-//! all frames up to its durable_seq, so only those after the greatest one seen are in doubt. A replay cannot
-//! remember the position of every frame in case it is the first in doubt, so it keeps one *checkpoint* for each 64
-//! KiB, and drops those that are no longer needed.
+//! and where to begin the second reading after an unclean stop. Each frame proves that all frames up to its
+//! durable_seq are durable, so the second reading must begin at the first frame that no later one vouches for. To
+//! save memory, a replay does not keep the position of every frame, but a *checkpoint* every 64 KiB. It drops a
+//! checkpoint once all frames before the next one are known to be durable.
 //!
 //! Never writes. The rules for what a frame is, and where the log ends, are in `scan`.
 

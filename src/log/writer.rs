@@ -38,7 +38,7 @@ use crate::format::record::Change;
 use crate::storage::{self, Storage};
 use crate::{Error, Result};
 
-/// Appends to a log. There is one at a time for each log.
+/// Appends frames to a log. A log has at most one writer at a time.
 pub(crate) struct LogWriter {
     file: Arc<LogFile>,
     storage: Arc<dyn Storage>,
