@@ -148,7 +148,7 @@ impl LogBuilder {
         // Each tag depends on all manifests before it. So if the last tag is right, every manifest is the one that
         // was written.
         if self.checked != self.log.tip() || scan.file_len() != self.checked.end {
-            let what = "the new log does not read back as it was written";
+            let what = "the file does not contain what was written to it";
             return Err(Error::corrupt(&self.temporary, self.checked.end, what));
         }
         Ok(())
@@ -165,7 +165,7 @@ impl LogBuilder {
         // rename and the sync of the folder; without another sync, a power cut could then bring the old log back
         // after calls on the new one were acknowledged.
         let len = self.log.tip().end + ALIGNMENT as u64;
-        self.file.file.set_len(len).map_err(storage::full_or_io("lengthen", &self.temporary))?;
+        self.file.file.set_len(len).map_err(storage::full_or_io("extend", &self.temporary))?;
         Ok(len)
     }
 
@@ -184,7 +184,7 @@ impl LogBuilder {
         // Guards against a power cut that removes the name after the caller was told of success.
         paths::sync_folder(&*self.storage, target)?;
         // The folder is synced, so the log may look clean.
-        self.file.file.set_len(self.log.tip().end).map_err(self.file.io("end"))
+        self.file.file.set_len(self.log.tip().end).map_err(self.file.io("shorten"))
     }
 }
 

@@ -46,12 +46,14 @@ pub(crate) fn create_log(
 
 fn in_the_way(temporary: &Path) -> Error {
     let name = temporary.display();
-    Error::Invalid {
-        what: format!("{name} is in the way: a copy was cut short there, or is being made; remove it if none is"),
-    }
+    let what = format!(
+        "{name} is in the way: another copy is being made there, or was interrupted; if none is running, remove \
+         the file"
+    );
+    Error::Invalid { what }
 }
 
 /// Fills `bytes` from the system's random generator. `path` is for the error message.
 pub(super) fn fill_random(storage: &dyn Storage, path: &Path, bytes: &mut [u8]) -> Result<()> {
-    storage.fill_random(bytes).map_err(|source| Error::io("get random bytes from the system for", path, source))
+    storage.fill_random(bytes).map_err(|source| Error::io("get random bytes for", path, source))
 }

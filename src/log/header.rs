@@ -69,7 +69,7 @@ pub(crate) fn parse_header_page(page: &[u8], path: &Path) -> Result<Header> {
         ParsedHeaderPage::Valid(header) => Ok(header),
         ParsedHeaderPage::NotAStore => Err(Error::NotAStore { path, what: header::describe_foreign(page) }),
         ParsedHeaderPage::Damaged => {
-            Err(Error::Corrupt { path, offset: 0, what: "neither copy of the header checks" })
+            Err(Error::Corrupt { path, offset: 0, what: "both copies of the header are damaged" })
         }
         ParsedHeaderPage::Unsupported { version, flags } => Err(Error::UnsupportedFormat { path, version, flags }),
     }

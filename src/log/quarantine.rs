@@ -26,12 +26,12 @@ pub(crate) fn quarantine_torn_tail(
 ) -> Result<PathBuf> {
     let torn = sibling(&log.path, ".torn");
     // On a full disk, the copy may need the space of the zeros after the tail.
-    log.file.set_len(until).map_err(log.io("cut the space ahead off"))?;
+    log.file.set_len(until).map_err(log.io("cut off the preallocated space of"))?;
     remove_if_exists(storage, &torn)?;
-    copy(storage, &*log.file, &log.path, offset..until, &torn, "set the torn tail aside in")?;
+    copy(storage, &*log.file, &log.path, offset..until, &torn, "quarantine the torn tail in")?;
     // Guards against a power cut that keeps the cut below, but loses the name of the copy.
     sync_folder(storage, &torn)?;
-    log.file.set_len(offset).map_err(log.io("cut the torn tail off"))?;
+    log.file.set_len(offset).map_err(log.io("cut off the torn tail of"))?;
     // Guards against a power cut that keeps a frame written at `offset`, but brings back the tail's bytes after
     // it.
     log.file.sync_data().map_err(log.io("sync"))?;
@@ -72,8 +72,8 @@ fn copy_whole(storage: &dyn Storage, path: &Path, to: &Path) -> Result<()> {
     remove_if_exists(storage, &temporary)?;
     let file = storage.open(path, Access::Read).map_err(|source| Error::io("open", path, source))?;
     let len = file.len().map_err(|source| Error::io("look at", path, source))?;
-    let copied = copy(storage, &*file, path, 0..len, &temporary, "set the damaged log aside in")
-        .and_then(|()| storage.rename(&temporary, to).map_err(full_or_io("set the damaged log aside in", to)));
+    let copied = copy(storage, &*file, path, 0..len, &temporary, "quarantine the damaged log in")
+        .and_then(|()| storage.rename(&temporary, to).map_err(full_or_io("quarantine the damaged log in", to)));
     copied.inspect_err(|_| {
         // If this fails too, the next quarantine removes the file.
         let _ = storage.remove_file(&temporary);

@@ -73,7 +73,7 @@ impl Values {
 
     /// The error for a value that is authentic, but does not have the form that its bucket requires.
     pub(crate) fn malformed(&self, location: Location) -> Error {
-        Error::unauthentic(self.path(), location.value_offset(), "the value is not as its bucket's values are")
+        Error::unauthentic(self.path(), location.value_offset(), "the value does not match its bucket's encoding")
     }
 
     /// Opens the value in place. `sealed` is its ciphertext and tag.
@@ -84,7 +84,7 @@ impl Values {
         if opened {
             return Ok(());
         }
-        Err(Error::unauthentic(self.path(), location.value_offset(), "the value's seal does not fit"))
+        Err(Error::unauthentic(self.path(), location.value_offset(), "the value failed authentication"))
     }
 
     fn read_file(&self, location: Location) -> io::Result<SealedValue> {

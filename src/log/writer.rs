@@ -188,7 +188,7 @@ impl LogWriter {
     fn cut_to(&mut self, len: u64) -> Result<()> {
         self.file.file.set_len(len).map_err(|source| {
             self.group_commit.fail(&source);
-            Error::io("cut the space ahead off", &self.file.path, source)
+            Error::io("cut off the preallocated space of", &self.file.path, source)
         })?;
         self.allocated = len;
         Ok(())
@@ -200,7 +200,7 @@ impl LogWriter {
             return Err(Error::TooLarge { what: "a generation's count of frames", len: seq, max: SEQ_MAX });
         }
         let nonce = self.nonces.next(|bytes| self.storage.fill_random(bytes));
-        let nonce = nonce.map_err(self.file.io("get nonces from the system's random generator for"))?;
+        let nonce = nonce.map_err(self.file.io("get random nonces for"))?;
         let LogFile { sealer, crc, file, .. } = &*self.file;
         let durable_seq = self.group_commit.durable().seq;
         let seal = FrameSeal { sealer, crc, chain: &self.tip.chain, seq, durable_seq, nonce };
