@@ -157,7 +157,7 @@ impl LogBuilder {
     /// Ends the log with a close frame, and checks all that has not been checked. The caller has flushed. Returns
     /// the length of the file, which includes 8 zeros.
     pub(crate) fn finish(&mut self, before_frame: impl Fn(u64) -> Result<()>) -> Result<u64> {
-        // Before the close frame is written, which must not become durable without the frames that it vouches for.
+        // Guards against a power cut that keeps the close frame but loses frames before it, which it vouches for.
         self.check(&before_frame)?;
         self.log.append_unseen(&[]).map_err(name_temporary(&self.temporary))?;
         self.check(&before_frame)?;
@@ -173,8 +173,8 @@ impl LogBuilder {
     /// message if the rename fails.
     ///
     /// # Errors
-    /// `Invalid` if there is something at `target`, which is not changed; `Full`; `Io`. If only the sync of the
-    /// folder or the cut fails, the file is complete at `target`, but a power cut may remove it.
+    /// `Invalid` if there is something at `target`, which is not changed; `Full`; `Io`. If the sync of the
+    /// folder fails, the file is complete at `target`, but a power cut may remove it.
     pub(crate) fn name(&mut self, target: &Path, operation: &'static str) -> Result<()> {
         self.storage.rename_new(&self.temporary, target).map_err(|source| match source.kind() {
             std::io::ErrorKind::AlreadyExists => paths::exists(target),

@@ -11,9 +11,9 @@
 //! durable, so the second reading begins at the first frame that no later one vouches for, or a little before it.
 //! If the two readings differ, the whole log is read once more, and that reading counts.
 //!
-//! The only bytes that recovery ever removes are a torn tail: bytes after the last whole frame that are no frame,
-//! and that no later frame header proves to have been durable. `scan` tells a torn tail from damage. The tail is
-//! copied to `<path>.torn` before it is cut off. Damage is an error, and the file is not changed.
+//! Apart from zeros, recovery removes only a torn tail: bytes after the last whole frame that are not a frame, and
+//! that no later frame header proves to have been durable. `scan` distinguishes a torn tail from damage. The tail
+//! is copied to `<path>.torn` before it is cut off. Damage is an error, and the file is not changed.
 //!
 //! Nothing is cut off before the whole log has been read and the caller's anchor, if any, has been checked.
 //! Implements *Creation* in *Writing*, and *Opening* with steps T1 to T7, of FORMAT.md.

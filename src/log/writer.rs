@@ -194,6 +194,7 @@ impl LogWriter {
         Ok(())
     }
 
+    /// Writes a frame at the tip: a record, or a close frame if there are no changes.
     fn write(&mut self, changes: &[Change<'_>]) -> Result<Written> {
         let seq = self.tip.seq + 1;
         if seq > SEQ_MAX {
