@@ -114,7 +114,7 @@ impl<'a> Resync<'a> {
             State::Broken => {
                 // The walk may have stepped over a frame whose seal did not fit.
                 let LogPosition { end, seq, .. } = self.scan.tip;
-                self.scan.walk.move_to(end, seq);
+                self.scan.raw.move_to(end, seq);
                 match self.open_by_seal()? {
                     Some(header) => Ok(ResyncItem::Frame { frame: self.opened(end, header)?, is_whole: false }),
                     None => self.search(end),
@@ -141,8 +141,8 @@ impl<'a> Resync<'a> {
     /// Steps over the frame at the tip, if it is authentic, whatever its CRCs and its padding are. Where its manifest's tag
     /// is damaged, the next frame's seal can tell that the tag which the manifest must have had is the right one.
     fn open_by_seal(&mut self) -> Result<Option<FrameHeader>> {
-        let Scanner { log, walk, tip, text } = &mut self.scan;
-        let (window, sealer) = (&mut walk.window, &log.sealer);
+        let Scanner { log, raw, tip, text } = &mut self.scan;
+        let (window, sealer) = (&mut raw.window, &log.sealer);
         let at = tip.end;
         let head = window.bytes(at, FRAME_HEADER_LEN).map_err(log.io("read"))?;
         let Some(header) = frame::parse_unchecked(head).filter(|header| header.seq == tip.seq + 1) else {
@@ -175,15 +175,15 @@ impl<'a> Resync<'a> {
             chain = expected;
         }
         *tip = LogPosition { end, seq: header.seq, chain };
-        walk.move_to(end, header.seq);
+        raw.move_to(end, header.seq);
         self.state = State::Chained;
         Ok(Some(header))
     }
 
     /// The frame at `offset`, whose manifest is in the scan's text.
     fn opened(&mut self, offset: u64, header: FrameHeader) -> Result<OpenFrame<'_>> {
-        let Scanner { log, walk, text, .. } = &mut self.scan;
-        let frame = walk.window.bytes(offset, header.len as usize).map_err(log.io("read"))?;
+        let Scanner { log, raw, text, .. } = &mut self.scan;
+        let frame = raw.window.bytes(offset, header.len as usize).map_err(log.io("read"))?;
         let body = frame.get(FRAME_HEADER_LEN..).unwrap_or_default();
         // It was parsed before.
         let manifest = header.parse_manifest(text).map_err(|what| Error::unauthentic(&log.path, offset, what))?;
@@ -193,12 +193,12 @@ impl<'a> Resync<'a> {
     /// Looks for a frame to go on with, from `from` on.
     fn search(&mut self, mut from: u64) -> Result<ResyncItem<'_>> {
         let tip = self.scan.tip;
-        let until = self.scan.walk.last_nonzero_end().map_err(self.scan.log.io("read"))?;
+        let until = self.scan.raw.last_nonzero_end().map_err(self.scan.log.io("read"))?;
         let (offset, first_seq) = (tip.end, tip.seq + 1);
         loop {
-            let Scanner { log, walk, .. } = &mut self.scan;
+            let Scanner { log, raw, .. } = &mut self.scan;
             let is_new = |header: &FrameHeader| header.seq > tip.seq;
-            let found = walk.find_header(from, until, is_new).map_err(log.io("read"))?;
+            let found = raw.find_header(from, until, is_new).map_err(log.io("read"))?;
             let Some((at, header)) = found else {
                 self.state = State::Ended;
                 return Ok(ResyncItem::Gap(Gap { offset, end: until, first_seq, last_seq: None }));
@@ -211,7 +211,7 @@ impl<'a> Resync<'a> {
             if let Some(chain) = self.chain_before(at, &header)? {
                 let seq = header.seq - 1;
                 self.scan.tip = LogPosition { end: at, seq, chain };
-                self.scan.walk.move_to(at, seq);
+                self.scan.raw.move_to(at, seq);
                 self.state = State::Chained;
                 return Ok(ResyncItem::Gap(Gap { offset, end: at, first_seq, last_seq: Some(seq) }));
             }
@@ -232,8 +232,8 @@ impl<'a> Resync<'a> {
 
     /// The tag that the frame at `at` was chained to, if it is the tip's, or stands anywhere between the tip and `at`.
     fn chain_before(&mut self, at: u64, header: &FrameHeader) -> Result<Option<Tag>> {
-        let Scanner { log, walk, tip, text } = &mut self.scan;
-        let window = &mut walk.window;
+        let Scanner { log, raw, tip, text } = &mut self.scan;
+        let window = &mut raw.window;
         let manifest_end = FRAME_LEN_MIN + header.manifest_len as usize;
         let frame = window.bytes(at, manifest_end).map_err(log.io("read"))?;
         let probe = frame.get(FRAME_HEADER_LEN..).and_then(|body| ChainProbe::new(header, body, &log.sealer));
@@ -258,8 +258,8 @@ impl<'a> Resync<'a> {
 
     /// Whether the frame at `at` is whole by its checksums, and its manifest says something.
     fn reads_unproven(&mut self, at: u64, header: &FrameHeader) -> Result<bool> {
-        let Scanner { log, walk, text, .. } = &mut self.scan;
-        let frame = walk.window.bytes(at, header.len as usize).map_err(log.io("read"))?;
+        let Scanner { log, raw, text, .. } = &mut self.scan;
+        let frame = raw.window.bytes(at, header.len as usize).map_err(log.io("read"))?;
         let Some(body) = frame.get(FRAME_HEADER_LEN..) else { return Ok(false) };
         Ok(header.body_checks(body, &log.crc) && header.read_unproven(body, &log.sealer, text).is_some())
     }
