@@ -7,10 +7,11 @@
 //!
 //! - *Damage*, if a later frame header has a `durable_seq` that reaches the frame expected here. That frame was
 //!   durable once, and no crash takes back what a sync has covered. FORMAT.md calls such a header a witness.
-//! - *A torn tail*, if there is no witness: an unfinished write, of which nothing was acknowledged as durable.
+//! - *A torn tail*, if there is no witness: what a crash leaves of an unfinished write. Damage to the frames that
+//!   no later header vouches for looks the same, which is why recovery keeps a copy of the tail.
 //!
-//! A CRC finds accidents, not forgeries. A header that passes its CRC but that no writer writes, or a whole frame
-//! with the wrong sequence number, is therefore *tampering*: no crash and no bad sector makes one.
+//! A header that passes its CRC but that no writer writes, or a whole frame with the wrong sequence number, is
+//! *tampering*: a crash does not leave such bytes.
 //!
 //! Implements the rules F1 to F7 of *Opening* in FORMAT.md, except for the seals, which `scanner.rs` adds. Only
 //! reads. It never continues after damage by itself; `resync.rs` does that.

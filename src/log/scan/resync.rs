@@ -1,7 +1,7 @@
 //! Going on behind damage. Implements *Reading behind damage* of FORMAT.md; `verify` and salvage are built on it.
 //!
-//! A manifest opens only with the tag before it. Where that was in damaged bytes, the frame is believed if the tag it was
-//! sealed with still stands somewhere in them: nobody without the key can put it there.
+//! A manifest opens only with the tag before it. Where that was in damaged bytes, the frame is believed if the tag
+//! it was sealed with still stands somewhere in them: nobody without the key can put it there.
 
 use std::io;
 
@@ -15,7 +15,8 @@ use crate::log::file::{LogFile, LogPosition};
 use crate::{Error, Result};
 
 impl RawScanner<'_> {
-    /// Without the key: goes on where the next frame of a higher number seems to begin. Returns whether there is one.
+    /// Without the key: goes on where the next frame of a higher number seems to begin. Returns whether there is
+    /// one.
     pub(crate) fn skip_to_next_frame(&mut self) -> io::Result<bool> {
         let (offset, seq) = (self.offset, self.seq);
         let until = self.last_nonzero_end()?;
@@ -37,7 +38,8 @@ impl RawScanner<'_> {
     }
 }
 
-/// Walks with the key over everything, whatever is damaged. Every frame it gives is authentic, and their numbers rise.
+/// Walks with the key over everything, whatever is damaged. Every frame it gives is authentic, and their numbers
+/// rise.
 pub(crate) struct Resync<'a> {
     scan: Scanner<'a>,
     state: State,
@@ -60,12 +62,13 @@ enum State {
 
 /// What a walk over everything comes by, in the order of the file.
 pub(crate) enum ResyncItem<'a> {
-    /// An authentic frame. If it is not whole, its checksums, its padding or its tag are wrong, or one of its values.
+    /// An authentic frame. If it is not whole, its checksums, its padding or its tag are wrong, or one of its
+    /// values.
     Frame { frame: OpenFrame<'a>, is_whole: bool },
     /// `Corrupt` or `Unauthentic`: what opening the store would say here.
     Fault(Error),
-    /// A frame that is whole by its checksums, but the tag before it is lost: nothing says who wrote it. It lies in the
-    /// gap that follows.
+    /// A frame that is whole by its checksums, but the tag before it is lost: nothing says who wrote it. It lies
+    /// in the gap that follows.
     Unproven(OpenFrame<'a>),
     /// Bytes without an authentic frame. Comes before the frame behind it.
     Gap(Gap),
@@ -83,8 +86,8 @@ pub(crate) struct Gap {
     pub(crate) last_seq: Option<u64>,
 }
 
-/// Bounds the time that a file can take which was made to take long: all work in vain together takes as long as reading
-/// the file so many times. Any one frame is within it.
+/// Bounds the time that a file can take which was made to take long: all work in vain together takes as long as
+/// reading the file so many times. Any one frame is within it.
 const EFFORT_FACTOR: u64 = 256;
 const EFFORT_MIN: u64 = 1 << 20;
 
@@ -138,8 +141,9 @@ impl<'a> Resync<'a> {
         }
     }
 
-    /// Steps over the frame at the tip, if it is authentic, whatever its CRCs and its padding are. Where its manifest's tag
-    /// is damaged, the next frame's seal can tell that the tag which the manifest must have had is the right one.
+    /// Steps over the frame at the tip, if it is authentic, whatever its CRCs and its padding are. Where its
+    /// manifest's tag is damaged, the next frame's seal can tell that the tag which the manifest must have had is
+    /// the right one.
     fn open_by_seal(&mut self) -> Result<Option<FrameHeader>> {
         let Scanner { log, raw, tip, text } = &mut self.scan;
         let (window, sealer) = (&mut raw.window, &log.sealer);
@@ -230,7 +234,8 @@ impl<'a> Resync<'a> {
         left.is_some()
     }
 
-    /// The tag that the frame at `at` was chained to, if it is the tip's, or stands anywhere between the tip and `at`.
+    /// The tag that the frame at `at` was chained to, if it is the tip's, or stands anywhere between the tip and
+    /// `at`.
     fn chain_before(&mut self, at: u64, header: &FrameHeader) -> Result<Option<Tag>> {
         let Scanner { log, raw, tip, text } = &mut self.scan;
         let window = &mut raw.window;
