@@ -3,9 +3,8 @@
 //! After a fault, the reader tries these in turn:
 //!
 //! 1. *The frame at the fault, by its seal.* CRCs and padding are not sealed, so the manifest may open even if
-//! they
-//!    are wrong. The frame is then authentic, and so is each of its values that opens. If only its tag is damaged,
-//!    the right tag can be computed, and is confirmed if the next manifest opens with it.
+//!    they are wrong. The frame is then authentic, and so is each of its values that opens. If only its tag is
+//!    damaged, the right tag can be computed, and is confirmed if the next manifest opens with it.
 //! 2. *A later frame.* A manifest opens only with the tag of the manifest before it, which was in the bytes that
 //!    are damaged. The reader looks for a plausible header at each multiple of 8. As the tag, it tries the one of
 //!    the last authentic frame, and then every 16 bytes between that frame and the header. If the manifest opens,
