@@ -41,7 +41,7 @@ pub enum QueueOrder {
     /// By the bytes of the run id.
     #[default]
     RunId,
-    /// By the time of the latest enqueue: a job that is replaced, or acked and enqueued again, moves to the back.
+    /// In the order of the latest enqueue: a job that is replaced, or acked and enqueued again, moves to the back.
     /// The order is in the log, so it survives reopening, and each open may choose either order.
     Fifo,
 }
@@ -105,7 +105,7 @@ impl Index {
         operations: impl Iterator<Item = Operation<'a>>,
         mut locations: ValueCursor,
     ) {
-        let worth_dropping = STAGED_MIN + locations.frame_offset() / LEN_FOR_STAGED;
+        let drop_above = STAGED_MIN + locations.frame_offset() / LEN_FOR_STAGED;
         for operation in operations {
             let location = locations.locate(&operation);
             let Operation { action, bucket, key } = operation;
@@ -121,7 +121,7 @@ impl Index {
             let count = self.staged.iter().map(Vec::len).sum::<usize>();
             // Only when the number has doubled since the last time: the time for it stays in proportion to the
             // number of operations, and the lists hold at most one replaced operation for each other one.
-            if count as u64 > worth_dropping && count >= 2 * self.staged_kept {
+            if count as u64 > drop_above && count >= 2 * self.staged_kept {
                 self.staged_kept = 0;
                 for staged in &mut self.staged {
                     keep_last_of_each(staged);
@@ -131,7 +131,7 @@ impl Index {
         }
     }
 
-    /// Makes the staged operations visible. No reading call may be made before it.
+    /// Makes the staged operations visible. Call it before any reading call.
     pub(crate) fn merge_staged(&mut self) {
         Bucket::ALL.into_iter().for_each(|bucket| self.merge_staged_bucket(bucket));
     }

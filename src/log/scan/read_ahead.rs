@@ -1,7 +1,7 @@
 //! Reading all frames of a log with the key, on two threads if the log is long. Replay is built on it.
 //!
-//! A manifest is sealed with the tag of the manifest before it, and that tag is stored in the frame in clear. So a
-//! manifest can be opened before the one that precedes it, and the work splits in two:
+//! A manifest is sealed with the tag of the manifest before it, and that tag is stored unencrypted. So a manifest
+//! can be opened before the one that precedes it, and the work splits in two:
 //!
 //! - A second thread reads ahead: it scans frames by their CRCs, copies their sealed manifests into a chunk, and
 //!   sends the chunk through a bounded channel. While the channel is full, it opens the manifests of the next
