@@ -140,12 +140,12 @@ impl<'a> RawScanner<'a> {
                     return Ok(if header.seq == self.seq + 1 {
                         Outcome::Frame(header)
                     } else {
-                        Outcome::Tampered("a frame stands here that belongs elsewhere")
+                        Outcome::Tampered("the frame does not have the expected seq")
                     });
                 }
-                "the frame's body does not check"
+                "the frame's body does not match its CRC"
             }
-            ParsedFrameHeader::Absent => "the frame's header does not check",
+            ParsedFrameHeader::Absent => "the frame's header does not match its CRC",
         };
         let until = self.last_nonzero_end()?;
         if until == self.offset {

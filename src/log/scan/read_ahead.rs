@@ -57,8 +57,8 @@ pub(crate) fn replay(
     tip: LogPosition,
     mut take: impl FnMut(&OpenedFrame<'_>),
 ) -> Result<Ending> {
-    let scanner =
-        RawScanner::new(&*log.file, &log.crc, concurrency, tip.end, tip.seq).map_err(log.io("look at"))?;
+    let scanner = RawScanner::new(&*log.file, &log.crc, concurrency, tip.end, tip.seq)
+        .map_err(log.io("read the length of"))?;
     let is_long = is_long(scanner.file_len(), tip.end);
     let mut frames = ReadAhead { log, scanner, chain: tip.chain };
     if is_long && let Some(ending) = frames.replay_on_two_threads(&mut take) {

@@ -49,8 +49,8 @@ impl<'a> Scanner<'a> {
     /// # Errors
     /// `Io`.
     pub(crate) fn new(log: &'a LogFile, concurrency: Concurrency<'a>, tip: LogPosition) -> Result<Self> {
-        let raw =
-            RawScanner::new(&*log.file, &log.crc, concurrency, tip.end, tip.seq).map_err(log.io("look at"))?;
+        let raw = RawScanner::new(&*log.file, &log.crc, concurrency, tip.end, tip.seq)
+            .map_err(log.io("read the length of"))?;
         Ok(Scanner { log, raw, tip, text: SecretVec::default() })
     }
 
