@@ -13,10 +13,8 @@ use crate::text::Out;
 /// was put back, or if frames are missing at its end. While an agent runs, the anchor may include frames that a
 /// power cut would lose.
 #[derive(clap::Args)]
-#[command(
-    after_help = "Example:\n  backupy-state anchor > /elsewhere/anchor\n  \
-                  backupy-state anchor --expect \"$(cat /elsewhere/anchor)\""
-)]
+#[command(after_help = "Example:\n  backupy-state anchor > /elsewhere/anchor\n  \
+                  backupy-state anchor --expect \"$(cat /elsewhere/anchor)\"")]
 pub(crate) struct Args {
     /// An earlier anchor to compare with; takes the lock and recovers the store, as the agent would
     #[arg(long, value_name = "ANCHOR")]

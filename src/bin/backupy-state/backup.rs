@@ -13,7 +13,7 @@ use crate::text::{Out, bytes, len_of_file};
 /// Write a compact copy of the store to a new file, under the same key
 ///
 /// The copy is a complete store. An existing file is never overwritten. Needs the lock: exits with 5 while an
-/// agent holds it; a running agent makes its own backups.
+/// agent holds it; while an agent runs, only the agent itself can make a backup.
 #[derive(clap::Args)]
 #[command(after_help = "Example:\n  backupy-state backup /backup/state.db")]
 pub(crate) struct Args {

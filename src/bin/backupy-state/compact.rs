@@ -10,8 +10,8 @@ use crate::text::{Out, bytes};
 
 /// Free the space of replaced and removed data
 ///
-/// A running agent compacts its store automatically; this command is for a store without an agent. Needs the lock:
-/// exits with 5 while an agent holds it.
+/// By default, a running agent compacts its store automatically; this command is for a store without an agent.
+/// Needs the lock: exits with 5 while an agent holds it.
 #[derive(clap::Args)]
 #[command(after_help = "Example:\n  backupy-state compact")]
 pub(crate) struct Args {

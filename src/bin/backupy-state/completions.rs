@@ -8,10 +8,8 @@ use crate::text::Out;
 ///
 /// Write it to the folder from which the shell loads completions.
 #[derive(clap::Args)]
-#[command(
-    after_help = "Example:\n  \
-                  backupy-state completions bash > /usr/share/bash-completion/completions/backupy-state"
-)]
+#[command(after_help = "Example:\n  \
+                  backupy-state completions bash > /usr/share/bash-completion/completions/backupy-state")]
 pub(crate) struct Args {
     /// The shell
     #[arg(value_enum)]

@@ -213,8 +213,8 @@ impl Demo<'_> {
         store.close()?;
         self.report.left(held.keys().filter(|cell| cell.starts_with("job/")).count() as u64, events.len() as u64);
         self.ledger.check_final(&held, &events);
-        for (cell, mark) in &seen.values {
-            self.ledger.check_seen(cell, *mark);
+        for (cell, digest) in &seen.values {
+            self.ledger.check_seen(cell, *digest);
         }
         Ok(())
     }

@@ -38,7 +38,7 @@ mod text;
 mod verify;
 
 use failure::{Exit, Failure};
-use target::Target;
+use target::{GLOBAL_OPTIONS, Target};
 use text::Out;
 
 /// Inspect and maintain the persistent state of a backup agent
@@ -51,7 +51,7 @@ struct Cli {
     target: Target,
 
     /// Print the report as one line of JSON
-    #[arg(long, global = true)]
+    #[arg(long, global = true, help_heading = GLOBAL_OPTIONS)]
     json: bool,
 
     #[command(subcommand)]

@@ -96,8 +96,8 @@ fn line(lost: &Lost) -> String {
             None => key.bucket.to_owned(),
         })
         .collect();
-    let keys = if keys.is_empty() { String::new() } else { format!(": {}", keys.join(", ")) };
-    format!("{} at offset {}, {seqs}, {}{keys}", bytes(lost.len), lost.offset, lost.what)
+    let keys = if keys.is_empty() { String::new() } else { format!(" ({})", keys.join(", ")) };
+    format!("{seqs}, {} at offset {}: {}{keys}", bytes(lost.len), lost.offset, lost.what)
 }
 
 fn as_json(report: &SalvageReport) -> Value {

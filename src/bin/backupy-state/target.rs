@@ -15,13 +15,18 @@ use crate::text::len_of_file;
 #[derive(clap::Args)]
 pub(crate) struct Target {
     /// The state file [default: $BACKUPY_STATE_DIR/state.db, else /var/lib/backupy/state.db]
-    #[arg(long, global = true, value_name = "PATH", value_hint = ValueHint::FilePath)]
+    #[arg(long, global = true, help_heading = GLOBAL_OPTIONS)]
+    #[arg(value_name = "PATH", value_hint = ValueHint::FilePath)]
     pub(crate) state: Option<PathBuf>,
 
     /// The file with the agent key [default: the key is read from $BACKUPY_AGENT_KEY]
-    #[arg(long, global = true, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    #[arg(long, global = true, help_heading = GLOBAL_OPTIONS)]
+    #[arg(value_name = "FILE", value_hint = ValueHint::FilePath)]
     pub(crate) key_file: Option<PathBuf>,
 }
+
+/// The heading in `--help` for the options that every command has.
+pub(crate) const GLOBAL_OPTIONS: &str = "Global options";
 
 impl Target {
     pub(crate) fn state(&self) -> PathBuf {

@@ -81,7 +81,8 @@ fn show(report: &VerifyReport, out: &mut Out) {
 }
 
 fn as_json(report: &VerifyReport) -> Value {
-    let fault = |Fault { offset, kind, what, .. }: &Fault| {
+    let fault = |fault: &Fault| {
+        let Fault { offset, kind, what, .. } = fault;
         json!({ "offset": offset, "kind": kind_name(*kind), "what": what })
     };
     json!({

@@ -51,8 +51,8 @@ fn head(layout: &Layout, height: u64) -> String {
     let facts = format!("{frames} in a file of {len}, generation {}", report.generation);
     let (right, inner) = (WIDTH - 1, height - 1);
     format!(
-        r##"<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height}" width="{WIDTH}" height="{height}"
- role="img" aria-labelledby="title">
+        r##"<svg xmlns="http://www.w3.org/2000/svg"
+ viewBox="0 0 {WIDTH} {height}" width="{WIDTH}" height="{height}" role="img" aria-labelledby="title">
 <title id="title">Map of {path}</title>
 <style>
 text {{ font-family: system-ui, -apple-system, "Segoe UI", "DejaVu Sans", sans-serif;
