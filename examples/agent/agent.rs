@@ -99,8 +99,8 @@ impl Work {
         Ok(())
     }
 
-    /// Removes the job and adds its completion message in one record, so exactly one of the two is always in the
-    /// store.
+    /// Removes the job and adds its completion message in one record, so a crash leaves one of the two: never neither,
+    /// never both.
     fn run_jobs(&mut self) -> Result<()> {
         for job in self.store.dequeue_jobs_after(JOBS, 4)? {
             let Some(id) = job.run_id.strip_prefix(JOBS) else { break };
@@ -124,7 +124,7 @@ impl Work {
         self.take_orders(&mut link)?;
         self.deliver_outbox(&mut link)?;
         self.deliver_logs(&mut link)?;
-        // Only after the deliveries: each was acked durably, so everything up to this anchor is durable.
+        // The anchor of a store names only durable frames, so a power cut cannot make the store older than it.
         link.keep_anchor(&self.store.anchor().to_string())?;
         self.link = Some(link);
         Ok(())

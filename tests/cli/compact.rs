@@ -1,4 +1,4 @@
-//! `compact`.
+//! `compact`: the file shrinks, and the contents stay the same.
 
 use crate::sandbox::Sandbox;
 

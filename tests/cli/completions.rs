@@ -1,4 +1,4 @@
-//! `completions`: the scripts know every command, and bash can use its one.
+//! `completions`: the scripts know every command, and bash can load its script.
 
 use std::fs;
 use std::process::Command;

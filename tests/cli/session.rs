@@ -1,4 +1,4 @@
-//! `session`.
+//! `session`: what it shows, with and without secrets.
 
 use serde_json::{Value, json};
 

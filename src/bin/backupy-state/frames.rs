@@ -10,7 +10,7 @@ use crate::verify;
 
 /// List the frames of the log
 ///
-/// Offsets and lengths are in bytes. Also makes the checks of `verify`, with the same exit codes. With --json,
+/// Offsets and lengths are in bytes. Also performs the checks of `verify`, with the same exit codes. With --json,
 /// each frame is one JSON object on its own line.
 #[derive(clap::Args)]
 #[command(after_help = "Example:\n  backupy-state frames | less")]

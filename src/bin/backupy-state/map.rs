@@ -21,8 +21,8 @@ use layout::Layout;
 /// Draw a map of the state file
 ///
 /// Shows the header, live bytes, dead bytes (replaced, removed, or the frames' own bytes), free space, a torn tail
-/// and damage. Without the key, live and dead bytes are not distinguished. Also makes the checks of `verify`, with
-/// the same exit codes. Uses colours only on a terminal, and not if NO_COLOR is set.
+/// and damage. Without the key, live and dead bytes are not distinguished. Also performs the checks of `verify`,
+/// with the same exit codes. Uses colours only on a terminal, and not if NO_COLOR is set.
 #[derive(clap::Args)]
 #[command(after_help = "Example:\n  backupy-state map --svg map.svg")]
 pub(crate) struct Args {

@@ -223,7 +223,7 @@ mod tests {
     }
 
     #[test]
-    fn every_day_of_800_years_follows_the_one_before() {
+    fn every_day_of_800_years_follows_the_previous_one() {
         let mut before = civil_from_days(-146_097);
         for days in -146_096..146_097 {
             let (year, month, day) = civil_from_days(days);
@@ -250,7 +250,7 @@ mod tests {
     }
 
     #[test]
-    fn bytes_that_could_command_a_terminal_are_shown_as_digits() {
+    fn bytes_that_could_control_a_terminal_are_shown_as_digits() {
         assert_eq!(Printable::new("ärger \"x\"".as_bytes()).to_string(), "\"ärger \\\"x\\\"\"");
         assert_eq!(Printable::new(b"\x1b[2J").to_string(), "0x1b5b324a");
         assert_eq!(Printable::new(b"\xff").to_string(), "0xff");
