@@ -99,8 +99,8 @@ impl Work {
         Ok(())
     }
 
-    /// Removes the job and adds its completion message in one record, so a crash leaves one of the two: never neither,
-    /// never both.
+    /// Removes the job and adds its completion message in one record, so a crash leaves one of the two: never
+    /// neither, never both.
     fn run_jobs(&mut self) -> Result<()> {
         for job in self.store.dequeue_jobs_after(JOBS, 4)? {
             let Some(id) = job.run_id.strip_prefix(JOBS) else { break };
