@@ -36,7 +36,7 @@ fn anchor_expect_refuses_an_older_or_another_store() {
     sandbox.write(&older);
     let outcome = sandbox.run(&expect);
     assert!(
-        outcome.failed(3).contains("is not as new as expected: its log ends before the expected frame"),
+        outcome.failed(3).contains("does not match the anchor: its log ends before the expected frame"),
         "{outcome:?}"
     );
     assert_eq!(outcome.out, "");
@@ -45,5 +45,5 @@ fn anchor_expect_refuses_an_older_or_another_store() {
     fs::remove_file(sandbox.state()).unwrap();
     sandbox.run(&expect).failed(6);
     Store::open(sandbox.state(), &AgentKey::new(KEY).unwrap()).unwrap().close().unwrap();
-    assert!(sandbox.run(&expect).failed(3).contains("it is another store"));
+    assert!(sandbox.run(&expect).failed(3).contains("it is a different store"));
 }

@@ -33,7 +33,7 @@ fn backup_overwrites_nothing() {
     let copy = sandbox.folder.path().join("copy.db");
     fs::write(&copy, "another file").unwrap();
     let outcome = sandbox.run(&sandbox.maintenance(MAINTENANCE[2]));
-    assert!(outcome.failed(2).contains("exists already"), "{outcome:?}");
+    assert!(outcome.failed(2).contains("already exists"), "{outcome:?}");
     assert_eq!(fs::read(&copy).unwrap(), b"another file");
     let state = sandbox.state().display().to_string();
     let before = sandbox.bytes();

@@ -73,7 +73,7 @@ fn an_unreadable_job_does_not_hide_the_others() {
     sandbox.tamper_with_frame(4);
 
     let outcome = sandbox.run("dump-state");
-    assert!(outcome.failed(3).contains("it is the payload of job \"run-1\""), "{outcome:?}");
+    assert!(outcome.failed(3).contains("this is the payload of job \"run-1\""), "{outcome:?}");
     assert!(outcome.out.contains("  run-1  unreadable: "), "{outcome:?}");
     assert!(outcome.out.ends_with("  run-2  8 bytes\n"), "{outcome:?}");
     let outcome = sandbox.run("dump-state --json");

@@ -125,7 +125,10 @@ fn code_3_is_damage_or_tampering() {
     every_read_fails_with(&sandbox, 3, "at offset 4096");
     let outcome = sandbox.run("verify");
     assert!(outcome.out.contains("intact      no\n"), "{outcome:?}");
-    assert!(outcome.out.contains("damage      at offset 4096: the frame's body does not check\n"), "{outcome:?}");
+    assert!(
+        outcome.out.contains("damage      at offset 4096: the frame's body does not match its CRC\n"),
+        "{outcome:?}"
+    );
 
     // One copy of the header is enough to read the store, but `verify` reports the damaged one.
     bytes = whole.clone();

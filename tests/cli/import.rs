@@ -101,8 +101,8 @@ fn a_file_that_cannot_be_imported_creates_no_store() {
     for (bytes, code, words) in [
         (damaged, 3, "is damaged at offset"),
         (foreign, 4, "was written under another agent key"),
-        (b"To do: milk, bread\n".to_vec(), 7, "a file of another kind, and no bbolt file either"),
-        (Sandbox::filled().bytes(), 2, "is a store already"),
+        (b"To do: milk, bread\n".to_vec(), 7, "a file of another kind, and not a bbolt file either"),
+        (Sandbox::filled().bytes(), 2, "is already a store"),
     ] {
         let sandbox = Sandbox::with_bolt(&bytes);
         let outcome = sandbox.run(&sandbox.import());
@@ -133,7 +133,7 @@ fn a_store_with_other_contents_is_refused_and_unchanged() {
     let sandbox = Sandbox::filled();
     fs::write(sandbox.bolt(), agent().file(KEY.as_bytes(), 4096, 2)).unwrap();
     let before = sandbox.run("dump-state --allow-secrets").success();
-    assert!(sandbox.run(&sandbox.import()).failed(2).contains("holds a state of its own"));
+    assert!(sandbox.run(&sandbox.import()).failed(2).contains("already holds other data"));
     assert_eq!(sandbox.run("dump-state --allow-secrets").success(), before);
 
     let store = sandbox.open();

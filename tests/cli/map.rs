@@ -272,7 +272,7 @@ fn the_svg_names_the_offset_of_damage_and_is_well_formed_for_any_path() {
     let outcome = sandbox.outcome(command.arg(odd_path).stdout(Stdio::piped()).output().unwrap());
     outcome.failed(3);
     assert_well_formed(&outcome.out);
-    assert!(outcome.out.contains("At offset 4,096: the frame's body does not check."), "{}", outcome.out);
+    assert!(outcome.out.contains("At offset 4,096: the frame's body does not match its CRC."), "{}", outcome.out);
     assert!(outcome.out.contains("&lt;a href=") && !outcome.out.contains('\x1b'), "{}", outcome.out);
 }
 

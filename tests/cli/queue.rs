@@ -58,7 +58,7 @@ fn queue_list_continues_after_an_unreadable_job() {
     // The fourth frame enqueues run-1.
     sandbox.tamper_with_frame(4);
     let outcome = sandbox.run("queue list");
-    assert!(outcome.failed(3).contains("it is the payload of job \"run-1\""), "{outcome:?}");
+    assert!(outcome.failed(3).contains("this is the payload of job \"run-1\""), "{outcome:?}");
     assert!(
         outcome.out.contains("  run-1  unreadable: ") && outcome.out.ends_with("  run-2  8 bytes\n"),
         "{outcome:?}"

@@ -86,7 +86,7 @@ fn salvage_of_an_intact_store_is_complete() {
 fn salvage_overwrites_nothing_and_creates_nothing_from_what_is_not_a_store() {
     let sandbox = Sandbox::damaged(&[2]);
     fs::write(sandbox.to(), "another file").unwrap();
-    assert!(sandbox.run(&format!("salvage {}", sandbox.to())).failed(2).contains("exists already"));
+    assert!(sandbox.run(&format!("salvage {}", sandbox.to())).failed(2).contains("already exists"));
     assert_eq!(fs::read(sandbox.to()).unwrap(), b"another file");
     fs::remove_file(sandbox.to()).unwrap();
 

@@ -53,7 +53,7 @@ fn verify_reports_every_fault() {
         assert!(sentence.contains(&format!("damage at offset {}", frames[1].0)), "{sentence}");
         assert!(sentence.ends_with(", and 1 more"), "{sentence}");
         for frame in [frames[1], frames[5]] {
-            let row = format!("damage      at offset {}: the frame's header does not check\n", frame.0);
+            let row = format!("damage      at offset {}: the frame's header does not match its CRC\n", frame.0);
             assert!(outcome.out.contains(&row), "{}", outcome.out);
         }
     }
