@@ -4,7 +4,10 @@ use std::sync::Arc;
 
 use arbitrary::{Arbitrary, Unstructured};
 use backupy_state::testing::{open_snapshot_on, options_on, policy, verify_on};
-use backupy_state::{AgentKey, Batch, Config, Durability, Enqueued, Error, LogAdmission, LogBatch, LogLimits, OpenOptions, QueueOrder, Result, Session, Store, WhenFull};
+use backupy_state::{
+    AgentKey, Batch, Config, Durability, Enqueued, Error, LogAdmission, LogBatch, LogLimits, OpenOptions,
+    QueueOrder, Result, Session, Store, WhenFull,
+};
 
 use crate::sim::{PATH, Sim};
 use state::{Event, Peeked, State};
