@@ -11,10 +11,8 @@ const SHORT_LEN_MAX: usize = 38;
 #[derive(Clone)]
 pub(crate) enum Key {
     /// The bytes after the first `len` are zero.
-    Short {
-        len: u8,
-        bytes: [u8; SHORT_LEN_MAX],
-    },
+    Short { len: u8, bytes: [u8; SHORT_LEN_MAX] },
+    /// More than `SHORT_LEN_MAX` bytes.
     Long(Box<[u8]>),
 }
 

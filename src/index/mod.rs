@@ -8,9 +8,12 @@
 //!   map from the sorted list. That takes a third of the time of a look-up for each operation. If the map is not
 //!   empty, it applies what it kept one by one.
 //!
-//! A delete-through also covers keys that are only staged, so it first merges its bucket. While the lists grow,
-//! operations that a later one has replaced are dropped now and then, so that memory depends on the number of
-//! keys, not on the number of operations.
+//! A delete-through also covers keys that are only staged, so it first merges its bucket. When the lists have
+//! grown to half of the log's length, operations that a later one has replaced are dropped. So a long log with few
+//! keys needs less memory than its operations would take.
+//!
+//! The index does no I/O and takes no lock; the store guards it. Implements how operations change a bucket
+//! (*Records*), and the order of the queue and of log events (*Buckets and their keys*), of FORMAT.md.
 
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
@@ -58,7 +61,7 @@ pub(crate) struct Index {
     staged_kept: usize,
     /// For each bucket, the bytes that its live operations take in a log, without frame headers.
     live_bytes: [u64; BUCKET_COUNT],
-    /// One more than the highest ordinal seen in the log buffer.
+    /// One more than the highest ordinal of all log events put so far, deleted ones included.
     next_ordinal: u64,
 }
 
@@ -120,8 +123,8 @@ impl Index {
             }
             self.staged[bucket as usize].push((key.into(), location));
             let count = self.staged.iter().map(Vec::len).sum::<usize>();
-            // Only when the number has doubled since the last time: the time for it stays in proportion to the
-            // number of operations, and the lists hold at most one replaced operation for each other one.
+            // Only when the number has doubled since the last time. So sorting is rare enough, and of
+            // more than `drop_above` staged operations, at most half have been replaced.
             if count as u64 > drop_above && count >= 2 * self.staged_kept {
                 self.staged_kept = 0;
                 for staged in &mut self.staged {
@@ -199,7 +202,8 @@ impl Index {
         }
     }
 
-    /// The next `n` jobs in queue order: from the first one, or from the one after `after`.
+    /// The next `n` jobs in queue order: from the first one, or from the one after `after`. With
+    /// [`QueueOrder::Fifo`], an `after` that is not queued has no place in the order and is ignored.
     pub(crate) fn jobs(&self, after: Option<&str>, n: usize) -> Vec<(Key, Location)> {
         let queue = self.bucket(Bucket::Queue);
         let after = after.map(str::as_bytes);
@@ -224,7 +228,7 @@ impl Index {
         (self.next_ordinal < u64::MAX).then_some(self.next_ordinal)
     }
 
-    /// Whether each bucket has as many live keys and live bytes as in `other`.
+    /// Whether each bucket has as many live keys and live bytes as in `other`: how compaction checks its copy.
     pub(crate) fn is_same_size_as(&self, other: &Self) -> bool {
         let counts = |index: &Self| index.buckets.each_ref().map(Keys::len);
         self.live_bytes == other.live_bytes && counts(self) == counts(other)

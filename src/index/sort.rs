@@ -1,11 +1,12 @@
 //! Sorting staged operations by key, and dropping those that a later one on the same key replaces.
 //!
-//! Sorts indices instead of the operations, each packed with the first bytes of its key into one `u64`. So the
-//! sort moves 8 bytes instead of 64, and compares whole keys only if those bytes are equal.
+//! Sorts indices instead of the operations, each packed with the first bits of its key into one `u64`. So the
+//! sort moves 8 bytes instead of 64, and compares whole keys only if those bits are equal. Run ids often begin
+//! alike, so the prefix that all keys share is left out of them.
 
 use super::Key;
 
-/// Keeps only the last operation on each key, sorted by key.
+/// Keeps only the last operation on each key, sorted by key. `staged` is in the order of the log.
 pub(super) fn keep_last_of_each<T>(staged: &mut Vec<(Key, T)>) {
     let order = order_by_key(staged);
     arrange(staged, order);

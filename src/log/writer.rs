@@ -299,8 +299,8 @@ impl LogWriter {
 /// How much preallocated space is kept for acks, deletes and drains on a full disk. It is enough for 580 acks of
 /// jobs whose run id is a UUID.
 const RESERVE_LEN: u64 = 64 << 10;
-/// A step of preallocation is the log's length divided by this: short enough for the bound on the file's length
-/// (promise 8 of the crate), long enough that steps are rare.
+/// A step of preallocation is the log's length divided by this: short enough that the file is little longer than
+/// its frames, long enough that steps are rare.
 const STEP_DIVISOR: u64 = 8;
 const STEP_LEN_MIN: u64 = 256 << 10;
 const STEP_LEN_MAX: u64 = 4 << 20;

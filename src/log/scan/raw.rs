@@ -2,8 +2,8 @@
 //!
 //! The writer appends frames one after another, and writes into each frame's header how far the log was durable at
 //! that moment: `durable_seq`, the last frame that a sync had covered. Until a sync covers a frame, a power cut
-//! may leave any part of it on the disk, and leave later frames whole. So bytes that are no valid frame mean one
-//! of two things:
+//! may leave any part of it on the disk, and leave later frames whole. If only zeros are left, which the writer
+//! preallocates, the log ends. Other bytes that are no valid frame mean one of two things:
 //!
 //! - *Damage*, if a later frame header has a `durable_seq` that reaches the frame expected here. That frame was
 //!   durable once, and no crash takes back what a sync has covered. FORMAT.md calls such a header a witness.
@@ -12,6 +12,9 @@
 //!
 //! A header that passes its CRC but that no writer writes, or a whole frame with the wrong sequence number, is
 //! *tampering*: a crash does not leave such bytes.
+//!
+//! Alongside a writer, a frame that is half written can look like damage or tampering. So a reader without the
+//! lock looks again, for up to 31 ms, before it reports either.
 //!
 //! Implements the rules F1 to F7 of *Opening* in FORMAT.md, except for the seals, which `scanner.rs` adds. Only
 //! reads. It never continues after damage by itself; `resync.rs` does that.
@@ -57,7 +60,7 @@ pub(crate) struct RawScanner<'a> {
     pub(super) offset: u64,
     /// The sequence number of the frame before it.
     pub(super) seq: u64,
-    /// How many doubtful places were read again.
+    /// How many places still looked damaged when there was no pause left.
     rechecks: u32,
     /// The result of the last [`last_nonzero_end`](Self::last_nonzero_end).
     nonzero_end: Option<u64>,
@@ -90,12 +93,16 @@ impl<'a> RawScanner<'a> {
 
     /// Returns what is at the offset, and moves past it if it is a frame. Any other item is returned again by the
     /// next call.
+    ///
+    /// # Errors
+    /// `UnexpectedEof` if the file has become shorter than the frames that were returned.
     pub(crate) fn next(&mut self) -> io::Result<ScanItem<'_>> {
         let mut pauses = PAUSES_MS.iter();
         let outcome = loop {
             let outcome = self.classify();
             let is_doubtful = match &outcome {
                 Ok(outcome) => matches!(outcome, Outcome::Damage(_) | Outcome::Tampered(_)),
+                // A writer may be cutting off preallocated space or a failed write.
                 Err(error) => error.kind() == io::ErrorKind::UnexpectedEof,
             };
             match (self.concurrency, pauses.next()) {
@@ -217,6 +224,7 @@ impl<'a> RawScanner<'a> {
                     return Ok(Some((at + candidate as u64, header)));
                 }
             }
+            // Continue with the first candidate whose header was not in memory as a whole.
             at += (last - last % ALIGNMENT + ALIGNMENT) as u64;
         }
     }

@@ -10,8 +10,9 @@
 //!   to the caller. It sends used chunks back, so memory is bounded by a few chunks.
 //!
 //! A fault that the second thread finds travels with the chunk of the frames before it. So the first fault in the
-//! order of the file is the one reported, and every frame before it was handed over. If the log is short, or no
-//! thread can be started, the calling thread does both parts.
+//! order of the file is the one reported, and every frame before it was handed over. A stored tag may be forged,
+//! but then the manifest that it belongs to does not open, and nothing after that frame is handed over. If the log
+//! is short, or no thread can be started, the calling thread does both parts.
 //!
 //! Implements rules F1 to F7 of *Opening* in FORMAT.md, as `scanner.rs` does.
 

@@ -7,11 +7,12 @@
 //!    damaged, the right tag can be computed, and is confirmed if the next manifest opens with it.
 //! 2. *A later frame.* A manifest opens only with the tag of the manifest before it, which was in the bytes that
 //!    are damaged. The reader looks for a plausible header at each multiple of 8. As the tag, it tries the one of
-//!    the last authentic frame, and then every 16 bytes between that frame and the header. If the manifest opens,
-//!    it is authentic: without the key, no such tag can be made. The frames in between are reported as a gap.
+//!    the last authentic frame, and then every 16 consecutive bytes, at any offset, between that frame and the
+//!    header. If the manifest opens, it is authentic: without the key, no such tag can be made. The frames in
+//!    between are reported as a gap.
 //!
-//! If the tag was destroyed, the frame after it cannot be authenticated even if it is whole, and it is lost too.
-//! But that frame stores its own tag, so the frame that follows it can be found.
+//! If the tag was destroyed, the frame after it cannot be authenticated even if it is whole, and it is lost too:
+//! it is reported as unproven. But that frame stores its own tag, so the frame that follows it can be found.
 //!
 //! Implements *Reading past damage*, rules G1 to G4, of *Opening* in FORMAT.md.
 
@@ -99,7 +100,7 @@ impl<'a> Resync<'a> {
     /// Returns the next item. After the end, it returns the end again.
     ///
     /// # Errors
-    /// Only `Io`. Every other fault is an item.
+    /// Only `Io`. Damage and tampering are returned as [`ResyncItem::Fault`].
     pub(crate) fn next(&mut self) -> Result<ResyncItem<'_>> {
         match self.state {
             State::Chained => self.follow(),
@@ -294,4 +295,5 @@ impl RawScanner<'_> {
 /// bounds the bytes that all tries together process to a multiple of the file's length. The multiple is large
 /// enough for any one frame of the file: see *Reading past damage* in FORMAT.md.
 const BUDGET_FACTOR: u64 = 256;
+/// Added to the budget, in bytes, so that a short file has enough for many tries.
 const BUDGET_MIN: u64 = 1 << 20;
