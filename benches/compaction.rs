@@ -9,7 +9,8 @@ use std::time::{Duration, Instant};
 
 use aes_gcm::aead::{AeadInOut, KeyInit};
 use aes_gcm::{Aes256Gcm, Nonce};
-use backupy_state::{CompactionPolicy, Durability, OpenOptions, Stats, Store};
+use backupy_state::testing::policy;
+use backupy_state::{Durability, OpenOptions, Stats, Store};
 
 mod measure;
 
@@ -30,7 +31,7 @@ const VALUE_COUNT: usize = 25_000;
 fn buffered() -> OpenOptions {
     OpenOptions::new()
         .durability(Durability::Buffered)
-        .compaction(CompactionPolicy { automatic: false, ..CompactionPolicy::default() })
+        .compaction(policy(|policy| policy.automatic = false))
         .clone()
 }
 

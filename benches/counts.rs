@@ -25,7 +25,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, Stdio};
 use std::thread;
 
-use backupy_state::{Batch, CompactionPolicy, Durability, OpenOptions, Store};
+use backupy_state::testing::policy;
+use backupy_state::{Batch, Durability, OpenOptions, Store};
 use measure::{folder, key, run_id};
 
 #[allow(dead_code, reason = "shared with other benchmarks")]
@@ -96,7 +97,7 @@ const CHILD: &str = "COUNTS_CHILD";
 // The workloads.
 
 fn options() -> OpenOptions {
-    let manual = CompactionPolicy { automatic: false, ..CompactionPolicy::default() };
+    let manual = policy(|policy| policy.automatic = false);
     // No sync, whose cost is in the kernel, and no automatic compaction, which runs on a thread of its own.
     OpenOptions::new().durability(Durability::Buffered).compaction(manual).clone()
 }

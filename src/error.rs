@@ -27,11 +27,13 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 #[non_exhaustive]
 pub enum Error {
     /// The caller passed something that can never work, such as an empty run id. Nothing was written.
+    #[non_exhaustive]
     Invalid {
         /// What is wrong with it.
         what: String,
     },
     /// A value or a run id is over its limit. Nothing was written.
+    #[non_exhaustive]
     TooLarge {
         /// What is too large.
         what: &'static str,
@@ -41,11 +43,13 @@ pub enum Error {
         max: u64,
     },
     /// There is no store at the path, and the call does not create one.
+    #[non_exhaustive]
     NotFound {
         /// Where the call looked for it.
         path: PathBuf,
     },
     /// Another handle or process has the store open, or has the file open that was to be imported.
+    #[non_exhaustive]
     Locked {
         /// The lock file, or the file that was to be imported.
         path: PathBuf,
@@ -58,6 +62,7 @@ pub enum Error {
         hint: &'static str,
     },
     /// The file at the path is not a store. It was not changed.
+    #[non_exhaustive]
     NotAStore {
         /// The path.
         path: PathBuf,
@@ -65,6 +70,7 @@ pub enum Error {
         what: &'static str,
     },
     /// A newer version of this crate wrote the store. It was not changed. Open it with that version.
+    #[non_exhaustive]
     UnsupportedFormat {
         /// The log.
         path: PathBuf,
@@ -74,11 +80,13 @@ pub enum Error {
         flags: u32,
     },
     /// The store was written under another agent key. It was not changed.
+    #[non_exhaustive]
     WrongKey {
         /// The log.
         path: PathBuf,
     },
     /// Bytes that were durable once no longer match their checksum. The log was not changed.
+    #[non_exhaustive]
     Corrupt {
         /// The log.
         path: PathBuf,
@@ -89,6 +97,7 @@ pub enum Error {
     },
     /// Bytes match their checksum but fail authentication, or belong elsewhere in the log. No accident of a disk
     /// does this: either the file was edited, or parts of other files were copied into it.
+    #[non_exhaustive]
     Unauthentic {
         /// The log.
         path: PathBuf,
@@ -103,6 +112,7 @@ pub enum Error {
     },
     /// The store is another one, or older, than [`expect_at_least`](crate::OpenOptions::expect_at_least) demands:
     /// an older file was put back, or the end of the file was cut off. It was not changed.
+    #[non_exhaustive]
     Stale {
         /// The log.
         path: PathBuf,
@@ -111,18 +121,21 @@ pub enum Error {
     },
     /// The disk or the quota is full. Nothing was written, and the store stays usable: free some space and call
     /// again.
+    #[non_exhaustive]
     Full {
         /// The log.
         path: PathBuf,
     },
     /// An earlier write or sync failed, so the store accepts no more writes. Reads still work. Drop the handle and
     /// open the store again to write.
+    #[non_exhaustive]
     Failed {
         /// The log.
         path: PathBuf,
     },
     /// The operating system refused an operation. After a write or a sync of the log, the effect of the call is
     /// unknown until the store is opened again.
+    #[non_exhaustive]
     Io {
         /// The operation, as it reads after "could not".
         operation: &'static str,

@@ -52,10 +52,10 @@
 //!
 //! # Promises and limits
 //!
-//! The README lists what the store promises, and what it does not. In short: when a call with [`Durability::Sync`]
-//! returns `Ok`, its effect survives a power cut; a call or a [`Batch`] is there whole or not at all; a store that is
-//! damaged, foreign, forged or under another key is an [`Error`], never an empty store. An older copy of the whole file
-//! is detected only with an [`Anchor`] that the caller keeps elsewhere.
+//! The README lists what the store promises, and what it does not. In short: when a call with
+//! [`Durability::Sync`] returns `Ok`, its effect survives a power cut. A call or a [`Batch`] is there whole or not
+//! at all. A store that is damaged, foreign, forged or under another key is an [`Error`], never an empty store.
+//! An older copy of the whole file is detected only with an [`Anchor`] that the caller keeps elsewhere.
 //!
 //! FORMAT.md describes every byte of the file, so that a reader can be written from it alone.
 //!

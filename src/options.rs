@@ -273,7 +273,8 @@ impl OpenOptions {
     /// # use backupy_state::{AgentKey, CompactionPolicy, OpenOptions};
     /// # let folder = tempfile::tempdir()?;
     /// # let (path, key) = (folder.path().join("state.db"), AgentKey::new("key")?);
-    /// let policy = CompactionPolicy { min_len: 16 << 20, ..CompactionPolicy::default() };
+    /// let mut policy = CompactionPolicy::default();
+    /// policy.min_len = 16 << 20;
     /// let store = OpenOptions::new().compaction(policy).open(&path, &key)?;
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```

@@ -2,6 +2,7 @@
 
 /// When a writing call returns.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Durability {
     /// When its effect survives a power cut.
     #[default]
@@ -13,6 +14,7 @@ pub enum Durability {
 
 /// What opening does about a store that is damaged or fails authentication.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum OnDamage {
     /// It returns [`Error::Corrupt`](crate::Error::Corrupt) or [`Error::Unauthentic`](crate::Error::Unauthentic),
     /// and does not change a byte.
@@ -31,7 +33,9 @@ pub enum OnDamage {
 ///
 /// let mut limits = LogLimits::default();
 /// limits.max_count = Some(10_000);
-/// limits.rate = Some(LogRate { per_second: 100, burst: 1_000 });
+/// let mut rate = LogRate::default();
+/// rate.per_second = 100;
+/// limits.rate = Some(rate);
 /// limits.when_full = WhenFull::DropNewest;
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -54,7 +58,7 @@ impl Default for LogLimits {
         LogLimits {
             max_count: Some(100_000),
             max_bytes: Some(64 << 20),
-            rate: Some(LogRate { per_second: 1_000, burst: 10_000 }),
+            rate: Some(LogRate::default()),
             when_full: WhenFull::DropOldest,
         }
     }
@@ -63,15 +67,23 @@ impl Default for LogLimits {
 /// A token bucket. It is full when the store is opened, and uses the monotonic clock: setting the time of day does
 /// not affect it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct LogRate {
-    /// How many events a second are buffered in the long run.
+    /// How many events a second are buffered in the long run: 1,000 by default.
     pub per_second: u32,
-    /// How many events are buffered at once after a pause.
+    /// How many events are buffered at once after a pause: 10,000 by default.
     pub burst: u32,
+}
+
+impl Default for LogRate {
+    fn default() -> Self {
+        LogRate { per_second: 1_000, burst: 10_000 }
+    }
 }
 
 /// Which events are dropped when the log buffer is full.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum WhenFull {
     /// The oldest events in the buffer, to make room for the new one.
     #[default]
@@ -86,6 +98,7 @@ pub enum WhenFull {
 /// frames is dead, at least 16 KiB. [`Store::close`](crate::Store::close) compacts a log of any length if more
 /// than `dead_ratio` and more than 128 KiB of it are dead and at most 128 KiB are live.
 #[derive(Clone, Copy, Debug, PartialEq)]
+#[non_exhaustive]
 pub struct CompactionPolicy {
     /// Whether the store compacts its log by itself: true by default. Even if not, a log that nears the limit of
     /// 2^31 frames is compacted, which gives it a new frame key.

@@ -5,11 +5,15 @@
 use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 #[cfg(feature = "import-bolt")]
 pub use crate::import_bolt::{BoltState, import_bolt_bytes, read_bolt};
 pub use crate::storage::{Access, Disk, File, LockGuard, Map, PathKind, Storage};
-use crate::{AgentKey, FrameInfo, OpenOptions, Result, SalvageReport, Snapshot, Store, VerifyReport};
+use crate::{
+    AgentKey, CompactionPolicy, Config, Error, FrameInfo, LogEvent, LogRate, OpenOptions, QueuedJob, Result,
+    SalvageReport, Session, Snapshot, Store, VerifyReport,
+};
 
 /// The default options, on another file system than the machine's.
 #[must_use]
@@ -63,4 +67,54 @@ pub fn live_ranges(snapshot: &Snapshot) -> Vec<Range<u64>> {
 #[must_use]
 pub fn copy_progress(store: &Store) -> u64 {
     store.copy_progress()
+}
+
+/// The default policy, changed.
+#[must_use]
+pub fn policy(change: impl FnOnce(&mut CompactionPolicy)) -> CompactionPolicy {
+    let mut policy = CompactionPolicy::default();
+    change(&mut policy);
+    policy
+}
+
+/// A rate of these figures.
+#[must_use]
+pub fn log_rate(per_second: u32, burst: u32) -> LogRate {
+    LogRate { per_second, burst }
+}
+
+/// What a test expects a reading call to return.
+#[must_use]
+pub fn config(version: u64, raw: Vec<u8>) -> Config {
+    Config { version, raw }
+}
+
+/// What a test expects a reading call to return.
+#[must_use]
+pub fn queued_job(run_id: String, payload: Vec<u8>) -> QueuedJob {
+    QueuedJob { run_id, payload }
+}
+
+/// What a test expects a reading call to return.
+#[must_use]
+pub fn session(session_id: String, server_time_ms: i64) -> Session {
+    Session { session_id, server_time_ms }
+}
+
+/// What a test expects a reading call to return.
+#[must_use]
+pub fn log_event(ts_ms: i64, payload: Vec<u8>) -> LogEvent {
+    LogEvent { ts_ms, payload }
+}
+
+/// The error of a lock that another handle holds.
+#[must_use]
+pub fn locked(path: &Path) -> Error {
+    Error::Locked { path: path.to_path_buf(), holder: None, waited: Duration::ZERO, hint: "try again" }
+}
+
+/// The error of a refused operation.
+#[must_use]
+pub fn io_error(operation: &'static str, path: &Path, source: std::io::Error) -> Error {
+    Error::Io { operation, path: path.to_path_buf(), source }
 }

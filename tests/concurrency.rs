@@ -1,4 +1,4 @@
-//! Group commit and the failure latch, in every order in which the threads can run: `src/log/group_commit.rs` itself,
+//! Group commit and the failure latch, in every order in which threads can run: `src/log/group_commit.rs` itself,
 //! over the mutexes of shuttle. All orders are tried for two threads, and very many chosen at random for four.
 //!
 //! The simulated sync does what a real one does: it covers the bytes written before it began, and only once it has

@@ -12,7 +12,8 @@ use std::process::Command;
 use std::sync::atomic::{AtomicIsize, Ordering};
 use std::time::Duration;
 
-use backupy_state::{AgentKey, CompactionPolicy, Durability, Error, OpenOptions, Snapshot, Store};
+use backupy_state::testing::policy;
+use backupy_state::{AgentKey, Durability, Error, OpenOptions, Snapshot, Store};
 use common::{Place, child_path, depth, existing, key, say, spawn, test_binary};
 
 const HOSTS: usize = 100;
@@ -38,7 +39,7 @@ fn one_after_the_other() {
     let Some(folder) = child_path() else { return };
     let path = |host: usize| folder.join(format!("{host}.db"));
     // Small stores compact themselves too, on their own thread.
-    let policy = CompactionPolicy { min_len: 0, ..CompactionPolicy::default() };
+    let policy = policy(|policy| policy.min_len = 0);
     let mut options = OpenOptions::new();
     options.durability(Durability::Buffered).lock_timeout(Duration::ZERO).compaction(policy);
     let (rounds, mut before) = (depth::rounds(), None);

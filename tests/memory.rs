@@ -12,9 +12,8 @@ use std::cell::Cell;
 use std::fs;
 use std::path::Path;
 
-use backupy_state::{
-    AgentKey, Batch, CompactionPolicy, Durability, Error, OpenOptions, Result, Store, salvage, verify,
-};
+use backupy_state::testing::policy;
+use backupy_state::{AgentKey, Batch, Durability, Error, OpenOptions, Result, Store, salvage, verify};
 
 /// Counts what each thread holds.
 struct Counting;
@@ -155,7 +154,7 @@ fn crc32<'a>(bytes: impl Iterator<Item = &'a u8>) -> u32 {
 fn opening_a_long_log_of_small_records_holds_few_of_them_at_once() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("state.db");
-    let compaction = CompactionPolicy { automatic: false, ..CompactionPolicy::default() };
+    let compaction = policy(|policy| policy.automatic = false);
     let store =
         OpenOptions::new().durability(Durability::Buffered).compaction(compaction).open(&path, &key()).unwrap();
     (0..100_000).for_each(|at| store.record_heartbeat(at).unwrap());
@@ -189,7 +188,7 @@ fn opening_a_short_log_of_many_void_operations_holds_few_of_them() {
     for events in [0_usize, 40_000] {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("state.db");
-        let compaction = CompactionPolicy { automatic: false, ..CompactionPolicy::default() };
+        let compaction = policy(|policy| policy.automatic = false);
         let store = OpenOptions::new().compaction(compaction).open(&path, &key()).unwrap();
         store.write((0..events).fold(Batch::new(), |batch, i| batch.buffer_log(i as i64, b""))).unwrap();
         assert_eq!(store.drain_logs(usize::MAX).unwrap().len(), events);

@@ -13,7 +13,8 @@ use std::sync::Barrier;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use backupy_state::{CompactionPolicy, Durability, OpenOptions, Store};
+use backupy_state::testing::policy;
+use backupy_state::{Durability, OpenOptions, Store};
 use chart::{Chart, Line};
 use measure::{folder, key, run_id, time_each};
 
@@ -248,7 +249,7 @@ fn thread_charts(rows: &[Row]) -> Vec<(&'static str, Chart)> {
 // The measurements.
 
 fn buffered() -> OpenOptions {
-    let manual = CompactionPolicy { automatic: false, ..CompactionPolicy::default() };
+    let manual = policy(|policy| policy.automatic = false);
     OpenOptions::new().durability(Durability::Buffered).compaction(manual).clone()
 }
 

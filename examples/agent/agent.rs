@@ -1,5 +1,6 @@
-//! The agent. Whatever it has promised or means to tell is in its store first; the server is told afterwards, and what it has
-//! confirmed is removed. So a crash between any two lines repeats something, and loses nothing.
+//! The agent. It stores every job and every message before it tells the server about it, and removes a message
+//! only after the server has confirmed it. So a crash between any two lines may repeat something, but loses
+//! nothing.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -12,20 +13,20 @@ use backupy_state::{AgentKey, Anchor, Batch, OpenOptions, Store};
 use crate::link::{Link, Order};
 use crate::{Result, key, say};
 
-/// The key of the store, and the one it may still be under.
+/// The key for the store, and the previous key, if the store may still be under that one.
 pub(crate) struct Keys {
-    pub(crate) now: AgentKey,
-    pub(crate) before: Option<AgentKey>,
+    pub(crate) current: AgentKey,
+    pub(crate) previous: Option<AgentKey>,
 }
 
-/// A running agent, as whoever starts and stops it has it.
+/// A handle to a running agent.
 pub(crate) struct Agent {
     stop: Arc<AtomicBool>,
     thread: JoinHandle<Result<Vec<String>>>,
 }
 
 impl Agent {
-    /// `logged` is how many log events there were before: each has a number.
+    /// Starts the agent. `logged` is the number of earlier log events, from which it continues to number them.
     pub(crate) fn start(state: &Path, socket: &Path, keys: Keys, logged: usize) -> Self {
         let stop = Arc::new(AtomicBool::new(false));
         let (state, socket, stopped) = (state.to_owned(), socket.to_owned(), Arc::clone(&stop));
@@ -34,7 +35,7 @@ impl Agent {
             while !stopped.load(Ordering::Relaxed) {
                 work.round()?;
             }
-            // Everything durable, and the next open need not look for a torn tail.
+            // Makes everything durable, and spares the next open the search for a torn tail.
             work.store.close()?;
             say("agent", "stopped");
             Ok(work.logged)
@@ -42,7 +43,7 @@ impl Agent {
         Agent { stop, thread }
     }
 
-    /// Asks it to stop, and waits. Returns the log events that it has written, for the reckoning.
+    /// Stops the agent and waits for it. Returns the log events that it has written, for the final check.
     pub(crate) fn stop(self) -> Result<Vec<String>> {
         self.stop.store(true, Ordering::Relaxed);
         self.thread.join().map_err(|_| "the agent panicked")?
@@ -61,35 +62,35 @@ struct Work {
 impl Work {
     fn open(state: &Path, socket: PathBuf, keys: Keys, logged: usize) -> Result<Self> {
         let mut options = OpenOptions::new();
-        if let Some(before) = keys.before {
-            options.previous_key(before);
+        if let Some(previous) = keys.previous {
+            options.previous_key(previous);
         }
-        // The server keeps the anchor: whoever puts an older file here cannot also change what the server knows. Where the server
-        // cannot be asked, an agent must decide; this one works on.
+        // The server keeps the anchor, out of reach of anyone who could put an older file here. If the server does
+        // not answer, an agent must choose between safety and availability; this one starts without the check.
         let anchor = Link::connect(&socket).and_then(|mut link| link.anchor()).ok().flatten();
         if let Some(anchor) = &anchor {
             options.expect_at_least(anchor.parse::<Anchor>()?);
         }
-        let store = options.open(state, &keys.now)?;
+        let store = options.open(state, &keys.current)?;
         let recovery = store.recovery();
         let (created, clean, rekeyed) = (recovery.created, recovery.clean, recovery.rekeyed);
         let checked =
-            if anchor.is_some() { "not older than the server's anchor" } else { "the server has no anchor" };
+            if anchor.is_some() { "not older than the server's anchor" } else { "no anchor from the server" };
         say("agent", &format!("open: created {created}, clean {clean}, rekeyed {rekeyed}; {checked}"));
         Ok(Work { store, socket, link: None, was_away: false, logged: Vec::new(), logged_before: logged })
     }
 
-    /// Works whether the server is there or not, and tells it what there is to tell when it is.
+    /// Runs jobs whether the server is available or not, and talks to the server if it is.
     fn round(&mut self) -> Result<()> {
         self.run_jobs()?;
         match self.talk() {
             Ok(()) => {}
-            Err(Trouble::Store(error)) => return Err(error),
-            Err(Trouble::Server) => {
+            Err(Failure::Store(error)) => return Err(error),
+            Err(Failure::Server) => {
                 self.link = None;
                 if !self.was_away {
                     self.was_away = true;
-                    say("agent", "the server is away; working on");
+                    say("agent", "the server is away; the agent continues");
                     self.log("the server went away")?;
                 }
             }
@@ -98,7 +99,8 @@ impl Work {
         Ok(())
     }
 
-    /// The job goes and its completion message comes in one record: there is never neither, and never both.
+    /// Removes the job and adds its completion message in one record, so a crash leaves one of the two: never
+    /// neither, never both.
     fn run_jobs(&mut self) -> Result<()> {
         for job in self.store.dequeue_jobs_after(JOBS, 4)? {
             let Some(id) = job.run_id.strip_prefix(JOBS) else { break };
@@ -114,7 +116,7 @@ impl Work {
         Ok(())
     }
 
-    fn talk(&mut self) -> Result<(), Trouble> {
+    fn talk(&mut self) -> Result<(), Failure> {
         let mut link = match self.link.take() {
             Some(link) => link,
             None => self.connect()?,
@@ -122,13 +124,13 @@ impl Work {
         self.take_orders(&mut link)?;
         self.deliver_outbox(&mut link)?;
         self.deliver_logs(&mut link)?;
-        // What the server has confirmed is durable; so is all before this point.
+        // The anchor of a store names only durable frames, so a power cut cannot make the store older than it.
         link.keep_anchor(&self.store.anchor().to_string())?;
         self.link = Some(link);
         Ok(())
     }
 
-    fn connect(&mut self) -> Result<Link, Trouble> {
+    fn connect(&mut self) -> Result<Link, Failure> {
         let mut link = Link::connect(&self.socket)?;
         let (session_id, server_time_ms) = link.hello()?;
         self.store.write(Batch::new().save_session(&session_id, server_time_ms).record_heartbeat(now_ms()))?;
@@ -138,9 +140,10 @@ impl Work {
         Ok(link)
     }
 
-    /// A job is in the queue, durably, before the server hears that it was accepted. If the answer is lost, the server sends it again,
-    /// under the same id: it takes its own place, or runs twice and is told twice, and the server drops the second.
-    fn take_orders(&self, link: &mut Link) -> Result<(), Trouble> {
+    /// Enqueues each job durably before telling the server that it was accepted. If that message is lost, the
+    /// server sends the job again under the same id: it replaces the queued one, or runs a second time, and the
+    /// server drops the second result.
+    fn take_orders(&self, link: &mut Link) -> Result<(), Failure> {
         loop {
             match link.poll()? {
                 Order::Job { id, text } => {
@@ -148,7 +151,7 @@ impl Work {
                     link.accepted(&id)?;
                 }
                 Order::Key(number) => {
-                    self.store.rekey(&key(number).map_err(Trouble::Store)?)?;
+                    self.store.rekey(&key(number).map_err(Failure::Store)?)?;
                     say("agent", &format!("the store is under key {number}"));
                     link.rekeyed(number)?;
                 }
@@ -157,8 +160,8 @@ impl Work {
         }
     }
 
-    /// A completion message stays until the server has confirmed it.
-    fn deliver_outbox(&self, link: &mut Link) -> Result<(), Trouble> {
+    /// Keeps each completion message until the server has confirmed it.
+    fn deliver_outbox(&self, link: &mut Link) -> Result<(), Failure> {
         for message in self.store.dequeue_jobs_after(OUTBOX, usize::MAX)? {
             let Some(id) = message.run_id.strip_prefix(OUTBOX) else { break };
             link.done(id, &String::from_utf8_lossy(&message.payload))?;
@@ -167,8 +170,8 @@ impl Work {
         Ok(())
     }
 
-    /// Peeked, told, and only then acked: not drained.
-    fn deliver_logs(&self, link: &mut Link) -> Result<(), Trouble> {
+    /// Peeks, sends, and only then acks: draining would lose the events if the server went away.
+    fn deliver_logs(&self, link: &mut Link) -> Result<(), Failure> {
         let batch = self.store.peek_logs(100)?;
         for event in batch.events() {
             link.log(&String::from_utf8_lossy(&event.payload))?;
@@ -189,30 +192,30 @@ impl Work {
     }
 }
 
-/// What a job does.
+/// The work of a job.
 pub(crate) fn work(text: &str) -> String {
     text.to_uppercase()
 }
 
-/// Run ids of the two queues in the queue. Both are read from their first possible id on.
+/// Prefixes of run ids, which divide the queue into two: jobs to run, and completion messages to deliver.
 const JOBS: &str = "job/";
 const OUTBOX: &str = "done/";
 
-/// Whose fault it is: an agent goes on without its server, and not without its store.
-enum Trouble {
+/// Which side failed: an agent continues without its server, but not without its store.
+enum Failure {
     Server,
     Store(Box<dyn std::error::Error + Send + Sync>),
 }
 
-impl From<std::io::Error> for Trouble {
+impl From<std::io::Error> for Failure {
     fn from(_: std::io::Error) -> Self {
-        Trouble::Server
+        Failure::Server
     }
 }
 
-impl From<backupy_state::Error> for Trouble {
+impl From<backupy_state::Error> for Failure {
     fn from(error: backupy_state::Error) -> Self {
-        Trouble::Store(error.into())
+        Failure::Store(error.into())
     }
 }
 

@@ -1,4 +1,5 @@
-//! The agent's end of the wire: a line asks, a line answers. A server that is gone is an `io::Error`.
+//! The agent's connection to the server: each request and each answer is one line. A lost connection is an
+//! `io::Error`.
 
 use std::io::{self, BufRead, BufReader, ErrorKind, Write};
 use std::os::unix::net::UnixStream;
@@ -28,8 +29,8 @@ impl Link {
         Ok((answer != "none").then_some(answer))
     }
 
-    pub(crate) fn keep_anchor(&mut self, head: &str) -> io::Result<()> {
-        self.tell(&format!("keep {head}"))
+    pub(crate) fn keep_anchor(&mut self, anchor: &str) -> io::Result<()> {
+        self.tell(&format!("keep {anchor}"))
     }
 
     pub(crate) fn poll(&mut self) -> io::Result<Order> {
@@ -69,7 +70,7 @@ impl Link {
         self.0.get_mut().write_all(format!("{line}\n").as_bytes())?;
         let mut answer = String::new();
         self.0.read_line(&mut answer)?;
-        // Half a line is no answer.
+        // A partial line is not an answer.
         Ok(answer.strip_suffix('\n').ok_or(ErrorKind::UnexpectedEof)?.to_owned())
     }
 }

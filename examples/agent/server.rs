@@ -1,4 +1,4 @@
-//! The server: sends jobs until they are accepted, books what it is told once, and goes away when it does most harm.
+//! The server: sends each job until it is accepted, records each message once, and goes away at the worst moments.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -11,8 +11,9 @@ use std::time::Duration;
 
 use crate::{Result, say};
 
-/// When it goes away without an answer: at which of the agent's words, counted, and whether it has booked that one. Not booked,
-/// an agent that removed it too early has lost it; booked, one that is right tells it twice.
+/// When the server goes away without an answer: the kind of message, how many of that kind it has received, and
+/// whether it records this one first. If it does not, an agent that removed the message too early has lost it; if
+/// it does, a correct agent sends the message twice.
 pub(crate) const OUTAGES: [(&str, usize, bool); 7] = [
     ("accepted", 3, false),
     ("done", 4, true),
@@ -23,7 +24,7 @@ pub(crate) const OUTAGES: [(&str, usize, bool); 7] = [
     ("log", 60, false),
 ];
 const AWAY: Duration = Duration::from_millis(250);
-/// How many jobs it sends at a time, so that they come while others run.
+/// How many jobs the server sends at a time: few, so that new jobs arrive while others run.
 const SENT_AT_ONCE: usize = 3;
 
 #[derive(Default)]
@@ -31,12 +32,12 @@ pub(crate) struct Books {
     to_send: Vec<(String, String)>,
     pub(crate) key_ordered: Option<u32>,
     sent_since_none: usize,
-    words_heard: BTreeMap<String, usize>,
-    /// Id to result.
+    received: BTreeMap<String, usize>,
+    /// The result of each job, by id.
     pub(crate) done: BTreeMap<String, String>,
     pub(crate) events: BTreeSet<String>,
     pub(crate) anchor: Option<String>,
-    /// What came again, and was dropped.
+    /// The number of repeated messages, which were dropped.
     pub(crate) duplicates: usize,
     pub(crate) outages: usize,
     ended: bool,
@@ -61,8 +62,8 @@ impl Server {
         let to_send = (0..jobs).rev().map(|number| (job_id(number), job_text(number))).collect();
         let books = Arc::new(Mutex::new(Books { to_send, ..Books::default() }));
         let listener = UnixListener::bind(socket)?;
-        let (its_books, its_socket) = (Arc::clone(&books), socket.to_owned());
-        let thread = thread::spawn(move || serve(listener, &its_socket, &its_books));
+        let (thread_books, thread_socket) = (Arc::clone(&books), socket.to_owned());
+        let thread = thread::spawn(move || serve(listener, &thread_socket, &thread_books));
         Ok(Server { socket: socket.to_owned(), books, thread })
     }
 
@@ -76,7 +77,7 @@ impl Server {
 
     pub(crate) fn stop(self) -> Books {
         self.books().ended = true;
-        // Wakes it from waiting for an agent.
+        // Wakes the server if it is waiting for a connection.
         let _ = UnixStream::connect(&self.socket);
         self.thread.join().expect("the server panicked").expect("the server's socket failed");
         std::mem::take(&mut *lock(&self.books))
@@ -89,7 +90,7 @@ fn serve(mut listener: UnixListener, socket: &Path, books: &Mutex<Books>) -> io:
         if lock(books).ended {
             return Ok(());
         }
-        // An agent that goes away in the middle of a line is no trouble of the server's.
+        // The server ignores an agent that disconnects, even in the middle of a line.
         if !matches!(talk(agent, books), Ok(Ending::GoAway)) {
             continue;
         }
@@ -98,7 +99,7 @@ fn serve(mut listener: UnixListener, socket: &Path, books: &Mutex<Books>) -> io:
         thread::sleep(AWAY);
         listener = UnixListener::bind(socket)?;
         if lock(books).ended {
-            // Nobody could wake it meanwhile.
+            // `stop` could not connect to wake it while it was away.
             return Ok(());
         }
     }
@@ -112,7 +113,7 @@ enum Ending {
 fn talk(agent: UnixStream, books: &Mutex<Books>) -> io::Result<Ending> {
     let mut answers = agent.try_clone()?;
     for line in BufReader::new(agent).lines() {
-        match lock(books).hear(&line?) {
+        match lock(books).receive(&line?) {
             Some(answer) => answers.write_all(format!("{answer}\n").as_bytes())?,
             None => return Ok(Ending::GoAway),
         }
@@ -121,23 +122,23 @@ fn talk(agent: UnixStream, books: &Mutex<Books>) -> io::Result<Ending> {
 }
 
 impl Books {
-    /// The answer, if there is one before it goes away.
-    fn hear(&mut self, line: &str) -> Option<String> {
+    /// Returns the answer, or `None` if the server goes away instead.
+    fn receive(&mut self, line: &str) -> Option<String> {
         let (word, rest) = line.split_once(' ').unwrap_or((line, ""));
-        let heard = self.words_heard.entry(word.to_owned()).or_default();
-        *heard += 1;
-        let outage = OUTAGES.iter().find(|(at, count, _)| *at == word && count == heard);
-        let Some((_, _, booked)) = outage else { return Some(self.book(word, rest)) };
-        if *booked {
-            self.book(word, rest);
+        let count = self.received.entry(word.to_owned()).or_default();
+        *count += 1;
+        let outage = OUTAGES.iter().find(|(at, nth, _)| *at == word && nth == count);
+        let Some((_, _, is_recorded)) = outage else { return Some(self.record(word, rest)) };
+        if *is_recorded {
+            self.record(word, rest);
         }
         self.outages += 1;
-        let when = if *booked { "after" } else { "before" };
-        say("server", &format!("goes away {when} booking {line:?}, without an answer"));
+        let when = if *is_recorded { "after" } else { "before" };
+        say("server", &format!("goes away {when} recording {line:?}, without an answer"));
         None
     }
 
-    fn book(&mut self, word: &str, rest: &str) -> String {
+    fn record(&mut self, word: &str, rest: &str) -> String {
         match word {
             "hello" => return format!("session-{} 1700000000000", self.outages),
             "anchor" => return self.anchor.clone().unwrap_or("none".to_owned()),
@@ -154,12 +155,12 @@ impl Books {
                 let is_new = self.events.insert(rest.to_owned());
                 self.count_duplicate(!is_new, &format!("log {rest}"));
             }
-            _ => return "what?".to_owned(),
+            _ => return "unknown".to_owned(),
         }
         "ok".to_owned()
     }
 
-    /// The same job again and again, until it is accepted.
+    /// Repeats the same job until it is accepted.
     fn order(&mut self) -> String {
         if let Some(number) = self.key_ordered {
             return format!("key {number}");
@@ -177,12 +178,12 @@ impl Books {
     fn count_duplicate(&mut self, is_duplicate: bool, what: &str) {
         if is_duplicate {
             self.duplicates += 1;
-            say("server", &format!("drops {what:?}, which came before"));
+            say("server", &format!("drops {what:?}, a duplicate"));
         }
     }
 }
 
-/// Nothing panics halfway through a change of the books.
+/// Ignores poisoning: no change of the books can panic halfway.
 fn lock(books: &Mutex<Books>) -> MutexGuard<'_, Books> {
     books.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -189,7 +189,7 @@ fn check(file: &[u8]) {
         Ok(state) => state,
         Err(Error::Corrupt { offset, .. }) => return assert!(offset <= file.len() as u64, "{offset}"),
         Err(Error::NotAStore { .. } | Error::WrongKey { .. } | Error::TooLarge { .. }) => return,
-        Err(Error::Invalid { what }) => return assert!(what.contains("is already a store"), "{what}"),
+        Err(Error::Invalid { what, .. }) => return assert!(what.contains("is already a store"), "{what}"),
         Err(error) => panic!("{error:?}"),
     };
     assert_sealed_by_the_agent(&state);

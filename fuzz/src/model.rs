@@ -3,10 +3,10 @@
 use std::sync::Arc;
 
 use arbitrary::{Arbitrary, Unstructured};
-use backupy_state::testing::{open_snapshot_on, options_on, verify_on};
+use backupy_state::testing::{open_snapshot_on, options_on, policy, verify_on};
 use backupy_state::{
-    AgentKey, Batch, CompactionPolicy, Config, Durability, Enqueued, Error, LogAdmission, LogBatch, LogLimits,
-    OpenOptions, QueueOrder, Result, Session, Store, WhenFull,
+    AgentKey, Batch, Config, Durability, Enqueued, Error, LogAdmission, LogBatch, LogLimits, OpenOptions,
+    QueueOrder, Result, Session, Store, WhenFull,
 };
 
 use crate::sim::{PATH, Sim};
@@ -106,7 +106,7 @@ impl How {
         let mut options = options_on(Arc::new(sim.clone()));
         options.mmap(false).log_limits(limits);
         // Automatic compaction runs on its own thread, at a different moment in each run.
-        options.compaction(CompactionPolicy { automatic: false, ..CompactionPolicy::default() });
+        options.compaction(policy(|policy| policy.automatic = false));
         options.queue_order(if self.is_fifo { QueueOrder::Fifo } else { QueueOrder::RunId });
         options.durability(if self.is_buffered { Durability::Buffered } else { Durability::Sync });
         options

@@ -1,36 +1,35 @@
-//! A key as the index keeps it: inside the map where it is short, so that comparing follows no pointer.
+//! A key as the index stores it: a short one inside the map's own nodes, so that comparing it follows no pointer.
 
 use std::borrow::Borrow;
 use std::cmp::Ordering;
 use std::ops::Deref;
 
-/// Up to the length of a UUID with its hyphens and a little more: what fits into 40 bytes.
+/// What fits into a `Key` of 40 bytes. A UUID with hyphens has 36.
 const SHORT_LEN_MAX: usize = 38;
 
+/// The bytes of a key. Compares as the bytes do.
 #[derive(Clone)]
 pub(crate) enum Key {
-    /// Zeros behind the first `len` bytes.
-    Short {
-        len: u8,
-        bytes: [u8; SHORT_LEN_MAX],
-    },
+    /// The bytes after the first `len` are zero.
+    Short { len: u8, bytes: [u8; SHORT_LEN_MAX] },
+    /// More than `SHORT_LEN_MAX` bytes.
     Long(Box<[u8]>),
 }
 
 const _: () = assert!(size_of::<Key>() == 40);
 
 impl Key {
-    /// The first bytes as a number that compares as they do; zeros behind a shorter key.
+    /// The first 8 bytes as a number that compares as they do. A shorter key is extended with zeros.
     fn head(&self) -> u64 {
         let bytes: &[u8] = match self {
             Key::Short { bytes, .. } => bytes,
             Key::Long(bytes) => bytes,
         };
-        // A long key has more than 38.
+        // Both have at least 8 bytes: a long key has more than `SHORT_LEN_MAX`.
         bytes.first_chunk().map_or(0, |head| u64::from_be_bytes(*head))
     }
 
-    /// As [`head`](Self::head), of what is left without so many bytes at the front.
+    /// Like [`head`](Self::head), but of the bytes after the first `prefix_len`.
     pub(super) fn head_after(&self, prefix_len: usize) -> u64 {
         let rest = self.get(prefix_len..).unwrap_or_default();
         let mut head = [0; 8];
@@ -72,7 +71,8 @@ impl Borrow<[u8]> for Key {
 
 impl Ord for Key {
     fn cmp(&self, other: &Self) -> Ordering {
-        // Where the heads differ, so do the keys, and in the same way: a zero behind a key's end is below any byte but zero.
+        // If the heads differ, the keys compare as their heads do: the zeros that extend a short key are the
+        // lowest bytes. Most comparisons end here.
         self.head().cmp(&other.head()).then_with(|| (**self).cmp(other))
     }
 }
@@ -96,7 +96,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn keys_are_what_they_were_made_of_and_compare_as_their_bytes_do() {
+    fn a_key_has_the_bytes_it_was_made_of_and_compares_as_they_do() {
         let long = [7; 1024];
         let mut keys: Vec<&[u8]> = vec![
             b"",

@@ -1,4 +1,19 @@
-//! Bucket -> key -> where the value lies. In memory only: no I/O, no keys, no values.
+//! The index: for each bucket and key, where the live value is in the log. In memory only, without any value.
+//!
+//! A running store applies each record as it is written, by [`Index::apply`]. A replay has many records to apply,
+//! and no reader that waits for them, so it stages them instead:
+//!
+//! - [`Index::stage`] appends each put and delete to a list of its bucket, in the order of the log.
+//! - [`Index::merge_staged`] sorts each list by key, keeps the last operation on each key, and builds the bucket's
+//!   map from the sorted list. That takes a third of the time of a look-up for each operation. If the map is not
+//!   empty, it applies what it kept one by one.
+//!
+//! A delete-through also covers keys that are only staged, so it first merges its bucket. When the lists have
+//! grown to half of the log's length, operations that a later one has replaced are dropped. So a long log with few
+//! keys needs less memory than its operations would take.
+//!
+//! The index does no I/O and takes no lock; the store guards it. Implements how operations change a bucket
+//! (*Records*), and the order of the queue and of log events (*Buckets and their keys*), of FORMAT.md.
 
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
@@ -17,40 +32,38 @@ mod key;
 mod sort;
 
 type Keys = BTreeMap<Key, Location>;
-/// [`Location::order`] -> run id.
+/// The run ids by [`Location::order`].
 type Fifo = BTreeMap<(u32, u32), Key>;
-/// A key, and where its value is after the operation: `None` for a delete.
+/// A put's key and location, or a delete's key and `None`.
 type Staged = (Key, Option<Location>);
 const _: () = assert!(size_of::<Staged>() == 64);
 
-/// In which order jobs are dequeued.
+/// The order in which jobs are dequeued.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum QueueOrder {
     /// By the bytes of the run id.
     #[default]
     RunId,
-    /// By the latest enqueue: a job that was replaced, or acked and enqueued again, goes to the back. The order
-    /// is kept over reopening, and a store may be opened with either order at any time.
+    /// In the order of the latest enqueue: a job that is replaced, or acked and enqueued again, moves to the back.
+    /// The order is in the log, so it survives reopening, and each open may choose either order.
     Fifo,
 }
 
-/// What is live in one generation.
+/// Where the live values of one generation are.
 pub(crate) struct Index {
     buckets: [Keys; BUCKET_COUNT],
-    /// The queue by latest enqueue; kept only where the order is asked for.
+    /// The queue by latest enqueue. `None` unless the order is [`QueueOrder::Fifo`].
     fifo: Option<Fifo>,
-    /// Of each bucket: puts and deletes that a replay has seen and not yet sorted in, in the order of the log.
+    /// For each bucket, the puts and deletes that are staged, in the order of the log.
     staged: [Vec<Staged>; BUCKET_COUNT],
-    /// How many stayed when those were thrown out last that later ones make void.
-    staged_live: usize,
-    /// Of each bucket: what its live operations take in a log, without frame headers.
+    /// How many staged operations were left when the replaced ones were last dropped.
+    staged_kept: usize,
+    /// For each bucket, the bytes that its live operations take in a log, without frame headers.
     live_bytes: [u64; BUCKET_COUNT],
+    /// One more than the highest ordinal of all log events put so far, deleted ones included.
     next_ordinal: u64,
 }
-
-/// Below it, and below one for so many bytes of the log, looking for void operations costs more than it gives back.
-const STAGED_MIN: u64 = 1 << 12;
-const LEN_FOR_STAGED: u64 = 2 * size_of::<Staged>() as u64;
 
 impl Index {
     pub(crate) fn new(order: QueueOrder) -> Self {
@@ -62,14 +75,14 @@ impl Index {
             buckets: Default::default(),
             fifo,
             staged: Default::default(),
-            staged_live: 0,
+            staged_kept: 0,
             live_bytes: [0; BUCKET_COUNT],
             next_ordinal: 0,
         }
     }
 
-    /// Applies a record's operations in their order; `locations` begins at its first value. Returns how many of the puts replaced
-    /// something.
+    /// Applies a record's operations in order. `locations` begins at the record's first value. Returns how many of
+    /// the puts replaced a value.
     pub(crate) fn apply<'a>(
         &mut self,
         operations: impl Iterator<Item = Operation<'a>>,
@@ -90,14 +103,13 @@ impl Index {
         replaced
     }
 
-    /// As [`apply`](Self::apply), but only [`merge_staged`](Self::merge_staged) makes it visible: sorting many keys once costs a
-    /// third of looking up the place of each.
+    /// Stages a record's operations. They become visible by [`merge_staged`](Self::merge_staged).
     pub(crate) fn stage<'a>(
         &mut self,
         operations: impl Iterator<Item = Operation<'a>>,
         mut locations: ValueCursor,
     ) {
-        let worth_a_look = STAGED_MIN + locations.frame_offset() / LEN_FOR_STAGED;
+        let drop_above = STAGED_MIN + locations.frame_offset() / LEN_FOR_STAGED;
         for operation in operations {
             let location = locations.locate(&operation);
             let Operation { action, bucket, key } = operation;
@@ -111,18 +123,19 @@ impl Index {
             }
             self.staged[bucket as usize].push((key.into(), location));
             let count = self.staged.iter().map(Vec::len).sum::<usize>();
-            // Twice what stayed, so that this is seldom done, and no more is held than twice what is live.
-            if count as u64 > worth_a_look && count >= 2 * self.staged_live {
-                self.staged_live = 0;
+            // Only when the number has doubled since the last time. So sorting is rare enough, and of
+            // more than `drop_above` staged operations, at most half have been replaced.
+            if count as u64 > drop_above && count >= 2 * self.staged_kept {
+                self.staged_kept = 0;
                 for staged in &mut self.staged {
                     keep_last_of_each(staged);
-                    self.staged_live += staged.len();
+                    self.staged_kept += staged.len();
                 }
             }
         }
     }
 
-    /// Sorts in what was staged. Every reading call needs it done before.
+    /// Makes the staged operations visible. Call it before any reading call.
     pub(crate) fn merge_staged(&mut self) {
         Bucket::ALL.into_iter().for_each(|bucket| self.merge_staged_bucket(bucket));
     }
@@ -147,7 +160,7 @@ impl Index {
             *live_bytes += live_len(bucket, &key, location.len);
             Some((key, location))
         });
-        // Collecting sorted pairs fills the map from the left, without looking for places.
+        // The pairs are sorted, so collecting them builds the map without a look-up.
         self.buckets[bucket as usize] = live.collect();
         if let (Bucket::Queue, Some(fifo)) = (bucket, &mut self.fifo) {
             let keys = self.buckets[bucket as usize].iter();
@@ -163,23 +176,23 @@ impl Index {
         self.bucket(bucket).len()
     }
 
-    /// The first `n` of a bucket in key order.
+    /// The first `n` keys of a bucket, in key order.
     pub(crate) fn first(&self, bucket: Bucket, n: usize) -> Vec<(Key, Location)> {
         self.iter(bucket).take(n).map(|(key, location)| (key.into(), location)).collect()
     }
 
-    /// All of a bucket in key order.
+    /// All keys of a bucket, in key order.
     pub(crate) fn iter(&self, bucket: Bucket) -> impl Iterator<Item = (&[u8], Location)> {
         self.bucket(bucket).iter().map(|(key, location)| (&**key, *location))
     }
 
-    /// The bytes of payload in the log buffer.
+    /// The payload bytes in the log buffer.
     pub(crate) fn log_bytes(&self) -> u64 {
         let overhead = live_len(Bucket::Logs, &[0; LOG_KEY_LEN], 0);
         self.live_bytes[Bucket::Logs as usize] - overhead * self.count(Bucket::Logs) as u64
     }
 
-    /// Whether the operation takes something away.
+    /// Whether the operation would delete a key.
     pub(crate) fn removes_any(&self, operation: &Operation<'_>) -> bool {
         let keys = self.bucket(operation.bucket);
         match operation.action {
@@ -189,7 +202,8 @@ impl Index {
         }
     }
 
-    /// The next `n` jobs in queue order, from the start or behind `after`.
+    /// The next `n` jobs in queue order: from the first one, or from the one after `after`. With
+    /// [`QueueOrder::Fifo`], an `after` that is not queued has no place in the order and is ignored.
     pub(crate) fn jobs(&self, after: Option<&str>, n: usize) -> Vec<(Key, Location)> {
         let queue = self.bucket(Bucket::Queue);
         let after = after.map(str::as_bytes);
@@ -209,29 +223,30 @@ impl Index {
         }
     }
 
-    /// The ordinal of the next log event: one more than the highest seen; `None` when they are used up.
+    /// The ordinal for the next log event, or `None` if no ordinal is left.
     pub(crate) fn next_ordinal(&self) -> Option<u64> {
         (self.next_ordinal < u64::MAX).then_some(self.next_ordinal)
     }
 
-    /// Whether as many keys are live in each bucket, with as many bytes.
+    /// Whether each bucket has as many live keys and live bytes as in `other`: how compaction checks its copy.
     pub(crate) fn is_same_size_as(&self, other: &Self) -> bool {
         let counts = |index: &Self| index.buckets.each_ref().map(Keys::len);
         self.live_bytes == other.live_bytes && counts(self) == counts(other)
     }
 
-    /// Gives no ordinal again that `other` has given.
+    /// Ensures that no ordinal that `other` has given out is given out again.
     pub(crate) fn continue_ordinals_from(&mut self, other: &Self) {
         self.next_ordinal = self.next_ordinal.max(other.next_ordinal);
     }
 
-    /// What the live operations would take in a log that holds nothing else, without frame headers.
+    /// The bytes that the live operations take in a log, without frame headers.
     pub(crate) fn live_bytes(&self) -> u64 {
         self.live_bytes.iter().sum()
     }
 
-    /// Where these bytes lie, in the order of the file: each sealed value; and as much at the beginning of its frame's
-    /// manifest as the operations on live keys take there, wherever in it they are.
+    /// Where these bytes are, in the order of the file. Each sealed value is one range. The index does not know
+    /// where in a manifest an operation is, so for each frame, a range at the beginning of its manifest is as long
+    /// as the live operations in it.
     pub(crate) fn live_ranges(&self) -> Vec<Range<u64>> {
         let mut ranges = Vec::new();
         let mut in_manifests = BTreeMap::<u64, u64>::new();
@@ -260,10 +275,10 @@ impl Index {
         }
     }
 
-    /// Returns whether it replaced something.
+    /// Returns whether it replaced a value.
     fn put(&mut self, bucket: Bucket, key: Key, location: Location) -> bool {
         self.live_bytes[bucket as usize] += live_len(bucket, &key, location.len);
-        let in_order = (bucket == Bucket::Queue && self.fifo.is_some()).then(|| key.clone());
+        let fifo_key = (bucket == Bucket::Queue && self.fifo.is_some()).then(|| key.clone());
         let replaced = match self.buckets[bucket as usize].entry(key) {
             Entry::Vacant(free) => {
                 free.insert(location);
@@ -277,7 +292,7 @@ impl Index {
         if let Some((old_len, old)) = replaced {
             self.forget(bucket, old_len, &old);
         }
-        if let (Some(key), Some(fifo)) = (in_order, &mut self.fifo) {
+        if let (Some(key), Some(fifo)) = (fifo_key, &mut self.fifo) {
             fifo.insert(location.order(), key);
         }
         replaced.is_some()
@@ -299,7 +314,7 @@ impl Index {
         }
     }
 
-    /// Undoes what a put noted beside the bucket itself.
+    /// Undoes what the put of `old` changed outside the bucket's map.
     fn forget(&mut self, bucket: Bucket, old_len: u64, old: &Location) {
         self.live_bytes[bucket as usize] -= old_len;
         if let (Bucket::Queue, Some(fifo)) = (bucket, &mut self.fifo) {
@@ -308,7 +323,13 @@ impl Index {
     }
 }
 
+/// The bytes that a put takes in a log: its operation in the manifest, and its sealed value.
 fn live_len(bucket: Bucket, key: &[u8], value_len: u32) -> u64 {
     let operation = Operation { action: Action::Put { value_len }, bucket, key };
     record::operation_len(&operation) + u64::from(value_len) + TAG_LEN as u64
 }
+
+/// With no more staged operations than this, plus one for each `LEN_FOR_STAGED` bytes of the log, dropping the
+/// replaced ones takes more time than their memory is worth: 256 KiB plus half of the log's length.
+const STAGED_MIN: u64 = 1 << 12;
+const LEN_FOR_STAGED: u64 = 2 * size_of::<Staged>() as u64;

@@ -1,6 +1,22 @@
-//! A log file on its way, which nobody else sees yet: what compaction, backups and salvage write.
+//! The log builder: writes a complete new log, for compaction, backup and salvage.
 //!
-//! Operations are packed many a frame, synced, and read back from the disk before the file gets its name.
+//! The caller decides which operations the new log contains, and in which order. The builder:
+//!
+//! 1. creates `<path>.new`, with its own salt and frame key;
+//! 2. collects the operations into frames of about 48 KiB, so that frame headers cost little;
+//! 3. syncs, drops the page cache and reads back from the disk what it has written: every frame and every value
+//!    must open. After a compaction there is no other copy of them;
+//! 4. appends a close frame, which proves that all frames before it are durable, and reads that back too;
+//! 5. adds 8 zeros, so that the log does not look clean until its folder is synced.
+//!
+//! Then the file gets its final name. A compaction, and an open that salvages, rename it over the old log
+//! themselves. For a backup or a salvaged copy, [`LogBuilder::name`] renames it to a name that is free.
+//!
+//! If a step fails, the file is removed, and the old log is unchanged. If the process crashes, the file remains.
+//! The next open removes it if it was to replace the store's log; the operator must remove that of a backup or a
+//! salvaged copy.
+//!
+//! Never touches the old log. Implements steps 1 to 4 of *Compaction* in *Writing* of FORMAT.md.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -22,23 +38,29 @@ use crate::storage::paths::{self, sibling};
 use crate::storage::{self, Storage};
 use crate::{AgentKey, Error, Result};
 
-/// Removed again when dropped, unless it has got its name.
+/// A new log under its temporary name. Dropping it removes the file, unless the file has been renamed.
 pub(crate) struct LogBuilder {
     storage: Arc<dyn Storage>,
+    /// `<path>.new`.
     temporary: PathBuf,
     is_named: bool,
     pub(crate) header: Header,
     pub(crate) file: Arc<LogFile>,
     pub(crate) log: LogWriter,
-    /// What was written so far.
+    /// The live operations of the frames that have been written.
     pub(crate) index: Index,
-    pack: FrameBuilder,
-    /// How far it was read back.
+    /// The operations that have been added but not written.
+    next_frame: FrameBuilder,
+    /// Up to where the file has been synced and read back.
     checked: LogPosition,
 }
 
 impl LogBuilder {
-    /// At `<path>.new`, for what will be called `path`, with the generation and the store id of `id`.
+    /// Creates an empty log at `<path>.new`, with the generation and the store id of `id` and a random salt.
+    /// `path` is its final name.
+    ///
+    /// # Errors
+    /// `Invalid` if there is a file at `<path>.new`, `Full`, `Io`.
     pub(crate) fn create(
         storage: &Arc<dyn Storage>,
         path: &Path,
@@ -59,60 +81,62 @@ impl LogBuilder {
             file,
             log,
             index: Index::new(order),
-            pack: FrameBuilder::default(),
+            next_frame: FrameBuilder::default(),
             checked: first,
         })
     }
 
-    /// What it is called so far.
+    /// The temporary name of the file.
     pub(crate) fn temporary(&self) -> &Path {
         &self.temporary
     }
 
-    /// It has got its name, and stays.
+    /// Keeps the file when the builder is dropped. The caller has renamed it.
     pub(crate) fn keep(&mut self) {
         self.is_named = true;
     }
 
-    /// `append_value` appends the value of a put.
+    /// Adds an operation to the next frame, and writes that frame if it is long enough. `append_value` appends the
+    /// value of a put to the buffer that it gets; if it fails, nothing is added.
     pub(crate) fn add(
         &mut self,
         operation: &Operation<'_>,
         append_value: impl FnOnce(&mut SecretVec) -> Result<()>,
     ) -> Result<()> {
-        self.pack.add(operation, append_value)?;
-        if self.pack.bytes.len() >= FRAME_LEN_TARGET { self.flush() } else { Ok(()) }
+        self.next_frame.add(operation, append_value)?;
+        if self.next_frame.bytes.len() >= FRAME_LEN_TARGET { self.flush() } else { Ok(()) }
     }
 
-    /// Writes what was packed as one frame.
+    /// Writes the operations that have been added since the last frame as one frame. It is not durable yet.
     pub(crate) fn flush(&mut self) -> Result<()> {
-        let LogBuilder { pack, log, index, temporary, .. } = self;
-        let changes = pack.changes();
+        let LogBuilder { next_frame, log, index, temporary, .. } = self;
+        let changes = next_frame.changes();
         if !changes.is_empty() {
-            let written = log.append_unseen(&changes).map_err(of_new_file(temporary))?;
+            let written = log.append_unseen(&changes).map_err(name_temporary(temporary))?;
             index.apply(changes.iter().map(|change| change.operation), written.locations);
         }
-        pack.clear();
+        next_frame.clear();
         Ok(())
     }
 
-    /// Makes durable what was written since the last check, and reads it back. `check_not_stopping` is told how far that is, and may end
-    /// it with an error.
-    pub(crate) fn check(&mut self, check_not_stopping: impl Fn(u64) -> Result<()>) -> Result<()> {
-        self.read_back(check_not_stopping).map_err(of_new_file(&self.temporary))
+    /// Syncs the frames written since the last check, and reads them back from the disk. Calls `before_frame` with
+    /// each frame's offset; an error that it returns ends the check.
+    ///
+    /// # Errors
+    /// `Corrupt` or `Unauthentic` if the file is not as it was written, `Full`, `Io`, and those of `before_frame`.
+    pub(crate) fn check(&mut self, before_frame: impl Fn(u64) -> Result<()>) -> Result<()> {
+        self.read_back(before_frame).map_err(name_temporary(&self.temporary))
     }
 
-    /// From the disk: every frame in its place, every value opens. The chain ends in the same tag only if all manifests
-    /// are the ones that were written.
-    fn read_back(&mut self, check_not_stopping: impl Fn(u64) -> Result<()>) -> Result<()> {
-        // Guards against a power cut after the rename: the name must never stand for less than all of it.
+    fn read_back(&mut self, before_frame: impl Fn(u64) -> Result<()>) -> Result<()> {
+        // Guards against a power cut after the rename that keeps the new name but loses some of the contents.
         self.log.pending().wait()?;
         self.file.file.drop_cache(self.checked.end).map_err(self.file.io("drop the page cache of"))?;
         let values = Values::new(Arc::clone(&self.file), false);
         let mut value = SecretVec::default();
         let mut scan = Scanner::new(&self.file, Concurrency::Exclusive, self.checked)?;
         while let Scanned::Frame(frame) = scan.next()? {
-            check_not_stopping(frame.offset)?;
+            before_frame(frame.offset)?;
             let mut locations = ValueCursor::new(frame.offset, &frame.header);
             let operations = frame.manifest.into_iter().flat_map(|manifest| manifest.operations());
             for location in operations.filter_map(|operation| locations.locate(&operation)) {
@@ -121,51 +145,61 @@ impl LogBuilder {
             }
         }
         self.checked = scan.tip();
+        // Each tag depends on all manifests before it. So if the last tag is right, every manifest is the one that
+        // was written.
         if self.checked != self.log.tip() || scan.file_len() != self.checked.end {
-            let what = "the new log does not read back as it was written";
+            let what = "the file does not contain what was written to it";
             return Err(Error::corrupt(&self.temporary, self.checked.end, what));
         }
         Ok(())
     }
 
-    /// Puts a close frame behind all of it, which vouches for it, and checks that. Returns the length of the file.
-    pub(crate) fn finish(&mut self, check_not_stopping: impl Fn(u64) -> Result<()>) -> Result<u64> {
-        self.check(&check_not_stopping)?;
-        self.log.append_unseen(&[]).map_err(of_new_file(&self.temporary))?;
-        self.check(&check_not_stopping)?;
-        // Not a clean end yet: whoever opens the file before its folder is known to be synced has to sync the folder,
-        // or a power cut would bring the old name back after new calls were acknowledged.
+    /// Ends the log with a close frame, and checks all that has not been checked. The caller has flushed. Returns
+    /// the length of the file, which includes 8 zeros.
+    pub(crate) fn finish(&mut self, before_frame: impl Fn(u64) -> Result<()>) -> Result<u64> {
+        // Guards against a power cut that keeps the close frame but loses frames before it, which it vouches for.
+        self.check(&before_frame)?;
+        self.log.append_unseen(&[]).map_err(name_temporary(&self.temporary))?;
+        self.check(&before_frame)?;
+        // The zeros make the log unclean, so that the next open syncs the folder. A crash may come between the
+        // rename and the sync of the folder; without another sync, a power cut could then bring the old log back
+        // after calls on the new one were acknowledged.
         let len = self.log.tip().end + ALIGNMENT as u64;
-        self.file.file.set_len(len).map_err(storage::full_or_io("lengthen", &self.temporary))?;
+        self.file.file.set_len(len).map_err(storage::full_or_io("extend", &self.temporary))?;
         Ok(len)
     }
 
-    /// Gives the file the name `target`, durably, where nothing has it. `operation` is what fails if that does.
+    /// Renames the finished file to `target`, durably, and cuts off its zeros. `operation` is for the error
+    /// message if the rename fails.
+    ///
+    /// # Errors
+    /// `Invalid` if there is something at `target`, which is not changed; `Full`; `Io`. If the sync of the
+    /// folder fails, the file is complete at `target`, but a power cut may remove it.
     pub(crate) fn name(&mut self, target: &Path, operation: &'static str) -> Result<()> {
         self.storage.rename_new(&self.temporary, target).map_err(|source| match source.kind() {
             std::io::ErrorKind::AlreadyExists => paths::exists(target),
             _ => storage::full_or_io(operation, target)(source),
         })?;
         self.keep();
-        // Guards against a power cut that takes the name back after the caller was told that it is there.
+        // Guards against a power cut that removes the name after the caller was told of success.
         paths::sync_folder(&*self.storage, target)?;
-        // From here on its end may be a clean one.
-        self.file.file.set_len(self.log.tip().end).map_err(self.file.io("end"))
+        // The folder is synced, so the log may look clean.
+        self.file.file.set_len(self.log.tip().end).map_err(self.file.io("shorten"))
     }
 }
 
 impl Drop for LogBuilder {
     fn drop(&mut self) {
         if !self.is_named {
-            // If this fails, the next open or compaction removes it; of a copy, somebody has to.
+            // If this fails, the file remains as after a crash.
             let _ = self.storage.remove_file(&self.temporary);
         }
     }
 }
 
-/// The new file's errors name it as it is called so far. A disk that was found full only by a sync costs no more than
-/// the new file, so it is `Full` like any other.
-fn of_new_file(temporary: &Path) -> impl Fn(Error) -> Error + use<> {
+/// Makes errors name the temporary file instead of the final path. A sync that finds the disk full becomes `Full`
+/// here: only the new file is lost, so the store has not failed.
+fn name_temporary(temporary: &Path) -> impl Fn(Error) -> Error + use<> {
     let path = temporary.to_path_buf();
     move |error| match error {
         Error::Io { operation, source, .. } => storage::full_or_io(operation, &path)(source),

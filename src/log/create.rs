@@ -1,4 +1,7 @@
-//! Creating a log file without frames.
+//! Creates an empty log: the header page of a new generation, with a new random salt.
+//!
+//! The file has a temporary name. Its caller renames it: `recovery` for a new store, `builder` for a log that
+//! compaction, backup or salvage fills. Implements steps C2 and C3 of *Creation* in *Writing* of FORMAT.md.
 
 use std::io;
 use std::path::Path;
@@ -10,7 +13,11 @@ use crate::format::header::{self, Header};
 use crate::storage::{self, Access, Storage};
 use crate::{AgentKey, Error, Result};
 
-/// Makes a log file without frames at `temporary`, which the caller will rename to `path`. If it fails, nothing stays.
+/// Creates an empty log at `temporary`, which the caller will rename to `path`. On return its contents are
+/// durable, but its name is not. After an error the file is removed.
+///
+/// # Errors
+/// `Invalid` if there is a file at `temporary`, which is not changed; `Full`; `Io`.
 pub(crate) fn create_log(
     storage: &dyn Storage,
     temporary: &Path,
@@ -28,22 +35,25 @@ pub(crate) fn create_log(
         _ => storage::full_or_io("create", temporary)(source),
     })?;
     let written = storage::write_all_at(&*file, &header::encode_page(&authenticated, &authenticator), 0)
-        // Guards against a power cut after the rename: the name must never stand for less than a whole header.
+        // Guards against a power cut after the rename that keeps the new name but loses the header.
         .and_then(|()| file.sync_data());
     let opened = written.map_err(storage::full_or_io("create", path)).and_then(|()| open_log(file, path, key));
     opened.inspect_err(|_| {
-        // If this fails too, the next open removes it.
+        // If this fails too, the file remains as after a crash.
         let _ = storage.remove_file(temporary);
     })
 }
 
 fn in_the_way(temporary: &Path) -> Error {
     let name = temporary.display();
-    Error::Invalid {
-        what: format!("{name} is in the way: a copy was cut short there, or is being made; remove it if none is"),
-    }
+    let what = format!(
+        "{name} is in the way: another copy is being made there, or was interrupted; if none is running, remove \
+         the file"
+    );
+    Error::Invalid { what }
 }
 
+/// Fills `bytes` from the system's random generator. `path` is for the error message.
 pub(super) fn fill_random(storage: &dyn Storage, path: &Path, bytes: &mut [u8]) -> Result<()> {
-    storage.fill_random(bytes).map_err(|source| Error::io("get random bytes from the system for", path, source))
+    storage.fill_random(bytes).map_err(|source| Error::io("get random bytes for", path, source))
 }

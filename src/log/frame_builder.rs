@@ -1,25 +1,23 @@
-//! Operations that will be one frame: what compaction and salvage write.
+//! The frame builder: collects many operations, with their values, into one frame of a new log.
+//!
+//! Keys and values are plaintext here, so the buffer is wiped when it is freed. `builder.rs` decides when the
+//! frame is long enough, and writes it.
 
 use crate::Result;
 use crate::crypto::secret_vec::{self, SecretVec};
 use crate::format::bucket::Bucket;
 use crate::format::record::{Action, Change, Operation};
 
-/// Long enough that a frame's own bytes do not count, short enough to stay in the processor's cache.
-pub(crate) const FRAME_LEN_TARGET: usize = 48 << 10;
-
-/// A buffer of this size is kept from one frame to the next: a large value is not held longer than it must be.
-const KEPT_LEN: usize = 4 * FRAME_LEN_TARGET;
-
-/// Operations that will be one frame.
+/// The operations of the next frame.
 #[derive(Default)]
 pub(crate) struct FrameBuilder {
-    operations: Vec<Addition>,
+    operations: Vec<Added>,
     /// Their keys and values.
     pub(crate) bytes: SecretVec,
 }
 
-struct Addition {
+/// An operation whose key and value are in the buffer.
+struct Added {
     action: Action,
     bucket: Bucket,
     key_at: usize,
@@ -28,7 +26,8 @@ struct Addition {
 }
 
 impl FrameBuilder {
-    /// `append_value` appends the value of a put. If it fails, nothing is added.
+    /// Adds an operation. `append_value` appends the value of a put to the buffer that it gets; if it fails,
+    /// nothing is added.
     pub(crate) fn add(
         &mut self,
         operation: &Operation<'_>,
@@ -42,12 +41,13 @@ impl FrameBuilder {
         self.bytes.extend_from_slice(key);
         let value_at = self.bytes.len();
         append_value(&mut self.bytes).inspect_err(|_| self.bytes.truncate(key_at))?;
-        self.operations.push(Addition { action, bucket, key_at, value_at, end: self.bytes.len() });
+        self.operations.push(Added { action, bucket, key_at, value_at, end: self.bytes.len() });
         Ok(())
     }
 
+    /// The operations added since the last [`clear`](Self::clear), in order.
     pub(crate) fn changes(&self) -> Vec<Change<'_>> {
-        let changes = self.operations.iter().map(|&Addition { action, bucket, key_at, value_at, end }| Change {
+        let changes = self.operations.iter().map(|&Added { action, bucket, key_at, value_at, end }| Change {
             operation: Operation { action, bucket, key: &self.bytes[key_at..value_at] },
             value: [&self.bytes[value_at..end], &[]],
         });
@@ -62,3 +62,10 @@ impl FrameBuilder {
         }
     }
 }
+
+/// How many bytes of keys and values make a frame: long enough that the frame header does not matter, short enough
+/// to stay in the processor's cache.
+pub(crate) const FRAME_LEN_TARGET: usize = 48 << 10;
+
+/// A longer buffer is freed after its frame, so that one large value does not hold memory for good.
+const KEPT_LEN: usize = 4 * FRAME_LEN_TARGET;

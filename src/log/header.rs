@@ -1,4 +1,11 @@
-//! Reading the header page: what the file is, and whether the key is right.
+//! Reads the header page: decides what a file is, and whether the agent key is the right one.
+//!
+//! The key is checked before anything is decrypted. The header has an authenticator that depends on the agent key;
+//! if the CRC of the header is right and its authenticator is not, the key is wrong. So a wrong key is never taken
+//! for damage. One good copy of the header is enough.
+//!
+//! Never writes. `format/header.rs` has the layout of the page. Implements the rules H3 to H7 of *Opening* of
+//! FORMAT.md, and *A damaged header*.
 
 use std::path::Path;
 
@@ -9,13 +16,17 @@ use crate::format::header::{self, HEADER_PAGE_LEN, Header, ParsedHeaderPage};
 use crate::storage::{self, File};
 use crate::{AgentKey, Error, Result};
 
-/// Reads the header page and derives the keys: what stands here, and is the key right?
+/// Reads the header page, checks the key, and derives the keys of the generation.
+///
+/// # Errors
+/// `NotAStore`, `Corrupt`, `UnsupportedFormat`, `WrongKey`, `Io`.
 pub(crate) fn open_log(file: Box<dyn File>, path: &Path, key: &AgentKey) -> Result<(LogFile, Header)> {
     let header = read_header(&*file, path)?;
     Ok((with_keys(file, path, key, &header)?, header))
 }
 
-/// The log with the keys of its header.
+/// Checks the key against a header that has been read from `file`, and derives the keys of the generation. Fails
+/// with `WrongKey`.
 pub(crate) fn with_keys(file: Box<dyn File>, path: &Path, key: &AgentKey, header: &Header) -> Result<LogFile> {
     let Some(prk) = authentic_prk(key, header) else {
         return Err(Error::WrongKey { path: path.to_path_buf() });
@@ -25,14 +36,15 @@ pub(crate) fn with_keys(file: Box<dyn File>, path: &Path, key: &AgentKey, header
     Ok(LogFile { path: path.to_path_buf(), file, sealer, crc })
 }
 
+/// The key material of the generation; `None` if the authenticator shows that the key is wrong.
 fn authentic_prk(key: &AgentKey, header: &Header) -> Option<Prk> {
     let prk = Prk::extract(&header.id.salt, key);
     let expected = prk.authenticator(&header.authenticated);
     seal::equal_in_constant_time(&expected, &header.authenticator).then_some(prk)
 }
 
-/// The header, for whoever goes on behind damage: where no copy checks, one is put together from both, if the key proves it
-/// right. Returns the damage too.
+/// Parses a header page for `verify` and salvage. If both copies are damaged, combines a header from their fields,
+/// whose authenticator must be right for the key. Returns the header, and the damage if it was combined.
 pub(crate) fn recover_header(page: &[u8], path: &Path, key: &AgentKey) -> Result<(Header, Option<Error>)> {
     match parse_header_page(page, path) {
         Err(damage @ Error::Corrupt { .. }) => {
@@ -45,23 +57,25 @@ pub(crate) fn recover_header(page: &[u8], path: &Path, key: &AgentKey) -> Result
     }
 }
 
-/// Reads the header page without a key.
+/// Reads and parses the header page. Needs no key, and so proves nothing about who wrote it.
 pub(crate) fn read_header(file: &dyn File, path: &Path) -> Result<Header> {
     parse_header_page(&read_header_page(file, path)?, path)
 }
 
+/// Parses the header page of the file at `path`, and maps the verdict to an error.
 pub(crate) fn parse_header_page(page: &[u8], path: &Path) -> Result<Header> {
     let path = path.to_path_buf();
     match header::parse_page(page) {
         ParsedHeaderPage::Valid(header) => Ok(header),
         ParsedHeaderPage::NotAStore => Err(Error::NotAStore { path, what: header::describe_foreign(page) }),
         ParsedHeaderPage::Damaged => {
-            Err(Error::Corrupt { path, offset: 0, what: "neither copy of the header checks" })
+            Err(Error::Corrupt { path, offset: 0, what: "both copies of the header are damaged" })
         }
         ParsedHeaderPage::Unsupported { version, flags } => Err(Error::UnsupportedFormat { path, version, flags }),
     }
 }
 
+/// Reads the header page; if the file is shorter, all of it.
 pub(crate) fn read_header_page(file: &dyn File, path: &Path) -> Result<Vec<u8>> {
     let mut page = vec![0; HEADER_PAGE_LEN];
     let len = storage::read_at_most(file, &mut page, 0)

@@ -1,4 +1,12 @@
-//! Keeping bytes that do not go on: a torn tail before it is cut off, and a damaged log before another takes its name.
+//! Quarantine: keeps the bytes of a torn tail, and damaged logs, under another name.
+//!
+//! - A torn tail is copied to `<path>.torn` before it is cut off. The next torn tail replaces this file.
+//! - A damaged log gets the second name `<path>.damaged-<n>` before a salvaged one is renamed over it. n is the
+//!   first free number.
+//!
+//! In both cases the original stays in place until its copy or its second name is durable, so a crash at any point
+//! leaves the bytes in at least one file. What counts as a torn tail or as damage is decided in `scan`. Implements
+//! steps T4 to T7, D2 and D3 of *Opening* of FORMAT.md.
 
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
@@ -8,7 +16,8 @@ use crate::storage::paths::{sibling, sync_folder};
 use crate::storage::{self, Access, File, PathKind, Storage, full_or_io};
 use crate::{Error, Result};
 
-/// Copies the torn tail beside the log, and only then cuts it off.
+/// Copies the torn tail of the log, from `offset` up to `until`, to `<path>.torn`, and then cuts the log at
+/// `offset`. Both are durable on return. Returns the path of the copy.
 pub(crate) fn quarantine_torn_tail(
     storage: &dyn Storage,
     log: &LogFile,
@@ -16,29 +25,33 @@ pub(crate) fn quarantine_torn_tail(
     until: u64,
 ) -> Result<PathBuf> {
     let torn = sibling(&log.path, ".torn");
-    // The zeros behind the tail are no bytes of anybody's; on a full disk the copy needs their room.
-    log.file.set_len(until).map_err(log.io("cut the space ahead off"))?;
-    remove_if_there(storage, &torn)?;
-    copy(storage, &*log.file, &log.path, offset..until, &torn, "set the torn tail aside in")?;
-    // Guards against a power cut that keeps the cut but loses the name of the copy.
+    // On a full disk, the copy may need the space of the zeros after the tail.
+    log.file.set_len(until).map_err(log.io("cut off the preallocated space of"))?;
+    remove_if_exists(storage, &torn)?;
+    copy(storage, &*log.file, &log.path, offset..until, &torn, "quarantine the torn tail in")?;
+    // Guards against a power cut that keeps the cut below, but loses the name of the copy.
     sync_folder(storage, &torn)?;
-    log.file.set_len(offset).map_err(log.io("cut the torn tail off"))?;
-    // Guards against a power cut that brings the tail back behind a frame that is written in its place.
+    log.file.set_len(offset).map_err(log.io("cut off the torn tail of"))?;
+    // Guards against a power cut that keeps a frame written at `offset`, but brings back the tail's bytes after
+    // it.
     log.file.sync_data().map_err(log.io("sync"))?;
     Ok(torn)
 }
 
-/// Gives the file at `path` a second name, `.damaged-1` or the next that is free, durably. It keeps the first one. A crash
-/// behind it leaves two names, and the next call gives a third.
+/// Gives the file at `path` the second name `<path>.damaged-<n>`, durably, and returns that name. `n` is the first
+/// free number, from 1. Where the file system has no hard links, the file is copied to that name instead.
+///
+/// The file keeps its name `path`. If a crash follows before another file gets that name, the next call adds a
+/// third name.
 pub(crate) fn quarantine_damaged(storage: &dyn Storage, path: &Path) -> Result<PathBuf> {
     let mut number = 1_u64;
-    let kept = loop {
+    let quarantined = loop {
         let name = sibling(path, &format!(".damaged-{number}"));
         if kind(storage, &name)? == PathKind::Missing {
             match storage.link(path, &name) {
                 Ok(()) => break name,
                 Err(error) if error.kind() == ErrorKind::AlreadyExists => {}
-                // Some file systems have no second names.
+                // Some file systems have no hard links.
                 Err(_) => {
                     copy_whole(storage, path, &name)?;
                     break name;
@@ -47,26 +60,27 @@ pub(crate) fn quarantine_damaged(storage: &dyn Storage, path: &Path) -> Result<P
         }
         number += 1;
     };
-    // Guards against a power cut that keeps the rename that follows but loses this name.
-    sync_folder(storage, &kept)?;
-    Ok(kept)
+    // Guards against a power cut that keeps the caller's rename over `path`, but loses this name.
+    sync_folder(storage, &quarantined)?;
+    Ok(quarantined)
 }
 
-/// Under a name of its own until all of it is there.
+/// Copies the file at `path` to `to`. The copy is at `<path>.damaged` until it is complete, so that a crash does
+/// not leave an incomplete file under a final name.
 fn copy_whole(storage: &dyn Storage, path: &Path, to: &Path) -> Result<()> {
     let temporary = sibling(path, ".damaged");
-    remove_if_there(storage, &temporary)?;
+    remove_if_exists(storage, &temporary)?;
     let file = storage.open(path, Access::Read).map_err(|source| Error::io("open", path, source))?;
     let len = file.len().map_err(|source| Error::io("look at", path, source))?;
-    let copied = copy(storage, &*file, path, 0..len, &temporary, "set the damaged log aside in")
-        .and_then(|()| storage.rename(&temporary, to).map_err(full_or_io("set the damaged log aside in", to)));
+    let copied = copy(storage, &*file, path, 0..len, &temporary, "quarantine the damaged log in")
+        .and_then(|()| storage.rename(&temporary, to).map_err(full_or_io("quarantine the damaged log in", to)));
     copied.inspect_err(|_| {
-        // If this fails too, the next time removes it.
+        // If this fails too, the next quarantine removes the file.
         let _ = storage.remove_file(&temporary);
     })
 }
 
-fn remove_if_there(storage: &dyn Storage, path: &Path) -> Result<()> {
+fn remove_if_exists(storage: &dyn Storage, path: &Path) -> Result<()> {
     if kind(storage, path)? != PathKind::Missing {
         storage.remove_file(path).map_err(|source| Error::io("replace", path, source))?;
     }
@@ -77,7 +91,7 @@ fn kind(storage: &dyn Storage, path: &Path) -> Result<PathKind> {
     storage.kind(path).map_err(|source| Error::io("look at", path, source))
 }
 
-/// Copies a range of a file into a new one, durably.
+/// Copies a range of the file `from` to a new file at `to`, and syncs its contents. The name is not durable yet.
 fn copy(
     storage: &dyn Storage,
     from: &dyn File,
@@ -97,7 +111,7 @@ fn copy(
         storage::write_all_at(&*file, &buf[..len], at - range.start).map_err(&write_error)?;
         at += len as u64;
     }
-    // Guards against a power cut after the original is gone.
+    // Guards against a power cut after the caller has removed the original.
     file.sync_data().map_err(&write_error)
 }
 

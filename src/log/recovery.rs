@@ -1,6 +1,22 @@
-//! From a path to a log that can be written: creation, the header, replay, and what becomes of a torn tail.
+//! Recovery: from the path of a log to a log that is replayed, durable and ready for appends.
 //!
-//! Implements *Opening* of FORMAT.md. Changes nothing before it has seen the whole log, and then only a torn tail.
+//! After a clean stop, one reading of the log is enough. A clean log ends exactly with a close frame. `close`
+//! writes that frame only after all other frames are durable, and cuts the file there only after the close frame
+//! is durable too. So nothing is missing from the disk.
+//!
+//! After any other stop, the first reading may show bytes that a power cut would take away. A process that was
+//! killed left frames in the page cache that no sync has covered. After a failed sync, the page cache can even
+//! show bytes that the kernel has given up writing. So recovery syncs the file, drops the page cache, and reads
+//! again from the disk. Only the end needs this: a frame with durable_seq = n proves that frames 1 to n are
+//! durable, so the second reading begins at the first frame that no later one vouches for, or a little before it.
+//! If the two readings differ, the whole log is read once more, and that reading counts.
+//!
+//! Apart from zeros, recovery removes only a torn tail: bytes after the last whole frame that are not a frame, and
+//! that no later frame header proves to have been durable. `scan` distinguishes a torn tail from damage. The tail
+//! is copied to `<path>.torn` before it is cut off. Damage is an error, and the file is not changed.
+//!
+//! Nothing is cut off before the whole log has been read and the caller's anchor, if any, has been checked.
+//! Implements *Creation* in *Writing*, and *Opening* with steps T1 to T7, of FORMAT.md.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -18,16 +34,19 @@ use crate::storage::paths::{sibling, sync_folder};
 use crate::storage::{self, Access, Storage};
 use crate::{AgentKey, Anchor, Error, RecoveryReport, Result};
 
-/// A log that is open, replayed and durable.
+/// A log that is open and replayed, and in which every replayed frame is durable.
 pub(crate) struct Recovered {
     pub(crate) log: Arc<LogFile>,
     pub(crate) header: Header,
     pub(crate) replay: Replay,
+    /// The length of the file in bytes: the log and its preallocated space.
     pub(crate) allocated: u64,
     pub(crate) report: RecoveryReport,
 }
 
-/// Makes a new store: after a crash it is there whole or not at all.
+/// Creates an empty log at `path`, durably. The caller holds the lock, and has removed a left-over `<path>.new`.
+///
+/// The log gets its name only once its header is durable, so a crash leaves an empty store or no store.
 pub(crate) fn create(storage: &dyn Storage, path: &Path, key: &AgentKey, order: QueueOrder) -> Result<Recovered> {
     let started = Instant::now();
     let mut store_id = [0; 16];
@@ -35,16 +54,20 @@ pub(crate) fn create(storage: &dyn Storage, path: &Path, key: &AgentKey, order: 
     let new = sibling(path, ".new");
     let (log, header) = create_log(storage, &new, path, 1, store_id, key)?;
     storage.rename(&new, path).map_err(storage::full_or_io("create", path))?;
-    // Guards against a power cut that takes the name back after calls were acknowledged.
+    // Guards against a power cut that removes the new name after calls were acknowledged.
     sync_folder(storage, path)?;
     let replay = Replay::new(order, LogPosition::first(&header.authenticator));
     let report = RecoveryReport { created: true, clean: true, ..report(&replay, started) };
     Ok(Recovered { log: Arc::new(log), header, replay, allocated: HEADER_PAGE_LEN as u64, report })
 }
 
-/// Opens an existing store and brings it to a durable state.
+/// Opens an existing log, replays it, makes it durable, and quarantines a torn tail. The caller holds the lock.
 ///
-/// `expected` is held against the log before anything is changed.
+/// # Errors
+/// - `NotAStore`, `UnsupportedFormat`, `WrongKey`, `Corrupt`, `Unauthentic`; `Stale` if the log does not satisfy
+///   the anchor `expected`. The file is unchanged.
+/// - `Full` if there is no space to quarantine a torn tail. The tail is still in the log.
+/// - `Io`.
 pub(crate) fn open(
     storage: &dyn Storage,
     path: &Path,
@@ -56,23 +79,24 @@ pub(crate) fn open(
     let file = storage.open(path, Access::Write).map_err(|source| Error::io("open", path, source))?;
     let (log, header) = open_log(file, path, key)?;
     let first = LogPosition::first(&header.authenticator);
-    let from_start = || Replay::watching(order, first, expected.map(Anchor::seq));
-    let mut replay = from_start();
+    let new_replay = || Replay::watching(order, first, expected.map(Anchor::seq));
+    let mut replay = new_replay();
     let mut ending = replay.run(&log, Concurrency::Exclusive)?;
 
     let clean = replay.ends_closed && ending == (Ending { file_len: replay.tip.end, torn_until: None });
     if !clean {
-        // After a failed sync the page cache can show bytes that the disk never got. This sync writes what is
-        // still dirty, and then the disk is asked for all that no earlier sync is known to have covered.
+        // Guards against a power cut after this open has reported frames that are only in the page cache. It also
+        // makes the pages clean, so that the cache can be dropped.
         log.file.sync_data().map_err(log.io("sync"))?;
-        // Guards against a power cut that takes back the name of a store whose creation was cut short.
+        // Guards against a power cut that undoes a rename: a crash may have come between the rename of a creation
+        // or a compaction and the sync of its folder.
         sync_folder(storage, path)?;
         let recheck_from = replay.recheck_from();
         log.file.drop_cache(recheck_from.end).map_err(log.io("drop the page cache of"))?;
-        let mut again = Replay::new(order, recheck_from);
-        let ending_again = again.run(&log, Concurrency::Exclusive)?;
-        if again.tip != replay.tip || ending_again != ending {
-            replay = from_start();
+        let mut recheck = Replay::new(order, recheck_from);
+        let recheck_ending = recheck.run(&log, Concurrency::Exclusive)?;
+        if recheck.tip != replay.tip || recheck_ending != ending {
+            replay = new_replay();
             ending = replay.run(&log, Concurrency::Exclusive)?;
         }
     }

@@ -1,4 +1,15 @@
-//! The state of a log up to a position: what every opening builds.
+//! Replay: builds the index of a log from its frames, for recovery and for snapshots.
+//!
+//! A replay starts at a position and applies each record to the index, up to the last whole frame. It can continue
+//! from there when the log has grown. It opens manifests only; the values stay sealed in the file.
+//!
+//! It also notes what recovery needs to know about the end of the log: whether the last frame is a close frame,
+//! and where to begin the second reading after an unclean stop. Each frame proves that all frames up to its
+//! durable_seq are durable, so the second reading must begin at the first frame that no later one vouches for. To
+//! save memory, a replay does not keep the position of every frame, but a *checkpoint* every 64 KiB. It drops a
+//! checkpoint once all frames before the next one are known to be durable.
+//!
+//! Never writes. The rules for what a frame is, and where the log ends, are in `scan`.
 
 use std::collections::VecDeque;
 
@@ -10,31 +21,31 @@ use crate::format::frame::FrameKind;
 use crate::format::location::ValueCursor;
 use crate::index::{Index, QueueOrder};
 
-/// Closer together, marks would take much memory in a log that was synced seldom, and spare no read.
-const CHECKPOINT_SPACING: u64 = 64 << 10;
-
-/// The state of a log up to its tip, and which of it is vouched for.
+/// The state of a log up to a position.
 pub(crate) struct Replay {
     pub(crate) index: Index,
+    /// After the last frame that was applied.
     pub(crate) tip: LogPosition,
     /// Whether the last frame is a close frame.
     pub(crate) ends_closed: bool,
     pub(super) records: u64,
     pub(super) operations: u64,
-    /// The frame whose tag somebody wants to know, and that tag.
+    /// The frame whose tag is compared with an anchor.
     watched_seq: Option<u64>,
+    /// The tag of that frame; `None` if the log does not have it.
     pub(super) watched_tag: Option<Tag>,
-    /// Before the last frame.
+    /// The position before the last frame; `None` before a frame was applied.
     before_last: Option<LogPosition>,
-    /// Tips to look again from, oldest first: the first one is before all frames that no later frame vouches for.
+    /// Positions between frames, in ascending order. The first one is at or before the first frame that no later
+    /// frame vouches for.
     checkpoints: VecDeque<LogPosition>,
 }
 
 impl Replay {
+    /// Starts at `tip` with an empty index.
     pub(crate) fn new(order: QueueOrder, tip: LogPosition) -> Self {
-        let index = Index::new(order);
         Replay {
-            index,
+            index: Index::new(order),
             tip,
             ends_closed: false,
             records: 0,
@@ -46,20 +57,25 @@ impl Replay {
         }
     }
 
-    /// Keeps the tag of the frame `seq`.
+    /// Like [`new`](Self::new), but also keeps the tag of the frame `seq`.
     pub(super) fn watching(order: QueueOrder, tip: LogPosition, seq: Option<u64>) -> Self {
         let watched_tag = (seq == Some(tip.seq)).then_some(tip.chain);
         Replay { watched_seq: seq, watched_tag, ..Replay::new(order, tip) }
     }
 
-    /// Goes on from the tip up to the last whole frame. After an error, what came before it is taken.
+    /// Applies the frames from the tip up to the last whole one. After an error, the frames before the error have
+    /// been applied.
+    ///
+    /// # Errors
+    /// `Corrupt` for damage, `Unauthentic` for a frame that fails authentication, `Io`.
     pub(crate) fn run(&mut self, log: &LogFile, concurrency: Concurrency<'_>) -> Result<Ending> {
-        let ending = scan::replay(log, concurrency, self.tip, |frame| self.take(frame));
+        let ending = scan::replay(log, concurrency, self.tip, |frame| self.apply(frame));
         self.index.merge_staged();
         ending
     }
 
-    /// Whether the frame at the tip still stands in the file: by the chain, so does everything before it.
+    /// Whether the last frame is still in the file. If so, all frames before it are too, because it is chained to
+    /// them. A snapshot asks this before it continues.
     pub(crate) fn is_still_in_file(&self, log: &LogFile, concurrency: Concurrency<'_>) -> Result<bool> {
         let Some(before) = self.before_last else { return Ok(true) };
         let mut scan = Scanner::new(log, concurrency, before)?;
@@ -67,7 +83,7 @@ impl Replay {
         Ok(is_frame && scan.tip() == self.tip)
     }
 
-    fn take(&mut self, frame: &OpenedFrame<'_>) {
+    fn apply(&mut self, frame: &OpenedFrame<'_>) {
         let header = &frame.header;
         self.ends_closed = header.kind == FrameKind::Close;
         if self.checkpoints.back().is_none_or(|last| self.tip.end - last.end >= CHECKPOINT_SPACING) {
@@ -87,8 +103,12 @@ impl Replay {
         }
     }
 
-    /// Not behind any frame that no later one vouches for.
+    /// A position at or before the first frame that no later frame proves to be durable.
     pub(super) fn recheck_from(&self) -> LogPosition {
         self.checkpoints.front().copied().unwrap_or(self.tip)
     }
 }
+
+/// The least distance of two checkpoints. Closer ones would take more memory in a log that was rarely synced, and
+/// save nothing, because a scan reads 64 KiB at a time.
+const CHECKPOINT_SPACING: u64 = 64 << 10;

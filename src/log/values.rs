@@ -1,4 +1,13 @@
-//! Reading and opening the values of one generation, by location.
+//! Reads and decrypts single values of one generation.
+//!
+//! The index says where each value is; values stay sealed in the log until a caller asks for them. The bytes come
+//! from a memory map of the file, which is shared by all readers, or from `pread` where there is no map or the
+//! value is beyond its end. A map covers the file up to its length at the time it was made, preallocated space
+//! included, so it is renewed only after the file has grown. Bytes are copied out of the map before they are
+//! authenticated, because the mapped file can change at any moment.
+//!
+//! A value that fails authentication is an error for that value alone; all others stay readable. Never writes.
+//! Implements *Sealing* of FORMAT.md, for values.
 
 use std::io;
 use std::path::Path;
@@ -12,14 +21,16 @@ use crate::format::location::Location;
 use crate::storage::{self, Map};
 use crate::{Error, Result};
 
-/// The values of one generation, read by location.
+/// The values of one generation. Threads read them at the same time.
 pub(crate) struct Values {
     log: Arc<LogFile>,
-    /// `None` where values are read by `pread` only.
+    /// The newest map. The outer `None` means that values are read with `pread` only; the inner one, that the file
+    /// has not been mapped yet.
     map: Option<RwLock<Option<Arc<Map>>>>,
 }
 
 impl Values {
+    /// `mmap` says whether the file may be mapped. Nothing is mapped before the first read.
     pub(crate) fn new(log: Arc<LogFile>, mmap: bool) -> Self {
         Values { log, map: mmap.then(RwLock::default) }
     }
@@ -32,24 +43,25 @@ impl Values {
         &self.log
     }
 
-    /// Reads and opens the value at `location`. Of many values, [`ValueReader`] is quicker.
+    /// Reads and opens the value at `location`. For many values, [`reader`](Self::reader) is faster.
     ///
     /// # Errors
-    /// As [`ValueReader::read`].
+    /// Those of [`ValueReader::read`].
     pub(crate) fn read(&self, location: Location) -> Result<Vec<u8>> {
         self.reader().read(location)
     }
 
-    /// To read some values, one after the other.
+    /// Returns a reader for several values, one after the other.
     pub(crate) fn reader(&self) -> ValueReader<'_> {
-        let held = self.map.as_ref().map(|map| map.read().unwrap_or_else(PoisonError::into_inner));
-        ValueReader { values: self, map: held.and_then(|map| map.clone()) }
+        let guard = self.map.as_ref().map(|map| map.read().unwrap_or_else(PoisonError::into_inner));
+        ValueReader { values: self, map: guard.and_then(|map| map.clone()) }
     }
 
-    /// Opens the value at `location`, which lies in `frame`, and appends it to `out`.
+    /// Opens the value at `location` in `frame`, which has been read already, and appends the value to `out`. On
+    /// an error, `out` is as before.
     pub(crate) fn open_into(&self, out: &mut SecretVec, frame: &OpenFrame<'_>, location: Location) -> Result<()> {
         let (start, len) = (location.offset_in_body(), location.len as usize);
-        // The manifest was held against the frame's length, so the value is there.
+        // Parsing checked the manifest against the frame's length, so the value is within the body.
         let sealed = frame.body.get(start..start + len + TAG_LEN).unwrap_or_default();
         let at = out.len();
         secret_vec::reserve(out, sealed.len());
@@ -59,12 +71,12 @@ impl Values {
         opened
     }
 
-    /// The value opens, yet no writer of this format writes such a one.
+    /// The error for a value that is authentic, but does not have the form that its bucket requires.
     pub(crate) fn malformed(&self, location: Location) -> Error {
-        Error::unauthentic(self.path(), location.value_offset(), "the value is not as its bucket's values are")
+        Error::unauthentic(self.path(), location.value_offset(), "the value does not match its bucket's encoding")
     }
 
-    /// Opens ciphertext and tag in place.
+    /// Opens the value in place. `sealed` is its ciphertext and tag.
     fn unseal(&self, sealed: &mut [u8], nonce: &Nonce, location: Location) -> Result<()> {
         let opened = sealed.split_last_chunk_mut().is_some_and(|(text, tag)| {
             self.log.sealer.open_value(nonce, location.seq(), location.i, text, tag).is_ok()
@@ -72,7 +84,7 @@ impl Values {
         if opened {
             return Ok(());
         }
-        Err(Error::unauthentic(self.path(), location.value_offset(), "the value's seal does not fit"))
+        Err(Error::unauthentic(self.path(), location.value_offset(), "the value failed authentication"))
     }
 
     fn read_file(&self, location: Location) -> io::Result<SealedValue> {
@@ -82,7 +94,8 @@ impl Values {
         Ok(sealed)
     }
 
-    /// A map of the log as it is now, for others to use as well. Where mapping fails, there is still `pread`.
+    /// Maps the file at its current length, for this reader and all later ones. `None` if the file cannot be
+    /// mapped: then `pread` serves.
     fn renew_map(&self) -> Option<Arc<Map>> {
         let map = self.map.as_ref()?;
         let renewed = Arc::new(self.log.file.map().ok()??);
@@ -91,7 +104,7 @@ impl Values {
     }
 }
 
-/// Reads values by one map, without asking for it each time.
+/// Reads several values. It keeps the map, so that not every read takes the lock around it.
 pub(crate) struct ValueReader<'a> {
     values: &'a Values,
     map: Option<Arc<Map>>,
@@ -101,7 +114,7 @@ impl ValueReader<'_> {
     /// Reads and opens the value at `location`.
     ///
     /// # Errors
-    /// `Unauthentic` when its seal does not fit, without naming what it is; `Io`.
+    /// `Unauthentic` if the value fails authentication, `Io`. The caller adds which job it is.
     pub(crate) fn read(&mut self, location: Location) -> Result<Vec<u8>> {
         let SealedValue { nonce, mut text } = match self.read_map(location) {
             Some(sealed) => sealed,
@@ -115,14 +128,15 @@ impl ValueReader<'_> {
     fn read_map(&mut self, location: Location) -> Option<SealedValue> {
         let copy = |map: &Option<Arc<Map>>| SealedValue::copy(map.as_ref()?, location);
         copy(&self.map).or_else(|| {
-            // The log has outgrown the map: a new one covers the space ahead too, so this happens once a step.
+            // The value is beyond the map. A new map covers the preallocated space too, so it lasts until the file
+            // has grown by another step.
             self.map = self.values.renew_map();
             copy(&self.map)
         })
     }
 }
 
-/// A value as it lies in the log, and what opens it.
+/// A sealed value, with the nonce of its frame.
 struct SealedValue {
     nonce: Nonce,
     /// Ciphertext and tag.
@@ -130,6 +144,7 @@ struct SealedValue {
 }
 
 impl SealedValue {
+    /// Copies the value from the map; `None` if it is not within it.
     fn copy(map: &Map, location: Location) -> Option<Self> {
         let nonce = map.copy(location.nonce_offset())?;
         let len = location.len as usize + TAG_LEN;

@@ -1,7 +1,29 @@
-//! One generation's log file: appending frames, reading values, growing, cutting.
+//! The writer: appends frames to one generation's log, preallocates space for them, and closes the log.
 //!
-//! Implements *Writing* of FORMAT.md. Who syncs, and the failure latch, are in `commit.rs`; what the values mean is
-//! not known here.
+//! A log in use ends in zeros:
+//!
+//! ```text
+//! 0        4096                         tip.end                   allocated
+//! | header | frame 1 | ... | frame n    | zeros                   |
+//! ```
+//!
+//! **Append.** A frame is encoded in memory and written over the zeros at the tip. The sync that follows makes
+//! only data durable: neither the file's length nor its blocks change, so the file system need not commit its
+//! journal. `append` returns a [`Pending`], which the caller waits for after it has released the write lock; so
+//! while one thread syncs, others append, and `group_commit` lets the next sync cover all of them.
+//!
+//! **Preallocation.** When the zeros run out, the writer adds more: an eighth of the log's length, at least
+//! 256 KiB and at most 4 MiB. On a full disk it makes do with less.
+//!
+//! **Reserve.** The last 64 KiB of zeros are kept for records that only remove something. A put is refused with
+//! `Full` if less than the reserve would remain; acks, deletes and drains may use it up. So they succeed on a full
+//! disk, and their removals let a compaction free space.
+//!
+//! **Failure.** A failed write is undone: the file is cut at the tip. If the disk was full and the cut succeeds,
+//! the log is as before and stays usable. After any other failed write, what the file contains is unknown, so the
+//! failure is latched in `group_commit`, and only a new open writes again.
+//!
+//! Never repeats a failed sync, and never looks into values. Implements *Writing* of FORMAT.md.
 
 use std::io;
 use std::sync::Arc;
@@ -16,27 +38,30 @@ use crate::format::record::Change;
 use crate::storage::{self, Storage};
 use crate::{Error, Result};
 
-/// The writing end. Whoever holds it is the only writer.
+/// Appends frames to a log. A log has at most one writer at a time.
 pub(crate) struct LogWriter {
     file: Arc<LogFile>,
     storage: Arc<dyn Storage>,
+    /// After the last frame.
     tip: LogPosition,
-    /// The length of the file; from the tip to here, it reads as zeros.
+    /// The length of the file. From the tip to here, the file contains zeros.
     allocated: u64,
-    /// Whether the last frame is a close frame, and durable.
-    closed: bool,
+    /// Whether nothing was written since the log was closed.
+    is_closed: bool,
     group_commit: Arc<GroupCommit>,
     nonces: Nonces,
     workspace: Workspace,
 }
 
-/// A frame that was written: for the index, and to wait for its sync without holding the log.
+/// A frame that is in the file, but not durable yet.
 pub(crate) struct Written {
+    /// Where its values are, for the index.
     pub(crate) locations: ValueCursor,
     pub(crate) pending: Pending,
 }
 
-/// What was written up to some frame, durable or not yet.
+/// All frames up to one of them, which may not be durable yet. It does not borrow the writer, so the caller can
+/// wait without the write lock.
 pub(crate) struct Pending {
     file: Arc<LogFile>,
     group_commit: Arc<GroupCommit>,
@@ -44,21 +69,22 @@ pub(crate) struct Pending {
 }
 
 impl Pending {
-    /// Returns when it is durable.
+    /// Waits until the frames are durable. Syncs if no other thread is syncing.
     pub(crate) fn wait(&self) -> Result<()> {
-        // Guards against a power cut after the caller was told that its record is durable.
+        // Guards against a power cut after the call has returned.
         self.group_commit.wait_durable(self.seq, || self.file.file.sync_data()).map_err(self.file.io("sync"))
     }
 }
 
 impl LogWriter {
-    /// Everything up to `tip` is durable.
+    /// Starts at `tip`, up to which everything is durable. `allocated` is the length of the file in bytes.
+    /// `is_closed` says whether the frame before `tip` is a close frame.
     pub(crate) fn new(
         file: Arc<LogFile>,
         storage: Arc<dyn Storage>,
         tip: LogPosition,
         allocated: u64,
-        closed: bool,
+        is_closed: bool,
     ) -> Self {
         let group_commit = Arc::new(GroupCommit::new(tip.frame_id()));
         LogWriter {
@@ -66,7 +92,7 @@ impl LogWriter {
             storage,
             tip,
             allocated,
-            closed,
+            is_closed,
             group_commit,
             nonces: Nonces::new(),
             workspace: Workspace::default(),
@@ -77,7 +103,7 @@ impl LogWriter {
         &self.group_commit
     }
 
-    /// Everything written so far.
+    /// All frames that have been written so far.
     pub(crate) fn pending(&self) -> Pending {
         Pending { file: Arc::clone(&self.file), group_commit: Arc::clone(&self.group_commit), seq: self.tip.seq }
     }
@@ -90,10 +116,12 @@ impl LogWriter {
         self.allocated
     }
 
-    /// Appends one record. On return it stands in the file, but is not durable.
+    /// Appends one record. On return it is in the file, but not durable until [`Pending::wait`] returns.
     ///
-    /// After `Full` and `TooLarge` the file is as it was; after any other error the log has failed, unless the
-    /// system's random generator was what failed.
+    /// # Errors
+    /// - `TooLarge`, `Full`: the log is unchanged.
+    /// - `Io`: the log has failed, and takes no more writes; except if only the random generator failed, which
+    ///   leaves the log unchanged.
     pub(crate) fn append(&mut self, changes: &[Change<'_>]) -> Result<Written> {
         let len = encoding::frame_len(changes);
         if len > FRAME_LEN_MAX as u64 {
@@ -104,20 +132,24 @@ impl LogWriter {
         self.write(changes)
     }
 
-    /// Ends the log cleanly: sync, close frame, sync, space ahead cut off. Where not even a close frame finds room, the
-    /// log is synced and cut without one. A log that already ends with a close frame is only cut.
+    /// Ends the log cleanly, durably: syncs it, writes a close frame, syncs that, and cuts off the preallocated
+    /// space.
+    ///
+    /// If the disk has no space even for a close frame, the log ends without one: it is synced and cut. If nothing
+    /// was written since the log was closed, it is only cut.
     pub(crate) fn close(&mut self) -> Result<()> {
-        if !self.closed {
+        if !self.is_closed {
             self.write_close_frame()?;
-            self.closed = true;
+            self.is_closed = true;
         }
+        // Not synced: if a power cut brings the zeros back, the log is merely unclean.
         if self.allocated > self.tip.end { self.cut_to(self.tip.end) } else { Ok(()) }
     }
 
     fn write_close_frame(&mut self) -> Result<()> {
-        // The close frame vouches for all before it, so a power cut must not be able to keep it and lose them.
+        // Guards against a power cut that keeps the close frame but loses frames before it, which it vouches for.
         self.pending().wait()?;
-        // A little more than it needs: if its own sync fails, zeros behind it keep it from looking like a clean end.
+        // With zeros after the close frame, the log does not look clean: the frame's own sync may fail.
         let len = encoding::frame_len(&[]) + ALIGNMENT as u64;
         match self.make_room(len, 0).and_then(|()| self.write(&[])) {
             // Guards against a power cut after close has reported success.
@@ -127,25 +159,28 @@ impl LogWriter {
         }
     }
 
-    /// Appends one record behind the end of a file that nobody else sees yet, without space ahead.
+    /// Appends one record, or a close frame if there are no changes, without preallocation or a reserve: for a new
+    /// log that does not have its name yet.
     pub(crate) fn append_unseen(&mut self, changes: &[Change<'_>]) -> Result<Written> {
         self.write(changes)
     }
 
-    /// Gives the space ahead back to the file system. Returns whether there was any.
+    /// Gives preallocated space back to the file system. Returns whether there was any to give back.
     pub(crate) fn release(&mut self, what: Release) -> Result<bool> {
         let kept = match what {
             Release::AllButReserve => RESERVE_LEN,
             Release::All => 0,
         };
-        let had_more = self.allocated > self.tip.end + kept;
-        if had_more {
-            self.cut_to(self.tip.end + kept)?;
+        let len = self.tip.end + kept;
+        let is_longer = self.allocated > len;
+        if is_longer {
+            self.cut_to(len)?;
         }
-        Ok(had_more)
+        Ok(is_longer)
     }
 
-    /// Takes the reserve again, where the disk has it. What else goes wrong, the next call that writes will tell.
+    /// Preallocates the reserve again, if the disk has space for it. Any other error is latched, so that the next
+    /// writing call returns `Failed`.
     pub(crate) fn retake_reserve(&mut self) {
         let _ = self.make_room(0, 0);
     }
@@ -153,38 +188,39 @@ impl LogWriter {
     fn cut_to(&mut self, len: u64) -> Result<()> {
         self.file.file.set_len(len).map_err(|source| {
             self.group_commit.fail(&source);
-            Error::io("cut the space ahead off", &self.file.path, source)
+            Error::io("cut off the preallocated space of", &self.file.path, source)
         })?;
         self.allocated = len;
         Ok(())
     }
 
+    /// Writes a frame at the tip: a record, or a close frame if there are no changes.
     fn write(&mut self, changes: &[Change<'_>]) -> Result<Written> {
         let seq = self.tip.seq + 1;
         if seq > SEQ_MAX {
             return Err(Error::TooLarge { what: "a generation's count of frames", len: seq, max: SEQ_MAX });
         }
         let nonce = self.nonces.next(|bytes| self.storage.fill_random(bytes));
-        let nonce = nonce.map_err(self.file.io("get nonces from the system's random generator for"))?;
+        let nonce = nonce.map_err(self.file.io("get random nonces for"))?;
         let LogFile { sealer, crc, file, .. } = &*self.file;
         let durable_seq = self.group_commit.durable().seq;
         let seal = FrameSeal { sealer, crc, chain: &self.tip.chain, seq, durable_seq, nonce };
         let encoded = encoding::encode(changes, &seal, &mut self.workspace, |bytes, at| {
             storage::write_all_at(&**file, bytes, self.tip.end + at as u64)
         });
-        self.workspace.shrink_to(FRAME_KEPT_LEN);
+        self.workspace.shrink_to(KEPT_BUFFER_LEN);
         let (header, chain) = match encoded {
             Ok(encoded) => encoded,
             Err(error) => return Err(self.undo_write(error)),
         };
         let locations = ValueCursor::new(self.tip.end, &header);
         self.tip = LogPosition { end: self.tip.end + u64::from(header.len), seq, chain };
-        self.closed = false;
+        self.is_closed = false;
         self.group_commit.note_written(self.tip.frame_id());
         Ok(Written { locations, pending: self.pending() })
     }
 
-    /// Cuts off what a failed write left behind the last good end, and says what the call returns.
+    /// Cuts off what a failed write has left after the tip. Returns the error for the caller.
     fn undo_write(&mut self, error: io::Error) -> Error {
         let cut = self.file.file.set_len(self.tip.end);
         if cut.is_ok() && storage::is_full(&error) {
@@ -195,19 +231,20 @@ impl LogWriter {
         Error::io("write", &self.file.path, error)
     }
 
-    /// Sees to it that `len` bytes of zeros lie ahead, which the next frame goes over, and behind them the reserve, if the disk has them. `reserve`
-    /// is what must stay ahead in any case: a put leaves all of it, what gives space back may use it up.
+    /// Ensures `len` zeroed bytes after the tip for the next frame, and the reserve after them if the disk has
+    /// space for it. Fails with `Full` if fewer than `reserve` bytes would remain after the frame.
     fn make_room(&mut self, len: u64, reserve: u64) -> Result<()> {
-        let wanted = self.tip.end + len + RESERVE_LEN;
+        let frame_end = self.tip.end + len;
+        let wanted = frame_end + RESERVE_LEN;
         if wanted <= self.allocated {
             return Ok(());
         }
-        let step = (self.tip.end / STEP_FRACTION).clamp(STEP_LEN_MIN, STEP_LEN_MAX);
-        for target in [wanted + step, wanted, self.tip.end + len + reserve] {
+        let step = (self.tip.end / STEP_DIVISOR).clamp(STEP_LEN_MIN, STEP_LEN_MAX);
+        for target in [wanted + step, wanted, frame_end + reserve] {
             if target <= self.allocated {
                 return Ok(());
             }
-            match self.grow_to(target.next_multiple_of(SECTOR_LEN), self.tip.end + len) {
+            match self.grow_to(target.next_multiple_of(PAGE_LEN), frame_end) {
                 Ok(()) => return Ok(()),
                 Err(error) if storage::is_full(&error) => {}
                 Err(error) => {
@@ -219,13 +256,15 @@ impl LogWriter {
         Err(Error::Full { path: self.file.path.clone() })
     }
 
-    /// Writes zeros up to `target`. They are allocated as they are written, which a later full disk cannot take
-    /// back, and no sync of a frame has to convert or allocate anything. Where a long frame that ends at `frame_end` goes over
-    /// them at once, writing them would take as long as writing the frame: there they are only allocated.
+    /// Extends the file with zeros up to `target`, for a frame that ends at `frame_end`.
+    ///
+    /// The zeros are written and not only allocated, so that no later sync has to convert allocated extents to
+    /// written ones. Where a long frame is about to cover them, they are only allocated: writing them would take
+    /// as long as writing the frame.
     fn grow_to(&mut self, target: u64, frame_end: u64) -> io::Result<()> {
         let grown = self.allocate_for(frame_end).and_then(|from| self.write_zeros(from, target));
         if let Err(error) = grown {
-            // Zeros do no harm, but a full disk should get them back.
+            // Some of the zeros may have been written: they are harmless, but a full disk needs the space.
             self.file.file.set_len(self.allocated)?;
             return Err(error);
         }
@@ -233,7 +272,7 @@ impl LogWriter {
         Ok(())
     }
 
-    /// Returns where zeros are still to be written from.
+    /// Allocates the space of a long frame. Returns the offset from which zeros must still be written.
     fn allocate_for(&self, frame_end: u64) -> io::Result<u64> {
         if frame_end < self.allocated + ALLOCATED_LEN_MIN {
             return Ok(self.allocated);
@@ -257,27 +296,29 @@ impl LogWriter {
     }
 }
 
-/// What is kept for acks, deletes and drains when the disk is full.
+/// How much preallocated space is kept for acks, deletes and drains on a full disk. It is enough for 580 acks of
+/// jobs whose run id is a UUID.
 const RESERVE_LEN: u64 = 64 << 10;
+/// A step of preallocation is the log's length divided by this: short enough that the file is little longer than
+/// its frames, long enough that steps are rare.
+const STEP_DIVISOR: u64 = 8;
 const STEP_LEN_MIN: u64 = 256 << 10;
 const STEP_LEN_MAX: u64 = 4 << 20;
-/// How much of what a frame goes over is only allocated: less is written as fast.
+/// Space that a frame covers is only allocated if it is at least this long: writing less is as fast.
 const ALLOCATED_LEN_MIN: u64 = 64 << 10;
-/// A step is this part of the log, so that the file stays within its bound.
-const STEP_FRACTION: u64 = 8;
-/// File systems allocate in pages: a step that ends inside one wastes the rest.
-const SECTOR_LEN: u64 = 4096;
-/// A frame buffer of this size is kept from one record to the next.
-const FRAME_KEPT_LEN: usize = 64 << 10;
+/// The file grows to multiples of this, because file systems allocate whole pages.
+const PAGE_LEN: u64 = 4096;
+/// Longer encoding buffers are freed after each record, so that one large record does not hold memory for good.
+const KEPT_BUFFER_LEN: usize = 64 << 10;
 
 static ZEROS: [u8; 64 << 10] = [0; 64 << 10];
 
-/// How much of the space ahead a compaction may have on a full disk.
+/// How much preallocated space [`LogWriter::release`] gives back, so that a compaction finds space on a full disk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Release {
-    /// One that runs by itself: acks and drains go on meanwhile, and need the reserve.
+    /// For an automatic compaction: acks and drains that run meanwhile need the reserve.
     AllButReserve,
-    /// One that somebody asked for.
+    /// For a compaction that the caller asked for.
     All,
 }
 
@@ -299,8 +340,8 @@ mod tests {
         value: [&[]; 2],
     };
 
-    /// In a file of its own, behind a frame `seq` that is not there.
-    fn log_behind(seq: u64, folder: &Path) -> LogWriter {
+    /// A new log whose last frame claims to have been `seq`.
+    fn log_at(seq: u64, folder: &Path) -> LogWriter {
         let path = folder.join("state.db");
         let file = Disk.open(&path, Access::CreateNew).unwrap();
         let id = GenerationId { generation: 1, store_id: [1; 16], salt: [2; 32] };
@@ -311,9 +352,9 @@ mod tests {
     }
 
     #[test]
-    fn a_generation_ends_with_its_highest_number() {
+    fn a_frame_after_the_last_seq_is_refused_and_leaves_the_log_unchanged() {
         let folder = tempfile::tempdir().unwrap();
-        let mut log = log_behind(SEQ_MAX - 1, folder.path());
+        let mut log = log_at(SEQ_MAX - 1, folder.path());
         log.append(&[CHANGE]).unwrap();
         let tip = log.tip();
         assert_eq!(tip.seq, SEQ_MAX);
@@ -322,18 +363,18 @@ mod tests {
     }
 
     #[test]
-    fn the_reserve_is_given_back_only_when_all_is_and_taken_again() {
+    fn the_reserve_is_released_only_with_all_space_and_can_be_retaken() {
         let folder = tempfile::tempdir().unwrap();
-        let mut log = log_behind(0, folder.path());
+        let mut log = log_at(0, folder.path());
         log.append(&[CHANGE]).unwrap();
         let end = log.tip().end;
-        let mut frees = |what| (log.release(what).unwrap(), log.allocated(), log.file.file.len().unwrap());
+        let mut release = |what| (log.release(what).unwrap(), log.allocated(), log.file.file.len().unwrap());
         let reserve_only = end + RESERVE_LEN;
-        assert_eq!(frees(Release::AllButReserve), (true, reserve_only, reserve_only));
-        assert_eq!(frees(Release::AllButReserve), (false, reserve_only, reserve_only));
-        assert_eq!(frees(Release::All), (true, end, end));
-        assert_eq!(frees(Release::All), (false, end, end));
-        assert_eq!(frees(Release::AllButReserve), (false, end, end));
+        assert_eq!(release(Release::AllButReserve), (true, reserve_only, reserve_only));
+        assert_eq!(release(Release::AllButReserve), (false, reserve_only, reserve_only));
+        assert_eq!(release(Release::All), (true, end, end));
+        assert_eq!(release(Release::All), (false, end, end));
+        assert_eq!(release(Release::AllButReserve), (false, end, end));
         log.retake_reserve();
         assert!(log.allocated() >= reserve_only);
         assert_eq!(log.file.file.len().unwrap(), log.allocated());

@@ -6,6 +6,7 @@ use crate::index::Key;
 
 /// A configuration, as [`Store::save_config`](crate::Store::save_config) saved it.
 #[derive(Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Config {
     /// The version that the caller gave it.
     pub version: u64,
@@ -15,6 +16,7 @@ pub struct Config {
 
 /// A pending job.
 #[derive(Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct QueuedJob {
     /// The run id, unique in the queue.
     pub run_id: String,
@@ -24,6 +26,7 @@ pub struct QueuedJob {
 
 /// The session with the server.
 #[derive(Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Session {
     /// The id of the session. A secret: `Debug` shows only its length.
     pub session_id: String,
@@ -33,6 +36,7 @@ pub struct Session {
 
 /// A log event.
 #[derive(Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct LogEvent {
     /// The time of the event, in milliseconds since 1970.
     pub ts_ms: i64,

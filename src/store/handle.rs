@@ -22,6 +22,7 @@ use crate::{AgentKey, Durability, Error, OpenOptions, RecoveryReport, Result, ev
 
 /// What [`Store::enqueue_job`] did.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Enqueued {
     /// The job was not queued before.
     Added,

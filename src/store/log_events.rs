@@ -20,6 +20,7 @@ use crate::{Error, Result};
 
 /// What [`Store::buffer_log`] did with the event.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum LogAdmission {
     /// The event was buffered.
     Buffered,

@@ -9,7 +9,7 @@ use std::sync::{Arc, Condvar, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use backupy_state::testing::{Storage, options_on};
+use backupy_state::testing::{Storage, options_on, policy};
 use backupy_state::{CompactionPolicy, OpenOptions, Store};
 
 use crate::common::{Hooked, Hooks, Place, key, listing};
@@ -81,7 +81,11 @@ fn disk(hooks: &NewFileHooks) -> Arc<dyn Storage> {
 
 fn open(place: &Place, hooks: &NewFileHooks) -> Store {
     let mut options = options_on(disk(hooks));
-    options.compaction(CompactionPolicy { automatic: true, min_len: 0, dead_ratio: 0.1 });
+    options.compaction(policy(|policy| {
+        policy.automatic = true;
+        policy.min_len = 0;
+        policy.dead_ratio = 0.1;
+    }));
     options.open(place.path(), &key()).unwrap()
 }
 
@@ -156,8 +160,8 @@ fn closing_or_dropping_compacts_a_log_of_which_little_is_live() {
 
 #[test]
 fn closing_does_not_compact_a_log_below_the_thresholds_or_with_compaction_off() {
-    let by_hand = CompactionPolicy { automatic: false, ..CompactionPolicy::default() };
-    let wasteful = CompactionPolicy { dead_ratio: 0.99, ..CompactionPolicy::default() };
+    let by_hand = policy(|policy| policy.automatic = false);
+    let wasteful = policy(|policy| policy.dead_ratio = 0.99);
     for (policy, live_len) in [(by_hand, 1000), (wasteful, 10_000), (CompactionPolicy::default(), 130 << 10)] {
         let place = Place::new();
         let store = OpenOptions::new().compaction(policy).open(place.path(), &key()).unwrap();
@@ -185,7 +189,7 @@ fn closing_succeeds_where_its_compaction_fails() {
 fn the_progress_of_a_copy_is_visible() {
     let place = Place::new();
     let mut options = OpenOptions::new();
-    options.compaction(CompactionPolicy { automatic: false, ..CompactionPolicy::default() });
+    options.compaction(policy(|policy| policy.automatic = false));
     let store = options.open(place.path(), &key()).unwrap();
     wear(&store);
     assert_eq!(backupy_state::testing::copy_progress(&store), 0);

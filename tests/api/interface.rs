@@ -37,9 +37,10 @@ fn the_choices_and_their_defaults_are_as_they_were_promised() {
     let LogLimits { max_count, max_bytes, rate, when_full, .. } = LogLimits::default();
     let _: (Option<u64>, Option<u64>, Option<LogRate>, WhenFull) = (max_count, max_bytes, rate, when_full);
     assert_eq!((max_count, max_bytes), (Some(100_000), Some(64 << 20)));
-    assert_eq!(rate, Some(LogRate { per_second: 1_000_u32, burst: 10_000_u32 }));
-    let policy = CompactionPolicy { automatic: true, min_len: 1_u64 << 20, dead_ratio: 0.5_f64 };
-    assert_eq!(CompactionPolicy::default(), policy);
+    let LogRate { per_second, burst, .. } = LogRate::default();
+    assert_eq!((rate, per_second, burst), (Some(LogRate::default()), 1_000_u32, 10_000_u32));
+    let CompactionPolicy { automatic, min_len, dead_ratio, .. } = CompactionPolicy::default();
+    assert_eq!((automatic, min_len, dead_ratio), (true, 1_u64 << 20, 0.5_f64));
 }
 
 #[test]
@@ -139,10 +140,10 @@ fn functions_take_any_path() {
 
 #[test]
 fn what_calls_return_has_public_fields() {
-    let _ = |Config { version, raw }| -> (u64, Vec<u8>) { (version, raw) };
-    let _ = |QueuedJob { run_id, payload }| -> (String, Vec<u8>) { (run_id, payload) };
-    let _ = |Session { session_id, server_time_ms }| -> (String, i64) { (session_id, server_time_ms) };
-    let _ = |LogEvent { ts_ms, payload }| -> (i64, Vec<u8>) { (ts_ms, payload) };
+    let _ = |Config { version, raw, .. }| -> (u64, Vec<u8>) { (version, raw) };
+    let _ = |QueuedJob { run_id, payload, .. }| -> (String, Vec<u8>) { (run_id, payload) };
+    let _ = |Session { session_id, server_time_ms, .. }| -> (String, i64) { (session_id, server_time_ms) };
+    let _ = |LogEvent { ts_ms, payload, .. }| -> (i64, Vec<u8>) { (ts_ms, payload) };
     let _ = |batch: &LogBatch| -> (Vec<LogEvent>, u64) { (batch.events().to_vec(), batch.dropped()) };
     fn copied<T: Copy>(_: T) {}
     copied([Enqueued::Added, Enqueued::Replaced]);

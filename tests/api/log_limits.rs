@@ -1,6 +1,7 @@
 //! The limits of the log buffer, and at-least-once delivery by peek and ack.
 
-use backupy_state::{AgentKey, Batch, LogAdmission, LogLimits, LogRate, OpenOptions, Store, WhenFull};
+use backupy_state::testing::log_rate;
+use backupy_state::{AgentKey, Batch, LogAdmission, LogLimits, OpenOptions, Store, WhenFull};
 
 fn open(path: &std::path::Path, change: impl FnOnce(&mut LogLimits)) -> Store {
     let mut limits = LogLimits::default();
@@ -76,7 +77,7 @@ fn an_event_larger_than_the_buffer_is_dropped_whatever_when_full_says() {
 fn events_over_the_rate_are_dropped_and_the_count_survives_a_restart() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("state.db");
-    let no_refill = |limits: &mut LogLimits| limits.rate = Some(LogRate { per_second: 0, burst: 2 });
+    let no_refill = |limits: &mut LogLimits| limits.rate = Some(log_rate(0, 2));
     let store = open(&path, no_refill);
     let admissions: Vec<_> = (0..5).map(|ts| store.buffer_log(ts, b"x").unwrap()).collect();
     use LogAdmission::{Buffered, Dropped};

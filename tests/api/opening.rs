@@ -41,8 +41,8 @@ fn a_bbolt_file_is_named_as_what_it_is() {
     assert_refused!(place, place.path(), Error::NotAStore { .. });
     let said = place.try_open().unwrap_err().to_string();
     let expected = format!(
-        "{} is not a store but a bbolt file, which `backupy-state import FILE` or `import_bolt` imports into a new \
-         store; it was not changed",
+        "{} is not a store but a bbolt file, which `backupy-state import FILE` or `import_bolt` imports into a \
+         new store; it was not changed",
         place.path().display()
     );
     assert_eq!(said, expected);

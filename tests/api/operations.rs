@@ -2,10 +2,9 @@
 
 use std::sync::Arc;
 
-use backupy_state::testing::options_on;
+use backupy_state::testing::{options_on, policy};
 use backupy_state::{
-    AgentKey, Batch, CompactionPolicy, Durability, Error, LogAdmission, OpenOptions, QueueOrder, Store,
-    verify_each,
+    AgentKey, Batch, Durability, Error, LogAdmission, OpenOptions, QueueOrder, Store, verify_each,
 };
 
 use crate::common::{Action, CountedDisk, Place, Random, State, key};
@@ -206,7 +205,7 @@ fn a_batch_of_64_mib_is_kept_and_one_that_needs_8_bytes_more_is_too_large() {
     };
     let before = std::fs::read(place.path()).unwrap();
     let written = store.write(batch(last_len + 1));
-    let Err(Error::TooLarge { what: "a record", len, max }) = written else { panic!("{written:?}") };
+    let Err(Error::TooLarge { what: "a record", len, max, .. }) = written else { panic!("{written:?}") };
     assert_eq!((len, max), (FRAME_LEN_MAX as u64 + 8, FRAME_LEN_MAX as u64));
     assert_eq!(std::fs::read(place.path()).unwrap(), before);
     assert_eq!(store.queue_depth(), 0);
@@ -340,7 +339,7 @@ fn the_statistics_add_up() {
 fn the_log_grows_in_steps_and_keeps_its_reserve_ahead() {
     const KIB: u64 = 1 << 10;
     let place = Place::new();
-    let policy = CompactionPolicy { automatic: false, ..CompactionPolicy::default() };
+    let policy = policy(|policy| policy.automatic = false);
     let store =
         OpenOptions::new().durability(Durability::Buffered).compaction(policy).open(place.path(), &key()).unwrap();
     let (few, some, many) = ([1000; 300], [100_000; 40], [12 << 20; 4]);

@@ -1,6 +1,7 @@
 //! The queue: run ids, their order, replacing, acking, and dequeuing after a given job.
 
-use backupy_state::{Batch, CompactionPolicy, Enqueued, Error, OpenOptions, QueueOrder, QueuedJob, Store};
+use backupy_state::testing::policy;
+use backupy_state::{Batch, Enqueued, Error, OpenOptions, QueueOrder, QueuedJob, Store};
 
 use crate::common::{Place, Random, key};
 
@@ -167,7 +168,7 @@ fn fifo_order_is_kept_over_reopening_and_a_change_of_the_option() {
 fn of_many_thousand_operations_the_last_on_each_job_counts_after_reopening() {
     for order in [QueueOrder::RunId, QueueOrder::Fifo] {
         let place = Place::new();
-        let compaction = CompactionPolicy { automatic: false, ..CompactionPolicy::default() };
+        let compaction = policy(|policy| policy.automatic = false);
         let mut options = OpenOptions::new();
         options.queue_order(order).compaction(compaction);
         let store = options.open(place.path(), &key()).unwrap();

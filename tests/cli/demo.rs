@@ -1,4 +1,4 @@
-//! The demo, for a second. That it finds losses is tested beside its ledger.
+//! `demo`, for one second. The unit tests of its ledger show that it detects losses.
 
 use std::fs;
 use std::path::Path;
@@ -8,37 +8,44 @@ use std::time::Duration;
 
 use backupy_state::{AgentKey, OpenOptions, Store};
 
-use crate::place::{KEY, Place};
+use crate::sandbox::{KEY, Sandbox};
 
 #[test]
-fn the_demo_loses_nothing_and_leaves_nothing_behind() {
-    let place = Place::empty();
-    let said = place.said(place.keyless("demo --seconds 1").env("TMPDIR", place.folder.path()).output().unwrap());
-    let out = said.well();
+fn the_demo_loses_nothing_and_removes_its_folder() {
+    let sandbox = Sandbox::empty();
+    let outcome = sandbox
+        .outcome(sandbox.keyless("demo --seconds 1").env("TMPDIR", sandbox.folder.path()).output().unwrap());
+    let out = outcome.success();
     assert!(out.ends_with("\n  lost                0\n"), "{out}");
     assert!(out.contains(" records replayed in "), "{out}");
-    assert_eq!(fs::read_dir(place.folder.path()).unwrap().count(), 0);
+    assert_eq!(fs::read_dir(sandbox.folder.path()).unwrap().count(), 0);
 }
 
 #[test]
 fn the_demo_as_json_has_kills_in_calls_of_every_kind() {
-    let place = Place::empty();
-    let folder = place.folder.path().join("kept");
-    let said = place.run(&format!("demo --seconds 1 --seed 7 --json --dir {}", folder.display())).json();
+    let sandbox = Sandbox::empty();
+    let folder = sandbox.folder.path().join("kept");
+    let outcome = sandbox.run(&format!("demo --seconds 1 --seed 7 --json --dir {}", folder.display())).json();
     let number = |value: &serde_json::Value| value.as_u64().unwrap();
-    assert_eq!((&said["lost"], &said["losses"], &said["seed"]), (&0.into(), &Vec::<u8>::new().into(), &7.into()));
-    assert!(number(&said["kills_in_a_call"]) >= 5, "{said}");
-    assert_eq!(said["recoveries"].as_array().unwrap().len() as u64, number(&said["kills"]));
-    assert!(number(&said["snapshots"]) > 0 && said["failed_snapshots"] == serde_json::json!([]), "{said}");
-    for (kind, count) in said["calls"].as_object().unwrap() {
-        // These two the server orders, now and then.
+    assert_eq!(
+        (&outcome["lost"], &outcome["losses"], &outcome["seed"]),
+        (&0.into(), &Vec::<u8>::new().into(), &7.into())
+    );
+    assert!(number(&outcome["kills_during_a_call"]) >= 5, "{outcome}");
+    assert_eq!(outcome["recoveries"].as_array().unwrap().len() as u64, number(&outcome["kills"]));
+    assert!(
+        number(&outcome["snapshots"]) > 0 && outcome["failed_snapshots"] == serde_json::json!([]),
+        "{outcome}"
+    );
+    for (kind, count) in outcome["calls"].as_object().unwrap() {
+        // The server orders these two only at times.
         let seldom = kind == "save_config" || kind == "compact";
-        assert!(seldom || number(&count["acknowledged"]) > 0, "{said}");
+        assert!(seldom || number(&count["acknowledged"]) > 0, "{outcome}");
     }
-    assert!(number(&said["compactions"]) > 0, "{said}");
-    assert!(number(&said["compactions_killed"]) <= number(&said["kills"]), "{said}");
-    // A folder that was asked for is kept, and a demo begins with no store.
-    let again = place.run(&format!("demo --seconds 1 --dir {}", folder.display()));
+    assert!(number(&outcome["compactions"]) > 0, "{outcome}");
+    assert!(number(&outcome["compactions_killed"]) <= number(&outcome["kills"]), "{outcome}");
+    // A folder given by --dir is kept, and a demo refuses to start with a store in it.
+    let again = sandbox.run(&format!("demo --seconds 1 --dir {}", folder.display()));
     assert!(again.failed(1).contains("is the store of an earlier demo"), "{again:?}");
 }
 
@@ -51,22 +58,22 @@ fn the_demo_works_without_stdin() {
 }
 
 #[test]
-fn the_demo_does_not_touch_the_store_of_somebody_else() {
-    let place = Place::empty();
-    Store::open(place.state(), &AgentKey::new(KEY).unwrap()).unwrap().close().unwrap();
-    let before = place.bytes();
-    place.run(&format!("demo --dir {}", place.folder.path().display())).failed(4);
-    assert!(place.bytes() == before);
+fn the_demo_does_not_change_another_store() {
+    let sandbox = Sandbox::empty();
+    Store::open(sandbox.state(), &AgentKey::new(KEY).unwrap()).unwrap().close().unwrap();
+    let before = sandbox.bytes();
+    sandbox.run(&format!("demo --dir {}", sandbox.folder.path().display())).failed(4);
+    assert!(sandbox.bytes() == before);
 }
 
 #[test]
-fn an_agent_whose_demo_is_gone_ends_too() {
-    let place = Place::empty();
-    let args = format!("demo --seconds 60 --dir {}", place.folder.path().display());
-    let mut demo = place.command(&args).stdout(Stdio::null()).spawn().unwrap();
-    // The lock file names the agent that holds the store, or held it last.
+fn an_agent_exits_when_its_demo_is_killed() {
+    let sandbox = Sandbox::empty();
+    let args = format!("demo --seconds 60 --dir {}", sandbox.folder.path().display());
+    let mut demo = sandbox.command(&args).stdout(Stdio::null()).spawn().unwrap();
+    // The lock file names the agent that holds the lock, or held it last.
     let agent_lives = || {
-        let holder = fs::read_to_string(place.folder.path().join("state.db.lock")).unwrap_or_default();
+        let holder = fs::read_to_string(sandbox.folder.path().join("state.db.lock")).unwrap_or_default();
         !holder.is_empty() && Path::new("/proc").join(holder.trim()).exists()
     };
     while !agent_lives() {
@@ -76,6 +83,6 @@ fn an_agent_whose_demo_is_gone_ends_too() {
     demo.wait().unwrap();
 
     let key = AgentKey::new("bkpy_demo_key_that_everybody_knows_0").unwrap();
-    let opened = OpenOptions::new().lock_timeout(Duration::from_secs(10)).open(place.state(), &key);
+    let opened = OpenOptions::new().lock_timeout(Duration::from_secs(10)).open(sandbox.state(), &key);
     assert!(opened.is_ok(), "{opened:?}");
 }

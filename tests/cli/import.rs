@@ -1,4 +1,4 @@
-//! `import`: what it brings over and says of it, and that it leaves alone what it must.
+//! `import`: what it imports and reports, and what it refuses and leaves unchanged.
 
 use std::fs::{self, File};
 use std::path::PathBuf;
@@ -7,23 +7,23 @@ use backupy_state::{AgentKey, Store};
 use serde_json::json;
 
 use crate::bolt::{Agent, LEAF, Pages, bucket, inline, value};
-use crate::place::{KEY, Place};
+use crate::sandbox::{KEY, Sandbox};
 
 fn agent() -> Agent {
     Agent {
         config: Some((168, b"the raw configuration".to_vec())),
         session: Some(("session-of-a-secret-kind".to_owned(), 1_700_000_000_123)),
         heartbeat: Some(1_700_000_060_000),
-        jobs: (0..3).map(|i| (format!("run-{i}"), b"a payload that nobody may see".to_vec())).collect(),
+        jobs: (0..3).map(|i| (format!("run-{i}"), b"a payload that no one may see".to_vec())).collect(),
         logs: vec![(5, 0, b"an event".to_vec())],
     }
 }
 
-impl Place {
+impl Sandbox {
     fn with_bolt(bytes: &[u8]) -> Self {
-        let place = Place::empty();
-        fs::write(place.bolt(), bytes).unwrap();
-        place
+        let sandbox = Sandbox::empty();
+        fs::write(sandbox.bolt(), bytes).unwrap();
+        sandbox
     }
 
     fn bolt(&self) -> PathBuf {
@@ -36,63 +36,64 @@ impl Place {
 }
 
 #[test]
-fn import_makes_a_store_and_says_what_came_over() {
+fn import_creates_a_store_and_reports_what_was_imported() {
     let file = agent().file(KEY.as_bytes(), 4096, 2);
-    let place = Place::with_bolt(&file);
-    let out = place.run(&place.import()).well();
-    let expected = "state       [DIR]/state.db\nfrom        [DIR]/old.db\nconfig      version 168\nsession     yes\n\
+    let sandbox = Sandbox::with_bolt(&file);
+    let out = sandbox.run(&sandbox.import()).success();
+    let expected = "state       [DIR]/state.db\nfrom        [DIR]/old.db\n\
+                    config      version 168\nsession     yes\n\
                     heartbeat   2023-11-14 22:14:20.000 UTC\njobs        3\nlog events  1\n";
     assert_eq!(out, expected);
-    assert!(fs::read(place.bolt()).unwrap() == file);
-    let dump = place.run("dump-state --allow-secrets").well();
-    for held in ["the raw configuration", "session-of-a-secret-kind", "run-2", "a payload that nobody may see"] {
+    assert!(fs::read(sandbox.bolt()).unwrap() == file);
+    let dump = sandbox.run("dump-state --allow-secrets").success();
+    for held in ["the raw configuration", "session-of-a-secret-kind", "run-2", "a payload that no one may see"] {
         assert!(dump.contains(held), "{held}: {dump}");
     }
-    place.run("verify").well();
+    sandbox.run("verify").success();
 
-    // Again: nothing is there twice.
-    let before = place.bytes();
-    let out = place.run(&place.import()).well();
-    assert_eq!(out, format!("{expected}of these    4 had been there\n"));
-    let said = place.run(&format!("{} --json", place.import())).json();
+    // A second import imports nothing twice.
+    let before = sandbox.bytes();
+    let out = sandbox.run(&sandbox.import()).success();
+    assert_eq!(out, format!("{expected}of these    4 had been imported before\n"));
+    let outcome = sandbox.run(&format!("{} --json", sandbox.import())).json();
     assert_eq!(
-        said,
+        outcome,
         json!({
             "state": "[DIR]/state.db", "from": "[DIR]/old.db", "config_version": 168, "session": true,
             "last_heartbeat_ms": 1_700_000_060_000_i64, "jobs": 3, "log_events": 1, "log_events_dropped": 0,
             "already_there": 4, "left_out": [], "meta_page_damaged": false,
         })
     );
-    assert!(place.bytes() == before);
+    assert!(sandbox.bytes() == before);
 }
 
 #[test]
-fn import_tells_what_stays_behind_and_what_may_be_missing() {
+fn import_reports_what_it_left_out_and_what_may_be_missing() {
     let mut pages = Pages::new(512);
     let mut buckets = Agent::default().buckets(KEY.as_bytes(), &mut pages, 4);
     buckets.push(bucket(b"z\x1b[2J", inline(&[value(b"a", b"b")])));
     let root = pages.add(LEAF, &buckets);
     let mut file = pages.finish(root);
     file[20] ^= 1;
-    let place = Place::with_bolt(&file);
-    let out = place.run(&place.import()).well();
+    let sandbox = Sandbox::with_bolt(&file);
+    let out = sandbox.run(&sandbox.import()).success();
     let expected = "config      none\nsession     none\nheartbeat   none\njobs        0\nlog events  0\n\
                     left out    1 key of bucket z\\u{1b}[2J\n\
-                    note        one of the two meta pages does not check: this is the state of the transaction before\n";
+                    note        one of the two meta pages is damaged; the last transaction may be missing\n";
     assert!(out.ends_with(expected), "{out}");
 }
 
 #[test]
-fn log_events_beyond_the_limits_of_an_agent_all_come_over() {
+fn log_events_beyond_the_default_limits_are_all_imported() {
     let logs = (0..100_010).map(|i| (i, i, Vec::new())).collect();
-    let place = Place::with_bolt(&Agent { logs, ..Agent::default() }.file(KEY.as_bytes(), 65536, 500));
-    let said = place.run(&format!("{} --json", place.import())).json();
-    assert_eq!((&said["log_events"], &said["log_events_dropped"]), (&100_010.into(), &0.into()));
-    assert_eq!(place.run("stats --json").json()["log_events"], 100_010);
+    let sandbox = Sandbox::with_bolt(&Agent { logs, ..Agent::default() }.file(KEY.as_bytes(), 65536, 500));
+    let outcome = sandbox.run(&format!("{} --json", sandbox.import())).json();
+    assert_eq!((&outcome["log_events"], &outcome["log_events_dropped"]), (&100_010.into(), &0.into()));
+    assert_eq!(sandbox.run("stats --json").json()["log_events"], 100_010);
 }
 
 #[test]
-fn a_file_that_cannot_come_over_makes_no_store() {
+fn a_file_that_cannot_be_imported_creates_no_store() {
     let whole = agent().file(KEY.as_bytes(), 4096, 2);
     let foreign = agent().file(b"another", 4096, 2);
     let mut damaged = whole.clone();
@@ -100,55 +101,60 @@ fn a_file_that_cannot_come_over_makes_no_store() {
     for (bytes, code, words) in [
         (damaged, 3, "is damaged at offset"),
         (foreign, 4, "was written under another agent key"),
-        (b"To do: milk, bread\n".to_vec(), 7, "a file of another kind, and no bbolt file either"),
-        (Place::filled().bytes(), 2, "is a store already"),
+        (b"To do: milk, bread\n".to_vec(), 7, "a file of another kind, and not a bbolt file either"),
+        (Sandbox::filled().bytes(), 2, "is already a store"),
     ] {
-        let place = Place::with_bolt(&bytes);
-        let said = place.run(&place.import());
-        assert!(said.failed(code).contains(words), "{said:?}");
-        assert!(!place.state().exists());
-        assert!(fs::read(place.bolt()).unwrap() == bytes);
+        let sandbox = Sandbox::with_bolt(&bytes);
+        let outcome = sandbox.run(&sandbox.import());
+        assert!(outcome.failed(code).contains(words), "{outcome:?}");
+        assert!(!sandbox.state().exists());
+        assert!(fs::read(sandbox.bolt()).unwrap() == bytes);
     }
-    let place = Place::empty();
-    place.run(&place.import()).failed(6);
-    place.run("import").failed(2);
-    assert!(place.said(place.keyless(&place.import()).output().unwrap()).failed(2).contains("BACKUPY_AGENT_KEY"));
-    assert_eq!(fs::read_dir(place.folder.path()).unwrap().count(), 0);
+    let sandbox = Sandbox::empty();
+    sandbox.run(&sandbox.import()).failed(6);
+    sandbox.run("import").failed(2);
+    assert!(
+        sandbox
+            .outcome(sandbox.keyless(&sandbox.import()).output().unwrap())
+            .failed(2)
+            .contains("BACKUPY_AGENT_KEY")
+    );
+    assert_eq!(fs::read_dir(sandbox.folder.path()).unwrap().count(), 0);
 
-    let place = Place::with_bolt(&whole);
-    let agents = File::open(place.bolt()).unwrap();
+    let sandbox = Sandbox::with_bolt(&whole);
+    let agents = File::open(sandbox.bolt()).unwrap();
     fs2::FileExt::lock_exclusive(&agents).unwrap();
-    assert!(place.run(&place.import()).failed(5).contains("stop the agent that writes to it"));
-    assert!(!place.state().exists());
+    assert!(sandbox.run(&sandbox.import()).failed(5).contains("stop the agent that writes to it"));
+    assert!(!sandbox.state().exists());
 }
 
 #[test]
-fn a_store_with_a_state_of_its_own_is_left_alone() {
-    let place = Place::filled();
-    fs::write(place.bolt(), agent().file(KEY.as_bytes(), 4096, 2)).unwrap();
-    let before = place.run("dump-state --allow-secrets").well();
-    assert!(place.run(&place.import()).failed(2).contains("holds a state of its own"));
-    assert_eq!(place.run("dump-state --allow-secrets").well(), before);
+fn a_store_with_other_contents_is_refused_and_unchanged() {
+    let sandbox = Sandbox::filled();
+    fs::write(sandbox.bolt(), agent().file(KEY.as_bytes(), 4096, 2)).unwrap();
+    let before = sandbox.run("dump-state --allow-secrets").success();
+    assert!(sandbox.run(&sandbox.import()).failed(2).contains("already holds other data"));
+    assert_eq!(sandbox.run("dump-state --allow-secrets").success(), before);
 
-    let store = place.open();
-    place.run(&format!("{} --lock-timeout 0", place.import())).failed(5);
+    let store = sandbox.open();
+    sandbox.run(&format!("{} --lock-timeout 0", sandbox.import())).failed(5);
     store.close().unwrap();
 
-    fs::remove_file(place.state()).unwrap();
-    Store::open(place.state(), &AgentKey::new("another").unwrap()).unwrap().close().unwrap();
-    place.run(&place.import()).failed(4);
+    fs::remove_file(sandbox.state()).unwrap();
+    Store::open(sandbox.state(), &AgentKey::new("another").unwrap()).unwrap().close().unwrap();
+    sandbox.run(&sandbox.import()).failed(4);
 }
 
 #[test]
-fn a_bbolt_file_in_the_place_of_the_store_is_told_how_to_go_on() {
+fn a_bbolt_file_with_the_name_of_the_store_gets_a_hint() {
     let file = agent().file(KEY.as_bytes(), 4096, 2);
-    let place = Place::with_bolt(&file);
-    fs::rename(place.bolt(), place.state()).unwrap();
-    let said = place.run("verify");
-    assert!(said.failed(7).contains("a bbolt file, which `backupy-state import FILE`"), "{said:?}");
-    let said = place.run(&format!("import {}", place.state().display()));
-    assert!(said.failed(2).contains("give the bbolt file another name"), "{said:?}");
-    assert!(place.bytes() == file);
-    fs::rename(place.state(), place.bolt()).unwrap();
-    place.run(&place.import()).well();
+    let sandbox = Sandbox::with_bolt(&file);
+    fs::rename(sandbox.bolt(), sandbox.state()).unwrap();
+    let outcome = sandbox.run("verify");
+    assert!(outcome.failed(7).contains("a bbolt file, which `backupy-state import FILE`"), "{outcome:?}");
+    let outcome = sandbox.run(&format!("import {}", sandbox.state().display()));
+    assert!(outcome.failed(2).contains("rename the bbolt file"), "{outcome:?}");
+    assert!(sandbox.bytes() == file);
+    fs::rename(sandbox.state(), sandbox.bolt()).unwrap();
+    sandbox.run(&sandbox.import()).success();
 }

@@ -1,20 +1,37 @@
-//! The command line, run as a user would run it.
+//! The command line, run as a user would run it: one file for each command, and a few for what commands share.
 
-#![allow(clippy::unwrap_used, reason = "the helpers of tests are tests too")]
+#![allow(clippy::unwrap_used, reason = "test helpers may panic, as tests do")]
 
-mod codes;
-mod data;
+mod anchor;
+mod backup;
+mod compact;
+mod completions;
+mod config;
 mod demo;
-mod describe;
+mod dump_state;
+mod exit_codes;
+mod frames;
+mod global_options;
+mod health_check;
+mod heartbeat;
+mod help;
 mod import;
-mod keys;
+mod input;
+mod logs;
+mod maintenance;
+mod man;
 mod map;
-mod place;
-mod reports;
+mod output;
+mod queue;
+mod rekey;
+mod running_agent;
 mod salvage;
-mod looks;
+mod sandbox;
+mod secrets;
+mod session;
+mod stats;
 mod terminal;
-mod upkeep;
+mod verify;
 
 #[path = "../import_bolt/writer.rs"]
 mod bolt;

@@ -1,4 +1,5 @@
-//! A real terminal, under tmux: what an operator sees of bars and colours, and what of them goes into a pipe.
+//! A real terminal, under tmux or script: progress bars and colours are shown there, and are not written to a
+//! pipe.
 
 use std::cell::Cell;
 use std::fs;
@@ -7,28 +8,29 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crate::place::{KEY, Place, say_skipped};
+use crate::maintenance::MAINTENANCE;
+use crate::sandbox::{KEY, Sandbox, report_skipped};
 
-/// A tmux server of its own, with one window.
+/// A separate tmux server with one window.
 struct Terminal<'a> {
-    place: &'a Place,
+    sandbox: &'a Sandbox,
     server: String,
-    /// How many commands were run: the end of one must not pass for that of the next.
+    /// The number of commands so far, which distinguishes the ends of successive commands.
     runs: Cell<usize>,
 }
 
 impl<'a> Terminal<'a> {
-    /// Of so many columns; `None` where there is no tmux.
-    fn open(place: &'a Place, columns: usize) -> Option<Self> {
+    /// Opens a window with this many columns; `None` if tmux is not installed.
+    fn open(sandbox: &'a Sandbox, columns: usize) -> Option<Self> {
         static COUNT: AtomicUsize = AtomicUsize::new(0);
         let works = Command::new("tmux").arg("-V").stdout(Stdio::null()).stderr(Stdio::null()).status();
         if !works.is_ok_and(|status| status.success()) {
-            say_skipped("tmux is not there: nobody has looked at a terminal");
+            report_skipped("tmux is not installed: the terminal was not checked");
             return None;
         }
         let server = format!("backupy-{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
-        let terminal = Terminal { place, server, runs: Cell::new(0) };
-        // Waits for a line before each command, so that the recording begins before the command does.
+        let terminal = Terminal { sandbox, server, runs: Cell::new(0) };
+        // Reads each command from a line of input, so that the recording begins before the first command.
         let shell =
             "n=0; while read -r line; do eval \"$line\"; c=$?; n=$((n+1)); echo \"run $n ended with $c\"; done";
         let columns = columns.to_string();
@@ -42,17 +44,17 @@ impl<'a> Terminal<'a> {
         let mut command = Command::new("tmux");
         command.args(["-u", "-L", &self.server, "-f", "/dev/null"]).args(args);
         command.env_remove("TMUX").env("BACKUPY_AGENT_KEY", KEY).env("TERM", "xterm-256color");
-        command.env("BACKUPY_STATE_DIR", self.place.folder.path()).env_remove("NO_COLOR");
+        command.env("BACKUPY_STATE_DIR", self.sandbox.folder.path()).env_remove("NO_COLOR");
         let output = command.output().unwrap();
         assert!(output.status.success(), "{args:?}: {output:?}");
         String::from_utf8(output.stdout).unwrap()
     }
 
     fn recording(&self) -> std::path::PathBuf {
-        self.place.folder.path().join(&self.server)
+        self.sandbox.folder.path().join(&self.server)
     }
 
-    /// Runs the tool with these arguments in the window, and waits for its end.
+    /// Runs the program with these arguments in the window, and waits for its end.
     fn run(&self, before: &str, args: &str) -> Seen {
         let program = env!("CARGO_BIN_EXE_backupy-state");
         let line = format!("clear; {before} {program} {args}");
@@ -63,7 +65,7 @@ impl<'a> Terminal<'a> {
         let begun = Instant::now();
         loop {
             let screen = self.tmux(&["capture-pane", "-p", "-e"]);
-            // What records is a process of its own, and on a busy machine it comes later than the window.
+            // A separate process records, and may lag behind the window on a busy machine.
             let recorded = fs::read_to_string(self.recording()).unwrap_or_default();
             if let Some((shown, code)) = screen.split_once(&ending)
                 && recorded.contains(&ending)
@@ -86,61 +88,61 @@ impl Drop for Terminal<'_> {
 
 #[derive(Debug)]
 struct Seen {
-    /// The window when the command had ended, with its colours.
+    /// The window after the command has ended, with its colours.
     shown: String,
     code: String,
-    /// All that came until then.
+    /// All output so far.
     recorded: String,
 }
 
-/// With enough in it that reading takes a moment.
-fn long_place() -> Place {
-    let place = Place::filled();
-    let store = place.open();
+/// A store that is large enough for a progress bar to appear.
+fn large_sandbox() -> Sandbox {
+    let sandbox = Sandbox::filled();
+    let store = sandbox.open();
     for number in 0..20 {
         store.enqueue_job(&format!("large-{number}"), &[7; 200_000]).unwrap();
     }
     store.close().unwrap();
-    place
+    sandbox
 }
 
 #[test]
-fn bars_are_drawn_in_a_terminal_and_are_gone_at_the_end() {
-    let place = long_place();
-    let backup = format!("backup {}/copy.db", place.folder.path().display());
+fn a_terminal_shows_a_progress_bar_which_is_erased_at_the_end() {
+    let sandbox = large_sandbox();
+    let backup = format!("backup {}/copy.db", sandbox.folder.path().display());
     for (args, steps, report) in [
         ("verify", ["verifying   ["; 2], "intact      yes"),
         ("map", ["reading     ["; 2], "generation  1"),
         ("compact", ["writing     [", "checking    ["], "generation  2"),
         (&backup, ["writing     [", "checking    ["], "backup      "),
     ] {
-        let Some(terminal) = Terminal::open(&place, 120) else { return };
+        let Some(terminal) = Terminal::open(&sandbox, 120) else { return };
         let seen = terminal.run("", args);
         assert_eq!(seen.code, "0", "{seen:?}");
         assert!(steps.iter().any(|step| seen.recorded.contains(&format!("\r{step}"))), "{args}: {seen:?}");
         assert!(seen.shown.contains(report) && !steps.iter().any(|step| seen.shown.contains(step)), "{seen:?}");
-        // The report begins where the bar was.
+        // The report replaces the bar.
         assert!(seen.shown.lines().any(|line| line.starts_with("state       /")), "{seen:?}");
     }
 }
 
 #[test]
-fn no_bar_goes_into_a_pipe() {
-    let place = long_place();
+fn a_pipe_gets_no_progress_bar() {
+    let sandbox = large_sandbox();
     for args in ["verify", "map", "compact"] {
-        let said = place.run(args);
-        assert!(said.well().starts_with("state       "), "{args}");
+        let outcome = sandbox.run(args);
+        assert!(outcome.success().starts_with("state       "), "{args}");
     }
-    let Some(terminal) = Terminal::open(&place, 120) else { return };
-    let errors = place.folder.path().join("errors");
+    let Some(terminal) = Terminal::open(&sandbox, 120) else { return };
+    let errors = sandbox.folder.path().join("errors");
     let seen = terminal.run("", &format!("verify 2> {}", errors.display()));
     assert!(!seen.recorded.contains("verifying") && fs::read(errors).unwrap().is_empty(), "{seen:?}");
 }
 
 #[test]
-fn the_map_has_colours_in_a_terminal_unless_they_are_not_wanted() {
-    let place = long_place();
-    let Some(terminal) = Terminal::open(&place, 120) else { return };
+fn the_map_has_colours_in_a_terminal_unless_turned_off() {
+    let sandbox = large_sandbox();
+    let Some(terminal) = Terminal::open(&sandbox, 120) else { return };
     let colour = "\x1b[30m\x1b[48;5;36m#";
     let seen = terminal.run("", "map");
     assert!(seen.shown.contains(colour), "{seen:?}");
@@ -148,7 +150,7 @@ fn the_map_has_colours_in_a_terminal_unless_they_are_not_wanted() {
         let seen = terminal.run(before, "map");
         assert!(!seen.shown.contains('\x1b') && seen.shown.contains("#####"), "{seen:?}");
     }
-    // Set, but empty, as no-color.org has it.
+    // An empty value does not turn colours off, as no-color.org specifies.
     assert!(terminal.run("NO_COLOR=", "map").shown.contains(colour));
     let piped = terminal.run("", "map | cat");
     assert!(!piped.shown.contains('\x1b') && piped.shown.contains("#####"), "{piped:?}");
@@ -156,23 +158,56 @@ fn the_map_has_colours_in_a_terminal_unless_they_are_not_wanted() {
 
 #[test]
 fn the_map_fits_a_narrow_terminal() {
-    let place = long_place();
-    for (columns, marks) in [(120, 64), (80, 64), (75, 32), (50, 32), (40, 16)] {
-        let Some(terminal) = Terminal::open(&place, columns) else { return };
+    let sandbox = large_sandbox();
+    for (columns, symbols) in [(120, 64), (80, 64), (75, 32), (50, 32), (40, 16)] {
+        let Some(terminal) = Terminal::open(&sandbox, columns) else { return };
         let seen = terminal.run("NO_COLOR=1", "map");
         let rows = seen.shown.lines().filter(|line| line.trim_start().starts_with(|c: char| c.is_ascii_digit()));
         let widths: Vec<_> = rows.map(|row| row.len() - 12).collect();
-        assert!(widths.contains(&marks), "{columns}: {seen:?}");
-        assert!(widths.iter().all(|width| *width <= marks), "{columns}: {seen:?}");
+        assert!(widths.contains(&symbols), "{columns}: {seen:?}");
+        assert!(widths.iter().all(|width| *width <= symbols), "{columns}: {seen:?}");
     }
 }
 
 #[test]
-fn a_look_that_is_cut_off_by_head_is_quiet() {
-    let place = long_place();
-    let Some(terminal) = Terminal::open(&place, 120) else { return };
-    for look in ["frames", "map", "dump-state"] {
-        let seen = terminal.run("", &format!("{look} | head -1"));
+fn output_cut_off_by_head_is_not_a_failure() {
+    let sandbox = large_sandbox();
+    let Some(terminal) = Terminal::open(&sandbox, 120) else { return };
+    for read in ["frames", "map", "dump-state"] {
+        let seen = terminal.run("", &format!("{read} | head -1"));
         assert_eq!((seen.code.as_str(), seen.shown.trim_end().lines().count()), ("0", 1), "{seen:?}");
+    }
+}
+
+#[test]
+fn the_progress_bar_uses_no_escape_codes_and_stays_out_of_the_report() {
+    let sandbox = Sandbox::with_dead_space();
+    for (command, steps) in [
+        ("verify", ["verifying   ["; 2]),
+        (MAINTENANCE[0], ["writing     [", "checking    ["]),
+        (MAINTENANCE[2], ["writing     [", "checking    ["]),
+        (MAINTENANCE[1], ["writing     [", "checking    ["]),
+    ] {
+        let report = sandbox.folder.path().join("report.json");
+        let program = env!("CARGO_BIN_EXE_backupy-state");
+        let line = format!("{program} {} --json > {}", sandbox.maintenance(command), report.display());
+        // `script` opens a terminal and copies its output to stdout.
+        let mut script = Command::new("script");
+        script.args(["--quiet", "--return", "--command", &line, "/dev/null"]).stdin(Stdio::null());
+        script
+            .env("SHELL", "/bin/sh")
+            .env("BACKUPY_AGENT_KEY", KEY)
+            .env("BACKUPY_STATE_DIR", sandbox.folder.path());
+        let output = script.output().expect("the test needs `script` of util-linux");
+        assert!(output.status.success(), "{output:?}");
+        let shown = String::from_utf8(output.stdout).unwrap();
+        assert!(steps.iter().any(|step| shown.contains(&format!("\r{step}"))), "{shown:?}");
+        // The bar is erased at the end, without colours or escape codes.
+        assert!(
+            shown.ends_with(&format!(" %\r\r{}\r\r\r", " ".repeat(50))) && !shown.contains('\x1b'),
+            "{shown:?}"
+        );
+        let outcome: serde_json::Value = serde_json::from_slice(&fs::read(&report).unwrap()).unwrap();
+        assert!(outcome["state"].is_string(), "{outcome}");
     }
 }

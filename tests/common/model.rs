@@ -25,7 +25,7 @@ impl Action {
         match self {
             Action::SaveConfig(version, raw) => store.save_config(*version, raw).unwrap(),
             Action::Enqueue(run_id, payload) => {
-                let is_new = !before.job(run_id).is_some();
+                let is_new = before.job(run_id).is_none();
                 let expected = if is_new { Enqueued::Added } else { Enqueued::Replaced };
                 assert_eq!(store.enqueue_job(run_id, payload).unwrap(), expected);
             }

@@ -81,7 +81,7 @@ fn agree_on_frames(file: &[u8], key: &[u8], log: &Log, what: &str) {
     let bad = log.frames.iter().flat_map(|frame| &frame.values).filter(|value| value.plaintext.is_none());
     // What opens and is not as its bucket's values are has no place in this list.
     let is_seal =
-        |fault: &&Fault| fault.kind != FaultKind::Header && fault.what == "the value's seal does not fit";
+        |fault: &&Fault| fault.kind != FaultKind::Header && fault.what == "the value failed authentication";
     let faults = report.faults.iter().filter(is_seal);
     assert!(faults.map(|fault| fault.offset).eq(bad.map(|value| value.offset as u64)), "{what}");
 }

@@ -15,7 +15,7 @@ mod sim;
 
 use std::path::{Path, PathBuf};
 
-use backupy_state::testing::{BoltState, read_bolt};
+use backupy_state::testing::{BoltState, config, log_event, queued_job, read_bolt, session};
 use backupy_state::{AgentKey, Config, LogEvent, QueuedJob, Session};
 use writer::Agent;
 
@@ -52,14 +52,12 @@ type Contents = (Option<Config>, Option<Session>, Option<i64>, Vec<QueuedJob>, V
 
 /// What must be imported from it, with log events in the order of their times.
 fn expected(agent: &Agent) -> Contents {
-    let config = agent.config.clone().map(|(version, raw)| Config { version, raw });
-    let session = agent
-        .session
-        .clone()
-        .map(|(session_id, server_time)| Session { session_id, server_time_ms: server_time.cast_signed() });
-    let jobs = agent.jobs.iter().cloned().map(|(run_id, payload)| QueuedJob { run_id, payload });
+    let config = agent.config.clone().map(|(version, raw)| config(version, raw));
+    let session =
+        agent.session.clone().map(|(session_id, server_time)| session(session_id, server_time.cast_signed()));
+    let jobs = agent.jobs.iter().cloned().map(|(run_id, payload)| queued_job(run_id, payload));
     let logs = agent.logs.iter().cloned();
-    let logs = logs.map(|(ts_ms, _, payload)| LogEvent { ts_ms: ts_ms.cast_signed(), payload });
+    let logs = logs.map(|(ts_ms, _, payload)| log_event(ts_ms.cast_signed(), payload));
     let mut logs: Vec<_> = logs.collect();
     logs.sort_by_key(|event| event.ts_ms);
     (config, session, agent.heartbeat.map(u64::cast_signed), jobs.collect(), logs)

@@ -207,7 +207,10 @@ fn keys_that_a_store_does_not_allow_are_refused() {
     assert_corrupt(&queue(b""), "keys are not in order");
     assert!(read_bolt(&queue(&[b'r'; 1024]), &key()).is_ok());
     let too_long = read_bolt(&queue(&[b'r'; 1025]), &key());
-    assert!(matches!(too_long, Err(Error::TooLarge { what: "a run id", len: 1025, max: 1024 })), "{too_long:?}");
+    assert!(
+        matches!(too_long, Err(Error::TooLarge { what: "a run id", len: 1025, max: 1024, .. })),
+        "{too_long:?}"
+    );
     for len in [1, 15, 17] {
         assert_corrupt(&with(bucket(b"logs_buffer", inline(&[value(&vec![1; len], &sealed)]))), "a log event");
     }

@@ -84,7 +84,7 @@ fn a_real_file_under_another_key_imports_nothing() {
         let folder = tempfile::tempdir().unwrap();
         let store = Store::open(folder.path().join("state.db"), &crate::key()).unwrap();
         let error = import_bolt(&from, &crate::key(), &store).unwrap_err();
-        assert!(matches!(&error, Error::WrongKey { path } if *path == from), "{name}: {error:?}");
+        assert!(matches!(&error, Error::WrongKey { path, .. } if *path == from), "{name}: {error:?}");
         assert_eq!(store.stats().seq, 0);
     }
 }

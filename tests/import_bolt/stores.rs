@@ -5,7 +5,7 @@ use std::fs;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use backupy_state::testing::options_on;
+use backupy_state::testing::{log_rate, options_on};
 use backupy_state::{
     AgentKey, Batch, Error, ImportReport, LogLimits, OpenOptions, Result, Store, WhenFull, import_bolt,
 };
@@ -193,7 +193,7 @@ fn a_refused_file_writes_nothing() {
     let error = import_bolt(place.from(), &AgentKey::new("another").unwrap(), &store).unwrap_err();
     assert!(matches!(error, Error::WrongKey { .. }), "{error:?}");
     let error = import_bolt(store.path(), &key(), &store).unwrap_err();
-    assert!(matches!(&error, Error::Invalid { what } if what.contains("is already a store")), "{error:?}");
+    assert!(matches!(&error, Error::Invalid { what, .. } if what.contains("is already a store")), "{error:?}");
     let error = import_bolt(place.folder.path(), &key(), &store).unwrap_err();
     assert!(matches!(error, Error::NotAStore { what: "a folder", .. }), "{error:?}");
     let error = import_bolt(place.folder.path().join("none.db"), &key(), &store).unwrap_err();
@@ -257,7 +257,7 @@ fn the_rate_of_the_log_buffer_does_not_bind_an_import() {
     let agent = Agent { logs, ..agent() };
     let place = Place::with(&agent);
     let mut limits = LogLimits::default();
-    limits.rate = Some(backupy_state::LogRate { per_second: 1, burst: 1 });
+    limits.rate = Some(log_rate(1, 1));
     let path = place.folder.path().join("state.db");
     let store = OpenOptions::new().log_limits(limits).open(path, &key()).unwrap();
     assert_eq!(place.import(&store).unwrap().log_events_dropped, 0);

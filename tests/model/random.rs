@@ -1,6 +1,7 @@
 //! A small deterministic generator (SplitMix64): a seed gives the same numbers on every machine.
 
 #![allow(dead_code, unreachable_pub, reason = "each test binary uses a part of it")]
+#![allow(clippy::cast_possible_truncation, reason = "what is taken of a random number is below its bound")]
 
 /// A stream of numbers from a seed.
 #[derive(Clone, Debug)]

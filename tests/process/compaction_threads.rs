@@ -12,9 +12,9 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
+use backupy_state::testing::policy;
 use backupy_state::{
-    AgentKey, Batch, CompactionPolicy, Error, LogLimits, OpenOptions, QueueOrder, QueuedJob, Snapshot, Store,
-    verify,
+    AgentKey, Batch, Error, LogLimits, OpenOptions, QueueOrder, QueuedJob, Snapshot, Store, verify,
 };
 
 use crate::common::{Image, Place, Random, child_path, say, spawn, test_binary};
@@ -36,7 +36,11 @@ fn keys() -> [AgentKey; 2] {
 fn options() -> OpenOptions {
     let mut limits = LogLimits::default();
     limits.rate = None;
-    let policy = CompactionPolicy { automatic: true, min_len: 16 << 10, dead_ratio: 0.2 };
+    let policy = policy(|policy| {
+        policy.automatic = true;
+        policy.min_len = 16 << 10;
+        policy.dead_ratio = 0.2;
+    });
     let mut options = OpenOptions::new();
     options.compaction(policy).log_limits(limits).queue_order(QueueOrder::Fifo);
     options.lock_timeout(Duration::from_secs(60));

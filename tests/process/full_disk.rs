@@ -6,6 +6,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
+use backupy_state::testing::policy;
 use backupy_state::{CompactionPolicy, Error, LogLimits, OpenOptions, Snapshot, Store};
 
 use crate::common::{Place, depth, existing, is_root, key, listing, say_skipped};
@@ -173,11 +174,7 @@ fn a_full_tmpfs_loses_nothing_and_writes_succeed_again_when_there_is_room() {
 #[test]
 fn a_full_ext4_loses_nothing_and_writes_succeed_again_when_there_is_room() {
     if let Some(mount) = Mount::ext4(EXT4_LEN) {
-        cycles(
-            mount,
-            CompactionPolicy { automatic: false, ..CompactionPolicy::default() },
-            depth::full_disk_cycles(),
-        );
+        cycles(mount, policy(|policy| policy.automatic = false), depth::full_disk_cycles());
     }
 }
 

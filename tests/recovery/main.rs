@@ -1,5 +1,6 @@
 //! What opening, verifying and salvaging a damaged or torn log does.
 
+#![allow(clippy::duplicate_mod, reason = "the simulator includes the model itself, for fuzz/")]
 #![allow(clippy::unwrap_used, reason = "a test panics where something is wrong")]
 #![allow(clippy::cast_possible_truncation, reason = "the numbers of tests are small")]
 

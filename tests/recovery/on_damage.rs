@@ -4,8 +4,8 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use backupy_state::testing::options_on;
-use backupy_state::{Anchor, CompactionPolicy, Error, OnDamage, OpenOptions, QueueOrder, Result, Store};
+use backupy_state::testing::{options_on, policy};
+use backupy_state::{Anchor, Error, OnDamage, OpenOptions, QueueOrder, Result, Store};
 
 use crate::sim::content::Content;
 use crate::sim::random::mix;
@@ -20,7 +20,7 @@ const KEPT: &str = "/sim/state.db.damaged-1";
 fn options(sim: &Sim) -> OpenOptions {
     let mut options = options_on(Arc::new(sim.clone()));
     options.mmap(false).queue_order(QueueOrder::Fifo);
-    options.compaction(CompactionPolicy { automatic: false, ..CompactionPolicy::default() });
+    options.compaction(policy(|policy| policy.automatic = false));
     options.on_damage(OnDamage::SetAside);
     options
 }

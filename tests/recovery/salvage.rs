@@ -473,7 +473,8 @@ fn without_a_header_or_the_key_nothing_is_made() {
     assert_eq!(world::hash(&sim.live()), before);
 }
 
-/// If neither copy of the header checks, each field may still be intact in one of them: the authenticator decides.
+/// If both copies of the header are damaged, each field may still be intact in one of them. The authenticator
+/// decides.
 #[test]
 fn two_damaged_copies_of_the_header_are_put_together() {
     let subject = closed();

@@ -113,7 +113,10 @@ fn a_changed_value_is_unauthentic_when_it_is_read_and_blocks_nothing_else() {
     image.write(place.path());
 
     let store = place.open();
-    let is_b = |error: Error| matches!(error, Error::Unauthentic { run_id: Some(id), offset, .. } if id == "b" && offset == value_at as u64);
+    let is_b = |error: Error| match error {
+        Error::Unauthentic { run_id: Some(id), offset, .. } => id == "b" && offset == value_at as u64,
+        _ => false,
+    };
     assert!(is_b(store.dequeue_jobs(3).unwrap_err()));
     assert!(is_b(store.job("b").unwrap_err()));
     assert!(is_b(store.dequeue_jobs_after("a", 1).unwrap_err()));

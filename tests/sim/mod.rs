@@ -21,7 +21,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use backupy_state::Error;
-use backupy_state::testing::{Access, File, LockGuard, PathKind, Storage};
+use backupy_state::testing::{Access, File, LockGuard, PathKind, Storage, io_error, locked};
 
 mod agent;
 mod call;
@@ -335,11 +335,10 @@ impl Storage for Sim {
 
     fn lock(&self, path: &Path, _: Duration) -> backupy_state::Result<LockGuard> {
         let begun = self.begin(Op::Lock);
-        let lock_error = |source| Error::Io { operation: "lock", path: path.to_owned(), source };
+        let lock_error = |source| io_error("lock", path, source);
         let (mut state, _) = begun.map_err(lock_error)?;
         if !state.locked.insert(path.to_owned()) {
-            let (path, waited, hint) = (path.to_owned(), Duration::ZERO, "try again");
-            return Err(Error::Locked { path, holder: None, waited, hint });
+            return Err(locked(path));
         }
         let guard: Box<dyn Any + Send + Sync> =
             Box::new(SimLock { sim: self.clone(), path: path.to_owned(), session: state.session });

@@ -162,6 +162,7 @@ impl Model {
             Some(WhenFull::DropNewest) if too_many > 0 => return LogAdmission::Dropped,
             Some(WhenFull::DropNewest) => 0,
             Some(WhenFull::DropOldest) => too_many,
+            Some(other) => unreachable!("{other:?} is not used here"),
         };
         self.logs.drain(..made_room);
         self.dropped += made_room as u64;

@@ -4,10 +4,8 @@ use std::ops::Deref;
 use std::path::Path;
 use std::sync::Arc;
 
-use backupy_state::testing::options_on;
-use backupy_state::{
-    AgentKey, CompactionPolicy, Durability, Error, LogLimits, OpenOptions, QueueOrder, Result, Store, WhenFull,
-};
+use backupy_state::testing::{options_on, policy};
+use backupy_state::{AgentKey, Durability, Error, LogLimits, OpenOptions, QueueOrder, Result, Store, WhenFull};
 
 use super::Sim;
 use super::call::Call;
@@ -38,7 +36,7 @@ impl Mode {
         let mut options = options_on(Arc::new(sim.clone()));
         options.mmap(false).queue_order(QueueOrder::Fifo);
         // A compaction on a thread of its own would come at another operation each time.
-        options.compaction(CompactionPolicy { automatic: false, ..CompactionPolicy::default() });
+        options.compaction(policy(|policy| policy.automatic = false));
         let mut limits = LogLimits::default();
         if let Some(when_full) = self.when_full() {
             limits.max_count = Some(FEW as u64);

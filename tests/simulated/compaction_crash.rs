@@ -7,8 +7,8 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use backupy_state::testing::options_on;
-use backupy_state::{AgentKey, CompactionPolicy, Error, QueueOrder, Result, Store};
+use backupy_state::testing::{options_on, policy};
+use backupy_state::{AgentKey, Error, QueueOrder, Result, Store};
 
 use crate::common::{Hooked, Hooks};
 use crate::sim::crash;
@@ -252,7 +252,7 @@ fn a_new_log_that_the_disk_damages_never_takes_the_place_of_the_old_one() {
     let (sim, hooks) = (Sim::at(world, 5), DamageNewLog { at: Arc::new(AtomicU64::new(u64::MAX)) });
     let disk = Hooked { disk: Arc::new(sim.clone()), hooks: hooks.clone() };
     let mut options = options_on(Arc::new(disk));
-    let policy = CompactionPolicy { automatic: false, ..CompactionPolicy::default() };
+    let policy = policy(|policy| policy.automatic = false);
     options.mmap(false).queue_order(QueueOrder::Fifo).compaction(policy);
     let store = opened(options.open(PATH, &key()).unwrap());
     let len = store.compact().unwrap().bytes_after;

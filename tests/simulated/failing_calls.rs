@@ -221,7 +221,9 @@ fn fails_for_good(call: Call, error: &Error) -> bool {
     let Error::Io { operation, .. } = error else { return false };
     match call {
         // A failure on the new file does not affect the store.
-        Call::Compact | Call::Rekey => matches!(*operation, "sync the folder" | "cut the space ahead off"),
+        Call::Compact | Call::Rekey => {
+            matches!(*operation, "sync the folder" | "cut off the preallocated space of")
+        }
         Call::Backup => false,
         _ => matches!(*operation, "write" | "sync" | "allocate space in"),
     }

@@ -2,8 +2,8 @@
 
 use std::sync::Arc;
 
-use backupy_state::testing::{options_on, verify_on};
-use backupy_state::{Batch, Error, LogAdmission, LogLimits, LogRate};
+use backupy_state::testing::{log_rate, options_on, verify_on};
+use backupy_state::{Batch, Error, LogAdmission, LogLimits};
 
 use super::survival::{fail_next, refuses_writes_and_still_reads, survives};
 use crate::sim::{Agent, Call, EIO, ENOSPC, FEW, Failure, Mode, Model, Op, PATH, Sim, key};
@@ -70,7 +70,7 @@ fn full_disk_lets_acks_work_while_a_count_of_drops_is_not_written_yet() {
     let refused = agent.make(log);
     assert!(matches!(refused, Err(Error::Full { .. })), "{refused:?}");
     let mut limits = LogLimits::default();
-    limits.rate = Some(LogRate { per_second: 0, burst: 0 });
+    limits.rate = Some(log_rate(0, 0));
     agent.close().unwrap();
     let mut options = options_on(Arc::new(sim.clone()));
     options.mmap(false).log_limits(limits);

@@ -1,22 +1,22 @@
-//! `anchor`: the anchor that tells an older file from the newest.
+//! `anchor`: prints the anchor of the store, or compares the store with an earlier one.
 
 use backupy_state::{Anchor, OpenOptions};
 use serde_json::json;
 
 use crate::failure::Failure;
-use crate::place::{Lock, Place};
+use crate::target::{Lock, Target};
 use crate::text::Out;
 
 /// Print the anchor of the store, to be kept elsewhere
 ///
-/// With --expect, the store must be the one of that anchor and reach at least as far: exit code 3 if an older file was put
-/// back or frames were cut off its end. Beside a running agent, the anchor may be ahead of what a power cut leaves.
+/// With --expect, checks that this is the same store and not an older state of it: exits with 3 if an older file
+/// was put back, or if frames are missing at its end. While an agent runs, the anchor may include frames that a
+/// power cut would lose.
 #[derive(clap::Args)]
-#[command(
-    after_help = "Example:\n  backupy-state anchor --expect \"$(cat /elsewhere/anchor)\" > /elsewhere/anchor.new"
-)]
+#[command(after_help = "Example:\n  backupy-state anchor > /elsewhere/anchor\n  \
+                  backupy-state anchor --expect \"$(cat /elsewhere/anchor)\"")]
 pub(crate) struct Args {
-    /// An earlier anchor to compare with; needs the lock, and recovers the store as the agent would
+    /// An earlier anchor to compare with; takes the lock and recovers the store, as the agent would
     #[arg(long, value_name = "ANCHOR")]
     expect: Option<Anchor>,
 
@@ -24,11 +24,11 @@ pub(crate) struct Args {
     lock: Lock,
 }
 
-pub(crate) fn run(place: &Place, args: &Args, out: &mut Out) -> Result<(), Failure> {
-    // First without the lock, whose file is made where there is none: a missing store leaves nothing behind.
-    let mut anchor = place.snapshot()?.anchor();
+pub(crate) fn run(target: &Target, args: &Args, out: &mut Out) -> Result<(), Failure> {
+    // First without the lock: taking it would create a lock file even if there is no store.
+    let mut anchor = target.snapshot()?.anchor();
     if let Some(expected) = args.expect {
-        let store = place.open(&args.lock, OpenOptions::new().expect_at_least(expected))?;
+        let store = target.open(&args.lock, OpenOptions::new().expect_at_least(expected))?;
         anchor = store.anchor();
         store.close()?;
     }

@@ -1,4 +1,4 @@
-//! `config`: the configuration that the agent saved last.
+//! `config`: shows or replaces the saved configuration.
 
 use serde_json::{Value, json};
 
@@ -6,11 +6,11 @@ use backupy_state::OpenOptions;
 
 use crate::failure::{Exit, Failure};
 use crate::input::Input;
-use crate::look::Look;
-use crate::place::{Lock, Place};
+use crate::inspector::Inspector;
+use crate::target::{Lock, Target};
 use crate::text::{Out, bytes, len_of};
 
-/// Look at the configuration, or put another in its place
+/// Show or replace the configuration
 #[derive(clap::Args)]
 #[command(after_help = "Example:\n  backupy-state config get")]
 pub(crate) struct Args {
@@ -26,26 +26,26 @@ enum Command {
 
 /// Show the version and the length of the configuration
 ///
-/// Takes no lock and changes nothing. The configuration itself is a secret: it shows with --allow-secrets only.
+/// Takes no lock and changes nothing. The configuration itself is a secret: --allow-secrets shows it.
 #[derive(clap::Args)]
 #[command(after_help = "Example:\n  backupy-state config get --raw --allow-secrets > config.bin")]
 struct Get {
-    /// Show the configuration too
+    /// Also show the configuration
     #[arg(long)]
     allow_secrets: bool,
 
-    /// Write the bytes of the configuration and nothing else; exit code 6 if there is none
+    /// Print only the bytes of the configuration; exits with 6 if there is none
     #[arg(long, requires = "allow_secrets", conflicts_with = "json")]
     raw: bool,
 }
 
-/// Put a configuration in the place of the one that is saved
+/// Save a configuration, which replaces the current one
 ///
-/// Needs the lock: exit code 5 while an agent holds it.
+/// Needs the lock: exits with 5 while an agent holds it.
 #[derive(clap::Args)]
 #[command(after_help = "Example:\n  backupy-state config set --version 8 config.bin")]
 struct Set {
-    /// The server's number of it
+    /// The server's version number for this configuration
     #[arg(long, value_name = "N")]
     version: u64,
 
@@ -56,34 +56,34 @@ struct Set {
     lock: Lock,
 }
 
-pub(crate) fn run(place: &Place, args: &Args, out: &mut Out) -> Result<(), Failure> {
+pub(crate) fn run(target: &Target, args: &Args, out: &mut Out) -> Result<(), Failure> {
     match &args.command {
-        Command::Get(args) => get(place, args, out),
-        Command::Set(args) => set(place, args, out),
+        Command::Get(args) => get(target, args, out),
+        Command::Set(args) => set(target, args, out),
     }
 }
 
-fn get(place: &Place, args: &Get, out: &mut Out) -> Result<(), Failure> {
-    let look = Look::new(place.snapshot()?, args.allow_secrets);
-    let (state, config) = (look.snapshot.path().display().to_string(), look.snapshot.load_config()?);
+fn get(target: &Target, args: &Get, out: &mut Out) -> Result<(), Failure> {
+    let inspector = Inspector::new(target.snapshot()?, args.allow_secrets);
+    let (state, config) = (inspector.snapshot.path().display().to_string(), inspector.snapshot.load_config()?);
     if args.raw {
         let Some(config) = config else {
-            return Err(Failure::new(Exit::NotFound, format!("no configuration was ever saved in {state}")));
+            return Err(Failure::new(Exit::NotFound, format!("there is no configuration in {state}")));
         };
         out.bytes(&config.raw);
     } else if out.json {
-        let config = config.map_or(Value::Null, |config| look.config_json(&config));
+        let config = config.map_or(Value::Null, |config| inspector.config_json(&config));
         out.json(&json!({ "state": state, "config": config }));
     } else {
         out.row("state", state);
-        out.row("config", config.map_or("none".to_owned(), |config| look.config_line(&config)));
+        out.row("config", config.map_or("none".to_owned(), |config| inspector.config_line(&config)));
     }
     Ok(())
 }
 
-fn set(place: &Place, args: &Set, out: &mut Out) -> Result<(), Failure> {
+fn set(target: &Target, args: &Set, out: &mut Out) -> Result<(), Failure> {
     let raw = args.input.read()?;
-    let store = place.open(&args.lock, &mut OpenOptions::new())?;
+    let store = target.open(&args.lock, &mut OpenOptions::new())?;
     store.save_config(args.version, &raw)?;
     let state = store.path().display().to_string();
     store.close()?;

@@ -1,4 +1,4 @@
-//! Why a command ended otherwise than well, and with which exit code.
+//! The failure of a command: its message and its exit code.
 
 use std::fmt;
 use std::io::Write;
@@ -6,11 +6,11 @@ use std::process::ExitCode;
 
 use backupy_state::Error;
 
-/// The exit codes; the help lists them.
+/// The exit codes, which `--help` documents.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Exit {
-    Well = 0,
-    Failed = 1,
+    Success = 0,
+    Failure = 1,
     Usage = 2,
     Damage = 3,
     WrongKey = 4,
@@ -38,20 +38,20 @@ impl Failure {
     }
 
     pub(crate) fn failed(message: impl Into<String>) -> Self {
-        Failure::new(Exit::Failed, message)
+        Failure::new(Exit::Failure, message)
     }
 
     pub(crate) fn usage(message: impl Into<String>) -> Self {
         Failure::new(Exit::Usage, message)
     }
 
-    /// The same, with something more to say.
+    /// Adds a clause to the message.
     pub(crate) fn and(self, more: &str) -> Self {
         Failure { message: format!("{}; {more}", self.message), ..self }
     }
 
-    /// Tells it on stderr; if nobody listens there, the exit code has to do.
-    pub(crate) fn tell(&self) {
+    /// Prints the message to stderr. If that fails, only the exit code reports the failure.
+    pub(crate) fn print(&self) {
         let _ = writeln!(std::io::stderr(), "backupy-state: {self}");
     }
 }
@@ -77,9 +77,9 @@ impl Exit {
             Error::Locked { .. } => Exit::Locked,
             Error::NotFound { .. } => Exit::NotFound,
             Error::NotAStore { .. } | Error::UnsupportedFormat { .. } => Exit::NotAStore,
-            // Where the folder is not there, neither is the store.
+            // If the folder does not exist, neither does the store.
             Error::Io { source, .. } if source.kind() == std::io::ErrorKind::NotFound => Exit::NotFound,
-            _ => Exit::Failed,
+            _ => Exit::Failure,
         }
     }
 }

@@ -1,30 +1,30 @@
-//! `frames`: the log frame by frame, for reviewers.
+//! `frames`: lists the frames of the log.
 
 use backupy_state::{FrameInfo, OperationInfo};
 use serde_json::{Value, json};
 
 use crate::failure::Failure;
-use crate::place::Place;
-use crate::text::{Out, tame};
+use crate::target::Target;
+use crate::text::{Out, escaped};
 use crate::verify;
 
-/// List the log frame by frame
+/// List the frames of the log
 ///
-/// Offsets and lengths are in bytes. Checks as `verify` does on the way, with the same exit codes. With --json, each
-/// frame is one object on its own line.
+/// Offsets and lengths are in bytes. Also performs the checks of `verify`, with the same exit codes. With --json,
+/// each frame is one JSON object on its own line.
 #[derive(clap::Args)]
 #[command(after_help = "Example:\n  backupy-state frames | less")]
 pub(crate) struct Args {
-    /// Show the frames without what is in them
+    /// List the frames without their operations
     #[arg(long)]
     no_key: bool,
 }
 
-pub(crate) fn run(place: &Place, args: &Args, out: &mut Out) -> Result<(), Failure> {
-    let key = if args.no_key { None } else { Some(place.key()?) };
+pub(crate) fn run(target: &Target, args: &Args, out: &mut Out) -> Result<(), Failure> {
+    let key = if args.no_key { None } else { Some(target.key()?) };
     let json = out.json;
     let mut heading = (!json).then(|| columns("offset", "len", "seq", "durable_seq", "kind", "operations"));
-    let report = backupy_state::verify_each(place.state(), key.as_ref(), |frame| {
+    let report = backupy_state::verify_each(target.state(), key.as_ref(), |frame| {
         if let Some(heading) = heading.take() {
             out.line(heading);
         }
@@ -53,7 +53,7 @@ fn columns(offset: &str, len: &str, seq: &str, durable_seq: &str, kind: &str, op
 fn operation(operation: &OperationInfo) -> String {
     let OperationInfo { action, bucket, key_len, run_id, value_len, .. } = operation;
     let key = match run_id {
-        Some(run_id) => format!("\"{}\"", tame(run_id)),
+        Some(run_id) => format!("\"{}\"", escaped(run_id)),
         None => format!("key of {key_len} B"),
     };
     let value = value_len.map_or_else(String::new, |len| format!(", value of {len} B"));

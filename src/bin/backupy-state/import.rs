@@ -1,4 +1,4 @@
-//! `import`: brings the state of the Go agent, a bbolt file, over into a store.
+//! `import`: copies the state of the Go agent, a bbolt file, to a store.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -7,16 +7,17 @@ use backupy_state::{ImportReport, LogLimits, OpenOptions, check_bolt, import_bol
 use serde_json::{Value, json};
 
 use crate::failure::Failure;
-use crate::place::{Lock, Place};
 use crate::progress;
-use crate::text::{Out, Utc, counted, grouped, tame};
+use crate::target::{Lock, Target};
+use crate::text::{Out, Utc, counted, escaped, grouped};
 
-/// Bring the state of the Go agent, a bbolt file, over into a new store
+/// Import the state of the Go agent, a bbolt file, into a new store
 ///
-/// The file is only read. All of it is checked first: one that is damaged, under another key or in use imports nothing, and no
-/// store is made. If this is interrupted, run it again, before the agent starts: it goes on where it had stopped. A store
-/// that holds anything else is left alone. Stop the old agent first; where its file has the name of the new store, give it
-/// another name.
+/// The bbolt file is not changed. It is checked completely first: if it is damaged, in use or under another key,
+/// nothing is imported and no store is created. If the import is interrupted, run it again before the agent
+/// starts; it continues where it stopped. A store with any other contents is refused. Stop the Go agent first. If
+/// its file has the name of the new store, rename the file, as in
+/// the example.
 #[derive(clap::Args)]
 #[command(after_help = "Example:\n  mv /var/lib/backupy/state.db /var/lib/backupy/state.bolt\n  \
                         backupy-state --state /var/lib/backupy/state.db import /var/lib/backupy/state.bolt")]
@@ -29,21 +30,22 @@ pub(crate) struct Args {
     lock: Lock,
 }
 
-pub(crate) fn run(place: &Place, args: &Args, out: &mut Out) -> Result<(), Failure> {
-    let key = place.key()?;
-    refuse_itself(&place.state(), &args.from)?;
-    // A store that is there, and empty, because its import failed would look like an agent without jobs.
+pub(crate) fn run(target: &Target, args: &Args, out: &mut Out) -> Result<(), Failure> {
+    let key = target.key()?;
+    refuse_same_file(&target.state(), &args.from)?;
+    // Checked before the store is created: an empty store left by a failed import would look like an agent without
+    // jobs.
     let expected = check_bolt(&args.from, &key)?;
     let mut limits = LogLimits::default();
-    // Nothing is dropped on the way; the agent's own limits count what they drop.
+    // The import drops nothing; the agent's own limits apply later and count what they drop.
     (limits.max_count, limits.max_bytes) = (None, None);
-    let store = place.open_or_create(&args.lock, OpenOptions::new().log_limits(limits))?;
-    let whole = expected.jobs + expected.log_events;
-    let how_far = || {
+    let store = target.open_or_create(&args.lock, OpenOptions::new().log_limits(limits))?;
+    let total = expected.jobs + expected.log_events;
+    let step = || {
         let done = store.queue_depth() as u64 + store.log_count() as u64;
-        progress::Step { name: "importing", done, whole }
+        progress::Step { name: "importing", done, total }
     };
-    let report = progress::shown(how_far, || import_bolt(&args.from, &key, &store))?;
+    let report = progress::with_bar(step, || import_bolt(&args.from, &key, &store))?;
     let state = store.path().display().to_string();
     store.close()?;
     let from = args.from.display().to_string();
@@ -55,11 +57,11 @@ pub(crate) fn run(place: &Place, args: &Args, out: &mut Out) -> Result<(), Failu
     Ok(())
 }
 
-/// The agent before had the same name for its file.
-fn refuse_itself(state: &Path, from: &Path) -> Result<(), Failure> {
+/// The Go agent's file and the store have the same default name.
+fn refuse_same_file(state: &Path, from: &Path) -> Result<(), Failure> {
     match (fs::canonicalize(state), fs::canonicalize(from)) {
         (Ok(state), Ok(from)) if state == from => Err(Failure::usage(format!(
-            "{} is where the new store is to be; give the bbolt file another name, and import it from there",
+            "{} is both the bbolt file and the new store; rename the bbolt file and import it from there",
             from.display()
         ))),
         _ => Ok(()),
@@ -67,7 +69,7 @@ fn refuse_itself(state: &Path, from: &Path) -> Result<(), Failure> {
 }
 
 fn as_json(state: &str, from: &str, report: &ImportReport) -> Value {
-    let left_out = report.left_out.iter().map(|left| json!({ "bucket": left.bucket, "keys": left.keys }));
+    let left_out = report.left_out.iter().map(|it| json!({ "bucket": it.bucket, "keys": it.keys }));
     json!({
         "state": state,
         "from": from,
@@ -98,12 +100,12 @@ fn show(out: &mut Out, state: &str, from: &str, report: &ImportReport) {
     out.row("jobs", grouped(report.jobs));
     out.row("log events", grouped(report.log_events));
     if report.already_there > 0 {
-        out.row("of these", format_args!("{} had been there", grouped(report.already_there)));
+        out.row("of these", format_args!("{} had been imported before", grouped(report.already_there)));
     }
     for left in &report.left_out {
-        out.row("left out", format_args!("{} of bucket {}", counted(left.keys, "key"), tame(&left.bucket)));
+        out.row("left out", format_args!("{} of bucket {}", counted(left.keys, "key"), escaped(&left.bucket)));
     }
     if report.meta_page_damaged {
-        out.row("note", "one of the two meta pages does not check: this is the state of the transaction before");
+        out.row("note", "one of the two meta pages is damaged; the last transaction may be missing");
     }
 }

@@ -1,4 +1,4 @@
-//! Values that are secrets: they come from a file or from stdin, never from an argument, which every process may read.
+//! Input values, which are secrets: read from a file or stdin, never from an argument, which any process can see.
 
 use std::ffi::OsStr;
 use std::fs::File;
@@ -7,10 +7,10 @@ use std::path::PathBuf;
 
 use crate::failure::Failure;
 
-/// Where a value comes from.
+/// The source of a value.
 #[derive(clap::Args)]
 pub(crate) struct Input {
-    /// The file with the bytes, as they are; `-` reads stdin
+    /// The file to read, byte for byte; `-` reads stdin
     #[arg(value_name = "FILE", value_hint = clap::ValueHint::FilePath)]
     file: PathBuf,
 }
@@ -20,7 +20,7 @@ impl Input {
         if self.file.as_os_str() == OsStr::new("-") {
             let stdin = io::stdin();
             if stdin.is_terminal() {
-                // Not to wait in silence; if nobody listens, that is no failure.
+                // Explains the pause. A failure to print is ignored.
                 let _ = writeln!(io::stderr(), "backupy-state: reading from the terminal; end with Ctrl-D");
             }
             return read(stdin.lock(), "stdin");
@@ -34,15 +34,15 @@ impl Input {
 
 fn read(from: impl Read, name: &str) -> Result<Vec<u8>, Failure> {
     let mut bytes = Vec::new();
-    // One more than the limit is enough to know, however long it is.
+    // One byte over the limit is enough to detect an input that is too long, even an endless one.
     from.take(LEN_MAX + 1)
         .read_to_end(&mut bytes)
         .map_err(|error| Failure::failed(format!("could not read {name}: {error}")))?;
     if bytes.len() as u64 > LEN_MAX {
-        return Err(Failure::failed(format!("{name} is over the limit of {LEN_MAX} bytes; nothing was written")));
+        return Err(Failure::failed(format!("{name} exceeds the limit of {LEN_MAX} bytes; nothing was written")));
     }
     Ok(bytes)
 }
 
-/// What the library takes.
+/// The library's limit for a value.
 const LEN_MAX: u64 = 16 << 20;

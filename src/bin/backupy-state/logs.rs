@@ -1,15 +1,15 @@
-//! `logs`: the buffered log events.
+//! `logs`: shows, adds or removes buffered log events.
 
 use backupy_state::{LogAdmission, LogBatch, LogEvent, LogLimits, OpenOptions};
 use serde_json::{Value, json};
 
 use crate::failure::{Exit, Failure};
 use crate::input::Input;
-use crate::look::{Look, revealed};
-use crate::place::{Lock, Place};
-use crate::text::{Out, Shown, Utc, bytes, grouped, len_of, now_ms};
+use crate::inspector::{Inspector, revealed};
+use crate::target::{Lock, Target};
+use crate::text::{Out, Printable, Utc, bytes, grouped, len_of, now_ms};
 
-/// Look at the buffered log events, add one, and take some out
+/// Show, add or remove buffered log events
 #[derive(clap::Args)]
 #[command(after_help = "Example:\n  backupy-state logs peek --limit 10")]
 pub(crate) struct Args {
@@ -26,43 +26,44 @@ enum Command {
     DiscardUnreadable(DiscardUnreadable),
 }
 
-/// Show the oldest log events with their times and lengths, and how many were dropped
+/// Show the times and lengths of the oldest log events, and how many events were dropped
 ///
-/// Removes nothing. Dropped are those that the limits of the buffer kept or put out, since the agent took events out last.
+/// Removes nothing. Dropped log events are those that the limits of the log buffer rejected or evicted since the
+/// agent last removed events from it.
 #[derive(clap::Args)]
 #[command(after_help = "Example:\n  backupy-state logs peek --limit 10 --allow-secrets")]
 struct Peek {
-    /// At most so many events
+    /// Show at most this many events
     #[arg(long, value_name = "N", default_value_t = 100)]
     limit: usize,
 
-    /// Show the payloads too
+    /// Also show the payloads
     #[arg(long)]
     allow_secrets: bool,
 }
 
-/// List all log events, oldest first, with their times and lengths
+/// List the times and lengths of all log events, oldest first
 ///
-/// As `logs peek`, without a limit.
+/// Like `logs peek`, without a limit.
 #[derive(clap::Args)]
 #[command(after_help = "Example:\n  backupy-state logs list | tail")]
 struct List {
-    /// Show the payloads too
+    /// Also show the payloads
     #[arg(long)]
     allow_secrets: bool,
 }
 
 /// Add a log event
 ///
-/// It pushes nothing out: the limits of the buffer hold again for the agent's next event. Needs the lock: exit code 5 while an
-/// agent holds it.
+/// The limits of the log buffer are not applied, so this evicts no other event; they apply again to the agent's
+/// next event. Needs the lock: exits with 5 while an agent holds it.
 #[derive(clap::Args)]
 #[command(after_help = "Example:\n  echo 'restored by hand' | backupy-state logs add -")]
 struct Add {
     #[command(flatten)]
     input: Input,
 
-    /// Its time in ms since 1970 [default: now]
+    /// The time of the event, in ms since 1970 [default: now]
     #[arg(long, value_name = "MS", allow_negative_numbers = true)]
     at: Option<i64>,
 
@@ -70,35 +71,35 @@ struct Add {
     lock: Lock,
 }
 
-/// Take the oldest log events out of the buffer
+/// Remove the oldest log events
 ///
-/// What is taken out is gone, so this asks what is to become of it: --allow-secrets shows the events first and removes them
-/// when the output has taken them; --discard removes them unseen. Resets the count of dropped events. Needs the lock: exit
-/// code 5 while an agent holds it.
+/// Give either --allow-secrets, which prints the events and removes them once the output has been written, or
+/// --discard, which removes them without printing them. Resets the count of dropped events. Needs the lock: exits
+/// with 5 while an agent holds it.
 #[derive(clap::Args)]
 #[command(after_help = "Example:\n  backupy-state logs drain --allow-secrets --json > events.json")]
-#[command(group = clap::ArgGroup::new("fate").required(true))]
+#[command(group = clap::ArgGroup::new("what").required(true))]
 struct Drain {
-    /// At most so many events [default: all]
+    /// Remove at most this many events [default: all]
     #[arg(long, value_name = "N")]
     limit: Option<usize>,
 
-    /// Show what is removed, with the payloads
-    #[arg(long, group = "fate")]
+    /// Print the removed events with their payloads
+    #[arg(long, group = "what")]
     allow_secrets: bool,
 
-    /// Remove without showing
-    #[arg(long, group = "fate")]
+    /// Remove the events without printing them
+    #[arg(long, group = "what")]
     discard: bool,
 
     #[command(flatten)]
     lock: Lock,
 }
 
-/// Remove the log events that were tampered with
+/// Remove the log events that fail authentication
 ///
-/// An event whose seal does not fit ends every peek and drain before it. This removes all of those, and counts them as
-/// dropped. Needs the lock: exit code 5 while an agent holds it.
+/// `peek`, `list` and `drain` stop before an event that fails authentication. This command removes all such events
+/// and counts them as dropped. Needs the lock: exits with 5 while an agent holds it.
 #[derive(clap::Args)]
 #[command(after_help = "Example:\n  backupy-state logs discard-unreadable")]
 struct DiscardUnreadable {
@@ -106,42 +107,42 @@ struct DiscardUnreadable {
     lock: Lock,
 }
 
-pub(crate) fn run(place: &Place, args: &Args, out: &mut Out) -> Result<(), Failure> {
+pub(crate) fn run(target: &Target, args: &Args, out: &mut Out) -> Result<(), Failure> {
     match &args.command {
-        Command::Peek(args) => peek(place, args.limit, args.allow_secrets, out),
-        Command::List(args) => peek(place, usize::MAX, args.allow_secrets, out),
-        Command::Add(args) => add(place, args, out),
-        Command::Drain(args) => drain(place, args, out),
-        Command::DiscardUnreadable(args) => discard_unreadable(place, args, out),
+        Command::Peek(args) => peek(target, args.limit, args.allow_secrets, out),
+        Command::List(args) => peek(target, usize::MAX, args.allow_secrets, out),
+        Command::Add(args) => add(target, args, out),
+        Command::Drain(args) => drain(target, args, out),
+        Command::DiscardUnreadable(args) => discard_unreadable(target, args, out),
     }
 }
 
-fn peek(place: &Place, limit: usize, secrets: bool, out: &mut Out) -> Result<(), Failure> {
-    let look = Look::new(place.snapshot()?, secrets);
-    let (state, buffered) = (look.snapshot.path().display().to_string(), look.snapshot.log_count());
-    let batch = look.snapshot.peek_logs(limit)?;
+fn peek(target: &Target, limit: usize, secrets: bool, out: &mut Out) -> Result<(), Failure> {
+    let inspector = Inspector::new(target.snapshot()?, secrets);
+    let (state, buffered) = (inspector.snapshot.path().display().to_string(), inspector.snapshot.log_count());
+    let batch = inspector.snapshot.peek_logs(limit)?;
     let (events, dropped) = (batch.events(), batch.dropped());
     if out.json {
-        let events = events_json(&batch, |event, payload| look.with_secret(event, "payload", payload));
+        let events = events_json(&batch, |event, payload| inspector.with_secret(event, "payload", payload));
         out.json(&json!({ "state": state, "log_events": buffered, "dropped": dropped, "events": events }));
     } else {
         out.row("state", state);
         out.row("log events", grouped(buffered as u64));
         out.row("dropped", grouped(dropped));
-        events.iter().for_each(|event| out.line(event_line(event, &look.secret(&event.payload))));
+        events.iter().for_each(|event| out.line(event_line(event, &inspector.secret(&event.payload))));
     }
-    all_read(&batch, buffered.min(limit))
+    check_all_read(&batch, buffered.min(limit))
 }
 
-fn add(place: &Place, args: &Add, out: &mut Out) -> Result<(), Failure> {
+fn add(target: &Target, args: &Add, out: &mut Out) -> Result<(), Failure> {
     let payload = args.input.read()?;
     let ts_ms = args.at.unwrap_or_else(now_ms);
-    // The agent's own limits are not known here, and those by default could push out what the agent would keep.
+    // The agent's limits are not known here, and the default ones could evict events that the agent would keep.
     let mut limits = LogLimits::default();
     (limits.max_count, limits.max_bytes, limits.rate) = (None, None, None);
-    let store = place.open(&args.lock, OpenOptions::new().log_limits(limits))?;
+    let store = target.open(&args.lock, OpenOptions::new().log_limits(limits))?;
     if store.buffer_log(ts_ms, &payload)? != LogAdmission::Buffered {
-        return Err(Failure::failed("the log buffer did not take the event"));
+        return Err(Failure::failed("the log buffer rejected the event"));
     }
     let (state, buffered) = (store.path().display().to_string(), store.log_count());
     store.close()?;
@@ -156,8 +157,8 @@ fn add(place: &Place, args: &Add, out: &mut Out) -> Result<(), Failure> {
     Ok(())
 }
 
-fn drain(place: &Place, args: &Drain, out: &mut Out) -> Result<(), Failure> {
-    let store = place.open(&args.lock, &mut OpenOptions::new())?;
+fn drain(target: &Target, args: &Drain, out: &mut Out) -> Result<(), Failure> {
+    let store = target.open(&args.lock, &mut OpenOptions::new())?;
     let (state, buffered) = (store.path().display().to_string(), store.log_count());
     let limit = args.limit.unwrap_or(usize::MAX);
     let batch = store.peek_logs(limit)?;
@@ -167,7 +168,7 @@ fn drain(place: &Place, args: &Drain, out: &mut Out) -> Result<(), Failure> {
     if out.json {
         if args.allow_secrets {
             let with_payload = |mut event, payload: &[u8]| {
-                Shown::new(payload).put_into(&mut event, "payload");
+                Printable::new(payload).insert_into(&mut event, "payload");
                 event
             };
             report["events"] = events_json(&batch, with_payload).into();
@@ -182,18 +183,18 @@ fn drain(place: &Place, args: &Drain, out: &mut Out) -> Result<(), Failure> {
             batch.events().iter().for_each(|event| out.line(event_line(event, &revealed(&event.payload))));
         }
     }
-    // Only now: what nobody has taken stays.
-    if args.allow_secrets && !out.is_taken() {
-        return Err(Failure::failed("the output was not taken to its end, so no log event was removed"));
+    // Only now: events that were not written out must not be removed.
+    if args.allow_secrets && !out.is_written() {
+        return Err(Failure::failed("the output could not be written completely, so no log event was removed"));
     }
-    let readable = all_read(&batch, buffered.min(limit));
+    let all_read = check_all_read(&batch, buffered.min(limit));
     store.ack_logs(batch)?;
     store.close()?;
-    readable
+    all_read
 }
 
-fn discard_unreadable(place: &Place, args: &DiscardUnreadable, out: &mut Out) -> Result<(), Failure> {
-    let store = place.open(&args.lock, &mut OpenOptions::new())?;
+fn discard_unreadable(target: &Target, args: &DiscardUnreadable, out: &mut Out) -> Result<(), Failure> {
+    let store = target.open(&args.lock, &mut OpenOptions::new())?;
     let discarded = store.discard_unreadable_logs()?;
     let (state, buffered) = (store.path().display().to_string(), store.log_count());
     store.close()?;
@@ -212,18 +213,18 @@ fn event_line(event: &LogEvent, secret: &str) -> String {
 }
 
 fn events_json(batch: &LogBatch, with_payload: impl Fn(Value, &[u8]) -> Value) -> Vec<Value> {
-    let event = |LogEvent { ts_ms, payload }: &LogEvent| {
+    let event = |LogEvent { ts_ms, payload, .. }: &LogEvent| {
         with_payload(json!({ "ts_ms": ts_ms, "len": payload.len() }), payload)
     };
     batch.events().iter().map(event).collect()
 }
 
-/// The library ends a batch before an event that it cannot read.
-fn all_read(batch: &LogBatch, expected: usize) -> Result<(), Failure> {
+/// Fails if the batch is shorter than expected: the library ends a batch before an unreadable event.
+fn check_all_read(batch: &LogBatch, expected: usize) -> Result<(), Failure> {
     let read = batch.events().len();
     if read < expected {
         let message = format!(
-            "log event {} cannot be read; `verify` says why, `logs discard-unreadable` removes it",
+            "log event {} is unreadable; `verify` reports why, `logs discard-unreadable` removes it",
             read + 1
         );
         return Err(Failure::new(Exit::Damage, message));

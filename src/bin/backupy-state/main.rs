@@ -1,8 +1,8 @@
-//! The command line of `backupy-state`: looks at a store beside the running agent, looks after one without an agent, and
-//! plays a demonstration.
+//! The command line of `backupy-state`: inspects a store while the agent runs, maintains one while no agent runs,
+//! and plays a demonstration.
 //!
-//! This file owns the arguments, the dispatch and the exit code; what a command does is in the file of its name. No command
-//! that looks at a store takes its lock or writes to it.
+//! This file owns the arguments, the dispatch and the exit code; each command is in the file of its name. A
+//! command that only reads takes no lock and writes nothing to the store.
 
 use std::ffi::OsStr;
 use std::process::ExitCode;
@@ -10,42 +10,48 @@ use std::process::ExitCode;
 use clap::error::ErrorKind;
 use clap::{ColorChoice, CommandFactory, Parser, Subcommand};
 
+mod anchor;
+mod backup;
 mod compact;
+mod completions;
 mod config;
 mod demo;
-mod describe;
-mod dump;
+mod dump_state;
 mod failure;
 mod frames;
-mod anchor;
-mod health;
+mod health_check;
+mod heartbeat;
 mod import;
 mod input;
+mod inspector;
 mod logs;
-mod look;
+mod man;
 mod map;
-mod place;
 mod progress;
 mod queue;
-mod registry;
+mod rekey;
 mod salvage;
+mod session;
 mod stats;
+mod target;
 mod text;
 mod verify;
 
 use failure::{Exit, Failure};
-use place::Place;
+use target::{GLOBAL_OPTIONS, Target};
 use text::Out;
 
-/// Looks at the persistent state of a backup agent, also while the agent runs, and looks after it.
+/// Inspect and maintain the persistent state of a backup agent
+///
+/// Commands that only read take no lock, so they also work while the agent runs.
 #[derive(Parser)]
 #[command(name = NAME, version, color = ColorChoice::Never, after_help = AFTER_HELP, max_term_width = 100)]
 struct Cli {
     #[command(flatten)]
-    place: Place,
+    target: Target,
 
-    /// Report as JSON, on one line
-    #[arg(long, global = true)]
+    /// Print the report as one line of JSON
+    #[arg(long, global = true, help_heading = GLOBAL_OPTIONS)]
     json: bool,
 
     #[command(subcommand)]
@@ -58,8 +64,8 @@ enum Command {
     #[command(hide = true)]
     DemoAgent(demo::AgentArgs),
     #[command(name = HEALTH_CHECK)]
-    HealthCheck(health::Args),
-    DumpState(dump::Args),
+    HealthCheck(health_check::Args),
+    DumpState(dump_state::Args),
     Verify(verify::Args),
     Stats(stats::Args),
     Frames(frames::Args),
@@ -67,14 +73,14 @@ enum Command {
     Config(config::Args),
     Queue(queue::Args),
     Logs(logs::Args),
-    Session(registry::SessionArgs),
-    Heartbeat(registry::HeartbeatArgs),
+    Session(session::Args),
+    Heartbeat(heartbeat::Args),
     Anchor(anchor::Args),
-    Compact(compact::CompactArgs),
-    Rekey(compact::RekeyArgs),
-    Backup(compact::BackupArgs),
-    Completions(describe::CompletionsArgs),
-    Man(describe::ManArgs),
+    Compact(compact::Args),
+    Rekey(rekey::Args),
+    Backup(backup::Args),
+    Completions(completions::Args),
+    Man(man::Args),
     Import(import::Args),
     Salvage(salvage::Args),
 }
@@ -84,15 +90,15 @@ const HEALTH_CHECK: &str = "health-check";
 
 const AFTER_HELP: &str = "\
 Exit codes:
-  0  well
-  1  failed
-  2  usage: wrong arguments, or no key
-  3  damage, tampering, something lost, or older than `anchor --expect` allows
+  0  success
+  1  failure
+  2  usage: invalid arguments, or no key
+  3  damage: damaged, forged or lost data, or a store older than `anchor --expect` allows
   4  wrong key
   5  locked by another process
-  6  not found: no store, or not in it what was asked for
-  7  not a store, or one of a newer format
-`health-check` exits with 0 or 1 only, whatever is wrong.
+  6  not found: the store, or what was asked for in it
+  7  not a store, or a store in an unsupported format
+`health-check` exits with 0 or 1 only, whatever the failure.
 
 Example:
   BACKUPY_AGENT_KEY=... backupy-state --state /var/lib/backupy/state.db verify";
@@ -100,88 +106,91 @@ Example:
 fn main() -> ExitCode {
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
-        Err(error) => return refuse(&error),
+        Err(error) => return report_parse_error(&error),
     };
     let is_health_check = matches!(cli.command, Command::HealthCheck(_));
-    let Err(failure) = run(&cli) else { return Exit::Well.into() };
-    failure.tell();
-    if is_health_check { Exit::Failed.into() } else { failure.exit.into() }
+    let Err(failure) = run(&cli) else { return Exit::Success.into() };
+    failure.print();
+    if is_health_check { Exit::Failure.into() } else { failure.exit.into() }
 }
 
 fn run(cli: &Cli) -> Result<(), Failure> {
-    let Cli { place, json, command } = cli;
+    let Cli { target, json, command } = cli;
     let mut out = Out::new(*json);
     let done = match command {
-        Command::Demo(args) => demo::run(place, args, &mut out),
+        Command::Demo(args) => demo::run(target, args, &mut out),
         Command::DemoAgent(args) => demo::run_agent(args),
-        Command::HealthCheck(args) => health::run(place, args, &mut out),
-        Command::DumpState(args) => dump::run(place, args, &mut out),
-        Command::Verify(args) => verify::run(place, args, &mut out),
-        Command::Stats(args) => stats::run(place, args, &mut out),
-        Command::Frames(args) => frames::run(place, args, &mut out),
-        Command::Map(args) => map::run(place, args, &mut out),
-        Command::Config(args) => config::run(place, args, &mut out),
-        Command::Queue(args) => queue::run(place, args, &mut out),
-        Command::Logs(args) => logs::run(place, args, &mut out),
-        Command::Session(args) => registry::session(place, args, &mut out),
-        Command::Heartbeat(args) => registry::heartbeat(place, args, &mut out),
-        Command::Anchor(args) => anchor::run(place, args, &mut out),
-        Command::Compact(args) => compact::compact(place, args, &mut out),
-        Command::Rekey(args) => compact::rekey(place, args, &mut out),
-        Command::Backup(args) => compact::backup(place, args, &mut out),
+        Command::HealthCheck(args) => health_check::run(target, args, &mut out),
+        Command::DumpState(args) => dump_state::run(target, args, &mut out),
+        Command::Verify(args) => verify::run(target, args, &mut out),
+        Command::Stats(args) => stats::run(target, args, &mut out),
+        Command::Frames(args) => frames::run(target, args, &mut out),
+        Command::Map(args) => map::run(target, args, &mut out),
+        Command::Config(args) => config::run(target, args, &mut out),
+        Command::Queue(args) => queue::run(target, args, &mut out),
+        Command::Logs(args) => logs::run(target, args, &mut out),
+        Command::Session(args) => session::run(target, args, &mut out),
+        Command::Heartbeat(args) => heartbeat::run(target, args, &mut out),
+        Command::Anchor(args) => anchor::run(target, args, &mut out),
+        Command::Compact(args) => compact::run(target, args, &mut out),
+        Command::Rekey(args) => rekey::run(target, args, &mut out),
+        Command::Backup(args) => backup::run(target, args, &mut out),
         Command::Completions(args) => {
-            describe::completions(args, described(), &mut out);
+            completions::run(args, public_command(), &mut out);
             Ok(())
         }
-        Command::Man(args) => describe::man(args, described(), &mut out),
-        Command::Import(args) => import::run(place, args, &mut out),
-        Command::Salvage(args) => salvage::run(place, args, &mut out),
+        Command::Man(args) => man::run(args, public_command(), &mut out),
+        Command::Import(args) => import::run(target, args, &mut out),
+        Command::Salvage(args) => salvage::run(target, args, &mut out),
     };
     let written = out.finish();
     done.and(written)
 }
 
-/// The arguments, without the commands that are hidden: completions would offer them.
-fn described() -> clap::Command {
-    let whole = Cli::command();
-    let shown = whole.get_subcommands().filter(|command| !command.is_hide_set());
+/// The arguments without the hidden commands, which shell completions would otherwise offer.
+fn public_command() -> clap::Command {
+    let all = Cli::command();
+    let public = all.get_subcommands().filter(|command| !command.is_hide_set());
     clap::Command::new(NAME)
         .version(env!("CARGO_PKG_VERSION"))
-        .about(whole.get_about().cloned().unwrap_or_default())
+        .about(all.get_about().cloned().unwrap_or_default())
+        .long_about(all.get_long_about().cloned().unwrap_or_default())
         .after_help(AFTER_HELP)
-        .args(whole.get_arguments().cloned())
-        .subcommands(shown.cloned())
+        .args(all.get_arguments().cloned())
+        .subcommands(public.cloned())
 }
 
-/// Help and the version are asked for; anything else is a wrong use. Whether anybody reads it does not matter.
-fn refuse(error: &clap::Error) -> ExitCode {
+/// Prints the help and the version, which clap reports as errors; any other error is a usage error. A failure to
+/// print is ignored.
+fn report_parse_error(error: &clap::Error) -> ExitCode {
     match error.kind() {
         ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => {
             let _ = error.print();
-            return Exit::Well.into();
+            return Exit::Success.into();
         }
         ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => {
             let _ = error.print();
         }
-        _ => Failure::usage(in_one_sentence(&error.to_string())).tell(),
+        _ => Failure::usage(in_one_sentence(&error.to_string())).print(),
     }
     // Docker reserves exit code 2 of a health check.
-    if means_health_check() { Exit::Failed.into() } else { Exit::Usage.into() }
+    if is_health_check() { Exit::Failure.into() } else { Exit::Usage.into() }
 }
 
-/// What clap says in paragraphs: what is wrong, perhaps a tip, the usage, and where help is.
+/// Joins the paragraphs of clap's message that explain the error, and drops those about usage and help.
 fn in_one_sentence(message: &str) -> String {
     let paragraphs = message.trim_start_matches("error: ").split("\n\n");
-    let telling = paragraphs.take_while(|text| !text.starts_with("Usage:") && !text.starts_with("For more"));
+    let relevant = paragraphs.take_while(|text| !text.starts_with("Usage:") && !text.starts_with("For more"));
     let mut sentence = String::new();
-    for word in telling.flat_map(|text| text.split_whitespace().chain([";"])) {
-        let joint = if sentence.is_empty() || word == ";" { "" } else { " " };
-        sentence.extend([joint, word]);
+    for word in relevant.flat_map(|text| text.split_whitespace().chain([";"])) {
+        let separator = if sentence.is_empty() || word == ";" { "" } else { " " };
+        sentence.extend([separator, word]);
     }
     sentence + " see --help"
 }
 
-fn means_health_check() -> bool {
+/// Whether arguments that do not parse name the command `health-check`.
+fn is_health_check() -> bool {
     let matches = Cli::command().ignore_errors(true).try_get_matches();
     match matches {
         Ok(matches) => matches.subcommand_name() == Some(HEALTH_CHECK),

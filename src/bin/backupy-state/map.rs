@@ -1,5 +1,5 @@
-//! `map`: a picture of the state file. This file owns the arguments and the report; what lies where is in `layout`, the two
-//! pictures are in `terminal` and `svg`.
+//! `map`: a picture of the state file. This file owns the arguments and the JSON report; `layout` finds out what
+//! is where in the file, and `terminal` and `svg` draw it.
 
 use std::fs::File;
 use std::io::Write;
@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use serde_json::{Map, Value, json};
 
 use crate::failure::Failure;
-use crate::place::Place;
+use crate::target::Target;
 use crate::text::{Out, bytes, len_of};
 use crate::verify;
 
@@ -18,26 +18,26 @@ mod terminal;
 
 use layout::Layout;
 
-/// Draw what lies where in the state file
+/// Draw a map of the state file
 ///
-/// Header, what is live, what is dead (replaced, removed, or the frames' own bytes), free space, a torn tail and damage; without
-/// the key, live and dead are one. Checks as `verify` does on the way, with the same exit codes. Colours on a terminal only,
-/// and not with NO_COLOR.
+/// Shows the header, live bytes, dead bytes (replaced, removed, or the frames' own bytes), free space, a torn tail
+/// and damage. Without the key, live and dead bytes are not distinguished. Also performs the checks of `verify`,
+/// with the same exit codes. Uses colours only on a terminal, and not if NO_COLOR is set.
 #[derive(clap::Args)]
 #[command(after_help = "Example:\n  backupy-state map --svg map.svg")]
 pub(crate) struct Args {
-    /// Draw without the key: records, free space and damage
+    /// Draw the map without the key: records, free space and damage
     #[arg(long)]
     no_key: bool,
 
-    /// Draw it into this file, which must not be there yet; `-` writes it to stdout
+    /// Write the map as SVG to this file, which must not exist; `-` writes it to stdout
     #[arg(long, value_name = "FILE", value_hint = clap::ValueHint::FilePath)]
     svg: Option<PathBuf>,
 }
 
-pub(crate) fn run(place: &Place, args: &Args, out: &mut Out) -> Result<(), Failure> {
-    let key = if args.no_key { None } else { Some(place.key()?) };
-    let layout = Layout::read(place, key.as_ref())?;
+pub(crate) fn run(target: &Target, args: &Args, out: &mut Out) -> Result<(), Failure> {
+    let key = if args.no_key { None } else { Some(target.key()?) };
+    let layout = Layout::read(target, key.as_ref())?;
     match &args.svg {
         None if out.json => out.json(&as_json(&layout)),
         None => terminal::draw(&layout, out),
@@ -75,6 +75,6 @@ fn as_json(layout: &Layout) -> Value {
         "file_len": layout.report.file_len,
         "parts": parts,
         "cell_len": cell_len,
-        "cells": cells.into_iter().map(layout::Kind::mark).collect::<String>(),
+        "cells": cells.into_iter().map(layout::Kind::symbol).collect::<String>(),
     })
 }

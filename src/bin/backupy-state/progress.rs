@@ -1,21 +1,27 @@
-//! A bar on stderr for what may take long, where stderr is a terminal.
+//! A progress bar on stderr for long operations, if stderr is a terminal.
 //!
-//! No colours and no escape codes: it is drawn by going back to the start of its line, which every terminal can.
+//! The bar uses no colours and no escape codes: a carriage return redraws it, which works in every terminal.
 
 use std::io::{self, IsTerminal, Write};
+use std::path::Path;
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::thread;
 use std::time::Duration;
 
-/// How far something is.
+use backupy_state::Store;
+use backupy_state::testing::copy_progress;
+
+use crate::text::len_of_file;
+
+/// What an operation is doing, and how much of it is done.
 pub(crate) struct Step {
     pub(crate) name: &'static str,
     pub(crate) done: u64,
-    pub(crate) whole: u64,
+    pub(crate) total: u64,
 }
 
-/// Does the work; meanwhile a terminal shows again and again how far it is.
-pub(crate) fn shown<T>(mut how_far: impl FnMut() -> Step + Send, work: impl FnOnce() -> T) -> T {
+/// Runs `work`; meanwhile, a terminal shows what `step` returns.
+pub(crate) fn with_bar<T>(mut step: impl FnMut() -> Step + Send, work: impl FnOnce() -> T) -> T {
     if !io::stderr().is_terminal() {
         return work();
     }
@@ -23,7 +29,7 @@ pub(crate) fn shown<T>(mut how_far: impl FnMut() -> Step + Send, work: impl FnOn
     thread::scope(|scope| {
         scope.spawn(move || {
             loop {
-                draw(&line(&how_far()));
+                draw(&line(&step()));
                 if ended.recv_timeout(PAUSE) != Err(RecvTimeoutError::Timeout) {
                     break;
                 }
@@ -31,27 +37,53 @@ pub(crate) fn shown<T>(mut how_far: impl FnMut() -> Step + Send, work: impl FnOn
             draw(&" ".repeat(LINE_WIDTH));
             draw("");
         });
-        // Goes with the work, also when that panics, and tells the bar to go too.
+        // Dropped when the work ends, also by a panic, which then ends the bar.
         let _working = working;
         work()
     })
 }
 
+/// [`with_bar`] for work that copies the store to a file, which has the suffix `.new` until it is complete.
+pub(crate) fn with_copy_bar<T>(store: &Store, file: &Path, work: impl FnOnce() -> T) -> T {
+    let live = store.stats().live_bytes;
+    let mut written = written_to(file);
+    let step = move || {
+        let written = written();
+        if written < live {
+            return Step { name: "writing", done: written, total: live };
+        }
+        Step { name: "checking", done: copy_progress(store), total: written }
+    };
+    with_bar(step, work)
+}
+
+/// How much has been written to a file that has the suffix `.new` until it is complete. Never decreases, not even
+/// when the complete file loses the suffix.
+pub(crate) fn written_to(file: &Path) -> impl FnMut() -> u64 + use<> {
+    let mut unfinished = file.to_path_buf().into_os_string();
+    unfinished.push(".new");
+    let mut written = 0;
+    move || {
+        written = len_of_file(Path::new(&unfinished)).max(written);
+        written
+    }
+}
+
 const PAUSE: Duration = Duration::from_millis(100);
 const BAR_WIDTH: u64 = 30;
-/// Name, bar and percentage, on the narrowest terminal there is.
+/// The width of the name, the bar and the percentage; fits any terminal.
 const LINE_WIDTH: usize = 50;
 
-/// If nobody looks at it any more, that is no failure of the work.
+/// A failure to draw is ignored: the work continues.
 fn draw(line: &str) {
     let _ = write!(io::stderr(), "\r{line}\r").and_then(|()| io::stderr().flush());
 }
 
 fn line(step: &Step) -> String {
-    let Step { name, done, whole } = step;
-    let part_of = |n: u64| (u128::from(*done.min(whole)) * u128::from(n)).checked_div(u128::from(*whole));
-    let (marks, percent) = (part_of(BAR_WIDTH).unwrap_or(u128::from(BAR_WIDTH)), part_of(100).unwrap_or(100));
-    let bar: String = (0..u128::from(BAR_WIDTH)).map(|i| if i < marks { '#' } else { '.' }).collect();
+    let Step { name, done, total } = step;
+    let part_of = |n: u64| (u128::from(*done.min(total)) * u128::from(n)).checked_div(u128::from(*total));
+    let (filled, percent) = (part_of(BAR_WIDTH).unwrap_or(u128::from(BAR_WIDTH)), part_of(100).unwrap_or(100));
+    let bar: String = (0..u128::from(BAR_WIDTH)).map(|i| if i < filled { '#' } else { '.' }).collect();
     format!("{name:<12}[{bar}] {percent:>3} %")
 }
 
@@ -60,14 +92,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_bar_grows_with_what_is_done_and_keeps_its_width() {
-        let at = |done, whole| line(&Step { name: "writing", done, whole });
+    fn the_bar_grows_with_progress_and_keeps_its_width() {
+        let at = |done, total| line(&Step { name: "writing", done, total });
         assert_eq!(at(0, 90), "writing     [..............................]   0 %");
         assert_eq!(at(30, 90), "writing     [##########....................]  33 %");
         assert_eq!(at(89, 90), "writing     [#############################.]  98 %");
         let full = "writing     [##############################] 100 %";
-        for (done, whole) in [(90, 90), (91, 90), (0, 0), (u64::MAX, u64::MAX)] {
-            assert_eq!(at(done, whole), full);
+        for (done, total) in [(90, 90), (91, 90), (0, 0), (u64::MAX, u64::MAX)] {
+            assert_eq!(at(done, total), full);
         }
         assert_eq!(full.len(), LINE_WIDTH);
     }

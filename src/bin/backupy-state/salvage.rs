@@ -1,4 +1,4 @@
-//! `salvage`: what is left of a damaged store, into a new one.
+//! `salvage`: copies what is authentic in a damaged store to a new store.
 
 use std::path::PathBuf;
 
@@ -6,43 +6,36 @@ use backupy_state::{Error, Lost, SalvageReport};
 use serde_json::{Value, json};
 
 use crate::failure::{Exit, Failure};
-use crate::place::Place;
 use crate::progress::{self, Step};
-use crate::text::{Out, bytes, counted, grouped, len_of_file, tame};
+use crate::target::Target;
+use crate::text::{Out, bytes, counted, escaped, grouped};
 
-/// Bring everything that is still authentic in a damaged store into a new one
+/// Copy everything that is still authentic in a damaged store to a new store
 ///
-/// Nothing of the damaged store is changed, and nothing that exists is overwritten. Exit code 0 if everything came over, 3 if
-/// something is lost: the new store is complete and can be used in both cases. To go on with it, stop the agent and put it in the
-/// place of the old one. Acks and deletes that are lost bring back what
-/// they were about, so jobs may be delivered again.
+/// The damaged store is not changed, and an existing file is never overwritten. Exits with 0 if nothing is lost,
+/// and with 3 if something is; the new store is usable in both cases. To use it, stop the agent and replace the
+/// damaged store with it. Where acks and deletes are lost, what they removed is present again, so jobs may be
+/// delivered twice.
 #[derive(clap::Args)]
 #[command(after_help = "Example:
   backupy-state --state /var/lib/backupy/state.db salvage /var/lib/backupy/salvaged.db
   mv /var/lib/backupy/state.db /var/lib/backupy/state.db.damaged
   mv /var/lib/backupy/salvaged.db /var/lib/backupy/state.db")]
 pub(crate) struct Args {
-    /// Where to put the new store
+    /// The new store to create
     #[arg(value_name = "TO")]
     to: PathBuf,
 }
 
-pub(crate) fn run(place: &Place, args: &Args, out: &mut Out) -> Result<(), Failure> {
-    let key = place.key()?;
-    let whole = place.state_len();
-    let mut new = args.to.clone().into_os_string();
-    new.push(".new");
-    let new = PathBuf::from(new);
-    let mut done = 0;
-    let how_far = move || {
-        // Never back to nothing when the file gets its name.
-        done = len_of_file(&new).max(done);
-        Step { name: "salvaging", done, whole }
-    };
-    let report = progress::shown(how_far, || backupy_state::salvage(place.state(), &key, &args.to));
+pub(crate) fn run(target: &Target, args: &Args, out: &mut Out) -> Result<(), Failure> {
+    let key = target.key()?;
+    let total = target.state_len();
+    let mut written = progress::written_to(&args.to);
+    let step = move || Step { name: "salvaging", done: written(), total };
+    let report = progress::with_bar(step, || backupy_state::salvage(target.state(), &key, &args.to));
     let report = report.map_err(|error| match error {
-        // Not through `Failure::from`: a missing folder of the new store is no missing store.
-        Error::Io { ref path, .. } if *path != place.state() => Failure::failed(error.to_string()),
+        // Not through `Failure::from`: a missing folder for the new store is not a missing store.
+        Error::Io { ref path, .. } if *path != target.state() => Failure::failed(error.to_string()),
         error => error.into(),
     })?;
     if out.json {
@@ -58,8 +51,11 @@ fn check(report: &SalvageReport) -> Result<(), Failure> {
         return Ok(());
     }
     let (from, to) = (report.from.display(), report.to.display());
-    let places = counted(report.lost.len() as u64 + report.more_lost, "place");
-    Err(Failure::new(Exit::Damage, format!("{from} has lost something in {places}; the rest is in {to}")))
+    let losses = match report.lost.len() as u64 + report.more_lost {
+        1 => "1 loss".to_owned(),
+        count => format!("{} losses", grouped(count)),
+    };
+    Err(Failure::new(Exit::Damage, format!("{from} is damaged: {losses}; the rest is in {to}")))
 }
 
 fn show(report: &SalvageReport, out: &mut Out) {
@@ -67,22 +63,22 @@ fn show(report: &SalvageReport, out: &mut Out) {
     out.row("to", report.to.display());
     out.row("generation", report.generation);
     let (records, operations) = (counted(report.records, "record"), counted(report.operations, "operation"));
-    out.row("came over", format_args!("{records} with {operations}"));
+    out.row("salvaged", format_args!("{records} with {operations}"));
     out.row("jobs", grouped(report.jobs));
     out.row("log events", grouped(report.log_events));
     out.row("config", if report.has_config { "yes" } else { "none" });
     out.row("session", if report.has_session { "yes" } else { "none" });
     if report.torn_len > 0 {
-        out.row("torn tail", format_args!("{} left behind, as by any open", bytes(report.torn_len)));
+        out.row("torn tail", format_args!("{} not copied, as after any crash", bytes(report.torn_len)));
     }
     for lost in &report.lost {
         out.row("lost", line(lost));
     }
     if report.more_lost > 0 {
-        out.row("lost", format_args!("{} more", counted(report.more_lost, "place")));
+        out.row("lost", format_args!("{} more", grouped(report.more_lost)));
     }
     if report.may_be_stale {
-        out.row("stale", "perhaps: what was acked, deleted or replaced in a lost place may be there again");
+        out.row("stale", "possibly: data that a lost record acked, deleted or replaced may be present again");
     }
 }
 
@@ -90,18 +86,18 @@ fn line(lost: &Lost) -> String {
     let seqs = match lost.last_seq {
         Some(last) if last == lost.first_seq => format!("record {last}"),
         Some(last) => format!("records {} to {last}", lost.first_seq),
-        None => format!("from record {} on", lost.first_seq),
+        None => format!("record {} and later", lost.first_seq),
     };
     let keys: Vec<_> = lost
         .keys
         .iter()
         .map(|key| match &key.run_id {
-            Some(run_id) => format!("job \"{}\"", tame(run_id)),
+            Some(run_id) => format!("job \"{}\"", escaped(run_id)),
             None => key.bucket.to_owned(),
         })
         .collect();
-    let keys = if keys.is_empty() { String::new() } else { format!(": {}", keys.join(", ")) };
-    format!("{} at offset {}, {seqs}, {}{keys}", bytes(lost.len), lost.offset, lost.what)
+    let keys = if keys.is_empty() { String::new() } else { format!(" ({})", keys.join(", ")) };
+    format!("{seqs}, {} at offset {}: {}{keys}", bytes(lost.len), lost.offset, lost.what)
 }
 
 fn as_json(report: &SalvageReport) -> Value {

@@ -1,23 +1,24 @@
-//! `stats`: how large the store is, and of what.
+//! `stats`: the size of the store and of its parts.
 
 use backupy_state::Stats;
 use serde_json::json;
 
 use crate::failure::Failure;
-use crate::place::Place;
+use crate::target::Target;
 use crate::text::{Out, bytes, grouped};
 
-/// Show how large the store is, and of what
+/// Show the size of the store and of its parts
 ///
-/// Live bytes are what the store holds; dead ones were replaced or removed, or are frame headers; free ones are space
-/// ahead of the log. Dropped are log events that the limits of the buffer kept or put out, since the agent took events out
-/// last. An agent compacts by itself when more than half of the log is dead, unless it was told otherwise.
+/// Live bytes are the store's contents. Dead bytes were replaced or removed, or belong to the frames themselves.
+/// Free bytes are preallocated space after the log. Dropped log events are those that the limits of the log buffer
+/// rejected or evicted since the agent last removed events from it. By default, an agent compacts its store when
+/// more than half of the log is dead.
 #[derive(clap::Args)]
 #[command(after_help = "Example:\n  backupy-state stats")]
 pub(crate) struct Args {}
 
-pub(crate) fn run(place: &Place, _args: &Args, out: &mut Out) -> Result<(), Failure> {
-    let snapshot = place.snapshot()?;
+pub(crate) fn run(target: &Target, _args: &Args, out: &mut Out) -> Result<(), Failure> {
+    let snapshot = target.snapshot()?;
     let stats = snapshot.stats();
     if out.json {
         out.json(&json!({
@@ -49,19 +50,19 @@ pub(crate) fn run(place: &Place, _args: &Args, out: &mut Out) -> Result<(), Fail
     );
     out.row("file", bytes(stats.file_len));
     out.row("log", bytes(stats.log_len));
-    for (name, mark, len) in parts(&stats) {
-        out.row(&format!("  {name}"), format_args!("{:<24} {mark}", bytes(len)));
+    for (name, symbol, len) in parts(&stats) {
+        out.row(&format!("  {name}"), format_args!("{:<24} {symbol}", bytes(len)));
     }
     out.row("", format_args!("[{}]", bar(&stats)));
     Ok(())
 }
 
-/// Each compaction, one for a new key too, began a generation.
+/// Each compaction begins a generation; so does a rekey.
 fn compactions(stats: &Stats) -> u64 {
     stats.generation.saturating_sub(1)
 }
 
-/// What an agent's compaction policy looks at.
+/// The ratio that the compaction policy compares with its limit.
 fn dead_ratio(stats: &Stats) -> f64 {
     let frames_len = stats.live_bytes + stats.dead_bytes;
     if frames_len == 0 { 0.0 } else { stats.dead_bytes as f64 / frames_len as f64 }
@@ -71,16 +72,17 @@ fn parts(stats: &Stats) -> [(&'static str, char, u64); 3] {
     [("live", '#', stats.live_bytes), ("dead", 'x', stats.dead_bytes), ("free", '.', stats.free_bytes)]
 }
 
-/// The three parts side by side. Rounds at the ends, so that the bar always has its full width.
+/// The three parts in one bar. Rounds the ends of the parts, not their lengths, so that the bar has its full
+/// width.
 fn bar(stats: &Stats) -> String {
     let parts = parts(stats);
-    let whole: u128 = parts.iter().map(|(_, _, len)| u128::from(*len)).sum();
+    let total: u128 = parts.iter().map(|(_, _, len)| u128::from(*len)).sum();
     let (mut bar, mut seen) = (String::new(), 0);
-    for (_, mark, len) in parts {
+    for (_, symbol, len) in parts {
         seen += u128::from(len);
-        let until = (seen * BAR_WIDTH + whole / 2).checked_div(whole).unwrap_or(0);
+        let until = (seen * BAR_WIDTH + total / 2).checked_div(total).unwrap_or(0);
         while (bar.len() as u128) < until {
-            bar.push(mark);
+            bar.push(symbol);
         }
     }
     bar

@@ -1,4 +1,4 @@
-//! What goes to stdout, and how numbers, times and foreign bytes look there.
+//! Output to stdout, and the formats of numbers, times and untrusted bytes in it.
 
 use std::fmt::{self, Display, Write as _};
 use std::fs;
@@ -10,7 +10,8 @@ use serde_json::Value;
 
 use crate::failure::Failure;
 
-/// Stdout. A reader that goes away is no failure: the rest is not written, and the exit code is that of the command.
+/// Buffered stdout. If its reader closes the pipe, the rest of the output is discarded and the command does not
+/// fail.
 pub(crate) struct Out {
     pub(crate) json: bool,
     stdout: BufWriter<Stdout>,
@@ -28,29 +29,28 @@ impl Out {
         }
     }
 
-    /// One line of a table: a name, and what there is to say.
-    pub(crate) fn row(&mut self, name: &str, what: impl Display) {
-        self.line(format_args!("{name:<12}{what}"));
+    /// One line of a table: a name and its value.
+    pub(crate) fn row(&mut self, name: &str, value: impl Display) {
+        self.line(format_args!("{name:<12}{value}"));
     }
 
     pub(crate) fn json(&mut self, value: &Value) {
         self.line(value);
     }
 
-    /// Bytes as they are.
+    /// Writes raw bytes.
     pub(crate) fn bytes(&mut self, bytes: &[u8]) {
         if self.failed.is_none() {
             self.failed = self.stdout.write_all(bytes).err();
         }
     }
 
-    /// Shows what was written so far, and tells whether all of it was taken.
-    pub(crate) fn is_taken(&mut self) -> bool {
+    /// Flushes, and returns whether all output so far was written.
+    pub(crate) fn is_written(&mut self) -> bool {
         self.flush();
         self.failed.is_none()
     }
 
-    /// Shows what was written so far.
     pub(crate) fn flush(&mut self) {
         if self.failed.is_none() {
             self.failed = self.stdout.flush().err();
@@ -68,7 +68,7 @@ impl Out {
     }
 }
 
-/// A number with a comma before each three digits.
+/// A number with a comma between each group of three digits.
 pub(crate) fn grouped(number: u64) -> String {
     let digits = number.to_string();
     let mut grouped = String::new();
@@ -81,27 +81,27 @@ pub(crate) fn grouped(number: u64) -> String {
     grouped
 }
 
-/// A count and its noun, in the singular where there is one.
+/// A count and its noun, in the singular or plural.
 pub(crate) fn counted(count: u64, noun: &str) -> String {
     format!("{} {noun}{}", grouped(count), if count == 1 { "" } else { "s" })
 }
 
-/// A length with its unit.
+/// A length with its unit, as in `1,024 bytes`.
 pub(crate) fn bytes(len: u64) -> String {
     counted(len, "byte")
 }
 
-/// The same for what is in memory.
+/// The length of a slice.
 pub(crate) fn len_of(bytes: &[u8]) -> u64 {
     bytes.len() as u64
 }
 
-/// The length of what stands at a path; 0 where nothing does.
+/// The length of the file at `path`; 0 if there is none.
 pub(crate) fn len_of_file(path: &Path) -> u64 {
     fs::metadata(path).map_or(0, |found| found.len())
 }
 
-/// The clock, in ms since 1970; a clock before that counts as 1970.
+/// The current time in ms since 1970; 0 if the clock is set to before 1970.
 pub(crate) fn now_ms() -> i64 {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     i64::try_from(since.as_millis()).unwrap_or(i64::MAX)
@@ -121,8 +121,8 @@ impl Display for Utc {
 
 const DAY_MS: i64 = 86_400_000;
 
-/// Days since 1970 to a Gregorian year, month and day. Counts in eras of 400 years from 1 March of year 0, so that the
-/// leap day is the last of its year.
+/// Converts days since 1970 to a Gregorian year, month and day. Counts in eras of 400 years from 1 March of year
+/// 0, so that the leap day is the last day of its year.
 fn civil_from_days(days: i64) -> (i64, i64, i64) {
     const ERA_DAYS: i64 = 146_097;
     const MARCH_0_TO_1970_DAYS: i64 = 719_468;
@@ -138,7 +138,7 @@ fn civil_from_days(days: i64) -> (i64, i64, i64) {
     (year, month, day)
 }
 
-/// How long ago a time was, or how far ahead of this clock it is.
+/// How long ago a time was, or how far it is ahead of this clock.
 pub(crate) fn ago(ts_ms: i64, now_ms: i64) -> String {
     let age = i128::from(now_ms) - i128::from(ts_ms);
     let seconds = age.unsigned_abs() / 1000;
@@ -151,46 +151,46 @@ pub(crate) fn ago(ts_ms: i64, now_ms: i64) -> String {
     if age < 0 { format!("{span} ahead of this clock") } else { format!("{span} ago") }
 }
 
-/// Somebody else's text, on one line and harmless to a terminal.
-pub(crate) fn tame(text: &str) -> String {
+/// Untrusted text, escaped so that it fits on one line and cannot control a terminal.
+pub(crate) fn escaped(text: &str) -> String {
     text.escape_debug().to_string()
 }
 
-/// Somebody else's bytes: text where they are printable, hexadecimal digits where not.
-pub(crate) enum Shown {
+/// Untrusted bytes: text if they are printable, else hexadecimal digits.
+pub(crate) enum Printable {
     Text(String),
     Hex(String),
 }
 
-impl Shown {
+impl Printable {
     pub(crate) fn new(bytes: &[u8]) -> Self {
         match std::str::from_utf8(bytes) {
-            Ok(text) if !text.contains(char::is_control) => Shown::Text(text.to_owned()),
-            _ => Shown::Hex(hex(bytes)),
+            Ok(text) if !text.contains(char::is_control) => Printable::Text(text.to_owned()),
+            _ => Printable::Hex(hex(bytes)),
         }
     }
 
-    /// Adds it to a JSON object under `name`, or under `name_hex`.
-    pub(crate) fn put_into(self, object: &mut Value, name: &str) {
+    /// Inserts it into a JSON object as `name`, or as `name_hex`.
+    pub(crate) fn insert_into(self, object: &mut Value, name: &str) {
         match self {
-            Shown::Text(text) => object[name] = text.into(),
-            Shown::Hex(digits) => object[format!("{name}_hex")] = digits.into(),
+            Printable::Text(text) => object[name] = text.into(),
+            Printable::Hex(digits) => object[format!("{name}_hex")] = digits.into(),
         }
     }
 }
 
-impl Display for Shown {
+impl Display for Printable {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Shown::Text(text) => write!(f, "{text:?}"),
-            Shown::Hex(digits) => write!(f, "0x{digits}"),
+            Printable::Text(text) => write!(f, "{text:?}"),
+            Printable::Hex(digits) => write!(f, "0x{digits}"),
         }
     }
 }
 
 fn hex(bytes: &[u8]) -> String {
     bytes.iter().fold(String::with_capacity(2 * bytes.len()), |mut digits, byte| {
-        // Writing to a string does not fail.
+        // Writing to a `String` cannot fail.
         let _ = write!(digits, "{byte:02x}");
         digits
     })
@@ -223,7 +223,7 @@ mod tests {
     }
 
     #[test]
-    fn every_day_of_800_years_follows_the_one_before() {
+    fn every_day_of_800_years_follows_the_previous_one() {
         let mut before = civil_from_days(-146_097);
         for days in -146_096..146_097 {
             let (year, month, day) = civil_from_days(days);
@@ -250,10 +250,10 @@ mod tests {
     }
 
     #[test]
-    fn bytes_that_could_command_a_terminal_are_shown_as_digits() {
-        assert_eq!(Shown::new("ärger \"x\"".as_bytes()).to_string(), "\"ärger \\\"x\\\"\"");
-        assert_eq!(Shown::new(b"\x1b[2J").to_string(), "0x1b5b324a");
-        assert_eq!(Shown::new(b"\xff").to_string(), "0xff");
-        assert_eq!(tame("a\x1b[2J\n"), "a\\u{1b}[2J\\n");
+    fn bytes_that_could_control_a_terminal_are_shown_as_digits() {
+        assert_eq!(Printable::new("ärger \"x\"".as_bytes()).to_string(), "\"ärger \\\"x\\\"\"");
+        assert_eq!(Printable::new(b"\x1b[2J").to_string(), "0x1b5b324a");
+        assert_eq!(Printable::new(b"\xff").to_string(), "0xff");
+        assert_eq!(escaped("a\x1b[2J\n"), "a\\u{1b}[2J\\n");
     }
 }

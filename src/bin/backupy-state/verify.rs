@@ -1,4 +1,4 @@
-//! `verify`: is every byte of the store as it was written?
+//! `verify`: checks that every byte of the store is as it was written.
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
@@ -6,28 +6,28 @@ use backupy_state::{Fault, FaultKind, VerifyReport};
 use serde_json::{Value, json};
 
 use crate::failure::{Exit, Failure};
-use crate::place::Place;
 use crate::progress::{self, Step};
+use crate::target::Target;
 use crate::text::{Out, bytes, counted, grouped};
 
-/// Check every byte of the store without changing it: exit code 3 if something is wrong
+/// Check every byte of the store without changing it; exits with 3 on damage
 ///
-/// With the key, every record and every value is opened; without it, the header and the checksums are checked, which
-/// finds damage but no tampering.
+/// With the key, authenticates every record and every value. Without the key, checks the header and the checksums,
+/// which detects damage but not tampering.
 #[derive(clap::Args)]
 #[command(after_help = "Example:\n  backupy-state verify --no-key --state /backup/state.db")]
 pub(crate) struct Args {
-    /// Check the header and the checksums only
+    /// Check only the header and the checksums
     #[arg(long)]
     no_key: bool,
 }
 
-pub(crate) fn run(place: &Place, args: &Args, out: &mut Out) -> Result<(), Failure> {
-    let key = if args.no_key { None } else { Some(place.key()?) };
-    let (done, whole) = (AtomicU64::new(0), place.state_len());
-    let how_far = || Step { name: "verifying", done: done.load(Relaxed), whole };
-    let report = progress::shown(how_far, || {
-        backupy_state::verify_each(place.state(), key.as_ref(), |frame| {
+pub(crate) fn run(target: &Target, args: &Args, out: &mut Out) -> Result<(), Failure> {
+    let key = if args.no_key { None } else { Some(target.key()?) };
+    let (done, total) = (AtomicU64::new(0), target.state_len());
+    let step = || Step { name: "verifying", done: done.load(Relaxed), total };
+    let report = progress::with_bar(step, || {
+        backupy_state::verify_each(target.state(), key.as_ref(), |frame| {
             done.store(frame.offset + frame.len, Relaxed);
         })
     })?;
@@ -39,7 +39,7 @@ pub(crate) fn run(place: &Place, args: &Args, out: &mut Out) -> Result<(), Failu
     check(&report)
 }
 
-/// A report with a fault is a failure, whatever command found it.
+/// Fails if the report contains a fault. `frames` and `map` use this too.
 pub(crate) fn check(report: &VerifyReport) -> Result<(), Failure> {
     let Some(first) = report.faults.first() else { return Ok(()) };
     let (path, kind) = (report.path.display(), kind_name(first.kind));
@@ -57,12 +57,12 @@ fn show(report: &VerifyReport, out: &mut Out) {
         "intact",
         match (report.is_intact(), report.with_key) {
             (false, _) => "no",
-            (true, true) => "yes: every record and every value opens",
-            (true, false) => "yes by its checksums; without the key, tampering does not show",
+            (true, true) => "yes: every record and every value is authentic",
+            (true, false) => "yes by its checksums; only the key can reveal tampering",
         },
     );
     out.row("generation", report.generation);
-    let ending = if report.ends_closed { "ends closed" } else { "in use, or not closed" };
+    let ending = if report.ends_closed { "closed" } else { "in use, or not closed" };
     out.row("frames", format_args!("{}, {ending}", grouped(report.frames)));
     if report.with_key {
         out.row("operations", format_args!("{}, {}", grouped(report.operations), counted(report.values, "value")));
@@ -70,7 +70,7 @@ fn show(report: &VerifyReport, out: &mut Out) {
     out.row("log", format_args!("{} in a file of {}", bytes(report.log_len), bytes(report.file_len)));
     if report.torn_len > 0 {
         let len = bytes(report.torn_len);
-        out.row("torn tail", format_args!("{len} behind the last frame; the next open sets them aside"));
+        out.row("torn tail", format_args!("{len} after the last frame; the next open quarantines them"));
     }
     for fault in &report.faults {
         out.row(kind_name(fault.kind), format_args!("at offset {}: {}", fault.offset, fault.what));
@@ -81,7 +81,10 @@ fn show(report: &VerifyReport, out: &mut Out) {
 }
 
 fn as_json(report: &VerifyReport) -> Value {
-    let fault = |Fault { offset, kind, what, .. }: &Fault| json!({ "offset": offset, "kind": kind_name(*kind), "what": what });
+    let fault = |fault: &Fault| {
+        let Fault { offset, kind, what, .. } = fault;
+        json!({ "offset": offset, "kind": kind_name(*kind), "what": what })
+    };
     json!({
         "state": report.path.display().to_string(),
         "intact": report.is_intact(),

@@ -1,4 +1,14 @@
-//! Scanning a log frame by frame.
+//! Reading a log from front to back, frame by frame. Only reads.
+//!
+//! Everything that reads the frames of a log uses one of these:
+//!
+//! - `raw.rs`: without the key. Finds frames by CRC and sequence number, and distinguishes the end, a torn tail,
+//!   damage and tampering.
+//! - `scanner.rs`: with the key, one frame at a time, up to the first damage. For compaction and its checks.
+//! - `read_ahead.rs`: the same for all frames at once, on two threads. For opening.
+//! - `resync.rs`: with the key, past any damage. For `verify` and salvage.
+//!
+//! All of them read through `window.rs`, which holds one part of the file in memory.
 
 mod raw;
 mod read_ahead;

@@ -1,8 +1,23 @@
-//! Walking over a log frame by frame, and telling a torn tail from damage. Reads only.
+//! Scanning without the key: frames by their CRCs and sequence numbers, and what the bytes after them mean.
 //!
-//! Implements the rows of *Opening* in FORMAT.md that look at frames. [`RawScanner`] needs no key and knows CRCs and
-//! numbers; [`Scanner`] adds the seals. Recovery, snapshots and `verify` are all built on these two. What goes on behind
-//! damage is in `walk/resync.rs`.
+//! The writer appends frames one after another, and writes into each frame's header how far the log was durable at
+//! that moment: `durable_seq`, the last frame that a sync had covered. Until a sync covers a frame, a power cut
+//! may leave any part of it on the disk, and leave later frames whole. If only zeros are left, which the writer
+//! preallocates, the log ends. Other bytes that are no valid frame mean one of two things:
+//!
+//! - *Damage*, if a later frame header has a `durable_seq` that reaches the frame expected here. That frame was
+//!   durable once, and no crash takes back what a sync has covered. FORMAT.md calls such a header a witness.
+//! - *A torn tail*, if there is no witness: what a crash leaves of an unfinished write. Damage to the frames that
+//!   no later header vouches for looks the same, which is why recovery keeps a copy of the tail.
+//!
+//! A header that passes its CRC but that no writer writes, or a whole frame with the wrong sequence number, is
+//! *tampering*: a crash does not leave such bytes.
+//!
+//! Alongside a writer, a frame that is half written can look like damage or tampering. So a reader without the
+//! lock looks again, for up to 31 ms, before it reports either.
+//!
+//! Implements the rules F1 to F7 of *Opening* in FORMAT.md, except for the seals, which `scanner.rs` adds. Only
+//! reads. It never continues after damage by itself; `resync.rs` does that.
 
 use std::io;
 use std::time::Duration;
@@ -15,43 +30,46 @@ use crate::storage::{File, Storage};
 /// Whether another process may be writing the file that is scanned.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Concurrency<'a> {
-    /// The caller holds the lock: the file does not change.
+    /// The caller holds the lock, so the file does not change.
     Exclusive,
-    /// What looks damaged may be half written. It is looked at again a few times, after pauses that the storage takes.
+    /// What looks damaged may be half written, so it is read again a few times, after pauses. The storage takes
+    /// the pauses.
     WithWriter(&'a dyn Storage),
 }
 
-/// What lies at one place of the log.
+/// What the scanner found at its offset.
 pub(crate) enum ScanItem<'a> {
-    /// A whole frame by its CRCs, with the number that was expected.
+    /// A frame that passes both CRCs and has the expected sequence number.
     Frame { header: FrameHeader, body: &'a [u8] },
-    /// Nothing but zeros up to the end of the file.
+    /// The end of the log: only zeros follow, or nothing.
     End,
-    /// Bytes that no later frame vouches for, up to the last one that is not zero.
+    /// A torn tail. `until` is the offset after its last non-zero byte.
     Torn { until: u64 },
-    /// Bytes that a later frame proves to have been durable.
+    /// An invalid frame that was durable once, as a later frame proves.
     Damage(&'static str),
-    /// Bytes that check, but that no writer put there.
+    /// Bytes with a right CRC that no writer writes here.
     Tampered(&'static str),
 }
 
-/// Walks by CRCs and numbers.
+/// Scans frames by their CRCs and sequence numbers.
 pub(crate) struct RawScanner<'a> {
     crc: &'a SaltedCrc,
     pub(super) window: Window<'a>,
     concurrency: Concurrency<'a>,
+    /// Where the next frame begins.
     pub(super) offset: u64,
+    /// The sequence number of the frame before it.
     pub(super) seq: u64,
-    /// How often something doubtful was looked at again.
+    /// How many places still looked damaged when there was no pause left.
     rechecks: u32,
-    /// Behind the last byte of the file that is not zero, if that was looked for.
+    /// The result of the last [`last_nonzero_end`](Self::last_nonzero_end).
     nonzero_end: Option<u64>,
-    /// The header that vouched last: where it is, and for what.
+    /// The offset and the `durable_seq` of the last witness found. One witness often proves damage at many places.
     witness: Option<(u64, u64)>,
 }
 
 impl<'a> RawScanner<'a> {
-    /// Begins behind the frame `seq`, which ends at `offset`.
+    /// Begins after the frame `seq`, which ends at `offset`.
     pub(crate) fn new(
         file: &'a dyn File,
         crc: &'a SaltedCrc,
@@ -63,23 +81,28 @@ impl<'a> RawScanner<'a> {
         Ok(RawScanner { crc, window, concurrency, offset, seq, rechecks: 0, nonzero_end: None, witness: None })
     }
 
-    /// Where the next sight is.
+    /// Where [`next`](Self::next) looks, in bytes from the start of the file.
     pub(crate) fn offset(&self) -> u64 {
         self.offset
     }
 
-    /// How long the file was when it was looked at last.
+    /// The length of the file when it was last queried.
     pub(crate) fn file_len(&self) -> u64 {
         self.window.file_len
     }
 
-    /// Looks at the next place, and steps over a frame. After any other sight, it says the same again.
+    /// Returns what is at the offset, and moves past it if it is a frame. Any other item is returned again by the
+    /// next call.
+    ///
+    /// # Errors
+    /// `UnexpectedEof` if the file has become shorter than the frames that were returned.
     pub(crate) fn next(&mut self) -> io::Result<ScanItem<'_>> {
         let mut pauses = PAUSES_MS.iter();
         let outcome = loop {
             let outcome = self.classify();
             let is_doubtful = match &outcome {
                 Ok(outcome) => matches!(outcome, Outcome::Damage(_) | Outcome::Tampered(_)),
+                // A writer may be cutting off preallocated space or a failed write.
                 Err(error) => error.kind() == io::ErrorKind::UnexpectedEof,
             };
             match (self.concurrency, pauses.next()) {
@@ -111,6 +134,7 @@ impl<'a> RawScanner<'a> {
         })
     }
 
+    /// Finds out what is at the offset, without pauses and without moving.
     fn classify(&mut self) -> io::Result<Outcome> {
         if self.offset > self.window.file_len {
             return Err(io::ErrorKind::UnexpectedEof.into());
@@ -123,21 +147,21 @@ impl<'a> RawScanner<'a> {
                     return Ok(if header.seq == self.seq + 1 {
                         Outcome::Frame(header)
                     } else {
-                        Outcome::Tampered("a frame stands here that belongs elsewhere")
+                        Outcome::Tampered("the frame does not have the expected seq")
                     });
                 }
-                "the frame's body does not check"
+                "the frame's body does not match its CRC"
             }
-            ParsedFrameHeader::Absent => "the frame's header does not check",
+            ParsedFrameHeader::Absent => "the frame's header does not match its CRC",
         };
         let until = self.last_nonzero_end()?;
         if until == self.offset {
             return Ok(Outcome::End);
         }
-        Ok(if self.is_proven_durable(until)? { Outcome::Damage(what) } else { Outcome::Torn { until } })
+        Ok(if self.has_witness(until)? { Outcome::Damage(what) } else { Outcome::Torn { until } })
     }
 
-    /// Behind the last byte that is not zero; the current offset, where there is none.
+    /// The offset after the last non-zero byte, or the current offset if only zeros follow it.
     pub(super) fn last_nonzero_end(&mut self) -> io::Result<u64> {
         if let Some(end) = self.nonzero_end.filter(|&end| end > self.offset) {
             return Ok(end);
@@ -150,10 +174,11 @@ impl<'a> RawScanner<'a> {
                 self.nonzero_end = Some(end);
                 return Ok(end);
             }
-            // A stretch at a time without an early exit, so that the space ahead is passed over by vectors.
+            // A fixed length without an early exit compiles to vector instructions: preallocated space can be
+            // long.
             let is_zero = |part: &[u8]| part.iter().fold(0, |all, byte| all | byte) == 0;
-            if let Some(part) = bytes.chunks(ZEROS_AT_ONCE).rposition(|part| !is_zero(part)) {
-                let until = bytes.len().min((part + 1) * ZEROS_AT_ONCE);
+            if let Some(part) = bytes.chunks(ZERO_CHECK_LEN).rposition(|part| !is_zero(part)) {
+                let until = bytes.len().min((part + 1) * ZERO_CHECK_LEN);
                 let last = bytes[..until].iter().rposition(|&byte| byte != 0).unwrap_or_default();
                 end = at + last as u64 + 1;
             }
@@ -161,8 +186,8 @@ impl<'a> RawScanner<'a> {
         }
     }
 
-    /// Whether a frame behind the current offset says that the frame expected here had been durable.
-    fn is_proven_durable(&mut self, until: u64) -> io::Result<bool> {
+    /// Whether a header after the current offset proves that the frame expected here was durable.
+    fn has_witness(&mut self, until: u64) -> io::Result<bool> {
         let missing = self.seq + 1;
         if self.witness.is_some_and(|(at, durable_seq)| at > self.offset && durable_seq >= missing) {
             return Ok(true);
@@ -173,8 +198,8 @@ impl<'a> RawScanner<'a> {
         Ok(witness.is_some())
     }
 
-    /// The first plausible header from `from` on that is wanted, and where it is. Nothing begins at `until` or behind
-    /// it: there are only zeros.
+    /// Returns the first plausible header at `from` or later that is wanted, and its offset. From `until` on,
+    /// there must be only zeros.
     pub(super) fn find_header(
         &mut self,
         from: u64,
@@ -190,7 +215,7 @@ impl<'a> RawScanner<'a> {
             let last = bytes.len() - FRAME_HEADER_LEN;
             let last = usize::try_from(until - at).map_or(last, |left| last.min(left));
             for candidate in (0..=last).step_by(ALIGNMENT) {
-                // An impossible header counts for nothing: in random bytes one CRC in 2^32 is right by chance.
+                // An implausible header is passed over: in random bytes, one CRC in 2^32 is right by chance.
                 let bytes = &bytes[candidate..];
                 if frame::may_be_header(bytes)
                     && let ParsedFrameHeader::Plausible(header) = frame::parse_header(bytes, self.crc)
@@ -199,12 +224,13 @@ impl<'a> RawScanner<'a> {
                     return Ok(Some((at + candidate as u64, header)));
                 }
             }
+            // Continue with the first candidate whose header was not in memory as a whole.
             at += (last - last % ALIGNMENT + ALIGNMENT) as u64;
         }
     }
 }
 
-/// [`ScanItem`], without what it borrows.
+/// A [`ScanItem`] without its borrow, so that `next` can read again.
 enum Outcome {
     Frame(FrameHeader),
     End,
@@ -213,10 +239,11 @@ enum Outcome {
     Tampered(&'static str),
 }
 
-/// Together 31 ms: a write of the largest frame is over by then.
+/// The pauses at one doubtful place, together 31 ms: enough for a write of the largest frame to finish.
 const PAUSES_MS: [u64; 5] = [1, 2, 4, 8, 16];
-/// In a file with more damage than this, the damage is hardly a write that is under way.
+/// After this many doubtful places, the scanner pauses no more: a write in progress does not explain them, and the
+/// pauses would add up.
 const RECHECKS_MAX: u32 = 8;
 
-/// How many bytes are held against zero at once.
-const ZEROS_AT_ONCE: usize = 512;
+/// How many bytes are compared with zero at once.
+const ZERO_CHECK_LEN: usize = 512;

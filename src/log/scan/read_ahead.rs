@@ -1,9 +1,20 @@
-//! Opening the manifests of many frames in a row: what replay is built on.
+//! Reading all frames of a log with the key, on two threads if the log is long. Replay is built on it.
 //!
-//! The walk by CRCs goes ahead of the seals. The tag that a manifest is chained to stands in the frame before it, sealed or
-//! not, so no manifest has to wait for another. In a long log a second thread walks, and this one takes up what was walked
-//! over; while this one is behind, the walker opens manifests too. What is wrong is told in the order of the file all the
-//! same.
+//! A manifest is sealed with the tag of the manifest before it, and that tag is stored unencrypted. So a manifest
+//! can be opened before the one that precedes it, and the work splits in two:
+//!
+//! - A second thread reads ahead: it scans frames by their CRCs, copies their sealed manifests into a chunk, and
+//!   sends the chunk through a bounded channel. While the channel is full, it opens the manifests of the next
+//!   chunk itself, so that neither thread is idle.
+//! - The calling thread takes the chunks in order, opens the manifests that are still sealed, and hands each frame
+//!   to the caller. It sends used chunks back, so memory is bounded by a few chunks.
+//!
+//! A fault that the second thread finds travels with the chunk of the frames before it. So the first fault in the
+//! order of the file is the one reported, and every frame before it was handed over. A stored tag may be forged,
+//! but then the manifest that it belongs to does not open, and nothing after that frame is handed over. If the log
+//! is short, or no thread can be started, the calling thread does both parts.
+//!
+//! Implements rules F1 to F7 of *Opening* in FORMAT.md, as `scanner.rs` does.
 
 use std::ops::Range;
 use std::sync::mpsc::{self, Receiver, SyncSender, TrySendError};
@@ -18,42 +29,45 @@ use crate::format::record::Manifest;
 use crate::log::file::{LogFile, LogPosition};
 use crate::{Error, Result};
 
-/// A frame of which the manifest was opened.
+/// An authentic frame, without its values.
 pub(crate) struct OpenedFrame<'a> {
     pub(crate) offset: u64,
     pub(crate) header: FrameHeader,
     /// `None` in a close frame.
     pub(crate) manifest: Option<Manifest<'a>>,
-    /// Behind the frame.
+    /// The position after the frame.
     pub(crate) tip: LogPosition,
 }
 
-/// How the file goes on behind the last whole frame.
+/// What follows the last whole frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Ending {
     pub(crate) file_len: u64,
+    /// The offset after the last non-zero byte of a torn tail, if there is one.
     pub(crate) torn_until: Option<u64>,
 }
 
-/// Hands every frame behind `tip` to `take`, in order.
+/// Hands every frame after `tip` to `take`, in order.
 ///
 /// # Errors
-/// `Corrupt` for damage, `Unauthentic` for what does not fit, `Io`. What stands before it was taken.
+/// `Corrupt` for damage, `Unauthentic` for tampering and for a frame that fails authentication, `Io`. The frames
+/// before the fault were handed to `take`.
 pub(crate) fn replay(
     log: &LogFile,
     concurrency: Concurrency<'_>,
     tip: LogPosition,
     mut take: impl FnMut(&OpenedFrame<'_>),
 ) -> Result<Ending> {
-    let walk = RawScanner::new(&*log.file, &log.crc, concurrency, tip.end, tip.seq).map_err(log.io("look at"))?;
-    let is_long = is_long(walk.file_len(), tip.end);
-    let mut ahead = Ahead { log, walk, chain: tip.chain };
-    if is_long && let Some(ending) = ahead.replay_by_two(&mut take) {
+    let scanner = RawScanner::new(&*log.file, &log.crc, concurrency, tip.end, tip.seq)
+        .map_err(log.io("read the length of"))?;
+    let is_long = is_long(scanner.file_len(), tip.end);
+    let mut frames = ReadAhead { log, scanner, chain: tip.chain };
+    if is_long && let Some(ending) = frames.replay_on_two_threads(&mut take) {
         return ending;
     }
     let mut chunk = Chunk::default();
     loop {
-        let ending = ahead.fill(&mut chunk);
+        let ending = frames.fill(&mut chunk);
         chunk.hand_over(log, &mut take)?;
         if let Some(ending) = ending.transpose() {
             return ending;
@@ -61,66 +75,68 @@ pub(crate) fn replay(
     }
 }
 
-/// Whether a second thread is worth its start for what lies behind `from`.
+/// Whether what follows `from` is worth a second thread.
 fn is_long(file_len: u64, from: u64) -> bool {
-    file_len.saturating_sub(from) >= HELPED_LEN_MIN
+    file_len.saturating_sub(from) >= TWO_THREADS_LEN_MIN
 }
 
-struct Ahead<'a> {
+/// Scans ahead of the opening of manifests.
+struct ReadAhead<'a> {
     log: &'a LogFile,
-    walk: RawScanner<'a>,
-    /// The tag that the next frame is chained to, if it is authentic.
+    scanner: RawScanner<'a>,
+    /// The tag stored in the last scanned frame. Nothing has authenticated it yet.
     chain: Tag,
 }
 
-/// A stretch, and what ended it if not its size.
-type WalkedOver = (Chunk, Result<Option<Ending>>);
+/// A chunk, and the fault or the end that follows it. `Ok(None)` if more frames follow.
+type ScannedChunk = (Chunk, Result<Option<Ending>>);
 
-impl Ahead<'_> {
-    /// `None` where there is no second thread to be had: then nothing was taken.
-    fn replay_by_two(&mut self, take: &mut impl FnMut(&OpenedFrame<'_>)) -> Option<Result<Ending>> {
+impl ReadAhead<'_> {
+    /// Returns `None` if no thread can be started. Then no frame was handed to `take`.
+    fn replay_on_two_threads(&mut self, take: &mut impl FnMut(&OpenedFrame<'_>)) -> Option<Result<Ending>> {
         let log = self.log;
-        let (to_take, walked) = mpsc::sync_channel(AHEAD_MAX);
+        let (to_take, scanned) = mpsc::sync_channel(CHUNKS_AHEAD_MAX);
         let (to_reuse, used) = mpsc::channel();
         thread::scope(|scope| {
-            thread::Builder::new().spawn_scoped(scope, move || self.walk_on(&to_take, &used)).ok()?;
-            walked.into_iter().find_map(|(mut chunk, ending)| {
+            thread::Builder::new().spawn_scoped(scope, move || self.scan_ahead(&to_take, &used)).ok()?;
+            scanned.into_iter().find_map(|(mut chunk, ending)| {
                 if let Err(error) = chunk.hand_over(log, take) {
                     return Some(Err(error));
                 }
-                // The walker may be at its end already.
+                // Fails if the other thread has ended: then no chunk is needed any more.
                 let _ = to_reuse.send(chunk);
                 ending.transpose()
             })
         })
     }
 
-    /// Sends off stretch by stretch, up to the end of all frames or until nobody wants more.
-    fn walk_on(&mut self, to_take: &SyncSender<WalkedOver>, used: &Receiver<Chunk>) {
+    /// Sends chunk after chunk, up to the last frame, or until the receiver is dropped after a fault.
+    fn scan_ahead(&mut self, to_take: &SyncSender<ScannedChunk>, used: &Receiver<Chunk>) {
         loop {
             let mut chunk = used.try_recv().unwrap_or_default();
             let ending = self.fill(&mut chunk);
-            let goes_on = matches!(ending, Ok(None));
-            let is_wanted = match to_take.try_send((chunk, ending)) {
+            let has_more = matches!(ending, Ok(None));
+            let is_received = match to_take.try_send((chunk, ending)) {
                 Err(TrySendError::Full((mut chunk, ending))) => {
+                    // The receiver has enough to do: open these manifests here.
                     chunk.open(&self.log.sealer);
                     to_take.send((chunk, ending)).is_ok()
                 }
                 sent => sent.is_ok(),
             };
-            if !(goes_on && is_wanted) {
+            if !(has_more && is_received) {
                 return;
             }
         }
     }
 
-    /// Takes up the next frames, up to the end of a stretch or of all frames.
+    /// Fills the chunk with the next frames. Returns the ending if these are the last.
     fn fill(&mut self, chunk: &mut Chunk) -> Result<Option<Ending>> {
-        let Ahead { log, walk, chain } = self;
+        let ReadAhead { log, scanner, chain } = self;
         chunk.clear();
         while chunk.text.len() < CHUNK_LEN && chunk.frames.len() < CHUNK_COUNT {
-            let offset = walk.offset();
-            let torn_until = match walk.next().map_err(log.io("read"))? {
+            let offset = scanner.offset();
+            let torn_until = match scanner.next().map_err(log.io("read"))? {
                 ScanItem::Frame { header, body } => {
                     *chain = chunk.add(offset, header, body, *chain);
                     continue;
@@ -130,40 +146,41 @@ impl Ahead<'_> {
                 ScanItem::Damage(what) => return Err(Error::corrupt(&log.path, offset, what)),
                 ScanItem::Tampered(what) => return Err(Error::unauthentic(&log.path, offset, what)),
             };
-            return Ok(Some(Ending { file_len: walk.file_len(), torn_until }));
+            return Ok(Some(Ending { file_len: scanner.file_len(), torn_until }));
         }
         Ok(None)
     }
 }
 
-/// Below it, a thread costs more than it spares.
-const HELPED_LEN_MIN: u64 = 1 << 20;
-/// How many stretches may wait to be taken up.
-const AHEAD_MAX: usize = 2;
-/// A stretch ends with the frame that reaches one of these: bytes of manifests, and frames.
+/// In a shorter log, starting a thread takes longer than it saves.
+const TWO_THREADS_LEN_MIN: u64 = 1 << 20;
+/// How many chunks may wait in the channel.
+const CHUNKS_AHEAD_MAX: usize = 2;
+/// A chunk is full when its manifests have this many bytes, or when it has `CHUNK_COUNT` frames.
 const CHUNK_LEN: usize = 32 << 10;
 const CHUNK_COUNT: usize = 256;
 
-/// Frames in a row.
+/// Consecutive frames without their values.
 #[derive(Default)]
 struct Chunk {
     frames: Vec<RawFrame>,
-    /// The manifests, sealed until they are opened in place.
+    /// The manifests, one after another: sealed at first, and then opened in place.
     text: SecretVec,
-    /// How many of the frames are authentic; `None` until they are opened.
+    /// How many frames, from the first on, have an authentic manifest; `None` if they are still sealed.
     authentic: Option<usize>,
 }
 
-/// A frame that checks by its CRCs.
+/// A frame with right CRCs, whose seal may not be checked yet.
 struct RawFrame {
     offset: u64,
     header: FrameHeader,
-    /// The tag before it.
+    /// The tag stored in the frame before it.
     chain: Tag,
+    /// The tag stored in this frame.
     tag: Tag,
-    /// Of the frame.
+    /// The last bytes of the frame, where its padding is.
     last_bytes: [u8; ALIGNMENT],
-    /// Where its manifest lies in the text.
+    /// Where its manifest is in `Chunk::text`.
     manifest: Range<usize>,
 }
 
@@ -174,9 +191,9 @@ impl Chunk {
         self.authentic = None;
     }
 
-    /// Returns the tag behind the frame.
+    /// Adds a frame, and returns the tag stored in it.
     fn add(&mut self, offset: u64, header: FrameHeader, body: &[u8], chain: Tag) -> Tag {
-        // The walk has held the body against the header's lengths, so nothing is missing.
+        // The parts are there: the scanner has checked the body's length against the header.
         let sealed = header.sealed_manifest(body).unwrap_or_default();
         let tag = header.stored_tag(body).unwrap_or_default();
         let last_bytes = body.last_chunk().copied().unwrap_or_default();
@@ -189,7 +206,8 @@ impl Chunk {
         tag
     }
 
-    /// Returns how many of the frames are authentic.
+    /// Opens the manifests in place, up to the first one that fails authentication, and returns how many are
+    /// authentic. A second call only returns the number again.
     fn open(&mut self, sealer: &Sealer) -> usize {
         let is_broken = |RawFrame { header, chain, tag, manifest, .. }: &RawFrame| {
             let text = self.text.get_mut(manifest.clone()).unwrap_or_default();
@@ -199,7 +217,7 @@ impl Chunk {
         *self.authentic.get_or_insert_with(count)
     }
 
-    /// Hands the authentic frames to `take`.
+    /// Hands the frames to `take`, up to the first one that is not authentic.
     fn hand_over(&mut self, log: &LogFile, take: &mut impl FnMut(&OpenedFrame<'_>)) -> Result<()> {
         let authentic = self.open(&log.sealer);
         for (i, RawFrame { offset, header, tag, last_bytes, manifest, .. }) in self.frames.iter().enumerate() {
@@ -222,7 +240,7 @@ mod tests {
     use super::is_long;
 
     #[test]
-    fn a_mebibyte_to_read_is_worth_a_thread_wherever_it_begins() {
+    fn a_second_thread_is_used_from_one_mebibyte_on_wherever_the_scan_begins() {
         assert!(is_long((1 << 20) + 4096, 4096) && is_long(1 << 30, 4096));
         assert!(!is_long((1 << 20) + 4095, 4096) && !is_long(4096, 4096));
         assert!(!is_long(1 << 30, 1 << 30) && !is_long(4096, 1 << 30));

@@ -1,7 +1,20 @@
-//! Going on behind damage. Implements *Reading behind damage* of FORMAT.md; `verify` and salvage are built on it.
+//! Continuing after damage. `verify` and salvage are built on it; opening a store never uses it.
 //!
-//! A manifest opens only with the tag before it. Where that was in damaged bytes, the frame is believed if the tag it was
-//! sealed with still stands somewhere in them: nobody without the key can put it there.
+//! After a fault, the reader tries these in turn:
+//!
+//! 1. *The frame at the fault, by its seal.* CRCs and padding are not sealed, so the manifest may open even if
+//!    they are wrong. The frame is then authentic, and so is each of its values that opens. If only its tag is
+//!    damaged, the right tag can be computed, and is confirmed if the next manifest opens with it.
+//! 2. *A later frame.* A manifest opens only with the tag of the manifest before it, which was in the bytes that
+//!    are damaged. The reader looks for a plausible header at each multiple of 8. As the tag, it tries the one of
+//!    the last authentic frame, and then every 16 consecutive bytes, at any offset, between that frame and the
+//!    header. If the manifest opens, it is authentic: without the key, no such tag can be made. The frames in
+//!    between are reported as a gap.
+//!
+//! If the tag was destroyed, the frame after it cannot be authenticated even if it is whole, and it is lost too:
+//! it is reported as unproven. But that frame stores its own tag, so the frame that follows it can be found.
+//!
+//! Implements *Reading past damage*, rules G1 to G4, of *Opening* in FORMAT.md.
 
 use std::io;
 
@@ -14,109 +27,89 @@ use crate::format::frame::{self, ALIGNMENT, FRAME_HEADER_LEN, FRAME_LEN_MIN, Fra
 use crate::log::file::{LogFile, LogPosition};
 use crate::{Error, Result};
 
-impl RawScanner<'_> {
-    /// Without the key: goes on where the next frame of a higher number seems to begin. Returns whether there is one.
-    pub(crate) fn skip_to_next_frame(&mut self) -> io::Result<bool> {
-        let (offset, seq) = (self.offset, self.seq);
-        let until = self.last_nonzero_end()?;
-        let is_new = |header: &FrameHeader| header.seq > seq;
-        let mut found = self.find_header(offset, until, is_new)?;
-        // The frame that is expected where the walk stands was looked at.
-        if found.is_some_and(|(at, header)| at == offset && header.seq == seq + 1) {
-            found = self.find_header(offset + ALIGNMENT as u64, until, is_new)?;
-        }
-        if let Some((at, header)) = found {
-            self.move_to(at, header.seq - 1);
-        }
-        Ok(found.is_some())
-    }
-
-    /// As if the frame `seq` ended at `offset`.
-    fn move_to(&mut self, offset: u64, seq: u64) {
-        (self.offset, self.seq) = (offset, seq);
-    }
-}
-
-/// Walks with the key over everything, whatever is damaged. Every frame it gives is authentic, and their numbers rise.
+/// Scans the whole log with the key, whatever is damaged. Every [`ResyncItem::Frame`] is authentic, and their
+/// sequence numbers rise.
 pub(crate) struct Resync<'a> {
-    scan: Scanner<'a>,
+    scanner: Scanner<'a>,
     state: State,
-    /// How many bytes may still be worked on in vain.
-    effort: u64,
+    /// How many more bytes the search may process: see [`BUDGET_FACTOR`].
+    budget: u64,
 }
 
 #[derive(Clone, Copy)]
 enum State {
-    /// The next frame is at the tip.
+    /// The bytes before the tip are authentic. The next frame is expected at the tip.
     Chained,
-    /// Something else is at the tip; it was not tried by its seal alone.
+    /// There is a fault at the tip. The frame there has not been tried by its seal.
     Broken,
-    /// Nothing at the tip is of use. Looks for a place to go on, from here.
+    /// The frame at the tip is lost. The search continues at `from`.
     Searching {
         from: u64,
     },
     Ended,
 }
 
-/// What a walk over everything comes by, in the order of the file.
+/// What [`Resync`] found, in the order of the file.
 pub(crate) enum ResyncItem<'a> {
-    /// An authentic frame. If it is not whole, its checksums, its padding or its tag are wrong, or one of its values.
+    /// An authentic frame. If it is not whole, its CRCs, its padding, its tag or some of its values are damaged.
     Frame { frame: OpenFrame<'a>, is_whole: bool },
-    /// `Corrupt` or `Unauthentic`: what opening the store would say here.
+    /// The error with which opening the store would fail here: `Corrupt` or `Unauthentic`.
     Fault(Error),
-    /// A frame that is whole by its checksums, but the tag before it is lost: nothing says who wrote it. It lies in the
-    /// gap that follows.
+    /// A frame with right CRCs that cannot be authenticated, because the tag before it is lost. It is part of the
+    /// gap that follows, and its manifest may be forged.
     Unproven(OpenFrame<'a>),
-    /// Bytes without an authentic frame. Comes before the frame behind it.
+    /// Bytes without an authentic frame.
     Gap(Gap),
-    /// The end, behind a torn tail where there is one. The walk is over.
+    /// The end of the log, after which nothing follows. `torn_until` is as in [`Scanned::Torn`].
     End { torn_until: Option<u64> },
 }
 
-/// Where frames are missing.
+/// A range of bytes in which frames are missing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Gap {
     pub(crate) offset: u64,
     pub(crate) end: u64,
+    /// The first missing frame.
     pub(crate) first_seq: u64,
-    /// `None` where nothing behind it tells; before `first_seq` where no frame is missing.
+    /// The last missing frame. `None` if no authentic frame follows, so that it is unknown. Less than `first_seq`
+    /// if no frame is missing.
     pub(crate) last_seq: Option<u64>,
 }
 
-/// Bounds the time that a file can take which was made to take long: all work in vain together takes as long as reading
-/// the file so many times. Any one frame is within it.
-const EFFORT_FACTOR: u64 = 256;
-const EFFORT_MIN: u64 = 1 << 20;
-
 impl<'a> Resync<'a> {
-    /// Begins behind `tip`.
-    pub(crate) fn new(log: &'a LogFile, concurrency: Concurrency<'a>, tip: LogPosition) -> Result<Self> {
-        let scan = Scanner::new(log, concurrency, tip)?;
-        let effort = scan.file_len().saturating_mul(EFFORT_FACTOR).saturating_add(EFFORT_MIN);
-        Ok(Resync { scan, state: State::Chained, effort })
-    }
-
-    /// Behind the last frame that was given.
-    pub(crate) fn tip(&self) -> LogPosition {
-        self.scan.tip
-    }
-
-    /// How long the file was when it was looked at last.
-    pub(crate) fn file_len(&self) -> u64 {
-        self.scan.file_len()
-    }
-
+    /// Begins after `tip`.
+    ///
     /// # Errors
-    /// `Io` alone: what is wrong with the file is a piece of it.
+    /// `Io`.
+    pub(crate) fn new(log: &'a LogFile, concurrency: Concurrency<'a>, tip: LogPosition) -> Result<Self> {
+        let scanner = Scanner::new(log, concurrency, tip)?;
+        let budget = scanner.file_len().saturating_mul(BUDGET_FACTOR).saturating_add(BUDGET_MIN);
+        Ok(Resync { scanner, state: State::Chained, budget })
+    }
+
+    /// The position after the last frame that was returned, or the end of the last gap.
+    pub(crate) fn tip(&self) -> LogPosition {
+        self.scanner.tip
+    }
+
+    /// The length of the file when it was last queried.
+    pub(crate) fn file_len(&self) -> u64 {
+        self.scanner.file_len()
+    }
+
+    /// Returns the next item. After the end, it returns the end again.
+    ///
+    /// # Errors
+    /// Only `Io`. Damage and tampering are returned as [`ResyncItem::Fault`].
     pub(crate) fn next(&mut self) -> Result<ResyncItem<'_>> {
         match self.state {
             State::Chained => self.follow(),
             State::Broken => {
-                // The walk may have stepped over a frame whose seal did not fit.
-                let LogPosition { end, seq, .. } = self.scan.tip;
-                self.scan.walk.move_to(end, seq);
+                // The raw scanner may have moved past the frame, if only its seal is broken.
+                let LogPosition { end, seq, .. } = self.scanner.tip;
+                self.scanner.raw.move_to(end, seq);
                 match self.open_by_seal()? {
-                    Some(header) => Ok(ResyncItem::Frame { frame: self.opened(end, header)?, is_whole: false }),
+                    Some(header) => Ok(ResyncItem::Frame { frame: self.frame_at(end, header)?, is_whole: false }),
                     None => self.search(end),
                 }
             }
@@ -125,8 +118,9 @@ impl<'a> Resync<'a> {
         }
     }
 
+    /// Scans the next frame by the rules F.
     fn follow(&mut self) -> Result<ResyncItem<'_>> {
-        match self.scan.next() {
+        match self.scanner.next() {
             Ok(Scanned::Frame(frame)) => Ok(ResyncItem::Frame { frame, is_whole: true }),
             Ok(Scanned::End) => Ok(ResyncItem::End { torn_until: None }),
             Ok(Scanned::Torn { until }) => Ok(ResyncItem::End { torn_until: Some(until) }),
@@ -138,11 +132,11 @@ impl<'a> Resync<'a> {
         }
     }
 
-    /// Steps over the frame at the tip, if it is authentic, whatever its CRCs and its padding are. Where its manifest's tag
-    /// is damaged, the next frame's seal can tell that the tag which the manifest must have had is the right one.
+    /// Rules G1 and G2: returns the frame at the tip, and moves past it, if its manifest is authentic. CRCs and
+    /// padding do not matter.
     fn open_by_seal(&mut self) -> Result<Option<FrameHeader>> {
-        let Scanner { log, walk, tip, text } = &mut self.scan;
-        let (window, sealer) = (&mut walk.window, &log.sealer);
+        let Scanner { log, raw, tip, text } = &mut self.scanner;
+        let (window, sealer) = (&mut raw.window, &log.sealer);
         let at = tip.end;
         let head = window.bytes(at, FRAME_HEADER_LEN).map_err(log.io("read"))?;
         let Some(header) = frame::parse_unchecked(head).filter(|header| header.seq == tip.seq + 1) else {
@@ -156,6 +150,8 @@ impl<'a> Resync<'a> {
         let Some(stored) = header.stored_tag(body) else { return Ok(None) };
         let mut chain = stored;
         if header.unseal_manifest(body, &tip.chain, &stored, sealer, text).is_err() {
+            // Perhaps only the tag is damaged. Then the next manifest, which is sealed with it, confirms the
+            // computed one.
             let Some(expected) = header.expected_tag(body, &tip.chain, sealer, text) else { return Ok(None) };
             let next = window.bytes(end, FRAME_HEADER_LEN).map_err(log.io("read"))?;
             let Some(next) = frame::parse_unchecked(next).filter(|next| next.seq == header.seq + 1) else {
@@ -167,6 +163,7 @@ impl<'a> Resync<'a> {
             let is_next = next
                 .stored_tag(next_body)
                 .is_some_and(|tag| next.unseal_manifest(next_body, &expected, &tag, sealer, text).is_ok());
+            // The window has moved to the next frame, so read this one again.
             let body = window.bytes(at, header.len as usize).map_err(log.io("read"))?;
             let body = body.get(FRAME_HEADER_LEN..).unwrap_or_default();
             if !is_next || header.unseal_manifest(body, &tip.chain, &expected, sealer, text).is_err() {
@@ -175,65 +172,68 @@ impl<'a> Resync<'a> {
             chain = expected;
         }
         *tip = LogPosition { end, seq: header.seq, chain };
-        walk.move_to(end, header.seq);
+        raw.move_to(end, header.seq);
         self.state = State::Chained;
         Ok(Some(header))
     }
 
-    /// The frame at `offset`, whose manifest is in the scan's text.
-    fn opened(&mut self, offset: u64, header: FrameHeader) -> Result<OpenFrame<'_>> {
-        let Scanner { log, walk, text, .. } = &mut self.scan;
-        let frame = walk.window.bytes(offset, header.len as usize).map_err(log.io("read"))?;
+    /// The frame at `offset`, whose decrypted manifest is in the scanner's `text`.
+    fn frame_at(&mut self, offset: u64, header: FrameHeader) -> Result<OpenFrame<'_>> {
+        let Scanner { log, raw, text, .. } = &mut self.scanner;
+        let frame = raw.window.bytes(offset, header.len as usize).map_err(log.io("read"))?;
         let body = frame.get(FRAME_HEADER_LEN..).unwrap_or_default();
-        // It was parsed before.
+        // Cannot fail: the caller has parsed this text before.
         let manifest = header.parse_manifest(text).map_err(|what| Error::unauthentic(&log.path, offset, what))?;
         Ok(OpenFrame { offset, header, body, manifest })
     }
 
-    /// Looks for a frame to go on with, from `from` on.
+    /// Rule G3: looks for the next frame that can be authenticated, from `from` on.
     fn search(&mut self, mut from: u64) -> Result<ResyncItem<'_>> {
-        let tip = self.scan.tip;
-        let until = self.scan.walk.last_nonzero_end().map_err(self.scan.log.io("read"))?;
+        let tip = self.scanner.tip;
+        let until = self.scanner.raw.last_nonzero_end().map_err(self.scanner.log.io("read"))?;
         let (offset, first_seq) = (tip.end, tip.seq + 1);
         loop {
-            let Scanner { log, walk, .. } = &mut self.scan;
+            let Scanner { log, raw, .. } = &mut self.scanner;
             let is_new = |header: &FrameHeader| header.seq > tip.seq;
-            let found = walk.find_header(from, until, is_new).map_err(log.io("read"))?;
+            let found = raw.find_header(from, until, is_new).map_err(log.io("read"))?;
             let Some((at, header)) = found else {
                 self.state = State::Ended;
                 return Ok(ResyncItem::Gap(Gap { offset, end: until, first_seq, last_seq: None }));
             };
             from = at + ALIGNMENT as u64;
+            // `open_by_seal` has tried the frame that was expected at the tip.
             let was_tried = at == tip.end && header.seq == first_seq;
-            if was_tried || !self.may_try(&header, at - tip.end) {
+            if was_tried || !self.spend(&header, at - tip.end) {
                 continue;
             }
             if let Some(chain) = self.chain_before(at, &header)? {
                 let seq = header.seq - 1;
-                self.scan.tip = LogPosition { end: at, seq, chain };
-                self.scan.walk.move_to(at, seq);
+                self.scanner.tip = LogPosition { end: at, seq, chain };
+                self.scanner.raw.move_to(at, seq);
                 self.state = State::Chained;
                 return Ok(ResyncItem::Gap(Gap { offset, end: at, first_seq, last_seq: Some(seq) }));
             }
-            if self.reads_unproven(at, &header)? {
+            if self.decrypt_unproven(at, &header)? {
                 self.state = State::Searching { from };
-                return Ok(ResyncItem::Unproven(self.opened(at, header)?));
+                return Ok(ResyncItem::Unproven(self.frame_at(at, header)?));
             }
         }
     }
 
-    fn may_try(&mut self, header: &FrameHeader, gap_len: u64) -> bool {
+    /// Takes the cost of trying a header from the budget. Returns `false` if too little is left.
+    fn spend(&mut self, header: &FrameHeader, gap_len: u64) -> bool {
         let sealed_len = u64::from(header.manifest_len) + FRAME_LEN_MIN as u64;
         let cost = sealed_len * ChainProbe::SEALINGS + gap_len + u64::from(header.len);
-        let left = self.effort.checked_sub(cost);
-        self.effort = left.unwrap_or(self.effort);
+        let left = self.budget.checked_sub(cost);
+        self.budget = left.unwrap_or(self.budget);
         left.is_some()
     }
 
-    /// The tag that the frame at `at` was chained to, if it is the tip's, or stands anywhere between the tip and `at`.
+    /// Returns the tag that the frame at `at` is chained to, if that is the tip's tag or is stored anywhere
+    /// between the tip and `at`.
     fn chain_before(&mut self, at: u64, header: &FrameHeader) -> Result<Option<Tag>> {
-        let Scanner { log, walk, tip, text } = &mut self.scan;
-        let window = &mut walk.window;
+        let Scanner { log, raw, tip, text } = &mut self.scanner;
+        let window = &mut raw.window;
         let manifest_end = FRAME_LEN_MIN + header.manifest_len as usize;
         let frame = window.bytes(at, manifest_end).map_err(log.io("read"))?;
         let probe = frame.get(FRAME_HEADER_LEN..).and_then(|body| ChainProbe::new(header, body, &log.sealer));
@@ -245,6 +245,7 @@ impl<'a> Resync<'a> {
             let bytes = window.bytes(start, len).map_err(log.io("read"))?;
             let mut chains = bytes.windows(TAG_LEN).filter_map(|bytes| bytes.first_chunk());
             found = chains.find(|chain| probe.fits(chain)).copied();
+            // The next read begins 15 bytes before the end of this one, so that it finds a tag across the two.
             start += (len - TAG_LEN + 1) as u64;
         }
         let Some(chain) = found else { return Ok(None) };
@@ -256,11 +257,43 @@ impl<'a> Resync<'a> {
         Ok(is_sealed.then_some(chain))
     }
 
-    /// Whether the frame at `at` is whole by its checksums, and its manifest says something.
-    fn reads_unproven(&mut self, at: u64, header: &FrameHeader) -> Result<bool> {
-        let Scanner { log, walk, text, .. } = &mut self.scan;
-        let frame = walk.window.bytes(at, header.len as usize).map_err(log.io("read"))?;
+    /// Decrypts the manifest of the frame at `at` into `text` without authenticating it. Returns whether the frame
+    /// passes its CRC and the manifest parses.
+    fn decrypt_unproven(&mut self, at: u64, header: &FrameHeader) -> Result<bool> {
+        let Scanner { log, raw, text, .. } = &mut self.scanner;
+        let frame = raw.window.bytes(at, header.len as usize).map_err(log.io("read"))?;
         let Some(body) = frame.get(FRAME_HEADER_LEN..) else { return Ok(false) };
         Ok(header.body_checks(body, &log.crc) && header.read_unproven(body, &log.sealer, text).is_some())
     }
 }
+
+impl RawScanner<'_> {
+    /// Without the key: moves to the next plausible header with a higher sequence number, if there is one. Returns
+    /// whether there is.
+    pub(crate) fn skip_to_next_frame(&mut self) -> io::Result<bool> {
+        let (offset, seq) = (self.offset, self.seq);
+        let until = self.last_nonzero_end()?;
+        let is_new = |header: &FrameHeader| header.seq > seq;
+        let mut found = self.find_header(offset, until, is_new)?;
+        // Skip the frame that is expected at the offset: its fault has been reported.
+        if found.is_some_and(|(at, header)| at == offset && header.seq == seq + 1) {
+            found = self.find_header(offset + ALIGNMENT as u64, until, is_new)?;
+        }
+        if let Some((at, header)) = found {
+            self.move_to(at, header.seq - 1);
+        }
+        Ok(found.is_some())
+    }
+
+    /// Continues as if the frame `seq` ended at `offset`.
+    fn move_to(&mut self, offset: u64, seq: u64) {
+        (self.offset, self.seq) = (offset, seq);
+    }
+}
+
+/// The search for a chain costs more than reading: a crafted file could make each of its headers worth a try. This
+/// bounds the bytes that all tries together process to a multiple of the file's length. The multiple is large
+/// enough for any one frame of the file: see *Reading past damage* in FORMAT.md.
+const BUDGET_FACTOR: u64 = 256;
+/// Added to the budget, in bytes, so that a short file has enough for many tries.
+const BUDGET_MIN: u64 = 1 << 20;

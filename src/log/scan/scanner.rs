@@ -1,4 +1,10 @@
-//! Scanning with the key.
+//! Scanning with the key: the frames of the raw scanner, each opened and authenticated.
+//!
+//! Each manifest is sealed with the tag of the manifest before it as associated data. So a manifest that opens
+//! proves not only that this frame is authentic, but that every frame before it is, and that none is missing. The
+//! scanner never opens values, and stops at the first frame that is damaged or fails authentication.
+//!
+//! Implements the checks of rule F4 of *Opening* in FORMAT.md.
 
 use super::raw::{Concurrency, RawScanner, ScanItem};
 use crate::crypto::secret_vec::SecretVec;
@@ -7,55 +13,65 @@ use crate::format::record::Manifest;
 use crate::log::file::{LogFile, LogPosition};
 use crate::{Error, Result};
 
-/// Walks with the key: every frame it gives is authentic and in its place.
+/// Scans with the key. Every frame it returns is authentic and in its place.
 pub(crate) struct Scanner<'a> {
     pub(super) log: &'a LogFile,
-    pub(super) walk: RawScanner<'a>,
+    pub(super) raw: RawScanner<'a>,
     pub(super) tip: LogPosition,
+    /// The plaintext of the last manifest. One buffer for all of them.
     pub(super) text: SecretVec,
 }
 
-/// What a scan found at one place.
+/// What a [`Scanner`] found.
 pub(crate) enum Scanned<'a> {
     Frame(OpenFrame<'a>),
+    /// As [`ScanItem::End`].
     End,
-    Torn { until: u64 },
+    /// As [`ScanItem::Torn`].
+    Torn {
+        until: u64,
+    },
 }
 
 /// A frame whose manifest was opened.
 pub(crate) struct OpenFrame<'a> {
     pub(crate) offset: u64,
     pub(crate) header: FrameHeader,
-    /// The frame from the end of its header on; its values are still sealed.
+    /// Everything after the frame's header. The values in it are still sealed.
     pub(crate) body: &'a [u8],
     /// `None` in a close frame.
     pub(crate) manifest: Option<Manifest<'a>>,
 }
 
 impl<'a> Scanner<'a> {
-    /// Begins behind `tip`.
+    /// Begins after `tip`.
+    ///
+    /// # Errors
+    /// `Io`.
     pub(crate) fn new(log: &'a LogFile, concurrency: Concurrency<'a>, tip: LogPosition) -> Result<Self> {
-        let walk =
-            RawScanner::new(&*log.file, &log.crc, concurrency, tip.end, tip.seq).map_err(log.io("look at"))?;
-        Ok(Scanner { log, walk, tip, text: SecretVec::default() })
+        let raw = RawScanner::new(&*log.file, &log.crc, concurrency, tip.end, tip.seq)
+            .map_err(log.io("read the length of"))?;
+        Ok(Scanner { log, raw, tip, text: SecretVec::default() })
     }
 
-    /// Behind the last whole frame.
+    /// The position after the last frame that was returned.
     pub(crate) fn tip(&self) -> LogPosition {
         self.tip
     }
 
-    /// How long the file was when it was looked at last.
+    /// The length of the file when it was last queried.
     pub(crate) fn file_len(&self) -> u64 {
-        self.walk.file_len()
+        self.raw.file_len()
     }
 
+    /// Returns the next frame, or how the log ends.
+    ///
     /// # Errors
-    /// `Corrupt` for damage, `Unauthentic` for what does not fit, `Io`.
+    /// `Corrupt` for damage, `Unauthentic` for tampering and for a frame that fails authentication, `Io`.
     pub(crate) fn next(&mut self) -> Result<Scanned<'_>> {
-        let Scanner { log, walk, tip, text } = self;
+        let Scanner { log, raw, tip, text } = self;
         let offset = tip.end;
-        let (header, body) = match walk.next().map_err(log.io("read"))? {
+        let (header, body) = match raw.next().map_err(log.io("read"))? {
             ScanItem::Frame { header, body } => (header, body),
             ScanItem::End => return Ok(Scanned::End),
             ScanItem::Torn { until } => return Ok(Scanned::Torn { until }),

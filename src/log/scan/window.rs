@@ -1,56 +1,62 @@
-//! A part of the file in memory.
+//! The part of the file that a scanner has in memory.
+//!
+//! A scanner asks for ranges with rising offsets, each mostly a little after the last. The window reads 64 KiB or
+//! the length asked for, whichever is more, so its buffer grows to the longest frame and no further. It uses
+//! `pread`, not the memory map: an I/O error must be an error here, never a SIGBUS or an end of file.
 
 use std::io;
 
 use crate::storage::{self, File};
 
-/// A stretch of the file in memory, moved on as it is asked for.
-/// How much is read at once.
+/// How many bytes are read at once, unless more are asked for.
 pub(super) const READ_LEN: usize = 64 << 10;
 
 pub(super) struct Window<'a> {
     file: &'a dyn File,
+    /// The length of the file when it was last queried.
     pub(super) file_len: u64,
+    /// The offset in the file of the first byte of `bytes`.
     start: u64,
     bytes: Vec<u8>,
-    /// How many of the bytes were read.
-    held: usize,
+    /// How many of `bytes` are valid. The rest is left over from longer reads.
+    valid_len: usize,
 }
 
 impl<'a> Window<'a> {
     pub(super) fn new(file: &'a dyn File) -> io::Result<Self> {
-        Ok(Window { file, file_len: file.len()?, start: 0, bytes: Vec::new(), held: 0 })
+        Ok(Window { file, file_len: file.len()?, start: 0, bytes: Vec::new(), valid_len: 0 })
     }
 
-    /// Forgets what was read, and asks for the file's length again.
+    /// Discards what was read, and queries the file's length again.
     pub(super) fn renew(&mut self) -> io::Result<()> {
-        self.held = 0;
+        self.valid_len = 0;
         self.file_len = self.file.len()?;
         Ok(())
     }
 
-    /// The `len` bytes at `offset`, or fewer where the file ends.
+    /// Returns the `len` bytes at `offset`, or fewer if the file ends before.
     pub(super) fn bytes(&mut self, offset: u64, len: usize) -> io::Result<&[u8]> {
         let left = self.file_len.saturating_sub(offset);
         let within = |len: usize| usize::try_from(left).map_or(len, |left| len.min(left));
         let len = within(len);
         let at = offset.checked_sub(self.start).and_then(|at| usize::try_from(at).ok());
-        let at = at.map_or(self.held, |at| at.min(self.held));
-        if self.held - at >= len {
+        let at = at.map_or(self.valid_len, |at| at.min(self.valid_len));
+        if self.valid_len - at >= len {
             return Ok(&self.bytes[at..at + len]);
         }
-        // What is held of it stays: a frame longer than one read is not read twice.
-        self.bytes.copy_within(at..self.held, 0);
-        let kept = self.held - at;
+        // Keep the bytes that are there already, so that no part of a long frame is read twice.
+        self.bytes.copy_within(at..self.valid_len, 0);
+        let kept = self.valid_len - at;
         let wanted = within(len.max(READ_LEN));
         if self.bytes.len() < wanted {
-            // No more than the longest frame so far: doubling would hold up to twice that.
+            // Exactly what is needed: doubling would take up to twice the longest frame.
             self.bytes.reserve_exact(wanted - self.bytes.len());
             self.bytes.resize(wanted, 0);
         }
-        (self.start, self.held) = (offset, 0);
+        // If the read fails, nothing is valid.
+        (self.start, self.valid_len) = (offset, 0);
         storage::read_exact_at(self.file, &mut self.bytes[kept..wanted], offset + kept as u64)?;
-        self.held = wanted;
+        self.valid_len = wanted;
         Ok(&self.bytes[..len])
     }
 }

@@ -1,7 +1,7 @@
-//! The agent of the demo: a process that opens the store, works on it with several threads, and expects to be killed.
+//! The demo's agent: a process that opens the store and works on it with several threads until it is killed.
 //!
-//! It announces every call before and acknowledges it after, on stdout; the server speaks to it on stdin, and when that
-//! ends, so does the agent.
+//! It reports every call on stdout, before the call and after it has returned. It takes the server's messages from
+//! stdin, and exits at the end of stdin.
 
 use std::io::{self, BufRead, Write};
 use std::path::{Path, PathBuf};
@@ -13,29 +13,29 @@ use std::time::Duration;
 
 use backupy_state::{AgentKey, Batch, CompactionPolicy, Durability, LogLimits, OpenOptions, QueuedJob, Store};
 
-use super::held::{self, CONFIG, HEARTBEAT, LOG, SESSION};
+use super::contents::{self, CONFIG, HEARTBEAT, LOG, SESSION};
+use super::protocol::{Change, Kind, Message, Opened};
 use super::random::Random;
-use super::wire::{Change, Kind, Message, Opened};
 use crate::failure::{Exit, Failure};
 use crate::text::now_ms;
 
-/// Known to everybody: the demo has nothing to hide.
+/// Not a secret: the demo's data is made up.
 pub(crate) const DEMO_KEY: &str = "bkpy_demo_key_that_everybody_knows_0";
 
-/// The agent of the demo; the demo starts it
+/// The demo's agent, which `demo` starts
 #[derive(clap::Args)]
 pub(crate) struct AgentArgs {
     path: PathBuf,
     seed: u64,
-    /// The number of this agent in its day, from 0
-    life: u64,
+    /// The number of this agent, from 0
+    number: u64,
 }
 
 pub(crate) fn demo_key() -> Result<AgentKey, Failure> {
     Ok(AgentKey::new(DEMO_KEY)?)
 }
 
-/// What the server says.
+/// The server's messages.
 pub(crate) const SERVER_IS_AWAY: &str = "away";
 pub(crate) const SERVER_IS_BACK: &str = "back";
 /// Followed by a version.
@@ -50,13 +50,13 @@ pub(crate) fn run(args: &AgentArgs) -> Result<(), Failure> {
         Ok(store) => store,
         Err(error) => fail(&error),
     };
-    report_what_was_found(&store);
+    report_contents(&store);
     let agent = Agent {
         store,
-        life: args.life,
-        seed: args.seed.wrapping_add(args.life << 32),
+        number: args.number,
+        seed: args.seed.wrapping_add(args.number << 32),
         calls: AtomicU64::new(0),
-        server_is_here: AtomicBool::new(true),
+        server_is_available: AtomicBool::new(true),
         stopped: AtomicBool::new(false),
     };
     thread::scope(|scope| {
@@ -65,20 +65,24 @@ pub(crate) fn run(args: &AgentArgs) -> Result<(), Failure> {
         scope.spawn(|| agent.buffer_logs(2));
         scope.spawn(|| agent.beat());
         scope.spawn(|| agent.deliver());
-        agent.listen();
+        agent.handle_messages();
     });
     agent.store.close().unwrap_or_else(|error| fail(&error));
     Ok(())
 }
 
-/// As an agent would: what must not be lost to a power cut is synced, what comes often is not. But it compacts much more often,
-/// so that kills meet it there too, and takes log events as fast as they come: one that is dropped would look lost.
+/// Syncs what must survive a power cut, and buffers what is frequent, as a real agent would. Two options differ:
+/// it compacts much more often, so that some kills interrupt a compaction; and it has no rate limit for log
+/// events, since a dropped event would look like a lost one.
 fn open(path: &Path) -> backupy_state::Result<Store> {
     let key = AgentKey::new(DEMO_KEY)?;
     let mut limits = LogLimits::default();
     limits.rate = None;
+    let mut policy = CompactionPolicy::default();
+    policy.min_len = COMPACTED_LEN_MIN;
+    policy.dead_ratio = 0.3;
     OpenOptions::new()
-        .compaction(CompactionPolicy { automatic: true, min_len: COMPACTED_LEN_MIN, dead_ratio: 0.3 })
+        .compaction(policy)
         .log_limits(limits)
         .lock_timeout(Duration::from_secs(1))
         .heartbeat_durability(Durability::Buffered)
@@ -88,13 +92,13 @@ fn open(path: &Path) -> backupy_state::Result<Store> {
 
 const COMPACTED_LEN_MIN: u64 = 256 << 10;
 
-fn report_what_was_found(store: &Store) {
-    let held = held::held_by_store(store).unwrap_or_else(|error| fail(&error));
-    for (cell, mark) in held {
-        tell(&Message::Found { cell, mark });
+fn report_contents(store: &Store) {
+    let held = contents::contents_of_store(store).unwrap_or_else(|error| fail(&error));
+    for (cell, digest) in held {
+        send(&Message::Found { cell, digest });
     }
     let recovery = store.recovery();
-    tell(&Message::Opened(Opened {
+    send(&Message::Opened(Opened {
         records: recovery.records,
         quarantined_bytes: recovery.quarantined_bytes,
         took_us: u64::try_from(recovery.took.as_micros()).unwrap_or(u64::MAX),
@@ -102,8 +106,8 @@ fn report_what_was_found(store: &Store) {
     }));
 }
 
-/// One write a message, so that a kill leaves whole lines. Nobody to tell it to means that the demo is over.
-fn tell(message: &Message) {
+/// Uses one write for each message, so that a kill leaves no partial line. Exits if the demo has ended.
+fn send(message: &Message) {
     static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
     let line = format!("{message}\n");
     let _one = ONE_AT_A_TIME.lock();
@@ -114,31 +118,31 @@ fn tell(message: &Message) {
 }
 
 fn fail(error: &backupy_state::Error) -> ! {
-    tell(&Message::Failed { why: error.to_string() });
+    send(&Message::Failed { why: error.to_string() });
     process::exit(Exit::of(error) as i32);
 }
 
 struct Agent {
     store: Store,
-    life: u64,
+    number: u64,
     seed: u64,
     calls: AtomicU64,
-    server_is_here: AtomicBool,
+    server_is_available: AtomicBool,
     stopped: AtomicBool,
 }
 
 impl Agent {
-    /// A writing call with its announcement and its acknowledgement.
+    /// Makes a writing call, and reports it before and after.
     fn call<T>(&self, kind: Kind, changes: Vec<Change>, run: impl FnOnce(&Store) -> backupy_state::Result<T>) {
         let call = self.calls.fetch_add(1, Relaxed);
-        tell(&Message::Begun { call, kind, changes });
+        send(&Message::Begun { call, kind, changes });
         if let Err(error) = run(&self.store) {
             fail(&error);
         }
-        tell(&Message::Done { call });
+        send(&Message::Done { call });
     }
 
-    fn goes_on(&self) -> bool {
+    fn is_running(&self) -> bool {
         !self.stopped.load(Relaxed)
     }
 
@@ -146,16 +150,16 @@ impl Agent {
         Random::new(self.seed.wrapping_mul(31).wrapping_add(thread))
     }
 
-    /// Takes what the server says, and does what it orders.
-    fn listen(&self) {
+    /// Handles the server's messages.
+    fn handle_messages(&self) {
         let mut random = self.random(0);
         let mut result = Payload::large(&mut random);
         for line in io::stdin().lock().lines() {
             let Ok(line) = line else { break };
             if line == SERVER_IS_AWAY {
-                self.server_is_here.store(false, Relaxed);
+                self.server_is_available.store(false, Relaxed);
             } else if line == SERVER_IS_BACK {
-                self.server_is_here.store(true, Relaxed);
+                self.server_is_available.store(true, Relaxed);
             } else if line == COMPACT {
                 self.call(Kind::Compact, Vec::new(), Store::compact);
             } else if line == STOP {
@@ -167,24 +171,24 @@ impl Agent {
                 result = Payload::large(&mut random);
             }
         }
-        // The demo is gone: an agent without it would run for ever.
+        // The demo has ended; without it, this agent would never stop.
         process::exit(1);
     }
 
     fn save_config(&self, version: u64, random: &mut Random) {
         let len = 200 + random.below(8000);
         let raw = random.bytes(len);
-        let mark = held::config_mark(version, &raw);
-        self.call(Kind::SaveConfig, put(CONFIG, mark), |store| store.save_config(version, &raw));
+        let digest = contents::config_digest(version, &raw);
+        self.call(Kind::SaveConfig, put(CONFIG, digest), |store| store.save_config(version, &raw));
     }
 
     fn queue_jobs(&self) {
         let mut random = self.random(1);
         let mut n = 0;
-        while self.goes_on() {
+        while self.is_running() {
             n += 1;
-            let run_id = format!("run-{:03}-{n:05}", self.life);
-            // Now and then a job is reported again with another payload.
+            let run_id = format!("run-{:03}-{n:05}", self.number);
+            // Some jobs are enqueued a second time, with another payload.
             let attempts = if random.one_in(8) { 2 } else { 1 };
             for _ in 0..attempts {
                 self.queue_job(&run_id, &Payload::small(&mut random));
@@ -194,23 +198,23 @@ impl Agent {
     }
 
     fn queue_job(&self, run_id: &str, payload: &Payload) {
-        let cell = held::job_cell(run_id);
-        self.call(Kind::EnqueueJob, put(&cell, payload.mark), |store| store.enqueue_job(run_id, &payload.bytes));
+        let cell = contents::job_cell(run_id);
+        self.call(Kind::EnqueueJob, put(&cell, payload.digest), |store| store.enqueue_job(run_id, &payload.bytes));
     }
 
-    /// Bursts with pauses. Some events come late, and many share their millisecond.
+    /// Buffers events in bursts. Some have an earlier time than the previous event, and many have the same.
     fn buffer_logs(&self, thread: u64) {
         let mut random = self.random(1 + thread);
         let mut n = 0;
-        while self.goes_on() {
+        while self.is_running() {
             for _ in 0..random.below(12) {
                 n += 1;
-                let cell = format!("{LOG}{}.{thread}.{n}", self.life);
+                let cell = format!("{LOG}{}.{thread}.{n}", self.number);
                 let ts_ms = now_ms() - if random.one_in(6) { 500 } else { 0 };
                 let mut payload = format!("{cell} ").into_bytes();
                 payload.resize(payload.len() + 40 + usize::from(random.one_in(4)) * 300, b'.');
-                let mark = held::event_mark(ts_ms, &payload);
-                self.call(Kind::BufferLog, put(&cell, mark), |store| store.buffer_log(ts_ms, &payload));
+                let digest = contents::event_digest(ts_ms, &payload);
+                self.call(Kind::BufferLog, put(&cell, digest), |store| store.buffer_log(ts_ms, &payload));
             }
             thread::sleep(random.micros_below(20_000));
         }
@@ -218,25 +222,25 @@ impl Agent {
 
     fn beat(&self) {
         let mut random = self.random(4);
-        while self.goes_on() {
+        while self.is_running() {
             let ts_ms = now_ms();
-            let mark = ts_ms.cast_unsigned();
-            self.call(Kind::RecordHeartbeat, put(HEARTBEAT, mark), |store| store.record_heartbeat(ts_ms));
+            let digest = ts_ms.cast_unsigned();
+            self.call(Kind::RecordHeartbeat, put(HEARTBEAT, digest), |store| store.record_heartbeat(ts_ms));
             if random.one_in(10) {
                 let session_id = format!("session-{:x}", random.next());
-                let mark = held::session_mark(&session_id, ts_ms);
-                self.call(Kind::SaveSession, put(SESSION, mark), |store| store.save_session(&session_id, ts_ms));
+                let digest = contents::session_digest(&session_id, ts_ms);
+                self.call(Kind::SaveSession, put(SESSION, digest), |store| store.save_session(&session_id, ts_ms));
             }
             thread::sleep(random.micros_below(20_000));
         }
     }
 
-    /// Replays the queue and the log events to the server while it is there. What was delivered is acked, and only then, so
-    /// that a kill in between delivers it again.
+    /// Delivers jobs and log events to the server while it is available, and acks them only afterwards, so that a
+    /// kill in between repeats the delivery.
     fn deliver(&self) {
         let mut random = self.random(5);
-        while self.goes_on() {
-            if self.server_is_here.load(Relaxed) {
+        while self.is_running() {
+            if self.server_is_available.load(Relaxed) {
                 let jobs = self.store.dequeue_jobs(8).unwrap_or_else(|error| fail(&error));
                 for job in jobs {
                     self.deliver_job(&job, &mut random);
@@ -247,19 +251,19 @@ impl Agent {
         }
     }
 
-    /// With the ack of a job, in one batch, its completion message is queued; that one needs just an ack.
+    /// Acks a job and enqueues its completion message in one batch. A completion message itself is only acked.
     fn deliver_job(&self, job: &QueuedJob, random: &mut Random) {
-        let QueuedJob { run_id, payload } = job;
-        let cell = held::job_cell(run_id);
-        tell(&Message::DeliveredJob { cell: cell.clone(), mark: held::job_mark(payload) });
-        wait_for_the_server(random);
-        let mut changes = vec![Change { cell, mark: None }];
+        let QueuedJob { run_id, payload, .. } = job;
+        let cell = contents::job_cell(run_id);
+        send(&Message::DeliveredJob { cell: cell.clone(), digest: contents::job_digest(payload) });
+        wait_for_server(random);
+        let mut changes = vec![Change { cell, digest: None }];
         if run_id.ends_with(COMPLETION) {
             return self.call(Kind::AckJob, changes, |store| store.ack_job(run_id));
         }
         let completion = format!("{run_id}{COMPLETION}");
         let message = Payload::new(random.bytes(40));
-        changes.extend(put(&held::job_cell(&completion), message.mark));
+        changes.extend(put(&contents::job_cell(&completion), message.digest));
         let batch = Batch::new().ack_job(run_id).enqueue_job(&completion, &message.bytes);
         self.call(Kind::Write, changes, |store| store.write(batch));
     }
@@ -269,33 +273,33 @@ impl Agent {
         if batch.events().is_empty() {
             return;
         }
-        let events: Vec<_> = batch.events().iter().map(held::as_event).collect();
-        let changes = events.iter().map(|event| Change { cell: event.cell.clone(), mark: None }).collect();
-        tell(&Message::DeliveredEvents(events));
-        wait_for_the_server(random);
+        let events: Vec<_> = batch.events().iter().map(contents::as_event).collect();
+        let changes = events.iter().map(|event| Change { cell: event.cell.clone(), digest: None }).collect();
+        send(&Message::DeliveredEvents(events));
+        wait_for_server(random);
         self.call(Kind::AckLogs, changes, |store| store.ack_logs(batch));
     }
 }
 
-/// Its answer is on its way.
-fn wait_for_the_server(random: &mut Random) {
+/// The time until the server's answer arrives.
+fn wait_for_server(random: &mut Random) {
     thread::sleep(random.micros_below(600));
 }
 
-/// The change of a call that puts one thing.
-fn put(cell: &str, mark: u64) -> Vec<Change> {
-    vec![Change { cell: cell.to_owned(), mark: Some(mark) }]
+/// The changes of a call that puts one value.
+fn put(cell: &str, digest: u64) -> Vec<Change> {
+    vec![Change { cell: cell.to_owned(), digest: Some(digest) }]
 }
 
-/// Behind a run id: the id of its completion message.
+/// The suffix of a completion message's run id.
 const COMPLETION: &str = "/done";
-/// So few that a message about all of them is shorter than `PIPE_BUF`.
+/// Few enough for one message to be shorter than `PIPE_BUF`.
 const EVENTS_AT_ONCE: usize = 32;
 
-/// Made ahead of its call, so that a large one keeps the agent busy with nothing but the store.
+/// Prepared before its call, so that the call of a large job spends its time in the store.
 struct Payload {
     bytes: Vec<u8>,
-    mark: u64,
+    digest: u64,
 }
 
 impl Payload {
@@ -310,7 +314,7 @@ impl Payload {
     }
 
     fn new(bytes: Vec<u8>) -> Self {
-        let mark = held::job_mark(&bytes);
-        Payload { bytes, mark }
+        let digest = contents::job_digest(&bytes);
+        Payload { bytes, digest }
     }
 }

@@ -1,96 +1,96 @@
-//! The independent list: what the agent was told by the store, kept outside of it, and whether the store held its word.
+//! The ledger: an independent list of what the store has acknowledged, and the check that the store has kept it.
 //!
-//! Knows calls, cells and marks (see `wire.rs`), and no store. Calls of several threads overlap, and some are cut off by
-//! a kill, so a cell may rightly hold any of several values: a write is ruled out only by an acknowledged later one,
-//! and later means begun after the first one had ended. A call that was in flight at a kill may have happened or not, but
-//! not in part.
+//! The ledger knows calls, cells and digests (see `protocol.rs`), but no store. Calls of several threads overlap,
+//! and kills interrupt some, so a cell may correctly hold any of several values. A write is ruled out only by an
+//! acknowledged later write, which is one that began after the first had ended. A call that was in flight at a
+//! kill may have taken effect or not, but not in part.
 
 use std::collections::{BTreeMap, HashMap};
 
-use super::held::LOG;
-use super::wire::{Change, Event, Kind, Message, Opened};
+use super::contents::LOG;
+use super::protocol::{Change, Event, Kind, Message, Opened};
 
-/// Something that an acknowledged call promised and the store did not keep.
+/// A difference between the acknowledged calls and the contents of the store.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Loss {
     pub(crate) cell: String,
     pub(crate) what: &'static str,
-    /// Of how many things, where no name tells them apart.
+    /// The number of values, if they have no names of their own.
     pub(crate) count: u64,
 }
 
-/// How many calls of a kind there were.
+/// The number of calls of a kind.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Count {
     pub(crate) acknowledged: u64,
-    /// Cut off by a kill.
+    /// Interrupted by a kill.
     pub(crate) in_flight: u64,
 }
 
 #[derive(Default)]
 pub(crate) struct Ledger {
-    /// Counts the messages, and so orders them.
+    /// The number of messages so far, which serves as the time.
     now: u64,
     cells: BTreeMap<String, Vec<Write>>,
     running: HashMap<u64, Running>,
     counts: HashMap<&'static str, Count>,
-    /// The calls with several changes that the last kill cut off.
-    cut_off: Vec<Vec<Place>>,
-    /// What `found` messages have named since the last kill.
+    /// The calls with several changes that the last kill interrupted.
+    interrupted: Vec<Vec<WriteId>>,
+    /// The contents of the `Found` messages since the last kill.
     found: BTreeMap<String, u64>,
     pub(crate) jobs: Deliveries,
     pub(crate) events: Deliveries,
     pub(crate) losses: Vec<Loss>,
 }
 
-/// How often things were given to the server.
+/// The number of deliveries to the server.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Deliveries {
     pub(crate) deliveries: u64,
-    /// Of things that had been given to it before.
+    /// Deliveries of values that had been delivered before.
     pub(crate) repeated: u64,
 }
 
 #[derive(Clone)]
 struct Write {
     begun: u64,
-    /// When it had certainly happened, or never would.
+    /// The time after which the write can no longer take effect.
     ended: Option<u64>,
     acknowledged: bool,
-    /// `None`: it empties the cell.
-    mark: Option<u64>,
+    /// `None` empties the cell.
+    digest: Option<u64>,
     deliveries: u64,
 }
 
-/// One of the writes of a cell.
-struct Place {
+/// Identifies one of the writes of a cell.
+struct WriteId {
     cell: String,
     i: usize,
 }
 
 struct Running {
     kind: Kind,
-    places: Vec<Place>,
+    write_ids: Vec<WriteId>,
 }
 
 impl Ledger {
-    /// Takes note of a message. `Failed` is for the supervisor.
+    /// Records a message. `Failed` is handled elsewhere.
     pub(crate) fn note(&mut self, message: Message) {
         self.now += 1;
         match message {
-            Message::Found { cell, mark } => drop(self.found.insert(cell, mark)),
+            Message::Found { cell, digest } => drop(self.found.insert(cell, digest)),
             Message::Opened(Opened { log_events, .. }) => {
                 let found = std::mem::take(&mut self.found);
                 self.check_held(&found);
                 self.check_log_count(&found, log_events);
             }
             Message::Begun { call, kind, changes } => {
-                let places = changes.into_iter().map(|change| self.begin(change)).collect();
-                self.running.insert(call, Running { kind, places });
+                let write_ids = changes.into_iter().map(|change| self.begin(change)).collect();
+                self.running.insert(call, Running { kind, write_ids });
             }
             Message::Done { call } => self.note_done(call),
-            Message::DeliveredJob { cell, mark } => {
-                let repeated = self.note_delivered(&cell, mark);
+            Message::DeliveredJob { cell, digest } => {
+                let repeated = self.note_delivered(&cell, digest);
                 self.jobs.note(repeated);
             }
             Message::DeliveredEvents(events) => self.note_events(&events),
@@ -98,96 +98,98 @@ impl Ledger {
         }
     }
 
-    /// Ends what the agent was about when it died. Returns how many calls that were.
+    /// Ends the calls that were in flight when the agent was killed. Returns their number.
     pub(crate) fn note_death(&mut self) -> u64 {
         self.now += 1;
         self.found.clear();
         let running = std::mem::take(&mut self.running);
         let in_flight = running.len() as u64;
-        for (_, Running { kind, places }) in running {
+        for (_, Running { kind, write_ids }) in running {
             self.count(kind).in_flight += 1;
             let now = self.now;
-            for place in &places {
-                if let Some(write) = self.write_at(place) {
+            for write_id in &write_ids {
+                if let Some(write) = self.write_at(write_id) {
                     write.ended.get_or_insert(now);
                 }
             }
-            if places.len() > 1 {
-                self.cut_off.push(places);
+            if write_ids.len() > 1 {
+                self.interrupted.push(write_ids);
             }
         }
         in_flight
     }
 
-    /// The end of the day: `held` is everything, `events` is all log events in their order, and nothing runs any more.
-    pub(crate) fn settle(&mut self, held: &BTreeMap<String, u64>, events: &[Event]) {
+    /// Checks the final state: `held` is all contents, `events` are all log events in their order, and no call is
+    /// in flight.
+    pub(crate) fn check_final(&mut self, held: &BTreeMap<String, u64>, events: &[Event]) {
         self.now += 1;
         self.check_held(held);
         self.check_log_count(held, events.len() as u64);
         self.check_order(events);
     }
 
-    /// Whether a value that somebody has seen was ever written.
-    pub(crate) fn check_seen(&mut self, cell: &str, mark: u64) {
-        if !self.was_attempted(cell, mark) {
-            self.lose(cell, "was shown with a value that no call ever wrote");
+    /// Checks that a value that a snapshot showed was written at some time.
+    pub(crate) fn check_seen(&mut self, cell: &str, digest: u64) {
+        if !self.was_attempted(cell, digest) {
+            self.lose(cell, "appeared in a snapshot with a value that no call wrote");
         }
     }
 
-    /// How many things were lost.
+    /// The number of lost values.
     pub(crate) fn lost(&self) -> u64 {
         self.losses.iter().map(|loss| loss.count).sum()
     }
 
-    /// All calls of a kind.
+    /// The calls of a kind.
     pub(crate) fn counted(&self, kind: Kind) -> Count {
         self.counts.get(kind.name()).copied().unwrap_or_default()
     }
 
-    fn begin(&mut self, Change { cell, mark }: Change) -> Place {
+    fn begin(&mut self, Change { cell, digest }: Change) -> WriteId {
         let writes = self.cells.entry(cell.clone()).or_default();
-        writes.push(Write { begun: self.now, ended: None, acknowledged: false, mark, deliveries: 0 });
-        Place { cell, i: writes.len() - 1 }
+        writes.push(Write { begun: self.now, ended: None, acknowledged: false, digest, deliveries: 0 });
+        WriteId { cell, i: writes.len() - 1 }
     }
 
     fn note_done(&mut self, call: u64) {
-        let Some(Running { kind, places }) = self.running.remove(&call) else { return };
+        let Some(Running { kind, write_ids }) = self.running.remove(&call) else { return };
         self.count(kind).acknowledged += 1;
         let now = self.now;
-        for place in &places {
-            if let Some(write) = self.write_at(place) {
+        for write_id in &write_ids {
+            if let Some(write) = self.write_at(write_id) {
                 write.ended.get_or_insert(now);
                 write.acknowledged = true;
             }
         }
     }
 
-    fn write_at(&mut self, place: &Place) -> Option<&mut Write> {
-        self.cells.get_mut(&place.cell).and_then(|writes| writes.get_mut(place.i))
+    fn write_at(&mut self, write_id: &WriteId) -> Option<&mut Write> {
+        self.cells.get_mut(&write_id.cell).and_then(|writes| writes.get_mut(write_id.i))
     }
 
-    /// Returns whether it had been delivered before.
-    fn note_delivered(&mut self, cell: &str, mark: u64) -> bool {
+    /// Returns whether the value had been delivered before.
+    fn note_delivered(&mut self, cell: &str, digest: u64) -> bool {
         let now = self.now;
         let writes = self.cells.get_mut(cell).into_iter().flatten();
-        let Some(write) = writes.filter(|write| write.mark == Some(mark)).last() else {
-            self.lose(cell, "was delivered, but no call ever wrote it so");
+        let Some(write) = writes.filter(|write| write.digest == Some(digest)).last() else {
+            self.lose(cell, "was delivered with a value that no call wrote");
             return false;
         };
-        // It was seen, so it has happened, acknowledged or not.
+        // The value was read, so its write has taken effect, acknowledged or not.
         write.ended.get_or_insert(now);
         write.deliveries += 1;
         write.deliveries > 1
     }
 
     fn note_events(&mut self, events: &[Event]) {
-        for Event { cell, mark, .. } in events {
-            let repeated = self.note_delivered(cell, *mark);
+        for Event { cell, digest, .. } in events {
+            let repeated = self.note_delivered(cell, *digest);
             self.events.note(repeated);
-            // Nobody but the one who delivers them removes events, so none can have gone since they were read.
+            // Only the thread that delivers events removes them, so none can have been removed since they were
+            // read.
             let writes = self.cells.get(cell).map_or(&[][..], Vec::as_slice);
-            if self.was_attempted(cell, *mark) && !possible(writes).any(|known| known == Some(*mark)) {
-                self.lose(cell, "was removed and is back");
+            if self.was_attempted(cell, *digest) && !possible(writes).any(|known| known == Some(*digest)) {
+                self.lose(cell, "was removed and is present again");
             }
         }
         self.check_order(events);
@@ -198,12 +200,13 @@ impl Ledger {
             if let [a, b] = pair
                 && self.is_out_of_order(a, b)
             {
-                self.lose(&b.cell, "came out of order");
+                self.lose(&b.cell, "is out of order");
             }
         }
     }
 
-    /// By time; at the same time, by call, where one was over before the other began.
+    /// Events are ordered by time. Those with the same time are ordered by their calls, if one call ended before
+    /// the other began.
     fn is_out_of_order(&self, a: &Event, b: &Event) -> bool {
         let buffered = |event: &Event| self.cells.get(&event.cell).and_then(|writes| writes.first());
         match (buffered(a), buffered(b)) {
@@ -214,57 +217,59 @@ impl Ledger {
         }
     }
 
-    /// Compares everything with what was acknowledged, and takes what is there as given from here on.
+    /// Compares the contents of the store with the acknowledged calls. From then on, these contents must be kept
+    /// too.
     fn check_held(&mut self, held: &BTreeMap<String, u64>) {
-        self.check_cut_off(held);
+        self.check_interrupted(held);
         for cell in held.keys() {
             self.cells.entry(cell.clone()).or_default();
         }
         let mut losses = Vec::new();
         for (cell, writes) in &mut self.cells {
-            let mark = held.get(cell).copied();
-            if possible(writes).all(|known| known == mark) {
+            let digest = held.get(cell).copied();
+            if possible(writes).all(|known| known == digest) {
                 continue;
             }
-            if !possible(writes).any(|known| known == mark) {
-                losses.push(Loss { cell: cell.clone(), what: describe(writes, mark), count: 1 });
+            if !possible(writes).any(|known| known == digest) {
+                losses.push(Loss { cell: cell.clone(), what: describe(writes, digest), count: 1 });
             }
             let now = self.now;
-            let deliveries = writes.iter().filter(|write| write.mark == mark).map(|write| write.deliveries).sum();
-            writes.push(Write { begun: now, ended: Some(now), acknowledged: true, mark, deliveries });
+            let deliveries =
+                writes.iter().filter(|write| write.digest == digest).map(|write| write.deliveries).sum();
+            writes.push(Write { begun: now, ended: Some(now), acknowledged: true, digest, deliveries });
         }
         self.losses.extend(losses);
     }
 
-    /// A call with several changes happened or did not happen: there is a way to explain all its cells alike.
-    fn check_cut_off(&mut self, held: &BTreeMap<String, u64>) {
-        for places in std::mem::take(&mut self.cut_off) {
+    /// Checks that an interrupted call with several changes took effect as a whole or not at all.
+    fn check_interrupted(&mut self, held: &BTreeMap<String, u64>) {
+        for write_ids in std::mem::take(&mut self.interrupted) {
             let explained = |happened: Option<bool>| {
-                places.iter().all(|place| {
-                    let mut writes = self.cells.get(&place.cell).cloned().unwrap_or_default();
+                write_ids.iter().all(|write_id| {
+                    let mut writes = self.cells.get(&write_id.cell).cloned().unwrap_or_default();
                     match happened {
-                        Some(true) => writes[place.i].acknowledged = true,
-                        Some(false) => drop(writes.remove(place.i)),
+                        Some(true) => writes[write_id.i].acknowledged = true,
+                        Some(false) => drop(writes.remove(write_id.i)),
                         None => {}
                     }
-                    possible(&writes).any(|mark| mark == held.get(&place.cell).copied())
+                    possible(&writes).any(|digest| digest == held.get(&write_id.cell).copied())
                 })
             };
-            // A cell that cannot be explained by itself is found by the one who looks at each.
+            // `check_held` reports a cell that has no explanation of its own.
             if explained(None) && !explained(Some(true)) && !explained(Some(false)) {
-                self.lose(&places[0].cell, "was changed without the rest of its batch");
+                self.lose(&write_ids[0].cell, "was changed without the rest of its batch");
             }
         }
     }
 
-    /// Whether each log event was found once.
+    /// Checks that each log event was found once.
     fn check_log_count(&mut self, found: &BTreeMap<String, u64>, count: u64) {
         let cells = found.keys().filter(|cell| cell.starts_with(LOG)).count() as u64;
-        self.lose_some(LOG, "holds events twice, or such that cannot be read", cells.abs_diff(count));
+        self.lose_some(LOG, "contains duplicate or unreadable events", cells.abs_diff(count));
     }
 
-    fn was_attempted(&self, cell: &str, mark: u64) -> bool {
-        self.cells.get(cell).is_some_and(|writes| writes.iter().any(|write| write.mark == Some(mark)))
+    fn was_attempted(&self, cell: &str, digest: u64) -> bool {
+        self.cells.get(cell).is_some_and(|writes| writes.iter().any(|write| write.digest == Some(digest)))
     }
 
     fn count(&mut self, kind: Kind) -> &mut Count {
@@ -289,24 +294,25 @@ impl Deliveries {
     }
 }
 
-/// What a cell with these writes may hold. Empty before the first acknowledged write.
+/// The values that a cell with these writes may hold. Before the first acknowledged write, it may be empty.
 fn possible(writes: &[Write]) -> impl Iterator<Item = Option<u64>> {
-    // A write that is over is ruled out by an acknowledged one that began later; the latest of these decides.
+    // An acknowledged write rules out every write that had ended when it began; the latest acknowledged one
+    // decides.
     let latest = writes.iter().filter(|write| write.acknowledged).map(|write| write.begun).max();
     let empty = latest.is_none().then_some(None);
     let left = writes.iter().filter(move |write| match (write.ended, latest) {
         (Some(ended), Some(latest)) => ended >= latest,
         _ => true,
     });
-    empty.into_iter().chain(left.map(|write| write.mark))
+    empty.into_iter().chain(left.map(|write| write.digest))
 }
 
-fn describe(writes: &[Write], mark: Option<u64>) -> &'static str {
-    let removed = possible(writes).any(|mark| mark.is_none());
-    match mark {
-        None => "was acknowledged and is gone",
-        Some(_) if !writes.iter().any(|write| write.mark == mark) => "holds a value that no call ever wrote",
-        Some(_) if removed => "was removed and is back",
+fn describe(writes: &[Write], digest: Option<u64>) -> &'static str {
+    let removed = possible(writes).any(|digest| digest.is_none());
+    match digest {
+        None => "was acknowledged and is missing",
+        Some(_) if !writes.iter().any(|write| write.digest == digest) => "holds a value that no call wrote",
+        Some(_) if removed => "was removed and is present again",
         Some(_) => "holds an older value than the acknowledged one",
     }
 }

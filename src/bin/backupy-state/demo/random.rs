@@ -1,4 +1,4 @@
-//! Numbers that look random, for the demo's schedule and payloads. Not for keys.
+//! Pseudorandom numbers for the demo's schedule and payloads; not for keys.
 
 use std::hash::{BuildHasher, RandomState};
 use std::time::Duration;
@@ -11,9 +11,9 @@ impl Random {
         Random(seed)
     }
 
-    /// A seed that differs from run to run: the keys of std's hash maps do.
+    /// A seed that differs from run to run, as do the keys of std's hash maps.
     pub(crate) fn any_seed() -> u64 {
-        // Short enough to be typed again.
+        // Short enough to type.
         RandomState::new().hash_one(()) >> 40
     }
 
@@ -25,7 +25,7 @@ impl Random {
         z ^ (z >> 31)
     }
 
-    /// From 0 up to `end`, which is not among them.
+    /// A number in `0..end`.
     pub(crate) fn below(&mut self, end: u64) -> u64 {
         self.next() % end.max(1)
     }
@@ -38,7 +38,7 @@ impl Random {
         Duration::from_micros(self.below(end))
     }
 
-    /// From a half to three halves of `mean`.
+    /// A duration between 0.5 and 1.5 times `mean`.
     pub(crate) fn around(&mut self, mean: Duration) -> Duration {
         mean / 2 + mean.mul_f64(f64::from(u8::try_from(self.below(256)).unwrap_or(0)) / 255.0)
     }

@@ -1,4 +1,4 @@
-//! What the demo says: a line a kill, a table at the end, or all of it as JSON.
+//! The demo's report: one line for each kill and a table at the end, or all of it as JSON.
 
 use std::time::Duration;
 
@@ -6,8 +6,8 @@ use backupy_state::VerifyReport;
 use serde_json::{Value, json};
 
 use super::ledger::{Count, Ledger};
-use super::watch::Seen;
-use super::wire::{Kind, Opened};
+use super::observer::Seen;
+use super::protocol::{Kind, Opened};
 use crate::text::{Out, bytes, counted, grouped};
 
 pub(crate) struct Report {
@@ -36,13 +36,13 @@ struct End {
 }
 
 impl End {
-    /// Each began a generation.
+    /// Each compaction began a generation.
     fn compactions(&self) -> u64 {
         self.generation.saturating_sub(1)
     }
 }
 
-/// More of them would hide the first ones.
+/// More lines would push the first ones off the screen.
 const LOSSES_SHOWN: usize = 20;
 
 impl Report {
@@ -75,7 +75,7 @@ impl Report {
         (self.jobs_left, self.events_left) = (jobs, events);
     }
 
-    /// How many kills met a call on its way.
+    /// The number of kills during a call.
     pub(crate) fn kills_in_flight(&self) -> u64 {
         self.kills.iter().filter(|kill| kill.calls_in_flight > 0).count() as u64
     }
@@ -84,7 +84,7 @@ impl Report {
         self.kills.iter().filter(|kill| kill.compacting).count() as u64
     }
 
-    /// A line about the agent that was killed last: how it began, and how it ended.
+    /// A line about the last agent that was killed: how it started and how it ended.
     pub(crate) fn last_kill(&self) -> String {
         let began = match self.opens.last() {
             Some(opened) if self.opens.len() > 1 => began(opened),
@@ -104,11 +104,11 @@ impl Report {
         format!("  agent {:>2}: {began:<62} {ended}", self.kills.len())
     }
 
-    /// What is wrong, if anything is.
-    pub(crate) fn wrong(&self, ledger: &Ledger) -> Option<String> {
+    /// Why the demo failed, if it did.
+    pub(crate) fn failure(&self, ledger: &Ledger) -> Option<String> {
         let end = self.end.as_ref();
         if !ledger.losses.is_empty() {
-            return Some(format!("the store did not hold its word: lost {}", ledger.lost()));
+            return Some(format!("the store broke its promise: acknowledged data lost: {}", ledger.lost()));
         }
         if let Some(fault) = end.and_then(|end| end.fault.as_ref()) {
             return Some(format!("the store is not intact: {fault}"));
@@ -128,29 +128,29 @@ impl Report {
         }
         out.line("");
         out.line(format_args!("  {:<20}{:>14}{:>20}", "call", "acknowledged", "in flight at a kill"));
-        let row = |name: &str, count: Count| {
+        let count_row = |name: &str, count: Count| {
             format!("  {name:<20}{:>14}{:>20}", grouped(count.acknowledged), grouped(count.in_flight))
         };
         for kind in Kind::ALL {
-            out.line(row(kind.name(), ledger.counted(kind)));
+            out.line(count_row(kind.name(), ledger.counted(kind)));
         }
         let all = all_calls(ledger);
-        out.line(row("all", all));
+        out.line(count_row("all", all));
         out.line("");
-        let mut say = |name: &str, what: String| out.line(format_args!("  {name:<20}{what}"));
+        let mut row = |name: &str, value: String| out.line(format_args!("  {name:<20}{value}"));
         let replayed = self.reopened().map(|opened| opened.records).sum();
-        let (tails, set_aside) = self.torn();
-        say("kills", format!("{}, {} of them in the middle of a call", self.kills.len(), self.kills_in_flight()));
-        say(
+        let (tails, quarantined) = self.torn();
+        row("kills", format!("{}, {} of them during a call", self.kills.len(), self.kills_in_flight()));
+        row(
             "recoveries",
             format!(
-                "{} replayed, {} set aside in {}",
+                "{} replayed, {} quarantined in {}",
                 counted(replayed, "record"),
-                bytes(set_aside),
+                bytes(quarantined),
                 counted(tails, "torn tail")
             ),
         );
-        say(
+        row(
             "jobs",
             format!(
                 "{} delivered, {} of them again after a kill; {} still queued",
@@ -159,7 +159,7 @@ impl Report {
                 grouped(self.jobs_left)
             ),
         );
-        say(
+        row(
             "log events",
             format!(
                 "{} delivered in order, {} of them again after a kill; {} still buffered",
@@ -170,15 +170,15 @@ impl Report {
         );
         if let Some(end) = &self.end {
             let failed = end.failed_snapshots.len() as u64;
-            say("snapshots", format!("{} beside the agents, {failed} failed", grouped(end.snapshots)));
+            row("snapshots", format!("{} while agents ran, {failed} failed", grouped(end.snapshots)));
             let (len, frames) = (bytes(end.log_len), counted(end.frames, "frame"));
-            say("log", format!("{len} in {frames}, generation {}", grouped(end.generation)));
+            row("log", format!("{len} in {frames}, generation {}", grouped(end.generation)));
             let (completed, killed) = (grouped(end.compactions()), grouped(self.kills_compacting()));
-            say("compactions", format!("{completed} completed, {killed} more killed on the way"));
+            row("compactions", format!("{completed} completed, {killed} more interrupted by a kill"));
         }
-        let rate = self.calls_a_second(all);
-        say("time", format!("{:.1} s, {} calls/s", self.took.as_secs_f64(), grouped(rate)));
-        say("lost", grouped(ledger.lost()));
+        let rate = self.calls_per_second(all);
+        row("time", format!("{:.1} s, {} calls/s", self.took.as_secs_f64(), grouped(rate)));
+        row("lost", grouped(ledger.lost()));
         for loss in ledger.losses.iter().take(LOSSES_SHOWN) {
             out.line(format_args!("    {}: {} {}", grouped(loss.count), loss.cell, loss.what));
         }
@@ -205,7 +205,7 @@ impl Report {
             "calls": calls,
             "all_calls": count_json(all),
             "kills": self.kills.len(),
-            "kills_in_a_call": self.kills_in_flight(),
+            "kills_during_a_call": self.kills_in_flight(),
             "recoveries": self.reopened().map(recovery).collect::<Vec<_>>(),
             "jobs_delivered": ledger.jobs.deliveries,
             "jobs_delivered_again": ledger.jobs.repeated,
@@ -221,13 +221,13 @@ impl Report {
             "log_len": end.map(|end| end.log_len),
             "frames": end.map(|end| end.frames),
             "seconds": self.took.as_secs_f64(),
-            "calls_a_second": self.calls_a_second(all),
+            "calls_per_second": self.calls_per_second(all),
             "lost": ledger.lost(),
             "losses": ledger.losses.iter().map(loss).collect::<Vec<_>>(),
         })
     }
 
-    /// Every open but the one that made the store.
+    /// Every open except the one that created the store.
     fn reopened(&self) -> impl Iterator<Item = &Opened> {
         self.opens.iter().skip(1)
     }
@@ -237,7 +237,7 @@ impl Report {
         (tails, self.reopened().map(|opened| opened.quarantined_bytes).sum())
     }
 
-    fn calls_a_second(&self, all: Count) -> u64 {
+    fn calls_per_second(&self, all: Count) -> u64 {
         let ms = self.took.as_millis().max(1);
         u64::try_from(u128::from(all.acknowledged) * 1000 / ms).unwrap_or(u64::MAX)
     }
@@ -247,7 +247,7 @@ fn began(opened: &Opened) -> String {
     let Opened { records, quarantined_bytes, took_us, .. } = opened;
     let (whole_ms, tenths) = (took_us / 1000, took_us % 1000 / 100);
     format!(
-        "{} replayed in {whole_ms}.{tenths} ms, {} set aside",
+        "{} replayed in {whole_ms}.{tenths} ms, {} quarantined",
         counted(*records, "record"),
         bytes(*quarantined_bytes)
     )

@@ -1,20 +1,21 @@
-//! What lies where in a state file: stretches of one kind side by side, from its first byte to its last.
+//! Divides a state file into adjacent regions of one kind each, from its first byte to its last.
 
 use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
+use backupy_state::testing::live_ranges;
 use backupy_state::{AgentKey, Error, FaultKind, Snapshot, VerifyReport};
 
 use crate::failure::Failure;
-use crate::place::Place;
 use crate::progress::{self, Step};
+use crate::target::Target;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Kind {
     Header,
     Live,
     Dead,
-    /// Live or dead, which only the key tells.
+    /// Live or dead: only the key can distinguish them.
     Record,
     Torn,
     Damaged,
@@ -37,19 +38,19 @@ impl Kind {
         }
     }
 
-    pub(super) fn means(self) -> &'static str {
+    pub(super) fn description(self) -> &'static str {
         match self {
-            Kind::Header => "written once, two copies",
-            Kind::Live => "what the store holds",
-            Kind::Dead => "replaced, removed, and the frames' own bytes",
-            Kind::Record => "live and dead, not told apart",
-            Kind::Torn => "left by a crash; the next open sets it aside",
-            Kind::Damaged => "does not check, or cannot be reached",
-            Kind::Free => "zeros, ready for the next frames",
+            Kind::Header => "written once, in two copies",
+            Kind::Live => "the contents of the store",
+            Kind::Dead => "replaced or removed data, and the frames' own bytes",
+            Kind::Record => "live and dead, not distinguished without the key",
+            Kind::Torn => "an unfinished write; the next open quarantines it",
+            Kind::Damaged => "fails its checks, or cannot be reached",
+            Kind::Free => "zeros, preallocated for the next frames",
         }
     }
 
-    pub(super) fn mark(self) -> char {
+    pub(super) fn symbol(self) -> char {
         match self {
             Kind::Header => 'H',
             Kind::Live => '#',
@@ -64,29 +65,29 @@ impl Kind {
 
 pub(super) struct Layout {
     pub(super) report: VerifyReport,
-    /// In the order of the file, without gaps, none of them empty.
+    /// In file order, without gaps and without empty regions.
     regions: Vec<(Range<u64>, Kind)>,
 }
 
 impl Layout {
-    /// Looks at the whole file, beside a writer too.
-    pub(super) fn read(place: &Place, key: Option<&AgentKey>) -> Result<Self, Failure> {
+    /// Reads the whole file, also while a writer appends to it.
+    pub(super) fn read(target: &Target, key: Option<&AgentKey>) -> Result<Self, Failure> {
         for _ in 0..ATTEMPTS {
-            let (report, frames) = read_frames(place, key)?;
-            let live = match key.map(|key| Snapshot::open(place.state(), key)).transpose() {
+            let (report, frames) = read_frames(target, key)?;
+            let live = match key.map(|key| Snapshot::open(target.state(), key)).transpose() {
                 Ok(None) => None,
                 Ok(Some(snapshot)) if snapshot.stats().generation == report.generation => {
-                    Some(backupy_state::testing::live_ranges(&snapshot))
+                    Some(live_ranges(&snapshot))
                 }
-                // A compaction came in between; the next look is at the new file.
+                // A compaction replaced the file between the two reads; the next attempt reads the new file.
                 Ok(Some(_)) => continue,
-                // What is live in a damaged log, nobody can say; the report has what is wrong.
+                // What is live in a damaged log is unknown; the report lists the faults.
                 Err(Error::Corrupt { .. } | Error::Unauthentic { .. }) if !report.is_intact() => None,
                 Err(error) => return Err(error.into()),
             };
             return Ok(Layout::new(report, &frames, live.as_deref()));
         }
-        Err(Failure::failed("the log was compacted again and again meanwhile; try once more"))
+        Err(Failure::failed("the log was compacted during every attempt to read it; try again"))
     }
 
     fn new(report: VerifyReport, frames: &[Range<u64>], live: Option<&[Range<u64>]>) -> Self {
@@ -100,7 +101,7 @@ impl Layout {
             regions.add_through(copy.end.min(file_len), kind);
         }
         for frame in frames {
-            // Between two frames, where a reader has found its way over what does not check.
+            // A gap between two frames: bytes that failed their checks, after which a frame was found.
             regions.add_through(frame.start, Kind::Damaged);
             match live {
                 _ if is_faulty(frame) => regions.add_through(frame.end, Kind::Damaged),
@@ -116,7 +117,7 @@ impl Layout {
         Layout { report, regions: regions.all }
     }
 
-    /// How many bytes there are of each kind, of those that the picture has.
+    /// The number of bytes of each kind that the map shows.
     pub(super) fn parts(&self) -> Vec<(Kind, u64)> {
         let always = |kind| match kind {
             Kind::Header | Kind::Free => true,
@@ -131,33 +132,35 @@ impl Layout {
         parts.into_iter().filter(|(kind, len)| *len > 0 || always(*kind)).collect()
     }
 
-    /// The file in cells of the same length, a power of two of bytes, at most `max` of them, and what each shows: what is wrong
-    /// wins, and the header; else what there is most of. Where live and dead are finer than a cell, as many cells show the
-    /// one and the other as there are bytes.
+    /// Divides the file into at most `max` cells of the same length, a power of two, and chooses the kind that
+    /// each cell shows: damage, the header or a torn tail if the cell contains any, else the kind with the most
+    /// bytes. Where live and dead regions are shorter than a cell, the numbers of live and dead cells are in
+    /// proportion to the bytes.
     pub(super) fn cells(&self, max: u64) -> (u64, Vec<Kind>) {
         let file_len = self.report.file_len.max(1);
         let cell_len = file_len.div_ceil(max).next_power_of_two().max(CELL_LEN_MIN);
-        let mut held = vec![[0; Kind::ALL.len()]; usize::try_from(file_len.div_ceil(cell_len)).unwrap_or(0)];
+        let mut cells = vec![[0; Kind::ALL.len()]; usize::try_from(file_len.div_ceil(cell_len)).unwrap_or(0)];
         for (range, kind) in &self.regions {
             let mut at = range.start;
             while at < range.end {
                 let cell = at / cell_len;
                 let until = range.end.min((cell + 1) * cell_len);
-                if let Some(held) = usize::try_from(cell).ok().and_then(|cell| held.get_mut(cell)) {
-                    held[*kind as usize] += until - at;
+                if let Some(bytes_of) = usize::try_from(cell).ok().and_then(|cell| cells.get_mut(cell)) {
+                    bytes_of[*kind as usize] += until - at;
                 }
                 at = until;
             }
         }
         let mut live_due = 0.0;
-        let shown = held.iter().map(|held| shown(held, &mut live_due)).collect();
+        let shown = cells.iter().map(|bytes_of| shown(bytes_of, &mut live_due)).collect();
         (cell_len, shown)
     }
 }
 
-/// What one cell shows. `live_due` carries what the cells before it have shown too little of.
-fn shown(held: &[u64; Kind::ALL.len()], live_due: &mut f64) -> Kind {
-    let of = |kind: Kind| held[kind as usize];
+/// The kind that one cell shows. `live_due` carries the rounding error from cell to cell: the live bytes, in
+/// cells, that the previous cells have not shown.
+fn shown(bytes_of: &[u64; Kind::ALL.len()], live_due: &mut f64) -> Kind {
+    let of = |kind: Kind| bytes_of[kind as usize];
     for kind in [Kind::Damaged, Kind::Header, Kind::Torn] {
         if of(kind) > 0 {
             return kind;
@@ -206,12 +209,12 @@ impl<L: Iterator<Item = Range<u64>>> Regions<L> {
     }
 }
 
-fn read_frames(place: &Place, key: Option<&AgentKey>) -> Result<(VerifyReport, Vec<Range<u64>>), Failure> {
-    let (done, whole) = (AtomicU64::new(0), place.state_len());
-    let how_far = || Step { name: "reading", done: done.load(Relaxed), whole };
+fn read_frames(target: &Target, key: Option<&AgentKey>) -> Result<(VerifyReport, Vec<Range<u64>>), Failure> {
+    let (done, total) = (AtomicU64::new(0), target.state_len());
+    let step = || Step { name: "reading", done: done.load(Relaxed), total };
     let mut frames = Vec::new();
-    let report = progress::shown(how_far, || {
-        backupy_state::verify_each(place.state(), key, |frame| {
+    let report = progress::with_bar(step, || {
+        backupy_state::verify_each(target.state(), key, |frame| {
             frames.push(frame.offset..frame.offset + frame.len);
             done.store(frame.offset + frame.len, Relaxed);
         })
@@ -220,6 +223,6 @@ fn read_frames(place: &Place, key: Option<&AgentKey>) -> Result<(VerifyReport, V
 }
 
 const HEADER_LEN: u64 = 4096;
-/// As long as the shortest frame.
+/// The length of the shortest frame.
 const CELL_LEN_MIN: u64 = 64;
 const ATTEMPTS: usize = 5;

@@ -1,11 +1,11 @@
-//! The map as a picture to look at and to send around: one SVG file that needs nothing else.
+//! The map as one self-contained SVG file.
 //!
-//! The colours are told apart by colour-blind people too (after Okabe and Ito), and what is dead, torn or damaged is hatched.
-//! It follows the reader's choice of light or dark.
+//! Colour-blind readers can distinguish the colours (after Okabe and Ito), and dead, torn and damaged regions are
+//! hatched. The picture follows the viewer's choice of a light or dark theme.
 
 use std::fmt::Write;
 
-use crate::text::{bytes, counted, grouped, tame};
+use crate::text::{bytes, counted, escaped, grouped};
 
 use super::layout::{Kind, Layout};
 
@@ -39,22 +39,24 @@ pub(super) fn draw(layout: &Layout) -> String {
     }
     for (i, (class, note)) in (0..).zip(&notes) {
         let y = notes_top + i * 20;
-        let _ = writeln!(svg, r#"<text class="{class}" x="32" y="{y}">{}</text>"#, escaped(note));
+        let _ = writeln!(svg, r#"<text class="{class}" x="32" y="{y}">{}</text>"#, xml_escaped(note));
     }
     svg + "</svg>\n"
 }
 
 fn head(layout: &Layout, height: u64) -> String {
     let report = &layout.report;
-    let path = escaped(&shortened(&report.path.display().to_string(), 60));
+    let path = xml_escaped(&shortened(&report.path.display().to_string(), 60));
     let (frames, len) = (counted(report.frames, "frame"), bytes(report.file_len));
     let facts = format!("{frames} in a file of {len}, generation {}", report.generation);
     let (right, inner) = (WIDTH - 1, height - 1);
     format!(
-        r##"<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height}" width="{WIDTH}" height="{height}" role="img" aria-labelledby="title">
+        r##"<svg xmlns="http://www.w3.org/2000/svg"
+ viewBox="0 0 {WIDTH} {height}" width="{WIDTH}" height="{height}" role="img" aria-labelledby="title">
 <title id="title">Map of {path}</title>
 <style>
-text {{ font-family: system-ui, -apple-system, "Segoe UI", "DejaVu Sans", sans-serif; font-size: 14px; fill: #1f2328; }}
+text {{ font-family: system-ui, -apple-system, "Segoe UI", "DejaVu Sans", sans-serif;
+ font-size: 14px; fill: #1f2328; }}
 .title {{ font-size: 20px; font-weight: 600; }}
 .quiet {{ fill: #59636e; }}
 .wrong {{ fill: #b3261e; font-weight: 600; }}
@@ -81,9 +83,11 @@ text {{ fill: #e6edf3; }}
 }}
 </style>
 <defs>
-<pattern id="dead" width="6" height="6" patternUnits="userSpaceOnUse" patternTransform="rotate(45)"><path class="stroke" d="M0 0V6"/></pattern>
+<pattern id="dead" width="6" height="6" patternUnits="userSpaceOnUse" patternTransform="rotate(45)">
+<path class="stroke" d="M0 0V6"/></pattern>
 <pattern id="torn" width="6" height="6" patternUnits="userSpaceOnUse"><path class="stroke" d="M0 3H6"/></pattern>
-<pattern id="damaged" width="8" height="8" patternUnits="userSpaceOnUse"><path class="stroke" d="M0 0L8 8M8 0L0 8"/></pattern>
+<pattern id="damaged" width="8" height="8" patternUnits="userSpaceOnUse">
+<path class="stroke" d="M0 0L8 8M8 0L0 8"/></pattern>
 </defs>
 <rect class="card" x="0.5" y="0.5" width="{right}" height="{inner}" rx="10"/>
 <text class="title" x="32" y="44">{path}</text>
@@ -92,7 +96,7 @@ text {{ fill: #e6edf3; }}
     )
 }
 
-/// All of each kind side by side, so that the whole shows its shares.
+/// Draws one bar with the share of each kind.
 fn draw_shares(svg: &mut String, parts: &[(Kind, u64)], file_len: u64) {
     let (top, height) = (92, 26);
     let width = WIDTH - 64;
@@ -102,40 +106,40 @@ fn draw_shares(svg: &mut String, parts: &[(Kind, u64)], file_len: u64) {
     let mut seen = 0;
     for (kind, len) in parts {
         let (from, to) = (at(seen), at(seen + len));
-        // What is there shows, however little it is.
+        // A kind with any bytes is visible, however few they are.
         let to = if *len > 0 { to.max(from + 1) } else { to };
         seen += len;
-        draw_stretch(svg, *kind, from, top, to - from, height);
+        draw_region(svg, *kind, from, top, to - from, height);
     }
     let _ = writeln!(svg, r#"<rect class="line" x="32" y="{top}" width="{width}" height="{height}"/>"#);
     let y = top + height + 36;
     let _ =
-        writeln!(svg, r#"<text class="quiet" x="{LEFT}" y="{y}">what lies where, from the first byte on</text>"#);
+        writeln!(svg, r#"<text class="quiet" x="{LEFT}" y="{y}">the file from its first byte to its last</text>"#);
 }
 
 fn draw_row(svg: &mut String, top: u64, offset: u64, kinds: &[Kind]) {
     let (label_x, label_y) = (LEFT - 12, top + 12);
     let _ = writeln!(svg, r#"<text class="offset" x="{label_x}" y="{label_y}">{}</text>"#, grouped(offset));
     let mut x = LEFT;
-    for stretch in kinds.chunk_by(|a, b| a == b) {
-        let width = stretch.len() as u64 * CELL_WIDTH;
-        draw_stretch(svg, stretch[0], x, top, width, ROW_HEIGHT);
+    for run in kinds.chunk_by(|a, b| a == b) {
+        let width = run.len() as u64 * CELL_WIDTH;
+        draw_region(svg, run[0], x, top, width, ROW_HEIGHT);
         x += width;
     }
 }
 
 fn draw_legend(svg: &mut String, top: u64, kind: Kind, len: u64, file_len: u64) {
-    draw_stretch(svg, kind, LEFT, top, 28, ROW_HEIGHT);
+    draw_region(svg, kind, LEFT, top, 28, ROW_HEIGHT);
     let _ = writeln!(svg, r#"<rect class="line" x="{LEFT}" y="{top}" width="28" height="{ROW_HEIGHT}"/>"#);
     let y = top + 12;
     let percent = len as f64 * 100.0 / file_len.max(1) as f64;
     let _ = writeln!(svg, r#"<text x="{}" y="{y}">{}</text>"#, LEFT + 40, kind.name());
     let _ = writeln!(svg, r#"<text class="number" x="{}" y="{y}">{}</text>"#, LEFT + 290, bytes(len));
     let _ = writeln!(svg, r#"<text class="number quiet" x="{}" y="{y}">{percent:.1} %</text>"#, LEFT + 360);
-    let _ = writeln!(svg, r#"<text class="quiet" x="{}" y="{y}">{}</text>"#, LEFT + 384, kind.means());
+    let _ = writeln!(svg, r#"<text class="quiet" x="{}" y="{y}">{}</text>"#, LEFT + 384, kind.description());
 }
 
-fn draw_stretch(svg: &mut String, kind: Kind, x: u64, y: u64, width: u64, height: u64) {
+fn draw_region(svg: &mut String, kind: Kind, x: u64, y: u64, width: u64, height: u64) {
     if width == 0 {
         return;
     }
@@ -147,9 +151,9 @@ fn draw_stretch(svg: &mut String, kind: Kind, x: u64, y: u64, width: u64, height
     }
 }
 
-/// What stands below, and how it looks.
+/// The lines of text at the bottom, each with its CSS class.
 fn notes(layout: &Layout, cell_len: u64) -> Vec<(&'static str, String)> {
-    let mut notes = vec![("quiet", format!("The smallest step stands for {}.", bytes(cell_len)))];
+    let mut notes = vec![("quiet", format!("The smallest step is {}.", bytes(cell_len)))];
     let faults = &layout.report.faults;
     for fault in faults.iter().take(FAULTS_MAX) {
         notes.push(("wrong", format!("At offset {}: {}.", grouped(fault.offset), fault.what)));
@@ -162,13 +166,13 @@ fn notes(layout: &Layout, cell_len: u64) -> Vec<(&'static str, String)> {
 
 const FAULTS_MAX: usize = 5;
 
-/// The end of a long path tells more than its beginning.
+/// Keeps the end of a long path, which identifies the file better than its beginning.
 fn shortened(path: &str, max: usize) -> String {
-    let path = tame(path);
+    let path = escaped(path);
     let count = path.chars().count();
     if count <= max { path } else { format!("…{}", path.chars().skip(count - max + 1).collect::<String>()) }
 }
 
-fn escaped(text: &str) -> String {
+fn xml_escaped(text: &str) -> String {
     text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;")
 }

@@ -1,4 +1,4 @@
-//! The map in a terminal, or in plain text. A kind has a mark of its own, so that nothing depends on its colour.
+//! The map as text. Each kind has its own symbol, so that the map is complete without colours.
 
 use std::env;
 use std::io::{self, IsTerminal};
@@ -18,7 +18,7 @@ pub(super) fn draw(layout: &Layout, out: &mut Out) {
     out.row("state", report.path.display());
     out.row("generation", report.generation);
     out.row("frames", grouped(report.frames));
-    out.row("file", format_args!("{}, {} a mark", bytes(report.file_len), grouped(cell_len)));
+    out.row("file", format_args!("{}, {} per symbol", bytes(report.file_len), bytes(cell_len)));
     out.line("");
     let width = fitting_width();
     for (row, kinds) in cells.chunks(width).enumerate() {
@@ -29,8 +29,8 @@ pub(super) fn draw(layout: &Layout, out: &mut Out) {
     let parts = layout.parts();
     let longest = parts.iter().map(|(_, len)| bytes(*len).len()).max().unwrap_or_default();
     for (kind, len) in parts {
-        let (mark, name, means) = (paint.all(&[kind]), kind.name(), kind.means());
-        out.line(format_args!("{:>11} {mark} {name:<10} {:>longest$}  {means}", "", bytes(len)));
+        let (symbol, name, description) = (paint.all(&[kind]), kind.name(), kind.description());
+        out.line(format_args!("{:>11} {symbol} {name:<10} {:>longest$}  {description}", "", bytes(len)));
     }
 }
 
@@ -38,7 +38,7 @@ fn len_of_cells(count: usize, cell_len: u64) -> u64 {
     count as u64 * cell_len
 }
 
-/// The columns for cells: a power of two, so that each row begins at a round offset.
+/// The number of cells in a row: a power of two, so that each row begins at a round offset.
 fn fitting_width() -> usize {
     let columns = match rustix::termios::tcgetwinsize(io::stdout()) {
         Ok(size) if size.ws_col > 0 => usize::from(size.ws_col),
@@ -49,7 +49,7 @@ fn fitting_width() -> usize {
 
 const OFFSET_WIDTH: usize = 12;
 
-/// Whether marks are coloured.
+/// Whether symbols are coloured.
 struct Paint(bool);
 
 impl Paint {
@@ -60,17 +60,17 @@ impl Paint {
     }
 
     fn all(&self, kinds: &[Kind]) -> String {
-        let stretches = kinds.chunk_by(|a, b| a == b);
-        stretches.map(|stretch| self.stretch(stretch[0], stretch.len())).collect()
+        let runs = kinds.chunk_by(|a, b| a == b);
+        runs.map(|run| self.run(run[0], run.len())).collect()
     }
 
-    fn stretch(&self, kind: Kind, count: usize) -> String {
-        let marks = kind.mark().to_string().repeat(count);
-        if self.0 { format!("\x1b[{}m{marks}\x1b[0m", colours(kind)) } else { marks }
+    fn run(&self, kind: Kind, count: usize) -> String {
+        let symbols = kind.symbol().to_string().repeat(count);
+        if self.0 { format!("\x1b[{}m{symbols}\x1b[0m", colours(kind)) } else { symbols }
     }
 }
 
-/// Of the palette with 256 colours: what the picture in SVG has, as near as may be.
+/// From the palette of 256 colours: those closest to the colours of the SVG.
 fn colours(kind: Kind) -> &'static str {
     match kind {
         Kind::Header => "97;48;5;25",

@@ -1,19 +1,19 @@
-//! A look at what a store holds: secrets only where they were asked for, and what cannot be read does not hide the rest.
+//! Shows the contents of a store: secrets only on request, and unreadable values without hiding the rest.
 
 use backupy_state::{Config, Error, QueuedJob, Session, Snapshot};
 use serde_json::{Value, json};
 
 use crate::failure::Failure;
-use crate::text::{Shown, Utc, bytes, len_of, tame};
+use crate::text::{Printable, Utc, bytes, escaped, len_of};
 
-pub(crate) struct Look {
+pub(crate) struct Inspector {
     pub(crate) snapshot: Snapshot,
     secrets: bool,
-    /// The first thing that could not be read.
+    /// The first value that could not be read.
     failure: Option<Failure>,
 }
 
-/// A job, or why it cannot be read.
+/// A job, with its payload or why that is unreadable.
 pub(crate) struct Job {
     run_id: String,
     payload: Result<Vec<u8>, String>,
@@ -25,19 +25,19 @@ impl From<QueuedJob> for Job {
     }
 }
 
-impl Look {
+impl Inspector {
     pub(crate) fn new(snapshot: Snapshot, secrets: bool) -> Self {
-        Look { snapshot, secrets, failure: None }
+        Inspector { snapshot, secrets, failure: None }
     }
 
-    /// The look is over: whether everything could be read.
-    pub(crate) fn end(self) -> Result<(), Failure> {
+    /// Fails if any value was unreadable.
+    pub(crate) fn finish(self) -> Result<(), Failure> {
         self.failure.map_or(Ok(()), Err)
     }
 
-    /// At most `n` jobs behind `after`. One at a time: payloads may be large, and one that cannot be read must not hide
-    /// those behind it.
-    pub(crate) fn each_job(&mut self, after: Option<&str>, n: usize, mut show: impl FnMut(&Look, &Job)) {
+    /// Shows at most `n` jobs after the run id `after`. Reads one job at a time, since payloads may be large and
+    /// an unreadable one must not hide the jobs after it.
+    pub(crate) fn each_job(&mut self, after: Option<&str>, n: usize, mut show: impl FnMut(&Inspector, &Job)) {
         let mut after = after.map(str::to_owned);
         for _ in 0..n {
             let next = match &after {
@@ -49,14 +49,14 @@ impl Look {
                     None => return,
                     Some(job) => Job::from(job),
                 },
-                Err(Error::Unauthentic { path, offset, what, run_id: Some(run_id) }) => {
-                    let error = Error::Unauthentic { path, offset, what, run_id: Some(run_id.clone()) };
-                    let why = self.note(error);
-                    Job { run_id, payload: Err(why) }
-                }
                 Err(error) => {
-                    self.note(error);
-                    return;
+                    let run_id = match &error {
+                        Error::Unauthentic { run_id, .. } => run_id.clone(),
+                        _ => None,
+                    };
+                    let why = self.note(error);
+                    let Some(run_id) = run_id else { return };
+                    Job { run_id, payload: Err(why) }
                 }
             };
             show(self, &job);
@@ -69,19 +69,20 @@ impl Look {
             Ok(payload) => format!("{}{}", bytes(len_of(payload)), self.secret(payload)),
             Err(why) => why.clone(),
         };
-        format!("  {}  {what}", tame(&job.run_id))
+        format!("  {}  {what}", escaped(&job.run_id))
     }
 
     pub(crate) fn job_json(&self, job: &Job) -> Value {
         match &job.payload {
             Ok(payload) => {
-                let shape = json!({ "run_id": job.run_id, "len": payload.len() });
-                self.with_secret(shape, "payload", payload)
+                let public = json!({ "run_id": job.run_id, "len": payload.len() });
+                self.with_secret(public, "payload", payload)
             }
             Err(why) => json!({ "run_id": job.run_id, "error": why }),
         }
     }
 
+    /// Notes why a value is unreadable.
     pub(crate) fn readable<T>(&mut self, read: backupy_state::Result<T>) -> Result<T, String> {
         read.map_err(|error| self.note(error))
     }
@@ -99,8 +100,8 @@ impl Look {
     }
 
     pub(crate) fn config_json(&self, config: &Config) -> Value {
-        let shape = json!({ "version": config.version, "len": config.raw.len() });
-        self.with_secret(shape, "raw", &config.raw)
+        let public = json!({ "version": config.version, "len": config.raw.len() });
+        self.with_secret(public, "raw", &config.raw)
     }
 
     pub(crate) fn session_line(&self, session: &Session) -> String {
@@ -109,8 +110,8 @@ impl Look {
     }
 
     pub(crate) fn session_json(&self, session: &Session) -> Value {
-        let shape = json!({ "server_time_ms": session.server_time_ms });
-        self.with_secret(shape, "session_id", session.session_id.as_bytes())
+        let public = json!({ "server_time_ms": session.server_time_ms });
+        self.with_secret(public, "session_id", session.session_id.as_bytes())
     }
 
     pub(crate) fn secret(&self, value: &[u8]) -> String {
@@ -119,13 +120,13 @@ impl Look {
 
     pub(crate) fn with_secret(&self, mut object: Value, name: &str, value: &[u8]) -> Value {
         if self.secrets {
-            Shown::new(value).put_into(&mut object, name);
+            Printable::new(value).insert_into(&mut object, name);
         }
         object
     }
 }
 
-/// A secret that was asked for, behind what else there is to say.
+/// A secret that is shown on request, to be appended to the rest of a line.
 pub(crate) fn revealed(value: &[u8]) -> String {
-    format!(": {}", Shown::new(value))
+    format!(": {}", Printable::new(value))
 }

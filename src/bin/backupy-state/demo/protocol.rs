@@ -1,7 +1,7 @@
-//! What the agent of the demo tells its supervisor through a pipe: one line a message.
+//! The messages that the demo's agent sends to its supervisor through a pipe, one on each line.
 //!
-//! A *cell* is the name of one thing that a store can hold (`config`, `job/run-7`, `log/3.1.42` ...), a *mark* a hash
-//! of what is in it. Lines are shorter than `PIPE_BUF`, so a killed agent leaves whole ones.
+//! A *cell* is the name of one value that a store can hold (`config`, `job/run-7`, `log/3.1.42` ...), and a
+//! *digest* is a hash of that value. Lines are shorter than `PIPE_BUF`, so a killed agent leaves no partial line.
 
 use std::fmt;
 use std::hash::{DefaultHasher, Hasher};
@@ -51,27 +51,27 @@ impl Kind {
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Message {
-    /// The store, just opened, holds this.
-    Found { cell: String, mark: u64 },
-    /// The store is open, and every `Found` was told.
+    /// The store held this value when it was opened.
+    Found { cell: String, digest: u64 },
+    /// The store is open, and every `Found` has been sent.
     Opened(Opened),
-    /// About to call, which changes all of these or none.
+    /// A call begins, which makes all of these changes or none.
     Begun { call: u64, kind: Kind, changes: Vec<Change> },
-    /// The call has returned Ok.
+    /// The call has returned `Ok`.
     Done { call: u64 },
-    /// A job was given to the server.
-    DeliveredJob { cell: String, mark: u64 },
-    /// Log events were given to the server, in this order.
+    /// A job was delivered to the server.
+    DeliveredJob { cell: String, digest: u64 },
+    /// Log events were delivered to the server, in this order.
     DeliveredEvents(Vec<Event>),
     /// A call has returned an error.
     Failed { why: String },
 }
 
-/// What a call makes of a cell. Without a mark, it empties the cell.
+/// The change of one cell by a call. `None` empties the cell.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Change {
     pub(crate) cell: String,
-    pub(crate) mark: Option<u64>,
+    pub(crate) digest: Option<u64>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -82,16 +82,16 @@ pub(crate) struct Opened {
     pub(crate) log_events: u64,
 }
 
-/// A log event as it came out of the store.
+/// A log event as read from the store.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Event {
     pub(crate) cell: String,
     pub(crate) ts_ms: i64,
-    pub(crate) mark: u64,
+    pub(crate) digest: u64,
 }
 
-/// The mark of a value that consists of these parts.
-pub(crate) fn mark(parts: &[&[u8]]) -> u64 {
+/// The digest of a value with these parts.
+pub(crate) fn digest(parts: &[&[u8]]) -> u64 {
     let mut hasher = DefaultHasher::new();
     for part in parts {
         hasher.write_usize(part.len());
@@ -103,22 +103,22 @@ pub(crate) fn mark(parts: &[&[u8]]) -> u64 {
 impl fmt::Display for Message {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Message::Found { cell, mark } => write!(f, "found {cell} {mark}"),
+            Message::Found { cell, digest } => write!(f, "found {cell} {digest}"),
             Message::Opened(Opened { records, quarantined_bytes, took_us, log_events }) => {
                 write!(f, "opened {records} {quarantined_bytes} {took_us} {log_events}")
             }
             Message::Begun { call, kind, changes } => {
                 write!(f, "begun {call} {}", kind.name())?;
-                changes.iter().try_for_each(|Change { cell, mark }| match mark {
-                    Some(mark) => write!(f, " {cell} {mark}"),
+                changes.iter().try_for_each(|Change { cell, digest }| match digest {
+                    Some(digest) => write!(f, " {cell} {digest}"),
                     None => write!(f, " {cell} {EMPTIED}"),
                 })
             }
             Message::Done { call } => write!(f, "done {call}"),
-            Message::DeliveredJob { cell, mark } => write!(f, "delivered {cell} {mark}"),
+            Message::DeliveredJob { cell, digest } => write!(f, "delivered {cell} {digest}"),
             Message::DeliveredEvents(events) => {
                 write!(f, "delivered-events {}", events.len())?;
-                events.iter().try_for_each(|Event { cell, ts_ms, mark }| write!(f, " {cell} {ts_ms} {mark}"))
+                events.iter().try_for_each(|Event { cell, ts_ms, digest }| write!(f, " {cell} {ts_ms} {digest}"))
             }
             Message::Failed { why } => write!(f, "failed {}", why.escape_debug()),
         }
@@ -133,7 +133,7 @@ impl Message {
         }
         let mut words = rest.split_ascii_whitespace();
         let message = match word {
-            "found" => Message::Found { cell: text(&mut words)?, mark: number(&mut words)? },
+            "found" => Message::Found { cell: text(&mut words)?, digest: number(&mut words)? },
             "opened" => Message::Opened(Opened {
                 records: number(&mut words)?,
                 quarantined_bytes: number(&mut words)?,
@@ -146,19 +146,20 @@ impl Message {
                 let kind = Kind::ALL.into_iter().find(|kind| kind.name() == name)?;
                 let mut changes = Vec::new();
                 while let Some(cell) = text(&mut words) {
-                    let mark = words.next().filter(|mark| *mark != EMPTIED).map(str::parse).transpose().ok()?;
-                    changes.push(Change { cell, mark });
+                    let digest =
+                        words.next().filter(|digest| *digest != EMPTIED).map(str::parse).transpose().ok()?;
+                    changes.push(Change { cell, digest });
                 }
                 Message::Begun { call, kind, changes }
             }
             "done" => Message::Done { call: number(&mut words)? },
-            "delivered" => Message::DeliveredJob { cell: text(&mut words)?, mark: number(&mut words)? },
+            "delivered" => Message::DeliveredJob { cell: text(&mut words)?, digest: number(&mut words)? },
             "delivered-events" => {
                 let count: usize = number(&mut words)?;
                 let mut events = Vec::new();
                 for _ in 0..count {
                     let (cell, ts_ms) = (text(&mut words)?, number(&mut words)?);
-                    events.push(Event { cell, ts_ms, mark: number(&mut words)? });
+                    events.push(Event { cell, ts_ms, digest: number(&mut words)? });
                 }
                 Message::DeliveredEvents(events)
             }
@@ -183,11 +184,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn each_message_is_read_as_it_was_written() {
-        let change = |cell: &str, mark| Change { cell: cell.to_owned(), mark };
-        let event = |ts_ms| Event { cell: format!("log/{ts_ms}"), ts_ms, mark: 9 };
+    fn every_message_survives_a_round_trip() {
+        let change = |cell: &str, digest| Change { cell: cell.to_owned(), digest };
+        let event = |ts_ms| Event { cell: format!("log/{ts_ms}"), ts_ms, digest: 9 };
         let messages = [
-            Message::Found { cell: "config".to_owned(), mark: u64::MAX },
+            Message::Found { cell: "config".to_owned(), digest: u64::MAX },
             Message::Opened(Opened { records: 1, quarantined_bytes: 2, took_us: 3, log_events: 4 }),
             Message::Begun { call: 7, kind: Kind::EnqueueJob, changes: vec![change("job/a", Some(1))] },
             Message::Begun {
@@ -197,7 +198,7 @@ mod tests {
             },
             Message::Begun { call: 9, kind: Kind::Compact, changes: Vec::new() },
             Message::Done { call: 7 },
-            Message::DeliveredJob { cell: "job/a".to_owned(), mark: 1 },
+            Message::DeliveredJob { cell: "job/a".to_owned(), digest: 1 },
             Message::DeliveredEvents(vec![event(-5), event(6)]),
             Message::DeliveredEvents(Vec::new()),
             Message::Failed { why: "no space is left".to_owned() },

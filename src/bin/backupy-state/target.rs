@@ -1,4 +1,4 @@
-//! Which store, and under which key.
+//! The store that a command works on, and its key.
 
 use std::env;
 use std::path::{Path, PathBuf};
@@ -11,19 +11,24 @@ use backupy_state::{AgentKey, CompactionPolicy, Error, OpenOptions, Snapshot, St
 use crate::failure::Failure;
 use crate::text::len_of_file;
 
-/// Where the state and the key are.
+/// The arguments that select the state file and the key.
 #[derive(clap::Args)]
-pub(crate) struct Place {
+pub(crate) struct Target {
     /// The state file [default: $BACKUPY_STATE_DIR/state.db, else /var/lib/backupy/state.db]
-    #[arg(long, global = true, value_name = "PATH", value_hint = ValueHint::FilePath)]
+    #[arg(long, global = true, help_heading = GLOBAL_OPTIONS)]
+    #[arg(value_name = "PATH", value_hint = ValueHint::FilePath)]
     pub(crate) state: Option<PathBuf>,
 
-    /// The file with the agent key [default: the key itself is in $BACKUPY_AGENT_KEY]
-    #[arg(long, global = true, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    /// The file with the agent key [default: the key is read from $BACKUPY_AGENT_KEY]
+    #[arg(long, global = true, help_heading = GLOBAL_OPTIONS)]
+    #[arg(value_name = "FILE", value_hint = ValueHint::FilePath)]
     pub(crate) key_file: Option<PathBuf>,
 }
 
-impl Place {
+/// The heading in `--help` for the options that every command has.
+pub(crate) const GLOBAL_OPTIONS: &str = "Global options";
+
+impl Target {
     pub(crate) fn state(&self) -> PathBuf {
         if let Some(path) = &self.state {
             return path.clone();
@@ -32,11 +37,11 @@ impl Place {
         folder.map_or_else(|| DEFAULT_DIR.into(), PathBuf::from).join("state.db")
     }
 
-    /// How long the state file is; 0 where there is none.
+    /// The length of the state file; 0 if there is none.
     pub(crate) fn state_len(&self) -> u64 {
         let mut path = self.state();
         if path.extension().is_none() {
-            // As the library reads it.
+            // The library does the same.
             path.set_extension("db");
         }
         len_of_file(&path)
@@ -46,7 +51,7 @@ impl Place {
         read_key("agent key", self.key_file.as_deref(), "--key-file", KEY_VAR)
     }
 
-    /// The key that the store will be under.
+    /// The key for `rekey`.
     pub(crate) fn new_key(&self, file: Option<&Path>) -> Result<AgentKey, Failure> {
         read_key("new agent key", file, "--new-key-file", NEW_KEY_VAR)
     }
@@ -56,24 +61,26 @@ impl Place {
         Ok(Snapshot::open(self.state(), &key)?)
     }
 
-    /// The store itself, with its lock; it compacts when it is told to, and not otherwise.
+    /// Opens the store and takes its lock. A missing store is an error. Turns automatic compaction off, so that a
+    /// command changes only what it was asked to.
     pub(crate) fn open(&self, lock: &Lock, options: &mut OpenOptions) -> Result<Store, Failure> {
         self.open_or_create(lock, options.create(false))
     }
 
-    /// The same; a missing store is made, unless the options say otherwise.
+    /// [`open`](Target::open), but creates a missing store, unless `options` forbid it.
     pub(crate) fn open_or_create(&self, lock: &Lock, options: &mut OpenOptions) -> Result<Store, Failure> {
         let key = self.key()?;
-        let policy = CompactionPolicy { automatic: false, ..CompactionPolicy::default() };
+        let mut policy = CompactionPolicy::default();
+        policy.automatic = false;
         let options = options.compaction(policy);
         Ok(options.lock_timeout(Duration::from_secs(lock.lock_timeout.into())).open(self.state(), &key)?)
     }
 }
 
-/// How long to wait for whoever holds the store.
+/// The argument of every command that takes the lock.
 #[derive(clap::Args)]
 pub(crate) struct Lock {
-    /// How long to wait for another process to let go of the store; 0 tries once
+    /// How long to wait while another process holds the lock; 0 tries once
     #[arg(long, value_name = "SECONDS", default_value_t = 5)]
     lock_timeout: u32,
 }
@@ -82,10 +89,10 @@ fn read_key(what: &str, file: Option<&Path>, option: &str, var: &str) -> Result<
     let key = match file {
         Some(path) => AgentKey::from_file(path),
         None if env::var_os(var).is_some() => AgentKey::from_env(var),
-        None => return Err(Failure::usage(format!("there is no {what}; give {option} or set {var}"))),
+        None => return Err(Failure::usage(format!("no {what}; give {option} or set {var}"))),
     };
     key.map_err(|error| match error {
-        // Not through `Failure::from`: a missing key file is no missing store.
+        // Not through `Failure::from`: a missing key file is not a missing store.
         Error::Io { .. } | Error::TooLarge { .. } => Failure::failed(error.to_string()),
         error => Failure::usage(error.to_string()),
     })

@@ -1,4 +1,4 @@
-//! The look from beside: what a health check sees, again and again, while agents write and die.
+//! Takes snapshots of the store while agents write to it and are killed, as a health check would.
 
 use std::collections::HashSet;
 use std::path::Path;
@@ -9,47 +9,47 @@ use std::time::Duration;
 
 use backupy_state::{AgentKey, Error, Result, Snapshot};
 
-use super::{agent, held};
+use super::{agent, contents};
 use crate::failure::Failure;
 
-pub(crate) struct Watch {
+pub(crate) struct Observer {
     stop: Arc<AtomicBool>,
     thread: JoinHandle<Seen>,
 }
 
-/// What all the snapshots have shown.
+/// The results of all snapshots.
 #[derive(Default)]
 pub(crate) struct Seen {
     pub(crate) snapshots: u64,
     pub(crate) failures: Vec<String>,
-    /// Each cell with each mark that it was seen with.
+    /// Every cell with every digest that a snapshot showed for it.
     pub(crate) values: HashSet<(String, u64)>,
 }
 
 const PAUSE: Duration = Duration::from_millis(40);
 
-impl Watch {
+impl Observer {
     pub(crate) fn start(path: &Path) -> Result<Self, Failure> {
         let stop = Arc::new(AtomicBool::new(false));
         let (path, key, stopped) = (path.to_path_buf(), agent::demo_key()?, Arc::clone(&stop));
-        Ok(Watch { stop, thread: thread::spawn(move || look_until(&stopped, &path, &key)) })
+        Ok(Observer { stop, thread: thread::spawn(move || observe_until(&stopped, &path, &key)) })
     }
 
     pub(crate) fn stop(self) -> Seen {
         self.stop.store(true, Relaxed);
         self.thread.join().unwrap_or_else(|_| Seen {
-            failures: vec!["the thread that looks at snapshots panicked".to_owned()],
+            failures: vec!["the thread that takes snapshots panicked".to_owned()],
             ..Seen::default()
         })
     }
 }
 
-fn look_until(stopped: &AtomicBool, path: &Path, key: &AgentKey) -> Seen {
+fn observe_until(stopped: &AtomicBool, path: &Path, key: &AgentKey) -> Seen {
     let mut seen = Seen::default();
     while !stopped.load(Relaxed) {
-        match look(path, key, &mut seen) {
+        match take_snapshot(path, key, &mut seen) {
             Ok(()) => seen.snapshots += 1,
-            // The first agent has not made it yet.
+            // The first agent has not created the store yet.
             Err(Error::NotFound { .. }) if seen.snapshots == 0 => {}
             Err(error) => seen.failures.push(error.to_string()),
         }
@@ -58,8 +58,8 @@ fn look_until(stopped: &AtomicBool, path: &Path, key: &AgentKey) -> Seen {
     seen
 }
 
-fn look(path: &Path, key: &AgentKey, seen: &mut Seen) -> Result<()> {
+fn take_snapshot(path: &Path, key: &AgentKey, seen: &mut Seen) -> Result<()> {
     let snapshot = Snapshot::open(path, key)?;
-    seen.values.extend(held::held_by_snapshot(&snapshot)?);
+    seen.values.extend(contents::contents_of_snapshot(&snapshot)?);
     Ok(())
 }

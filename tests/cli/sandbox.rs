@@ -1,4 +1,4 @@
-//! A folder with a store in it, the command on it, and what the command said.
+//! A temporary folder for a store, the command line run on it, and its output.
 
 use std::fs;
 use std::io::Write;
@@ -12,29 +12,29 @@ use tempfile::TempDir;
 pub(crate) const KEY: &str = "bkpy_0123456789abcdef0123456789abcdef";
 pub(crate) const RAW_CONFIG: &str = "interval = 42, the raw configuration";
 pub(crate) const SESSION_ID: &str = "session-of-a-secret-kind";
-pub(crate) const PAYLOAD: &str = "a payload that nobody may see";
-pub(crate) const EVENT: &str = "an event that nobody may see";
+pub(crate) const PAYLOAD: &str = "a payload that no one may see";
+pub(crate) const EVENT: &str = "an event that no one may see";
 pub(crate) const SERVER_TIME_MS: i64 = 1_700_000_000_123;
 pub(crate) const HEARTBEAT_MS: i64 = 1_700_000_060_000;
 
-pub(crate) struct Place {
+pub(crate) struct Sandbox {
     pub(crate) folder: TempDir,
 }
 
-impl Place {
-    /// Without a store.
+impl Sandbox {
+    /// A folder without a store.
     pub(crate) fn empty() -> Self {
-        Place { folder: tempfile::tempdir().unwrap() }
+        Sandbox { folder: tempfile::tempdir().unwrap() }
     }
 
-    /// With a store that was filled and closed.
+    /// A folder with a store that has been filled and closed.
     pub(crate) fn filled() -> Self {
-        let place = Place::empty();
-        place.fill().close().unwrap();
-        place
+        let sandbox = Sandbox::empty();
+        sandbox.fill().close().unwrap();
+        sandbox
     }
 
-    /// A store with a little of everything, open.
+    /// Opens a store and writes some of every kind of value.
     pub(crate) fn fill(&self) -> Store {
         let store = self.open();
         store.save_config(7, RAW_CONFIG.as_bytes()).unwrap();
@@ -66,18 +66,18 @@ impl Place {
         fs::write(self.state(), bytes).unwrap();
     }
 
-    /// Breaks the seal of the last value in the frame of this number, and no checksum.
+    /// Changes the last value in frame `seq` so that it fails authentication but not its checksums.
     pub(crate) fn tamper_with_frame(&self, seq: usize) {
         let frames = self.run("frames --json").out;
         let frame: Value = serde_json::from_str(frames.lines().nth(seq - 1).unwrap()).unwrap();
         let number = |name: &str| usize::try_from(frame[name].as_u64().unwrap()).unwrap();
         let mut bytes = self.bytes();
-        // The last byte but the padding.
+        // A byte of the last tag: the padding is shorter than 8 bytes.
         tamper(&mut bytes, number("offset"), number("len"), number("len") - 8);
         self.write(&bytes);
     }
 
-    /// The command without a key, with the folder where it looks for the state.
+    /// The command without a key, on the state in this folder.
     pub(crate) fn keyless(&self, args: &str) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_backupy-state"));
         command.args(args.split_whitespace());
@@ -92,32 +92,43 @@ impl Place {
         command
     }
 
-    pub(crate) fn run(&self, args: &str) -> Said {
-        self.said(self.command(args).output().unwrap())
+    pub(crate) fn run(&self, args: &str) -> Outcome {
+        self.outcome(self.command(args).output().unwrap())
     }
 
-    /// With something on its stdin.
-    pub(crate) fn fed(&self, args: &str, stdin: &[u8]) -> Said {
+    /// Runs the command with this stdin.
+    pub(crate) fn fed(&self, args: &str, stdin: &[u8]) -> Outcome {
         let mut command = self.command(args);
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = command.spawn().unwrap();
-        // A command that fails early does not read it.
+        // A command that fails early does not read its stdin.
         let _ = child.stdin.take().unwrap().write_all(stdin);
-        self.said(child.wait_with_output().unwrap())
+        self.outcome(child.wait_with_output().unwrap())
     }
 
-    /// Puts words in the place of what differs from run to run.
-    pub(crate) fn said(&self, output: Output) -> Said {
+    /// Replaces what differs from run to run by placeholders.
+    pub(crate) fn outcome(&self, output: Output) -> Outcome {
         let folder = fs::canonicalize(self.folder.path()).unwrap();
-        let tame = |bytes| {
+        let normalized = |bytes| {
             let text = String::from_utf8(bytes).unwrap();
             without_ages(&text.replace(folder.to_str().unwrap(), "[DIR]"))
         };
-        Said { code: output.status.code(), out: tame(output.stdout), err: tame(output.stderr) }
+        Outcome { code: output.status.code(), out: normalized(output.stdout), err: normalized(output.stderr) }
     }
 }
 
-/// `(5 s ago)` differs from run to run.
+/// Bytes that are not text, and that must be read back unchanged.
+pub(crate) const BINARY: &[u8] = b"\x00\xff\n\r\n binary \xfe";
+
+impl Sandbox {
+    pub(crate) fn stdout_of(&self, args: &str) -> Vec<u8> {
+        let output = self.command(args).output().unwrap();
+        assert!(output.status.success() && output.stderr.is_empty(), "{output:?}");
+        output.stdout
+    }
+}
+
+/// Replaces ages such as `(5 s ago)`.
 fn without_ages(text: &str) -> String {
     let Some((before, rest)) = text.split_once(" ago)") else { return text.to_owned() };
     let (before, _age) = before.rsplit_once('(').unwrap();
@@ -125,28 +136,28 @@ fn without_ages(text: &str) -> String {
 }
 
 #[derive(Debug)]
-pub(crate) struct Said {
-    /// `None`: a signal ended it.
+pub(crate) struct Outcome {
+    /// `None` if a signal ended the process.
     pub(crate) code: Option<i32>,
     pub(crate) out: String,
     pub(crate) err: String,
 }
 
-impl Said {
-    /// It went well; this is what it said.
+impl Outcome {
+    /// Asserts success, and returns the stdout.
     #[track_caller]
-    pub(crate) fn well(self) -> String {
+    pub(crate) fn success(self) -> String {
         assert_eq!((self.code, self.err.as_str()), (Some(0), ""), "{}", self.out);
         self.out
     }
 
-    /// It went well and said JSON.
+    /// Asserts success, and parses the stdout as JSON.
     #[track_caller]
     pub(crate) fn json(self) -> Value {
-        serde_json::from_str(&self.well()).unwrap()
+        serde_json::from_str(&self.success()).unwrap()
     }
 
-    /// It failed with this code, in one sentence on stderr.
+    /// Asserts this exit code and a one-sentence message on stderr, and returns the message.
     #[track_caller]
     pub(crate) fn failed(&self, code: i32) -> &str {
         assert_eq!(self.code, Some(code), "{self:?}");
@@ -157,8 +168,8 @@ impl Said {
     }
 }
 
-/// Every command that looks at a store.
-pub(crate) const LOOKS: [&str; 17] = [
+/// Every command that only reads a store.
+pub(crate) const READS: [&str; 17] = [
     "health-check",
     "dump-state",
     "verify",
@@ -178,7 +189,7 @@ pub(crate) const LOOKS: [&str; 17] = [
     "anchor",
 ];
 
-/// A call of each command that writes a value or removes one, with what it reads on its stdin.
+/// A call of each command that writes or removes a value, with its stdin.
 pub(crate) const WRITES: [(&str, &str); 7] = [
     ("config set --version 8 -", RAW_CONFIG),
     ("queue enqueue run-1 -", PAYLOAD),
@@ -189,7 +200,7 @@ pub(crate) const WRITES: [(&str, &str); 7] = [
     ("heartbeat record", ""),
 ];
 
-/// CRC-32/ISO-HDLC, bit by bit: slow, and not the code under test.
+/// CRC-32/ISO-HDLC, bit by bit: slow, but independent of the code under test.
 pub(crate) fn crc32(parts: &[&[u8]]) -> [u8; 4] {
     let mut crc = u32::MAX;
     for byte in parts.iter().copied().flatten() {
@@ -201,7 +212,7 @@ pub(crate) fn crc32(parts: &[&[u8]]) -> [u8; 4] {
     (!crc).to_le_bytes()
 }
 
-/// Changes a byte in the body of the frame at `offset` and makes its CRCs right again, as one who has no key could.
+/// Changes a byte in the body of the frame at `offset` and corrects its CRCs, as is possible without the key.
 fn tamper(bytes: &mut [u8], offset: usize, len: usize, at: usize) {
     let salt = bytes[48..80].to_vec();
     let frame = &mut bytes[offset..offset + len];
@@ -217,7 +228,7 @@ fn the_crc_of_these_tests_has_the_known_check_value() {
     assert_eq!(crc32(&[b"1234", b"56789"]), 0xCBF4_3926_u32.to_le_bytes());
 }
 
-/// Not through the harness, which would swallow it: a test that did not run must not pass for one that did.
-pub(crate) fn say_skipped(why: &str) {
+/// Writes past the test harness, which captures output: a skipped test must not look like one that ran.
+pub(crate) fn report_skipped(why: &str) {
     let _ = writeln!(std::io::stderr(), "SKIPPED: {why}");
 }

@@ -1,25 +1,26 @@
-//! `health-check`: one line and an exit code, for a container's health check.
+//! `health-check`: one line and exit code 0 or 1, for a container's health check.
 
 use serde_json::json;
 
 use crate::failure::Failure;
-use crate::place::Place;
+use crate::target::Target;
 use crate::text::{Out, Utc, ago, counted, now_ms};
 
-/// Say whether the store is well, in one line: exit code 0 or 1
+/// Report in one line whether the store is healthy; exits with 0 or 1
 ///
-/// Checks every record, and reads the configuration, the session and the heartbeat; payloads are for `verify`. Takes no
-/// lock and writes nothing, so it may run as often as you like beside the agent. What is wrong goes to stderr.
+/// Checks every record, and reads the configuration, the session and the heartbeat; `verify` also checks the
+/// payloads. Takes no lock and writes nothing, so it can run at any time while the agent runs. Failures are
+/// reported on stderr.
 #[derive(clap::Args)]
 #[command(after_help = "Example:\n  backupy-state health-check --max-heartbeat-age 120")]
 pub(crate) struct Args {
-    /// Also fail when the last heartbeat is older, or this far ahead of the clock
+    /// Fail if the last heartbeat is older than this, or further than this ahead of the clock
     #[arg(long, value_name = "SECONDS")]
     max_heartbeat_age: Option<u32>,
 }
 
-pub(crate) fn run(place: &Place, args: &Args, out: &mut Out) -> Result<(), Failure> {
-    let health = Health::of(place, args);
+pub(crate) fn run(target: &Target, args: &Args, out: &mut Out) -> Result<(), Failure> {
+    let health = Health::of(target, args);
     if out.json {
         out.json(&match &health {
             Ok(Health { jobs, log_events, heartbeat_ms, now_ms }) => json!({
@@ -45,8 +46,8 @@ struct Health {
 }
 
 impl Health {
-    fn of(place: &Place, args: &Args) -> Result<Self, Failure> {
-        let snapshot = place.snapshot()?;
+    fn of(target: &Target, args: &Args) -> Result<Self, Failure> {
+        let snapshot = target.snapshot()?;
         snapshot.load_config()?;
         snapshot.load_session()?;
         let stats = snapshot.stats();
@@ -60,12 +61,12 @@ impl Health {
 
     fn check_heartbeat(&self, max_age_s: u32) -> Result<(), Failure> {
         let Some(ts) = self.heartbeat_ms else {
-            return Err(Failure::failed("no heartbeat was ever recorded"));
+            return Err(Failure::failed("no heartbeat has been recorded"));
         };
         if self.now_ms.abs_diff(ts) > u64::from(max_age_s) * 1000 {
             let (when, age) = (Utc(ts), ago(ts, self.now_ms));
             return Err(Failure::failed(format!(
-                "the last heartbeat was {age}, at {when}; {max_age_s} s are allowed"
+                "the last heartbeat was {age}, at {when}; the limit is {max_age_s} s"
             )));
         }
         Ok(())

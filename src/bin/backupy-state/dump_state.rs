@@ -1,0 +1,89 @@
+//! `dump-state`: shows the contents of the store, secrets only on request.
+
+use serde_json::{Value, json};
+
+use crate::failure::Failure;
+use crate::inspector::Inspector;
+use crate::target::Target;
+use crate::text::{Out, Utc, ago, grouped, now_ms};
+
+/// Show the contents of the store
+///
+/// Payloads, the configuration and the session id are secrets: without --allow-secrets, only lengths and times are
+/// shown. Unreadable values are reported, and the rest is shown.
+#[derive(clap::Args)]
+#[command(after_help = "Example:\n  backupy-state dump-state --json | jq '.jobs[].run_id'")]
+pub(crate) struct Args {
+    /// Also show payloads, the configuration and the session id
+    #[arg(long)]
+    allow_secrets: bool,
+}
+
+pub(crate) fn run(target: &Target, args: &Args, out: &mut Out) -> Result<(), Failure> {
+    let mut inspector = Inspector::new(target.snapshot()?, args.allow_secrets);
+    if out.json {
+        as_json(&mut inspector, out);
+    } else {
+        show(&mut inspector, out);
+    }
+    inspector.finish()
+}
+
+fn show(inspector: &mut Inspector, out: &mut Out) {
+    let now_ms = now_ms();
+    out.row("state", inspector.snapshot.path().display());
+    out.row(
+        "config",
+        match inspector.readable(inspector.snapshot.load_config()) {
+            Ok(None) => "none".to_owned(),
+            Ok(Some(config)) => inspector.config_line(&config),
+            Err(why) => why,
+        },
+    );
+    out.row(
+        "session",
+        match inspector.readable(inspector.snapshot.load_session()) {
+            Ok(None) => "none".to_owned(),
+            Ok(Some(session)) => inspector.session_line(&session),
+            Err(why) => why,
+        },
+    );
+    out.row(
+        "heartbeat",
+        match inspector.readable(inspector.snapshot.last_heartbeat()) {
+            Ok(None) => "none".to_owned(),
+            Ok(Some(ts)) => format!("{} ({})", Utc(ts), ago(ts, now_ms)),
+            Err(why) => why,
+        },
+    );
+    out.row("log events", grouped(inspector.snapshot.stats().log_events));
+    out.row("jobs", grouped(inspector.snapshot.stats().jobs));
+    inspector.each_job(None, usize::MAX, |inspector, job| out.line(inspector.job_line(job)));
+}
+
+fn as_json(inspector: &mut Inspector, out: &mut Out) {
+    let config = match inspector.readable(inspector.snapshot.load_config()) {
+        Ok(None) => Value::Null,
+        Ok(Some(config)) => inspector.config_json(&config),
+        Err(why) => json!({ "error": why }),
+    };
+    let session = match inspector.readable(inspector.snapshot.load_session()) {
+        Ok(None) => Value::Null,
+        Ok(Some(session)) => inspector.session_json(&session),
+        Err(why) => json!({ "error": why }),
+    };
+    let heartbeat = match inspector.readable(inspector.snapshot.last_heartbeat()) {
+        Ok(ts) => json!(ts),
+        Err(why) => json!({ "error": why }),
+    };
+    let mut jobs = Vec::new();
+    inspector.each_job(None, usize::MAX, |inspector, job| jobs.push(inspector.job_json(job)));
+    out.json(&json!({
+        "state": inspector.snapshot.path().display().to_string(),
+        "config": config,
+        "session": session,
+        "last_heartbeat_ms": heartbeat,
+        "log_events": inspector.snapshot.stats().log_events,
+        "jobs": jobs,
+    }));
+}

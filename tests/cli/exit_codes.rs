@@ -1,0 +1,189 @@
+//! Every exit code, from every command that can end with it.
+
+use std::fs;
+use std::fs::File;
+
+use backupy_state::{AgentKey, Store};
+
+use crate::sandbox::{READS, Sandbox, WRITES, crc32};
+
+/// The reading commands that need a key, without `health-check`, which has its own exit codes.
+const STRICT_READS: [&str; 13] = [
+    "dump-state",
+    "verify",
+    "stats",
+    "frames",
+    "map",
+    "config get",
+    "queue list",
+    "queue show run-1",
+    "logs peek",
+    "logs list",
+    "session",
+    "heartbeat",
+    "anchor",
+];
+
+#[track_caller]
+fn every_read_fails_with(sandbox: &Sandbox, code: i32, words: &str) {
+    for read in STRICT_READS {
+        let outcome = sandbox.run(read);
+        assert!(outcome.failed(code).contains(words), "{read}: {outcome:?}");
+    }
+    every_write_fails_with(sandbox, code, words);
+    every_health_check_fails(sandbox, words);
+}
+
+/// Asserts also that the file is unchanged.
+#[track_caller]
+fn every_write_fails_with(sandbox: &Sandbox, code: i32, words: &str) {
+    let before = fs::read(sandbox.state()).ok();
+    for (write, stdin) in WRITES {
+        let outcome = sandbox.fed(write, stdin.as_bytes());
+        assert!(outcome.failed(code).contains(words) && outcome.out.is_empty(), "{write}: {outcome:?}");
+    }
+    assert!(fs::read(sandbox.state()).ok() == before, "a failed write has changed the file");
+}
+
+#[track_caller]
+fn every_health_check_fails(sandbox: &Sandbox, words: &str) {
+    let outcome = sandbox.run("health-check");
+    assert!(outcome.failed(1).contains(words) && outcome.out.is_empty(), "{outcome:?}");
+    let outcome = sandbox.run("health-check --json");
+    let report: serde_json::Value = serde_json::from_str(&outcome.out).unwrap();
+    assert_eq!((outcome.code, &report["healthy"]), (Some(1), &false.into()));
+    assert!(report["reason"].as_str().unwrap().contains(words), "{report}");
+}
+
+#[test]
+fn code_0_is_success() {
+    let sandbox = Sandbox::filled();
+    for read in READS {
+        sandbox.run(read).success();
+        sandbox.run(&format!("{read} --json")).success();
+    }
+    for read in ["--help", "--version", "help verify", "demo --help", "frames -h"] {
+        assert!(!sandbox.run(read).success().is_empty());
+    }
+}
+
+#[test]
+fn code_1_is_failure() {
+    let sandbox = Sandbox::filled();
+    let outcome = sandbox.run("verify --key-file /nowhere/agent.key");
+    assert!(outcome.failed(1).contains("/nowhere/agent.key"), "{outcome:?}");
+    let full = File::create("/dev/full").unwrap();
+    let outcome = sandbox.outcome(sandbox.command("verify").stdout(full).output().unwrap());
+    assert!(outcome.failed(1).starts_with("could not write the output: "), "{outcome:?}");
+}
+
+#[test]
+fn code_2_is_usage() {
+    let sandbox = Sandbox::filled();
+    let wrong = ["", "compress", "verify --fast", "stats extra", "demo --seconds 0", "verify --key secret"];
+    let wrong_too =
+        ["queue", "queue peek", "logs", "logs peek --limit x", "backup", "anchor --expect x", "rekey secret"];
+    let wrong_data = [
+        "config",
+        "config set -",
+        "config get --raw",
+        "config get --raw --allow-secrets --json",
+        "queue show",
+        "queue show run-1 --raw",
+        "queue enqueue run-9",
+        "logs drain",
+        "logs drain --discard --allow-secrets",
+        "logs add",
+        "heartbeat record --at now",
+        "map --svg",
+        "completions",
+        "completions tcsh",
+    ];
+    for wrong in wrong.into_iter().chain(wrong_too).chain(wrong_data) {
+        assert_eq!(sandbox.run(wrong).code, Some(2), "{wrong}");
+        assert_eq!(sandbox.run(wrong).out, "", "{wrong}");
+    }
+    sandbox.run("demo --state x").failed(2);
+    let outcome = sandbox.run("verify --jsn");
+    let expected = "unexpected argument '--jsn' found; tip: a similar argument exists: '--json'; see --help";
+    assert_eq!(outcome.failed(2), expected);
+    for read in STRICT_READS {
+        let outcome = sandbox.outcome(sandbox.keyless(read).output().unwrap());
+        assert!(outcome.failed(2).contains("BACKUPY_AGENT_KEY"), "{outcome:?}");
+    }
+    let outcome = sandbox.outcome(sandbox.command("stats --state").arg("").output().unwrap());
+    assert!(outcome.failed(2).contains("--state <PATH>"), "{outcome:?}");
+}
+
+#[test]
+fn code_3_is_damage_or_tampering() {
+    let sandbox = Sandbox::filled();
+    let whole = sandbox.bytes();
+    let mut bytes = whole.clone();
+    bytes[4096 + 60] ^= 1;
+    sandbox.write(&bytes);
+    every_read_fails_with(&sandbox, 3, "at offset 4096");
+    let outcome = sandbox.run("verify");
+    assert!(outcome.out.contains("intact      no\n"), "{outcome:?}");
+    assert!(
+        outcome.out.contains("damage      at offset 4096: the frame's body does not match its CRC\n"),
+        "{outcome:?}"
+    );
+
+    // One copy of the header is enough to read the store, but `verify` reports the damaged one.
+    bytes = whole.clone();
+    bytes[2048 + 30] ^= 1;
+    sandbox.write(&bytes);
+    assert!(sandbox.run("verify").out.contains("header      at offset 2048"));
+    assert_eq!(sandbox.run("verify --json").code, Some(3));
+    sandbox.run("stats").success();
+
+    bytes[30] ^= 1;
+    sandbox.write(&bytes);
+    every_read_fails_with(&sandbox, 3, "at offset 0");
+}
+
+#[test]
+fn code_4_is_the_wrong_key() {
+    let sandbox = Sandbox::empty();
+    Store::open(sandbox.state(), &AgentKey::new("another key").unwrap()).unwrap().close().unwrap();
+    every_read_fails_with(&sandbox, 4, "another agent key");
+    sandbox.run("verify --no-key").success();
+}
+
+#[test]
+fn code_5_is_locked() {
+    let sandbox = Sandbox::empty();
+    let _store = sandbox.open();
+    let outcome = sandbox.run(&format!("demo --dir {}", sandbox.folder.path().display()));
+    let holder = format!("is in use by process {}", std::process::id());
+    assert!(outcome.failed(5).contains(&holder), "{outcome:?}");
+    for (write, stdin) in WRITES {
+        let outcome = sandbox.fed(&format!("{write} --lock-timeout 0"), stdin.as_bytes());
+        assert!(outcome.failed(5).contains(&holder), "{write}: {outcome:?}");
+    }
+}
+
+#[test]
+fn code_6_is_not_found() {
+    let sandbox = Sandbox::empty();
+    every_read_fails_with(&sandbox, 6, "there is no store at [DIR]/state.db");
+    assert_eq!(fs::read_dir(sandbox.folder.path()).unwrap().count(), 0, "a command has left a file");
+    sandbox.run("verify --state /nowhere/at/all/state.db").failed(6);
+}
+
+#[test]
+fn code_7_is_not_a_store_or_an_unsupported_format() {
+    let sandbox = Sandbox::filled();
+    let mut newer = sandbox.bytes();
+    for copy in [0, 2048] {
+        newer[copy + 12] = 2;
+        let crc = crc32(&[&newer[copy..copy + 112]]);
+        newer[copy + 112..copy + 116].copy_from_slice(&crc);
+    }
+    sandbox.write(&newer);
+    every_read_fails_with(&sandbox, 7, "was written by a newer version of this crate (format 2,");
+    sandbox.write(b"To do: milk, bread\n");
+    every_read_fails_with(&sandbox, 7, "is not a store but");
+    sandbox.run(&format!("stats --state {}", sandbox.folder.path().display())).failed(7);
+}

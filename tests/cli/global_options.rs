@@ -1,0 +1,43 @@
+//! Where the command line finds the state file and the key.
+
+use std::fs;
+
+use crate::sandbox::{KEY, Sandbox};
+
+#[test]
+fn a_key_file_overrides_the_environment() {
+    let sandbox = Sandbox::filled();
+    let key_file = sandbox.folder.path().join("agent.key");
+    fs::write(&key_file, format!("{KEY}\n")).unwrap();
+    let args = format!("--key-file {} stats", key_file.display());
+    sandbox.outcome(sandbox.keyless(&args).output().unwrap()).success();
+    sandbox.outcome(sandbox.keyless(&args).env("BACKUPY_AGENT_KEY", "another").output().unwrap()).success();
+    fs::write(&key_file, "another").unwrap();
+    sandbox.run(&args).failed(4);
+    fs::write(&key_file, "\n").unwrap();
+    sandbox.run(&args).failed(2);
+}
+
+#[test]
+fn an_empty_key_in_the_environment_is_refused() {
+    let sandbox = Sandbox::filled();
+    let output = sandbox.keyless("stats").env("BACKUPY_AGENT_KEY", "").output().unwrap();
+    assert!(sandbox.outcome(output).failed(2).contains("BACKUPY_AGENT_KEY is empty"));
+}
+
+#[test]
+fn the_state_option_overrides_the_environment_and_may_precede_or_follow_the_command() {
+    let sandbox = Sandbox::filled();
+    let state = sandbox.state().display().to_string();
+    for args in [format!("--state {state} stats"), format!("stats --state {state}")] {
+        sandbox.outcome(sandbox.command(&args).env("BACKUPY_STATE_DIR", "/nowhere").output().unwrap()).success();
+    }
+    sandbox.outcome(sandbox.command("stats").env("BACKUPY_STATE_DIR", "/nowhere").output().unwrap()).failed(6);
+}
+
+#[test]
+fn a_state_path_without_extension_gets_the_extension_of_the_library() {
+    let sandbox = Sandbox::filled();
+    let state = sandbox.folder.path().join("state");
+    sandbox.run(&format!("stats --state {}", state.display())).success();
+}
