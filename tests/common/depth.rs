@@ -38,7 +38,7 @@ pub(crate) fn random_histories() -> u64 {
 /// `failing_calls`: one failure in so many is tried. There are 24 failures of an operation, or 36 of a sync: a
 /// step that shares no divisor with these meets each kind of failure.
 pub(crate) fn failure_step() -> usize {
-    choose(13, 1)
+    choose(25, 1)
 }
 
 /// Of each choice of names after a failure, at most so many images of the disk are opened.
@@ -48,7 +48,7 @@ pub(crate) fn survival_images() -> usize {
 
 /// `damage`: one byte in so many is changed, or cut at.
 pub(crate) fn damaged_byte_step() -> usize {
-    choose(7, 1)
+    choose(11, 1)
 }
 
 /// `damage`: how many bits of each such byte are flipped, one at a time.
