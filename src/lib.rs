@@ -64,8 +64,7 @@
 //! - `tracing`: events for open, recovery, compaction and failure. They hold paths and counts, never payloads or
 //!   keys.
 //! - `ring`: AES-256-GCM by ring instead of aes-gcm: the same bytes in less time. It compiles C and assembly, and
-//!   ring
-//!   does not wipe its keys from memory.
+//!   ring does not wipe its keys from memory.
 //! - `import-bolt`: `import_bolt`, which reads the bbolt file of the Go agent.
 //! - `cli`: the command line `backupy-state`.
 
