@@ -57,17 +57,18 @@
 //! at all. A store that is damaged, foreign, forged or under another key is an [`Error`], never an empty store.
 //! An older copy of the whole file is detected only with an [`Anchor`] that the caller keeps elsewhere.
 //!
-//! FORMAT.md describes every byte of the file, so that a reader can be written from it alone.
+//! [FORMAT.md](_format) describes every byte of the file, so that a reader can be written from it alone.
 //!
 //! # Features
 //!
 //! - `tracing`: events for open, recovery, compaction and failure. They hold paths and counts, never payloads or
 //!   keys.
 //! - `ring`: AES-256-GCM by ring instead of aes-gcm: the same bytes in less time. It compiles C and assembly, and
-//!   ring
-//!   does not wipe its keys from memory.
+//!   ring does not wipe its keys from memory.
 //! - `import-bolt`: `import_bolt`, which reads the bbolt file of the Go agent.
 //! - `cli`: the command line `backupy-state`.
+
+#![cfg_attr(docsrs, feature(doc_cfg))]
 
 // From the top down: a module uses only those that follow it, and the files in its own folder.
 #[doc(hidden)]
@@ -110,6 +111,12 @@ pub use report::{CompactionReport, CompactionStats, Lost, LostKey, RecoveryRepor
 pub use settings::{CompactionPolicy, Durability, LogLimits, LogRate, OnDamage, WhenFull};
 pub use snapshot::Snapshot;
 pub use store::{Batch, Enqueued, LogAdmission, Store};
+
+/// The format of the log file: the repository's FORMAT.md.
+#[cfg(doc)]
+#[allow(rustdoc::broken_intra_doc_links, reason = "brackets in FORMAT.md are not links to items")]
+#[doc = include_str!("../FORMAT.md")]
+pub mod _format {}
 
 /// The examples of the README and of docs/ compile and run.
 #[cfg(doctest)]
