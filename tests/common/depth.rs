@@ -2,7 +2,7 @@
 //!
 //! `cargo test --all-features` is meant to take less than a minute on two cores, so without more said these tests
 //! take a sample of their cases, spread evenly over all of them. With `CI=true` in the environment, as `.ci/run`
-//! sets it, they take every case. Planted bugs and mutants are looked for at full depth too.
+//! sets it, they take every case. Nothing sets it for planted bugs and mutants: set it by hand for those.
 
 #![allow(dead_code, reason = "each test binary uses a part of it")]
 
