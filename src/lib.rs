@@ -21,9 +21,8 @@
 //!
 //! # Why this crate?
 //!
-//! It fits one job: the state of a small, long-running process that is killed without warning. Use a general
-//! database
-//! where you need queries, several writers, or more data than fits an in-memory index of its keys.
+//! It fits one job: the state of a small, long-running process that may be killed at any time. Use a general
+//! database if you need queries, several writers, or more keys than fit in memory.
 //!
 //! - One append costs one `fdatasync`. Threads that write at the same time share one.
 //! - Damage is an error that names the file and the offset. It never looks like an empty store.
@@ -64,8 +63,7 @@
 //! - `tracing`: events for open, recovery, compaction and failure. They hold paths and counts, never payloads or
 //!   keys.
 //! - `ring`: AES-256-GCM by ring instead of aes-gcm: the same bytes in less time. It compiles C and assembly, and
-//!   ring
-//!   does not wipe its keys from memory.
+//!   ring does not wipe its keys from memory.
 //! - `import-bolt`: `import_bolt`, which reads the bbolt file of the Go agent.
 //! - `cli`: the command line `backupy-state`.
 
