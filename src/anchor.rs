@@ -1,6 +1,6 @@
 //! The anchor, which the caller keeps elsewhere to detect that a file is older than expected.
 //!
-//! Implements *Against an anchor* of FORMAT.md, section 11. Recovery and salvage look up the tags.
+//! Implements *With an anchor* of FORMAT.md, section 11. Recovery and salvage look up the tags.
 
 use std::fmt;
 use std::str::FromStr;

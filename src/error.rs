@@ -106,8 +106,7 @@ pub enum Error {
         /// What failed.
         what: &'static str,
         /// The job whose payload failed. [`ack_job`](crate::Store::ack_job) removes it. The other jobs stay
-        /// reachable by
-        /// `job` and `dequeue_jobs_after`.
+        /// reachable by `job` and `dequeue_jobs_after`.
         run_id: Option<String>,
     },
     /// The store is another one, or older, than [`expect_at_least`](crate::OpenOptions::expect_at_least) demands:

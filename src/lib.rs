@@ -21,9 +21,8 @@
 //!
 //! # Why this crate?
 //!
-//! It fits one job: the state of a small, long-running process that is killed without warning. Use a general
-//! database
-//! where you need queries, several writers, or more data than fits an in-memory index of its keys.
+//! It fits one job: the state of a small, long-running process that may be killed at any time. Use a general
+//! database if you need queries, several writers, or more keys than fit in memory.
 //!
 //! - One append costs one `fdatasync`. Threads that write at the same time share one.
 //! - Damage is an error that names the file and the offset. It never looks like an empty store.

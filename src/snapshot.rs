@@ -1,6 +1,6 @@
 //! The reader without a lock: another process uses it to look at a store while the agent runs. Never writes.
 //!
-//! Implements *Beside a writer* of FORMAT.md, section 11.
+//! Implements *Alongside a writer* of FORMAT.md, section 11.
 
 use std::fmt;
 use std::ops::Range;

@@ -52,9 +52,8 @@ impl Visit for Text {
     }
 }
 
-/// A place for a store. From the first one on there is always a subscriber: an event that comes up for the first
-/// time while there is none can be counted as unwanted by all, even by one that is set by another thread at that
-/// moment.
+/// A place for a store. From the first one on, there is always a subscriber. Without one, `tracing` may disable an
+/// event for the whole process when it first occurs, even if another thread sets a subscriber at that moment.
 fn place() -> Place {
     static SOMEBODY: LazyLock<Dispatch> = LazyLock::new(|| Dispatch::new(Listener::default()));
     LazyLock::force(&SOMEBODY);

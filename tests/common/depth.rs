@@ -1,8 +1,8 @@
 //! How deep the exhaustive and random tests go. This is the only place that says it.
 //!
-//! `cargo test --all-features` is meant to take less than a minute on two cores, so without more said these tests
-//! take a sample of their cases, spread evenly over all of them. With `CI=true` in the environment, as `.ci/run`
-//! sets it, they take every case. Planted bugs and mutants are looked for at full depth too.
+//! `cargo test --all-features` is meant to take less than a minute on two cores, so by default these tests take a
+//! sample of their cases, spread evenly over all of them. With `CI=true` in the environment, as `.ci/run`
+//! sets it, they take every case. Nothing sets it for planted bugs and mutants: set it by hand for those.
 
 #![allow(dead_code, reason = "each test binary uses a part of it")]
 
@@ -15,38 +15,38 @@ pub(crate) fn history_len() -> u32 {
     choose(2, 3)
 }
 
-/// `crash`: likewise, of the histories with a call that copies the log.
+/// `crash`: the same, for histories with a call that copies the log.
 pub(crate) fn copying_history_len() -> u32 {
     choose(1, 2)
 }
 
-/// `crash`: of the images of a history of this many calls, one in so many is also cut during its recovery.
+/// `crash`: of the images of a history of `calls` calls, one in this many is also cut during its recovery.
 pub(crate) fn cut_recoveries_step(calls: usize) -> u64 {
     choose([16, 16, 256, 1024], [1, 1, 12, 96])[calls.min(3)]
 }
 
-/// `crash`: at least so many distinct disks are opened, or the test has stopped testing.
+/// `crash`: the test fails if it opens fewer distinct disks than this.
 pub(crate) fn crash_images() -> usize {
     choose(20_000, 1_000_000)
 }
 
-/// `crash`: how many random histories.
+/// `crash`: how many random histories are tried.
 pub(crate) fn random_histories() -> u64 {
     choose(5, 50)
 }
 
-/// `failing_calls`: one failure in so many is tried. There are 24 failures of an operation, or 36 of a sync: a
-/// step that shares no divisor with these meets each kind of failure.
+/// `failing_calls`: one failure in this many is tried. There are 24 failures of an operation and 36 of a sync. A
+/// step that shares no divisor with these numbers tries each kind of failure.
 pub(crate) fn failure_step() -> usize {
     choose(25, 1)
 }
 
-/// Of each choice of names after a failure, at most so many images of the disk are opened.
+/// How many images of the disk are opened, at most, for each choice of names after a failure.
 pub(crate) fn survival_images() -> usize {
     choose(60, usize::MAX)
 }
 
-/// `damage`: one byte in so many is changed, or cut at.
+/// `damage`: one byte in this many is changed, and one length in this many is cut to.
 pub(crate) fn damaged_byte_step() -> usize {
     choose(11, 1)
 }
@@ -56,47 +56,47 @@ pub(crate) fn flipped_bits() -> usize {
     choose(1, 8)
 }
 
-/// `salvage`: one damaged place in so many is tried, of those that the test names.
+/// `salvage`: of the places that a test damages, one in this many is tried.
 pub(crate) fn salvaged_place_step() -> usize {
     choose(5, 1)
 }
 
-/// `cuts_and_flips`: one byte in so many is changed, or cut at, on the real disk.
+/// `cuts_and_flips`: the same as `damaged_byte_step`, on the real disk.
 pub(crate) fn real_byte_step() -> usize {
     choose(7, 1)
 }
 
-/// `kills`: so often the agent is killed.
+/// `kills`: how many times the agent is killed.
 pub(crate) fn kills() -> usize {
     choose(20, 200)
 }
 
-/// `full_disk`: so often a disk is filled and emptied.
+/// `full_disk`: how many times a disk is filled and emptied.
 pub(crate) fn full_disk_cycles() -> usize {
     choose(3, 20)
 }
 
-/// `system_calls`: of the calls that should lose nothing by failing, one in so many fails.
+/// `system_calls`: of the calls whose failure should lose nothing, one in this many fails.
 pub(crate) fn system_call_step() -> usize {
     choose(3, 1)
 }
 
-/// `concurrency`: one schedule in so many is tried, of the random ones.
+/// `concurrency`: of the random schedules, one in this many is tried.
 pub(crate) fn schedule_step() -> usize {
     choose(5, 1)
 }
 
-/// `fleet`: so many opens one after the other, of each of the hosts.
+/// `fleet`: how many times each of the stores is opened, one after another.
 pub(crate) fn rounds() -> usize {
     choose(20, 100)
 }
 
-/// `fleet`: so many stores at once.
+/// `fleet`: how many stores are open at once.
 pub(crate) fn stores_at_once() -> usize {
     choose(200, 1000)
 }
 
-/// `memory`: a large file is cut to each multiple of this many sixteenths of it.
+/// `memory`: a large file is cut to each multiple of this many sixteenths of its length.
 pub(crate) fn sixteenths_step() -> usize {
     choose(5, 1)
 }

@@ -18,7 +18,7 @@ pub(crate) trait Hooks: Clone + Debug + Send + Sync + 'static {
         Ok(false)
     }
 
-    /// Before each read of a file. A look through a memory map is none.
+    /// Before each read of a file. Not called when bytes are read through a memory map.
     fn read(&self) {}
 
     /// Before a write of a handle that [`Hooks::open`] chose. The returned bytes are written.

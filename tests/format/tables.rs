@@ -201,7 +201,7 @@ fn a_witness_is_a_plausible_header_at_a_multiple_of_8_that_vouches_for_the_missi
         change(&mut draft);
         check(&draft, 64, 0, "E3", what);
     }
-    // A window of the walk ends at 64 KiB: the look-ahead must not stop or stumble there.
+    // The scanner reads 64 KiB at a time: its search for a witness must continue across the end of a read.
     for gap in ((64 << 10) - 128..(64 << 10) + 128).step_by(8) {
         check(&later, gap, 0, "F6", &format!("a header {gap} bytes behind"));
     }

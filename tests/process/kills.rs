@@ -13,7 +13,7 @@ use backupy_state::{Durability, OpenOptions, Store};
 use crate::common::{Action, Image, Place, Random, State, child_path, depth, key, say, spawn, test_binary};
 
 const THREADS: usize = 4;
-/// How many kills; without it 50, and 200 in CI.
+/// How many kills; without it, `depth::kills` decides.
 const KILLS_VAR: &str = "BACKUPY_TEST_KILLS";
 const SEED_VAR: &str = "BACKUPY_TEST_SEED";
 const FROM_VAR: &str = "BACKUPY_TEST_FROM";

@@ -198,7 +198,7 @@ fn a_changed_close_frame_is_unauthentic() {
     }
 }
 
-/// Long enough that a thread of its own opens the manifests, while the walk is far ahead of it.
+/// The log is so long that opening it uses a second thread, which reads ahead of the one that reports faults.
 #[test]
 fn in_a_long_log_the_first_fault_in_the_order_of_the_file_is_the_error() {
     let place = Place::new();

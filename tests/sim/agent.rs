@@ -11,7 +11,7 @@ use super::oracle::{BackedUp, Mark, Oracle};
 use super::state::events_of;
 use super::store::{Mode, Opened, PATH, key_of, open_at};
 
-/// An agent that makes calls on a simulated disk and keeps account of what it was promised.
+/// An agent that makes calls on a simulated disk, and records what the store has promised it.
 #[derive(Debug)]
 pub struct Agent {
     pub sim: Sim,
@@ -23,7 +23,7 @@ pub struct Agent {
     /// The batch that goes with `memory.peeked`.
     peeked: Option<LogBatch>,
     number: u64,
-    /// Whether a call's effect is open: then what the store shows may be less than what the log may hold.
+    /// Whether it is unknown if a failed call took effect: then the log may hold more than the store shows.
     is_open_ended: bool,
     marks: Vec<Mark>,
 }

@@ -27,7 +27,7 @@ pub enum Call {
     DrainLogs {
         n: usize,
     },
-    /// Acks a job, enqueues the next one, beats and logs, all in one record.
+    /// Acks a job, enqueues the next one, records a heartbeat and buffers a log event, in one record.
     Batch {
         job: u8,
         len: usize,

@@ -25,7 +25,7 @@ pub(super) fn survives(world: &World, allowed: &[Model]) {
     survives_some(world, allowed, depth::survival_images());
 }
 
-/// With so many images of each choice of names.
+/// Like [`survives`], with at most `images` images for each choice of names.
 pub(super) fn survives_some(world: &World, allowed: &[Model], images: usize) {
     let sim = Sim::at(world.clone(), 1);
     opens_and_keeps(&sim, allowed, images);

@@ -16,8 +16,7 @@ use crate::text::{Out, Utc, counted, escaped, grouped};
 /// The bbolt file is not changed. It is checked completely first: if it is damaged, in use or under another key,
 /// nothing is imported and no store is created. If the import is interrupted, run it again before the agent
 /// starts; it continues where it stopped. A store with any other contents is refused. Stop the Go agent first. If
-/// its file has the name of the new store, rename the file, as in
-/// the example.
+/// its file has the name of the new store, rename the file, as in the example.
 #[derive(clap::Args)]
 #[command(after_help = "Example:\n  mv /var/lib/backupy/state.db /var/lib/backupy/state.bolt\n  \
                         backupy-state --state /var/lib/backupy/state.db import /var/lib/backupy/state.bolt")]
