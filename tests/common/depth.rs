@@ -2,7 +2,7 @@
 //!
 //! `cargo test --all-features` is meant to take less than a minute on two cores, so by default these tests take a
 //! sample of their cases, spread evenly over all of them. With `CI=true` in the environment, as `.ci/run`
-//! sets it, they take every case. Nothing sets it for planted bugs and mutants: set it by hand for those.
+//! and `tests/planted/run` set it, they take every case. Set it for mutants too.
 
 #![allow(dead_code, reason = "each test binary uses a part of it")]
 
