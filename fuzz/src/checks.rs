@@ -11,8 +11,8 @@ use crate::base::KEY;
 use crate::page_reader;
 use crate::sim::Sim;
 use crate::sim::content::Content;
-use crate::sim::{Mode, Model, PATH, key, open};
 use crate::sim::world::Image;
+use crate::sim::{Mode, Model, PATH, key, open};
 
 /// Opens `file` as a store. Returns the store's contents if it opened and every value could be decrypted.
 pub fn check_log(file: &[u8]) -> Option<Model> {

@@ -4,8 +4,8 @@
 use arbitrary::{Arbitrary, Unstructured};
 
 use crate::sim::crash::some_images;
-use crate::sim::{Agent, Call, Mode, Model, Oracle, open};
 use crate::sim::world::{Image, World};
+use crate::sim::{Agent, Call, Mode, Model, Oracle, open};
 use crate::sim::{Moment, Sim};
 
 const CALLS_MAX: usize = 24;

@@ -52,7 +52,7 @@ impl Store {
     /// match store.buffer_log(1_700_000_000_000, b"backup begun")? {
     ///     LogAdmission::Buffered => {}
     ///     LogAdmission::DroppedOldest(count) => eprintln!("{count} older events were dropped"),
-    ///     LogAdmission::Dropped => eprintln!("over the limits"),
+    ///     _ => eprintln!("dropped: over the limits"),
     /// }
     /// # assert_eq!(store.log_count(), 1);
     /// # Ok::<(), Box<dyn std::error::Error>>(())

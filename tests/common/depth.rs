@@ -2,7 +2,7 @@
 //!
 //! `cargo test --all-features` is meant to take less than a minute on two cores, so by default these tests take a
 //! sample of their cases, spread evenly over all of them. With `CI=true` in the environment, as `.ci/run`
-//! sets it, they take every case. Nothing sets it for planted bugs and mutants: set it by hand for those.
+//! and `tests/planted/run` set it, they take every case. Set it for mutants too.
 
 #![allow(dead_code, reason = "each test binary uses a part of it")]
 
@@ -27,7 +27,7 @@ pub(crate) fn cut_recoveries_step(calls: usize) -> u64 {
 
 /// `crash`: the test fails if it opens fewer distinct disks than this.
 pub(crate) fn crash_images() -> usize {
-    choose(30_000, 1_000_000)
+    choose(20_000, 1_000_000)
 }
 
 /// `crash`: how many random histories are tried.
@@ -38,7 +38,7 @@ pub(crate) fn random_histories() -> u64 {
 /// `failing_calls`: one failure in this many is tried. There are 24 failures of an operation and 36 of a sync. A
 /// step that shares no divisor with these numbers tries each kind of failure.
 pub(crate) fn failure_step() -> usize {
-    choose(13, 1)
+    choose(25, 1)
 }
 
 /// How many images of the disk are opened, at most, for each choice of names after a failure.
@@ -48,7 +48,7 @@ pub(crate) fn survival_images() -> usize {
 
 /// `damage`: one byte in this many is changed, and one length in this many is cut to.
 pub(crate) fn damaged_byte_step() -> usize {
-    choose(7, 1)
+    choose(11, 1)
 }
 
 /// `damage`: how many bits of each such byte are flipped, one at a time.

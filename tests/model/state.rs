@@ -3,7 +3,8 @@
 //! This is the one model of the buckets: `tests/common` drives it on the real disk, `tests/sim` on the simulated
 //! one, and the fuzz target `model` with calls that the engine chooses. Each adds only what it alone checks: the
 //! simulator the count of dropped events and the key, the fuzz target the limits of the log buffer. The reader in
-//! `tests/format/page_reader.rs` shares nothing with it, on purpose: it is written from FORMAT.md alone, so that it
+//! `tests/format/page_reader.rs` shares nothing with it, on purpose: it is written from FORMAT.md alone, so that
+//! it
 //! cannot share a misunderstanding with the store or with this model.
 
 #![allow(dead_code, unreachable_pub, reason = "each test binary uses a part of it")]
