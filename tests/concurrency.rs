@@ -26,9 +26,9 @@ use shuttle::scheduler::DfsScheduler;
 use shuttle::sync::{Arc, Mutex, mpsc};
 use shuttle::{Config, Runner, thread};
 
-/// Of a seed of shuttle's own choice, which it prints with the schedule that failed.
+/// Shuttle chooses the seed itself, and prints it with the schedule that failed.
 const RANDOM_ORDERS: usize = 20_000;
-/// Orders in which a few threads are put off at the worst moments.
+/// Orders in which threads are delayed at the worst moments.
 const UNFAIR_ORDERS: usize = 10_000;
 const UNFAIR_CHANGES: usize = 4;
 const EIO: i32 = 5;
@@ -39,11 +39,11 @@ fn mark(seq: u64) -> FrameId {
     FrameId { seq, tag }
 }
 
-/// A log: numbers for frames, and a disk. Its atomics are std's, because shuttle runs one thread at a time and
-/// need not try what happens between two looks at what only the test sees.
+/// A log: numbers of frames, and a disk. Its atomics are those of std: shuttle runs one thread at a time, and need
+/// not reorder accesses to what only the test uses.
 struct Log {
     commit: GroupCommit,
-    /// The number of the last frame in the file. Held while one is written, as the store does it.
+    /// The number of the last frame in the file. Locked while a frame is written, as in the store.
     written: Mutex<u64>,
     in_file: AtomicU64,
     on_disk: AtomicU64,
@@ -87,7 +87,7 @@ impl Log {
         assert!(!self.sync_failed.load(Ordering::SeqCst), "a sync after one that failed");
         let number = self.syncs.fetch_add(1, Ordering::SeqCst);
         let covered = self.in_file.load(Ordering::SeqCst);
-        // Here the other threads can write.
+        // Lets the other threads write.
         thread::yield_now();
         let fails = self.fails_at == Some(number);
         match fails {
@@ -116,12 +116,12 @@ impl Log {
         waited.is_ok()
     }
 
-    /// Whether a power cut would leave the frame, here or in the next generation.
+    /// Whether the frame would survive a power cut, in this generation or the next one.
     fn is_safe(&self, seq: u64) -> bool {
         self.on_disk.load(Ordering::SeqCst) >= seq || self.settled.load(Ordering::SeqCst)
     }
 
-    /// The mark never runs ahead of the disk, never goes back, and is that of one frame.
+    /// The durable frame is never ahead of the disk, never goes back, and has its own tag.
     fn assert_mark(&self, at_least: u64) -> u64 {
         let durable = self.commit.durable();
         assert!(durable.seq <= self.on_disk.load(Ordering::SeqCst), "the mark is ahead of the disk");
@@ -131,7 +131,7 @@ impl Log {
     }
 }
 
-/// `count` threads, each of which makes so many writing calls. Returns for each frame whether it was acknowledged.
+/// Makes `calls` writing calls on each of `count` threads. Returns for each frame whether it was acknowledged.
 fn write_from(log: &Arc<Log>, count: usize, calls: usize) -> Vec<(u64, bool)> {
     let threads: Vec<_> = (0..count)
         .map(|_| {
@@ -240,7 +240,7 @@ fn settling_acknowledges_all_that_was_written() {
             let log = Log::new(fails_at);
             let settling = Arc::clone(&log);
             let settling = thread::spawn(move || {
-                // As compaction does it: under the writing end, and not once writing has failed.
+                // As compaction does it: with the write lock held, and not after writing has failed.
                 let mut written = settling.written.lock().unwrap();
                 if !settling.commit.has_failed() {
                     settling.settled.store(true, Ordering::SeqCst);

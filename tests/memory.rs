@@ -149,7 +149,7 @@ fn crc32<'a>(bytes: impl Iterator<Item = &'a u8>) -> u32 {
     !bytes.fold(!0, |crc, &byte| (0..8).fold(crc ^ u32::from(byte), step))
 }
 
-/// While a second thread opens the manifests, only so many of them are on their way.
+/// While a second thread opens manifests, only a limited number of them is in memory.
 #[test]
 fn opening_a_long_log_of_small_records_holds_few_of_them_at_once() {
     let folder = tempfile::tempdir().unwrap();
@@ -165,7 +165,7 @@ fn opening_a_long_log_of_small_records_holds_few_of_them_at_once() {
     assert!(peak <= 2 * len + MIB, "{peak} bytes for a file of {len}");
 }
 
-/// What the index takes of a file that is hardly more than keys.
+/// The memory that the index takes for a file that is hardly more than keys.
 #[test]
 fn opening_many_small_jobs_takes_300_bytes_for_each_and_twice_the_file() {
     for count in [4_000, 40_000] {
@@ -182,7 +182,7 @@ fn opening_many_small_jobs_takes_300_bytes_for_each_and_twice_the_file() {
     }
 }
 
-/// What later operations make void is not held until the end.
+/// Operations that later ones replace are not kept in memory until the end of the log.
 #[test]
 fn opening_a_short_log_of_many_void_operations_holds_few_of_them() {
     for events in [0_usize, 40_000] {

@@ -1,5 +1,5 @@
-//! The machine's disk, with a count of its syncs and reads and of the pauses that a reader makes on it, and with a
-//! call of the test's own before one of the reads.
+//! The real disk, with a count of its syncs, its reads and a reader's pauses. A test can also have a function
+//! called before one of the reads.
 
 use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -10,7 +10,7 @@ use super::hooked::{Hooked, Hooks};
 
 pub(crate) type CountedDisk = Hooked<Counts>;
 
-/// Clones count together.
+/// Clones share the counts.
 #[derive(Clone, Default)]
 pub(crate) struct Counts {
     syncs: Arc<AtomicU64>,
@@ -19,7 +19,7 @@ pub(crate) struct Counts {
     before_read: Arc<Mutex<Option<BeforeRead>>>,
 }
 
-/// The number of a read, and what happens before it.
+/// The number of a read, and the function to call before it.
 type BeforeRead = (u64, Box<dyn FnOnce() + Send>);
 
 impl fmt::Debug for Counts {
@@ -34,7 +34,7 @@ impl CountedDisk {
         during(&self.hooks.syncs, call)
     }
 
-    /// How many reads of files the call makes; reading through a memory map is none.
+    /// How many times the call reads a file, not counting reads through a memory map.
     pub(crate) fn reads_of(&self, call: impl FnOnce()) -> u64 {
         during(&self.hooks.reads, call)
     }

@@ -40,7 +40,7 @@ pub(crate) struct Hooked<H> {
     pub(crate) hooks: H,
 }
 
-/// The machine's disk.
+/// On the real disk.
 impl<H: Default> Default for Hooked<H> {
     fn default() -> Self {
         Hooked { disk: Arc::new(Disk), hooks: H::default() }

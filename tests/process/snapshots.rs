@@ -13,12 +13,12 @@ use crate::common::{
     test_binary,
 };
 
-/// The writer's calls. Behind each of them it records a heartbeat, the number of calls so far.
+/// The writer's calls. After each of them it records a heartbeat: the number of calls so far.
 fn calls() -> impl Iterator<Item = Action> {
     let mut random = Random::new(11);
     std::iter::from_fn(move || {
         Some(match random.below(8) {
-            // Long enough for a reader to meet one half written.
+            // Long enough for a reader to find one half written.
             0 => {
                 Action::Enqueue(format!("run-{}", random.below(12)), vec![random.next().to_le_bytes()[0]; 60_000])
             }
@@ -284,8 +284,8 @@ fn damage_that_stays_is_reported() {
     assert_eq!(shown.job("run-0").unwrap().unwrap().payload, b"payload");
 }
 
-/// What looks like damage may be half written: it is looked at six times, after the header was read. The writer
-/// here is done before read `n`.
+/// What looks like damage may be half written, so it is read up to six times, after the header. Here the writer is
+/// done before read `n`.
 #[test]
 fn what_only_looks_like_damage_is_looked_at_again() {
     for n in 1..=8 {
@@ -309,7 +309,7 @@ fn what_only_looks_like_damage_is_looked_at_again() {
     }
 }
 
-/// A writer that closes cuts the preallocated space off; one that opens cuts a torn tail off.
+/// A writer cuts off the preallocated space when it closes, and a torn tail when it opens.
 #[test]
 fn a_file_that_is_cut_between_a_look_at_its_length_and_a_read_is_looked_at_again() {
     let place = Place::new();
@@ -327,7 +327,7 @@ fn a_file_that_is_cut_between_a_look_at_its_length_and_a_read_is_looked_at_again
     assert_eq!(shown.queue_depth(), 1);
 }
 
-/// A failed sync can take a record back that a snapshot had shown; the next writer puts another in its place.
+/// A failed sync can lose a record that a snapshot has shown. The next writer puts another one in its place.
 #[test]
 fn a_record_that_another_took_the_place_of_is_not_shown_with_its_bytes() {
     let place = Place::new();
@@ -348,7 +348,7 @@ fn a_record_that_another_took_the_place_of_is_not_shown_with_its_bytes() {
     assert_eq!(shown.job("run-1").unwrap().unwrap().payload, b"first");
 
     second.write(place.path());
-    // The other value opens in this one's place: only a look at the frame can tell.
+    // The other value opens in this one's place, so only the frame shows that it is another one.
     let read = shown.job("run-1");
     assert!(matches!(read, Err(Error::Unauthentic { .. })), "{read:?}");
     shown.refresh().unwrap();

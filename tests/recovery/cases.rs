@@ -252,7 +252,7 @@ fn opening_twice_gives_the_same_as_opening_once() {
     assert_eq!(State::take(&again), *written.last());
 }
 
-/// It has the same number under the same key: under the same nonce too, the two would give each other away.
+/// Both records have the same number and the same key. If they had the same nonce too, AES-GCM would reveal both.
 #[test]
 fn a_record_in_the_place_of_a_torn_one_has_another_nonce() {
     let Written { mut image, .. } = bare();
@@ -289,7 +289,7 @@ fn far_apart(distance: usize) -> Image {
 
 #[test]
 fn a_frame_that_vouches_for_damage_is_found_at_any_distance() {
-    // About as much as one read takes, so that two reads share the header that vouches; and much more.
+    // Around the length of one read, so that the header that vouches spans two reads; and far more than that.
     let once = 64 << 10;
     for distance in (once - 56..=once + 16).step_by(8).chain([3 * once, 4_000_000]) {
         let mut image = far_apart(distance);
@@ -299,8 +299,8 @@ fn a_frame_that_vouches_for_damage_is_found_at_any_distance() {
     }
 }
 
-/// Of 25 jobs, all but the first 16 of which vouch for these, and 21 on for 17. Damaged are 17 and, so that a
-/// reader without the lock has stopped to look again at what is damaged, eight before it.
+/// A log of 25 jobs. Record 17 is damaged, and so are eight records before it, after which a reader without the
+/// lock makes no more pauses. Records 18 to 20 vouch for the first 16, and those from 21 on for the first 17.
 fn jobs_after_much_damage() -> Image {
     let place = Place::new();
     let store = place.open();
@@ -321,13 +321,13 @@ fn jobs_after_much_damage() -> Image {
     image
 }
 
-/// Lets the header there say that all up to `durable_seq` was durable.
+/// Makes the header at an offset vouch for the frames up to `durable_seq`.
 fn vouch_for(image: &mut Image, header_at: usize, durable_seq: u64) {
     image.bytes[header_at + 24..][..8].copy_from_slice(&durable_seq.to_le_bytes());
     image.fix_header_crc(header_at);
 }
 
-/// What a reader without the key says: the number of faults, and where the last whole frame ends.
+/// What a reader without the key reports: the number of faults, and where the last whole frame ends.
 fn faults_and_end(image: &Image) -> (usize, u64) {
     let place = Place::new();
     image.write(place.path());
@@ -353,7 +353,7 @@ fn a_record_does_not_vouch_for_the_one_whose_place_it_took() {
     assert_eq!(faults_and_end(&image), (9, frames[19].start as u64));
 }
 
-/// More damage than that is unlikely to be a write in progress, and each repeated look takes time.
+/// A write in progress does not explain more damaged places than that, and each repeated read takes time.
 #[test]
 fn eight_places_that_look_damaged_are_looked_at_again_and_no_more() {
     let place = Place::new();
@@ -363,7 +363,7 @@ fn eight_places_that_look_damaged_are_looked_at_again_and_no_more() {
     }
     let (disk, mut whole) = (CountedDisk::default(), Image::read(place.path()));
     drop(store);
-    // Short enough to be read at once.
+    // Short enough for one read.
     whole.cut(whole.end());
     let reads = |damaged: usize| {
         let mut image = whole.clone();
@@ -379,8 +379,8 @@ fn eight_places_that_look_damaged_are_looked_at_again_and_no_more() {
     assert_eq!(eight, nine);
 }
 
-/// A writer could be in the middle of that frame, so a reader without the lock waits before it reports damage. The
-/// owner of the lock has no reason to.
+/// A writer may not have finished that frame, so a reader without the lock pauses before it reports damage. The
+/// holder of the lock is the only writer, and need not.
 #[test]
 fn a_reader_pauses_before_it_reports_damage_and_the_writer_does_not() {
     let (place, mut image) = (Place::new(), unclean().image);
@@ -393,7 +393,7 @@ fn a_reader_pauses_before_it_reports_damage_and_the_writer_does_not() {
     let opened = || assert!(matches!(options.open(place.path(), &key()), Err(Error::Corrupt { .. })));
     assert_eq!(disk.pauses_ms_of(opened), 0);
 
-    // On the machine's disk these are real pauses.
+    // On the real disk, these are real pauses.
     let begun = Instant::now();
     assert!(!verify(place.path(), None).unwrap().is_intact());
     assert!(begun.elapsed() >= Duration::from_millis(pauses_ms));
@@ -407,7 +407,7 @@ fn bytes_after_the_last_record_that_only_the_disk_has_are_quarantined() {
     cached.write(place.path());
     let (mut on_disk, path) = (cached, place.path());
     on_disk.bytes[end..end + 100].fill(0xA5);
-    // The first read is of the header, the second is the first look at the log.
+    // The first read is of the header, the second one of the log.
     disk.before_read(3, move || on_disk.write(path));
     let store = options_on(Arc::new(disk)).open(place.path(), &key()).unwrap();
     assert_eq!((store.recovery().records, store.recovery().quarantined_bytes), (10, 100));

@@ -165,7 +165,7 @@ fn every_sector_zeroed_is_found() {
     });
 }
 
-/// What needs no lock sees the same damage, and shows nothing of it.
+/// Readers without the lock report the same damage, and return none of the damaged records.
 #[test]
 fn verify_and_snapshot_see_what_open_sees() {
     let subject = subject();
@@ -180,7 +180,7 @@ fn verify_and_snapshot_see_what_open_sees() {
             let report = verify_on(&sim, PATH, key, |_| {}).unwrap();
             let faults: Vec<_> = report.faults.iter().map(|fault| (fault.offset, fault.kind)).collect();
             assert_eq!(faults[0], (frame.offset, FaultKind::Damage));
-            // With the key, the value that does not open is one more.
+            // With the key, a value that does not open is one more fault.
             let is_within =
                 |&(at, kind)| kind == FaultKind::Damage && subject.frame_at(at as usize) == Some(frame);
             assert!(faults.len() <= 2 && faults.iter().all(is_within), "{faults:?} of {frame:?}");
@@ -247,7 +247,7 @@ fn duplicated_frames_are_found() {
             let looked = look(subject.with_frames(place, then));
             let offset = frames.get(place).map_or(subject.bytes.len() as u64, |frame| frame.offset);
             if place == copied {
-                // In front of itself it is in its place; the second one is not.
+                // Inserted before itself, it is in its right place, and the second one is not.
                 assert_unauthentic(&looked, offset + frames[copied].len, "the first frame twice");
             } else {
                 assert_unauthentic(&looked, offset, &format!("frame {copied} again at {place}"));
@@ -261,7 +261,7 @@ fn assert_unauthentic(looked: &Result<Model>, expected: u64, what: &str) {
     assert!(is_right, "{what}: {looked:?}, expected at {expected}");
 }
 
-/// Two stores that went on from the same bytes.
+/// Two stores that continued from the same bytes.
 #[test]
 fn frames_of_a_fork_are_found() {
     let mut first = Agent::new(Sim::new(31), Mode::Sync);
@@ -285,21 +285,22 @@ fn frames_of_a_fork_are_found() {
     for at in fork..frames.len() {
         let ours: Vec<&[u8]> = frames[at..].iter().map(|frame| first.bytes_of(frame)).collect();
         let theirs: Vec<&[u8]> = second.frames[at..].iter().map(|frame| second.bytes_of(frame)).collect();
-        // All of the rest, and only this one.
+        // All frames from here on, and only this one.
         let rest = look(first.with_frames(at, theirs.iter().copied()));
         let one = look(first.with_frames(at, [&theirs[..1], &ours[1..]].concat()));
         if at > fork {
             assert_unauthentic(&rest, frames[at].offset, &format!("the fork's frames from {at} on"));
             assert_unauthentic(&one, frames[at].offset, &format!("the fork's frame {at}"));
         } else {
-            // Where the stores part, this is the other store, whole; one frame of it does not carry ours.
+            // Taken from where the two stores part, it is the other store as a whole. A single frame of it does
+            // not fit into ours.
             assert_eq!(&rest.unwrap(), second.last_state());
             assert_unauthentic(&one, frames[at + 1].offset, "the fork's first frame");
         }
     }
 }
 
-/// The log before a compaction and the one after it, which went on: same store, same agent key, another salt.
+/// The logs before and after a compaction, with later records: the same store and agent key, but another salt.
 #[test]
 fn frames_of_an_earlier_generation_are_found() {
     let mut agent = Agent::new(Sim::new(81), Mode::Sync);
@@ -316,7 +317,7 @@ fn frames_of_an_earlier_generation_are_found() {
     let ours: Vec<&[u8]> = later.frames.iter().map(|frame| later.bytes_of(frame)).collect();
     for (at, frame) in later.frames.iter().enumerate() {
         let Some(old) = earlier.frames.get(at).map(|_| &theirs[at..]) else { break };
-        // In front of the rest, in the place of one, and instead of all of the rest.
+        // Inserted, in place of one frame, and in place of all later frames.
         for then in [[&old[..1], &ours[at..]].concat(), [&old[..1], &ours[at + 1..]].concat(), old.to_vec()] {
             let has_later = then.len() > 1 && then.last() == ours.last();
             let looked = look(later.with_frames(at, then));
@@ -330,7 +331,7 @@ fn frames_of_an_earlier_generation_are_found() {
     }
 }
 
-/// Under the same agent key, but with its own salt: not even the CRC fits.
+/// It is under the same agent key, but has its own salt: not even the CRC is right.
 #[test]
 fn frames_of_another_store_are_found() {
     let subject = subject();

@@ -227,7 +227,7 @@ fn an_anchor_is_checked_against_the_authentic_records() {
     let head = open(&whole, Mode::Sync).unwrap().anchor();
     let opened = options(&Sim::on(&image, 123)).expect_at_least(head).open(PATH, &key()).unwrap();
     assert_eq!(take(opened), expected);
-    // Lost with the frame that it names: a later one has to do.
+    // The frame that the anchor names is lost: a later one satisfies it.
     let mut lost = subject.content.clone();
     lost.write(&[0; 100], subject.frames[2].offset);
     let lost = Image::from([(PathBuf::from(PATH), lost)]);
@@ -257,7 +257,7 @@ fn a_log_that_failed_authentication_is_quarantined_and_rekeyed() {
     assert!(matches!(open(&sim, Mode::Sync), Err(Error::Unauthentic { .. })));
     let store = options(&sim).previous_key(key()).open(PATH, &other_key()).unwrap();
     assert!(store.recovery().salvaged.is_some() && store.recovery().rekeyed);
-    // The removed one is lost, and the one after it, which can no longer be authenticated.
+    // The removed frame is lost, and the next one, which can no longer be authenticated.
     assert_eq!(take(store).jobs.len(), 4);
     assert_eq!(start(&subject.frames[0]), 4096);
 }

@@ -395,14 +395,14 @@ fn one_bad_value_costs_itself_unless_it_was_replaced_later() {
     }
     let subject = Subject::closed(&mut agent);
     let spoiled = |number: usize| {
-        // The last byte but the padding, without its CRCs: the last value of the record.
+        // The last byte before the padding, with the CRCs left as they were: it is in the record's last value.
         let frame = &subject.frames[number];
         let mut content = subject.content.clone();
         let at = subject.bytes_of(frame).iter().rposition(|&byte| byte != 0).unwrap() + start(frame);
         content.write(&[!subject.bytes[at]], at as u64);
         salvage(&content).unwrap()
     };
-    // Of the batch, the log event; the job and the heartbeat came over.
+    // The batch loses its log event; its job and its heartbeat are salvaged.
     let batch = spoiled(1);
     assert_eq!(batch.report.lost.len(), 1);
     let lost = &batch.report.lost[0];
@@ -413,13 +413,13 @@ fn one_bad_value_costs_itself_unless_it_was_replaced_later() {
         (&subject.last_state().jobs, subject.last_state().heartbeat)
     );
     assert!(batch.model.logs.is_empty());
-    // Replaced later, and acked later.
+    // Values that were replaced or acked later.
     for number in [0, 2] {
         let salvaged = spoiled(number);
         assert!(salvaged.report.is_complete(), "{:?}", salvaged.report);
         assert_eq!(&salvaged.model, subject.last_state());
     }
-    // The replacement itself: the one before it is back.
+    // A replacement is lost, so the value before it is back.
     let replaced = spoiled(3);
     let lost = &replaced.report.lost[0];
     assert_eq!(
@@ -447,7 +447,7 @@ fn keys_of_a_frame_that_cannot_be_checked_are_named() {
     assert_eq!((lost.first_seq, lost.last_seq), (2, Some(3)));
     assert_eq!(lost.keys.len(), 1);
     assert_eq!(lost.keys[0].run_id.as_ref(), Some(&subject.last_state().jobs[2].0));
-    // `verify` says the same.
+    // `verify` reports the same.
     let sim = Sim::on(&Image::from([(PathBuf::from(PATH), content)]), 99);
     let faults = verify_on(&sim, PATH, Some(&key()), |_| {}).unwrap().faults;
     let faults: Vec<_> = faults.iter().map(|fault| (fault.offset, fault.kind)).collect();

@@ -18,7 +18,7 @@ fn a_changed_manifest_is_unauthentic_even_with_right_crcs() {
 fn every_byte_of_a_frame_header_is_under_the_seal() {
     let Written { image, .. } = closed();
     let frame = image.frames()[4].clone();
-    // Behind the CRCs and the length, which would say where the next frame is.
+    // After the CRCs and the length: a changed length would make another range of bytes the frame.
     for at in frame.start + 12..frame.start + 48 {
         let mut tampered = image.clone();
         tampered.flip(at).fix_crc(frame.start);
@@ -186,7 +186,7 @@ fn a_changed_config_and_session_are_unauthentic_when_they_are_read() {
     assert!(matches!(store.last_heartbeat(), Err(Error::Unauthentic { .. })));
 }
 
-/// Else anyone could end a log cleanly where they like.
+/// Otherwise anyone could cut a log anywhere and give it a clean end.
 #[test]
 fn a_changed_close_frame_is_unauthentic() {
     let written = closed();

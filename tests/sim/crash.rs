@@ -1,7 +1,7 @@
 //! The images that a disk could hold after a power cut.
 //!
-//! Of each file, every sector that was written since the last sync is there or not: kept, or old, zero or garbage
-//! in the bytes that were written. The length is old, new or between. Names are old or new, each change by itself.
+//! In each file, a sector that was written since the last sync is either kept, or its written bytes are old, zero
+//! or garbage. The length is old, new or between. Each change of a name is kept or lost by itself.
 //! While at most [`SUBSETS_MAX`] sectors differ, every subset of them is tried; beyond that, all prefixes, each
 //! one missing, each one alone, and 256 random subsets.
 
@@ -13,7 +13,7 @@ use super::world::{Image, Inode, Names, World};
 
 /// How many differing sectors are tried in every combination.
 pub const SUBSETS_MAX: usize = 12;
-/// How many are also tried with every fate by itself: 4^4 images.
+/// Up to how many differing sectors every combination of fates is tried: 4^4 images.
 const FATES_MAX: usize = 4;
 const RANDOM_SUBSETS: usize = 256;
 /// How many combinations of files and names are tried in full.
@@ -46,7 +46,7 @@ pub fn images(world: &World, seed: u64, each: &mut dyn FnMut(&Image)) {
     some_images(world, seed, usize::MAX, each);
 }
 
-/// As [`images`], but of each choice of names at most so many images, taken at random.
+/// Like [`images`], but with at most `most` images for each choice of names, taken at random.
 pub fn some_images(world: &World, seed: u64, most: usize, each: &mut dyn FnMut(&Image)) {
     let mut random = Random::new(seed);
     for names in name_variants(world, &mut random) {
@@ -79,7 +79,7 @@ fn at_most(most: usize, mut all: Vec<Vec<usize>>, random: &mut Random) -> Vec<Ve
     all
 }
 
-/// Each pending change of a name there or not; if there are many, only some of the choices.
+/// All choices of which pending changes of names are kept; if there are many changes, only some of the choices.
 fn name_variants(world: &World, random: &mut Random) -> Vec<Names> {
     let changes = &world.name_changes;
     let choices = subsets(changes.len(), random);
@@ -109,8 +109,8 @@ fn subsets(count: usize, random: &mut Random) -> Vec<Vec<bool>> {
     all
 }
 
-/// A choice for each file: all combinations, or if these are too many, each file's choices beside the first (all
-/// kept) and the last (all lost) of the others, and random ones.
+/// Combines the choices of the files: all combinations or, if there are too many, random ones, and each choice of
+/// one file together with the first (all kept) and the last (all lost) choice of the other files.
 fn combinations(counts: &[usize], random: &mut Random) -> Vec<Vec<usize>> {
     let product = counts.iter().try_fold(1_usize, |product, &count| product.checked_mul(count));
     let varied = counts.iter().filter(|&&count| count > 1).count();
@@ -140,7 +140,7 @@ struct Suspect<'a> {
     inode: &'a Inode,
     /// Sectors that were written and differ from what is durable.
     differing: Vec<usize>,
-    /// Sectors that were written, but with what was there.
+    /// Sectors that were written without a change.
     same: Vec<usize>,
 }
 
@@ -186,7 +186,7 @@ impl<'a> Suspect<'a> {
         variants
     }
 
-    /// Lengths besides the live and the durable one.
+    /// The lengths to try other than the live and the durable one.
     fn lens(&self, random: &mut Random) -> BTreeSet<u64> {
         let Inode { live, durable, lens, .. } = self.inode;
         let mut lens = lens.clone();

@@ -85,11 +85,11 @@ impl Op {
 /// How an operation fails.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Failure {
-    /// With this error number; nothing was done.
+    /// It returns this error number and does nothing.
     Errno(i32),
-    /// A read or write does half of what it was asked for. Other operations go well.
+    /// A read or write does half of what it was asked for. Other operations succeed.
     Short,
-    /// A read or write says `Ok(0)`. Other operations go well.
+    /// A read or write returns `Ok(0)`. Other operations succeed.
     Zero,
 }
 
@@ -123,7 +123,7 @@ struct DiskState {
     failed_sync: FailedSync,
     capacity: u64,
     locked: BTreeSet<PathBuf>,
-    /// Of each sync of a file: its operation number, and which file.
+    /// For each sync of a file: its operation number, and which file.
     syncs: Vec<(usize, usize)>,
     /// Files opened in an earlier session belong to a dead process.
     session: u32,
@@ -244,7 +244,7 @@ impl Sim {
         self.0.lock().unwrap()
     }
 
-    /// Numbers an operation; gives what it works on, and how it is to fall short.
+    /// Numbers an operation. Returns the state of the disk, and how the operation is to fail.
     fn begin(&self, op: Op) -> io::Result<(MutexGuard<'_, DiskState>, Option<Failure>)> {
         let mut state = self.state();
         let number = state.ops.len();

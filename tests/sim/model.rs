@@ -49,12 +49,12 @@ pub(super) struct Memory {
     pub(super) unrecorded: u64,
     /// How many drops were acked or drained.
     told: u64,
-    /// What the last peek saw, and how many drops there had ever been.
+    /// The events that the last peek returned, and how many events had ever been dropped.
     #[allow(clippy::type_complexity, reason = "times and payloads, and the count of drops")]
     peeked: Option<(Vec<(i64, Vec<u8>)>, u64)>,
 }
 
-/// What a call returned, as far as it says something.
+/// What a call returned, if it returns anything but success.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Answer {
     Done,
@@ -154,7 +154,7 @@ impl Model {
         (Some(next), answer)
     }
 
-    /// The first events in drain order make room for the new one, or it does not come in.
+    /// The first events in drain order make room for the new one, or the new one is dropped.
     fn admit_log(&mut self, ts_ms: i64, payload: Vec<u8>, when_full: Option<WhenFull>) -> LogAdmission {
         let too_many = (self.logs.len() + 1).saturating_sub(FEW);
         let made_room = match when_full {
@@ -170,12 +170,12 @@ impl Model {
         if made_room == 0 { LogAdmission::Buffered } else { LogAdmission::DroppedOldest(made_room as u64) }
     }
 
-    /// Whatever writes a log event writes the count of the dropped ones too.
+    /// Every call that writes a log event also writes the count of dropped events.
     pub(super) fn record_drops(&mut self, memory: &mut Memory) {
         self.dropped += std::mem::take(&mut memory.unrecorded);
     }
 
-    /// As [`Model::read`] sees it.
+    /// What [`Model::read`] returns.
     pub fn without_logs(&self) -> Model {
         Model { state: self.state.without_logs(), ..*self }
     }
@@ -208,7 +208,7 @@ impl Model {
     }
 }
 
-/// Short: values by their lengths and first bytes.
+/// Shows only the lengths and the first bytes of values.
 impl fmt::Debug for Model {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let short = |bytes: &[u8]| format!("{}B:{:02x?}", bytes.len(), &bytes[..bytes.len().min(4)]);

@@ -64,7 +64,7 @@ impl Oracle {
     }
 }
 
-/// How far the oracle was when so many operations of the disk were done.
+/// The state of the oracle when the disk had done `ops` operations.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Mark {
     pub(super) ops: usize,
@@ -82,12 +82,12 @@ pub struct BackedUp {
 }
 
 impl BackedUp {
-    /// Whether a power cut after so many operations must leave it there.
+    /// Whether the backup must be there after a power cut that follows `ops` operations.
     pub fn must_be_there(&self, ops: usize) -> bool {
         self.done_at.is_some_and(|done_at| done_at <= ops)
     }
 
-    /// What it holds by itself, on a copy of its disk.
+    /// Checks what the backup holds, on a copy of its disk.
     pub fn check(&self, sim: &Sim) {
         let report = verify_on(sim, &self.path, Some(&key_of(self.holds.is_other_key)), |_| {}).unwrap();
         assert!(report.is_intact(), "{}: {report:?}", self.path.display());

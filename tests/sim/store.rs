@@ -18,15 +18,15 @@ pub const TORN: &str = "/sim/state.db.torn";
 /// Which calls return before they are durable, and what the log buffer does with more than [`FEW`] events.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Mode {
-    /// None. Any number of events.
+    /// No call. The buffer holds any number of events.
     Sync,
-    /// Heartbeats, and what concerns log events. The oldest events make room.
+    /// Heartbeats and the calls about log events. The oldest events make room.
     Mixed,
-    /// All. New events are dropped.
+    /// All calls. New events are dropped.
     Buffered,
 }
 
-/// How many log events the buffer holds where it has a limit.
+/// How many log events the buffer holds, in the modes with a limit.
 pub const FEW: usize = 2;
 
 impl Mode {
@@ -35,7 +35,7 @@ impl Mode {
     pub(super) fn options(self, sim: &Sim) -> OpenOptions {
         let mut options = options_on(Arc::new(sim.clone()));
         options.mmap(false).queue_order(QueueOrder::Fifo);
-        // A compaction on a thread of its own would come at another operation each time.
+        // A compaction on its own thread would start at another operation in each run.
         options.compaction(policy(|policy| policy.automatic = false));
         let mut limits = LogLimits::default();
         if let Some(when_full) = self.when_full() {

@@ -91,7 +91,7 @@ pub fn write_sessions(agent: &mut Agent, seed: u64, sessions: usize) {
 pub fn small_call(random: &mut Random) -> Call {
     loop {
         match Call::random(random) {
-            // What is no single record of this log.
+            // These are not one record of this log.
             Call::Sync | Call::Reopen | Call::Kill | Call::PeekLogs { .. } => {}
             call if call.copies() => {}
             Call::SaveConfig { .. } => return Call::SaveConfig { len: 50 },

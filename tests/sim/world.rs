@@ -17,14 +17,14 @@ use super::random::Random;
 /// The files of a disk by name, all of it durable.
 pub type Image = BTreeMap<PathBuf, Content>;
 
-/// What a failed sync has done to the sectors it was asked for.
+/// What a failed sync does to the sectors that it should have written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum FailedSync {
-    /// None was written; the cache takes all of them for clean.
+    /// It writes none, and the cache counts all of them as clean.
     LosesAll,
-    /// Some were written, the others are lost.
+    /// It writes some, and the others are lost.
     LosesSome,
-    /// None was written, and they still count as unsynced.
+    /// It writes none, and they still count as unsynced.
     KeepsAll,
 }
 

@@ -18,10 +18,10 @@ use crate::sim::{EIO, ENOSPC, Failure, Op, Sim};
 
 const NEW: &str = "/sim/state.db.new";
 const BACKUP: &str = "/sim/backup.db";
-/// Of a moment, so many images at most.
+/// How many images are opened for a moment, at most.
 const IMAGES: usize = 300;
 
-/// Something in every bucket, something dead in each, and a log event that ties.
+/// Leaves live and dead records in every bucket, and two log events of the same time.
 const CALLS: [Call; 14] = [
     Call::SaveConfig { len: 1200 },
     Call::Enqueue { job: 0, len: 30 },
@@ -50,12 +50,12 @@ fn other_key() -> AgentKey {
     AgentKey::new("another").unwrap()
 }
 
-/// The model asks which key a store is under; these tests compare what it holds and nothing else.
+/// These tests compare only what the store holds, not which key it is under.
 fn opened(store: Store) -> Opened {
     Opened { store, is_other_key: false }
 }
 
-/// What a copy of the disk holds, under whichever of the two keys it is.
+/// What the store in a copy of the disk holds. It may be under either key.
 fn take(image: &Image, path: &str) -> Result<Model> {
     let open = |key: &AgentKey| {
         let mut options = options_on(Arc::new(Sim::on(image, 3)));
@@ -125,7 +125,7 @@ fn survives_failures(code: i32, change: impl Fn(&Store) -> Result<()>) {
         let changed = change(agent.store());
         agent.sim.heal();
         let live = agent.sim.live();
-        // A left-over that could not be removed goes with the next open. For reads, see the test below.
+        // The next open removes a left-over that could not be removed. For reads, see the test below.
         if !matches!(op, Op::Remove | Op::Read) {
             assert_no_left_over(&live, &place);
         }
@@ -161,7 +161,7 @@ fn a_disk_that_is_full_for_the_new_file_is_a_full_disk_whichever_call_says_so() 
     let on_the_new_file = |op| matches!(op, Op::Write | Op::Sync | Op::SetLen | Op::Rename);
     let mut tried = 0;
     for n in (0..trace.len()).filter(|&n| on_the_new_file(trace[n])) {
-        // Full once: the log's preallocated space is given back, and the second try has room.
+        // The disk is full once: the log's preallocated space is released, and the second try has room.
         let agent = agent_with_history();
         agent.sim.fail(agent.sim.ops() + n, Failure::Errno(ENOSPC));
         let compacted = agent.store().compact();

@@ -18,7 +18,7 @@ use crate::sim::world::{self, Image, World};
 use crate::sim::{Agent, BackedUp, Call, Mode, Model, Oracle, PATH, open};
 use crate::sim::{Moment, Op, Sim};
 
-/// Small and large, so that frames share sectors, fill one, and reach over several.
+/// Small and large calls, so that frames share a sector, fill one, or span several.
 const ALPHABET: [Call; 10] = [
     Call::SaveConfig { len: 1200 },
     Call::Enqueue { job: 0, len: 30 },
@@ -31,8 +31,8 @@ const ALPHABET: [Call; 10] = [
     Call::Sync,
     Call::Reopen,
 ];
-/// What copies the log, and what reaches over several buckets: in every history of up to two calls, with those
-/// above.
+/// Calls that copy the log, and calls that change several buckets. Together with those above, every history of up
+/// to two calls is tried.
 const MORE: [Call; 6] = [
     Call::Batch { job: 0, len: 200 },
     Call::AckLogs { n: 1 },
@@ -41,18 +41,18 @@ const MORE: [Call; 6] = [
     Call::ReopenRekeyed,
     Call::Backup,
 ];
-/// Of a moment in a call that copies the log, so many images of each choice of names: there are two files then,
-/// and most images differ only in the one that has no name yet.
+/// How many images are opened for each choice of names at a moment in a call that copies the log. There are two
+/// files then, and most images differ only in the one that has no name yet.
 const COPY_IMAGES: usize = 12;
-/// Of a moment in a random history, so many images: with many unsynced sectors there are thousands.
+/// How many images are opened for a moment in a random history: with many unsynced sectors there are thousands.
 const RANDOM_IMAGES: usize = 250;
 const RANDOM_HISTORY_LEN: usize = 12;
-/// How many images a moment of calls that are made again.
+/// How many images are opened for a moment in a call that is made again.
 const AGAIN_IMAGES: usize = 60;
 const THREADS: usize = 2;
 const HEADER_PAGE_LEN: usize = 4096;
 
-/// Prints even if the test passes, when `println` would be captured, so that the log of a run has the counts.
+/// Prints even if the test passes, so that the log of a run has the counts. The output of `println` is captured.
 macro_rules! report {
     ($($said:tt)*) => {
         let _ = writeln!(io::stderr(), $($said)*);
@@ -64,12 +64,13 @@ struct History {
     mode: Mode,
     seed: u64,
     calls: Vec<Call>,
-    /// Whether power is cut in every call, or only in the last: the others are last in another history.
+    /// Whether power is cut in every call, or only in the last one. An exhaustive test need not cut the others:
+    /// each is the last call of another history.
     cut_all: bool,
 }
 
-/// Images by their hash, and what each was found to hold, by its hash. An image comes again at other places and in
-/// other histories, where other states may be allowed, so that is looked at each time.
+/// The hash of each image that was opened, with the hash of what it held. The same image occurs at other places
+/// and in other histories, where other states may be allowed. So what it held is checked each time.
 struct Seen([Mutex<HashMap<u64, u64>>; 64]);
 
 impl Seen {
@@ -184,8 +185,8 @@ fn a_torn_tail_that_was_cut_off_never_reappears_after_a_new_record() {
     }
 }
 
-/// A compaction must not make the ordinals of log events begin anew: the keys of a batch that was peeked before it
-/// would name events that were never peeked.
+/// A compaction must not restart the ordinals of log events: the keys of a batch that was peeked before it would
+/// then name events that were never peeked.
 #[test]
 fn ack_after_a_compaction_removes_nothing_that_was_not_peeked() {
     let mut agent = Agent::new(Sim::new(75), Mode::Sync);
@@ -203,7 +204,7 @@ fn exhaustive(mode: Mode, len: u32, number: usize) -> History {
     History { mode, seed: 0, calls: calls.collect(), cut_all: false }
 }
 
-/// `None` for what [`exhaustive`] gives.
+/// Returns `None` for a history that [`exhaustive`] returns.
 fn with_more(mode: Mode, len: u32, number: usize) -> Option<History> {
     let all: Vec<Call> = ALPHABET.into_iter().chain(MORE).collect();
     let calls = (0..len).map(|i| all[number / all.len().pow(i) % all.len()]);
@@ -242,7 +243,7 @@ fn check_all(histories: &[History], seen: &Seen) {
     }
 }
 
-/// Leaves calls out for as long as the rest still fails.
+/// Leaves out one call after another, as long as the rest still fails.
 fn shorten(mut history: History, mut what: String) -> (History, String) {
     'again: loop {
         for i in 0..history.calls.len() {
@@ -272,17 +273,17 @@ fn check(history: &History, seen: &Seen) -> Result<(), String> {
     })
 }
 
-/// One history, cut wherever it can be cut.
+/// One history, with a power cut wherever there can be one.
 struct Check<'a> {
     seen: &'a Seen,
     seed: u64,
-    /// One image in so many is also cut inside its recovery.
+    /// One image in this many is also cut during its recovery.
     share: u64,
-    /// How many images a moment.
+    /// How many images are opened for a moment.
     most: usize,
-    /// The last calls of the history: what an agent would try again.
+    /// The last calls of the history, which an agent would make again.
     again: Vec<Call>,
-    /// Logs after recovery that went on well.
+    /// Logs after recovery for which `goes_on` has passed.
     settled: HashSet<u64>,
     /// Backups that were found whole.
     backups: HashSet<(PathBuf, u64)>,
@@ -322,8 +323,8 @@ impl Check<'_> {
         }
     }
 
-    /// The process is killed, and what it wrote is in the page cache; the next one is promised something, and only
-    /// then the power is cut.
+    /// The process is killed, so what it wrote is still in the page cache. Power is cut only after the next
+    /// process has got a promise.
     fn killed(&mut self, moment: &Moment, allowed: &Allowed<'_>) {
         let mut agent = Agent::new(Sim::at(moment.world.clone(), self.seed), Mode::Sync);
         agent.oracle = Oracle::any_of(allowed.states);
@@ -336,7 +337,7 @@ impl Check<'_> {
         });
     }
 
-    /// Every backup is absent or whole, and there if its call returned.
+    /// Every backup is absent or whole, and it is present if its call has returned.
     fn backups(&mut self, image: &Image, made: &[BackedUp], ops: usize, place: &dyn Fn() -> String) {
         for backup in made {
             let Some(content) = image.get(&backup.path) else {
@@ -370,7 +371,7 @@ impl Check<'_> {
         assert!(allowed.states.contains(&found), "{}: found {found:#?}, not among {:#?}", place(), allowed.states);
         self.seen.shard(hash).insert(hash, found.hash());
 
-        // A crash inside this recovery may not change what it was about to find.
+        // A crash during this recovery must not change what it would have found.
         let same = Allowed::new(std::slice::from_ref(&found));
         let (after, during) = moments.split_last().unwrap();
         for moment in during {
@@ -406,8 +407,7 @@ impl Check<'_> {
         }
     }
 
-    /// What a recovery found stays, whether or not the power is cut again, and the store can be written and
-    /// reopened.
+    /// What a recovery found stays, even if the power is cut again, and the store can be written and reopened.
     fn goes_on(&mut self, after: &World, found: &Model, place: &dyn Fn() -> String) {
         let same = Allowed::new(std::slice::from_ref(found));
         crash::some_images(after, self.seed, self.most, &mut |image| {
@@ -429,7 +429,7 @@ impl Check<'_> {
 enum Depth {
     One,
     Two,
-    /// After a recovery that was cut: only opened.
+    /// After a recovery that was cut. The image is only opened.
     Three,
 }
 

@@ -35,7 +35,7 @@ const CALLS: [Call; 17] = [
     Call::DrainLogs { n: 9 },
 ];
 
-/// What copies the log, between calls that show whether the store still works.
+/// Calls that copy the log, between calls that show whether the store still works.
 const COPYING_CALLS: [Call; 15] = [
     Call::Enqueue { job: 0, len: 300 },
     Call::BufferLog { ts_ms: 1, len: 90 },
@@ -54,7 +54,8 @@ const COPYING_CALLS: [Call; 15] = [
     Call::Compact,
 ];
 
-/// With two files there are thousands, and most differ only in the one that has no name yet.
+/// How many images are opened while there are two files. There are thousands, and most differ only in the file
+/// that has no name yet.
 const COPY_IMAGES: usize = 12;
 
 const FAILURES: [Failure; 6] = [
@@ -87,7 +88,7 @@ impl Case {
     fn plan(&self, sim: &Sim) {
         match (self.lasting, self.failure) {
             (Lasting::Once, failure) => sim.fail(self.n, failure),
-            // An interrupted read or write is repeated, as std does it: for ever, if it came to that.
+            // std repeats an interrupted read or write. If every one were interrupted, it would never end.
             (Lasting::Sticky, failure @ Failure::Errno(EINTR)) => {
                 (0..50).for_each(|i| sim.fail(self.n + i, failure));
             }
@@ -95,7 +96,7 @@ impl Case {
         }
     }
 
-    /// Every failure of every operation that `run` does on a disk like `disk`.
+    /// Every failure of every operation that `run` makes on a disk like `disk`.
     fn all(mode: Mode, disk: impl Fn() -> Sim, run: impl Fn(&Sim)) -> Vec<Case> {
         let sim = disk();
         run(&sim);
@@ -178,15 +179,15 @@ fn run_with_failure(case: &Case, calls: &[Call], sim: Sim, images: usize) {
         }
         if begins_anew {
             has_failed = false;
-            // A close that failed leaves nothing open; the next process starts all the same.
+            // A close that fails leaves nothing open, and the next process starts.
             opened = if agent.is_open() { Ok(()) } else { agent.start() };
             continue;
         }
         if has_failed {
-            // What a copy says of a failed store has a test of its own.
+            // `failed_copies.rs` tests what a copy of a failed store returns.
             let is_refused = match &made {
                 Err(Error::Failed { .. }) => true,
-                // It may have to look first at what it acks.
+                // An ack may have to read first.
                 Err(Error::Io { operation: "read", .. }) => true,
                 made => !call.writes() || call.copies() && made.is_err(),
             };
@@ -216,7 +217,7 @@ fn run_with_failure(case: &Case, calls: &[Call], sim: Sim, images: usize) {
     no_sync_was_repeated(case, &agent.sim);
 }
 
-/// An error of the log's own file after which nothing is written any more.
+/// Whether it is an error of the log itself, after which the store takes no more writes.
 fn fails_for_good(call: Call, error: &Error) -> bool {
     let Error::Io { operation, .. } = error else { return false };
     match call {
@@ -244,7 +245,7 @@ fn old_log_stays(case: &Case, agent: &Agent, call: Call, before: &Stats, error: 
     assert!(left.is_empty() || cannot_remove, "{call:?}: {error}: left {left:?}");
 }
 
-/// As far as their calls returned; the others are there whole or not at all.
+/// Backups whose calls have returned are there; the others are whole or absent.
 fn backups_survive(agent: &Agent) {
     let mut whole = HashSet::new();
     crash::some_images(&agent.sim.world(), 6, 60, &mut |image| {
@@ -268,9 +269,9 @@ fn assert_typed(case: &Case, error: &Error, has_failed: bool) {
         Error::Io { .. } => !(is_full && op == Op::Write && lasting == Lasting::Once),
         Error::Full { .. } => is_full,
         Error::Failed { .. } => has_failed,
-        // What reads as nothing was not copied, or was not written.
+        // A read that returns nothing looks like damage to what was copied or written.
         Error::Corrupt { .. } if op == Op::Read && failure == Failure::Zero => true,
-        // A header that reads as nothing is no header.
+        // A read of the header that returns nothing looks like a file without one.
         Error::NotAStore { .. } | Error::Corrupt { offset: 0, .. } => {
             op == Op::Read && failure == Failure::Zero || lasting == Lasting::Sticky
         }
@@ -279,7 +280,7 @@ fn assert_typed(case: &Case, error: &Error, has_failed: bool) {
     assert!(is_right, "{error:?}");
 }
 
-/// From a sync that failed to the next open, there is no other.
+/// A file is not synced again between a failed sync and the next open.
 fn no_sync_was_repeated(case: &Case, sim: &Sim) {
     if case.op == Op::Sync && matches!(case.failure, Failure::Errno(_)) {
         let next_open = sim.trace()[case.n + 1..].iter().position(|&op| op == Op::Lock);
@@ -311,7 +312,7 @@ fn io_error_during_recovery_leaves_the_file_unchanged() {
         let is_cut =
             sim.trace().iter().filter(|&&op| op == Op::SetLen).count() > 1 && after[log].len() == tail_at as u64;
         if is_cut {
-            // Only once its copy is durable may the tail go.
+            // The tail may be cut off only once its copy is durable.
             crash::images(&sim.world(), 7, &mut |image| {
                 assert_eq!(image[Path::new(TORN)].bytes(), tail);
             });

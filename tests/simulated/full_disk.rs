@@ -30,7 +30,7 @@ fn full_disk_refuses_puts_and_lets_ack_and_drain_work() {
     };
     assert!(matches!(refused, Error::Full { .. }), "{refused:?}");
     survives(&sim.world(), agent.oracle.allowed());
-    // What was buffered and queued can still go.
+    // Buffered events and queued jobs can still be removed.
     agent.make(Call::DrainLogs { n: 500 }).unwrap();
     for job in 0..jobs {
         agent.make(Call::Ack { job }).unwrap();
@@ -44,7 +44,8 @@ fn full_disk_refuses_puts_and_lets_ack_and_drain_work() {
     survives(&sim.world(), agent.oracle.allowed());
 }
 
-/// The count of dropped events is put into the log by what removes something; it must not make an ack a put.
+/// A call that removes something also writes the count of dropped events. An ack must still count as one that only
+/// removes.
 #[test]
 fn full_disk_lets_acks_work_while_a_count_of_drops_is_not_written_yet() {
     let sim = Sim::new(19);
@@ -84,7 +85,7 @@ fn full_disk_lets_acks_work_while_a_count_of_drops_is_not_written_yet() {
     assert_eq!(dropped().stats().logs_dropped, 3);
 }
 
-/// The next session has no room to quarantine a torn tail or for the reserve, and opens all the same.
+/// The next session has no room for a quarantined tail or a reserve, and still opens.
 #[test]
 fn full_disk_lets_a_killed_store_open_and_ack() {
     let sim = Sim::new(12);
@@ -102,7 +103,7 @@ fn full_disk_lets_a_killed_store_open_and_ack() {
     survives(&sim.world(), agent.oracle.allowed());
 }
 
-/// The close gave the reserve back, and other files have used most of that space since.
+/// The close has released the reserve, and other files have used most of that space since.
 #[test]
 fn little_room_is_enough_for_an_ack() {
     let sim = Sim::new(13);

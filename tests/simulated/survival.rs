@@ -40,7 +40,7 @@ fn opens_and_keeps(sim: &Sim, allowed: &[Model], images: usize) {
     let after = sim.world();
     let found = Model::take(&store).unwrap();
     assert!(allowed.contains(&found), "after a kill {found:#?}, not among {allowed:#?}");
-    // What an open has shown is on the disk, whatever an earlier failed sync has lost.
+    // What an open has returned is on the disk, whatever an earlier failed sync has lost.
     crash::some_images(&after, 4, images, &mut |image| assert_eq!(take(&Sim::on(image, 5)).unwrap(), found));
 }
 
@@ -48,7 +48,8 @@ pub(super) fn take(sim: &Sim) -> Result<Model> {
     Model::take(&open(sim, Mode::Sync)?)
 }
 
-/// Plans the failure for the next operation of that kind in a call like the one that is made to find it.
+/// Makes the operation `op` of the next heartbeat fail. Records a heartbeat first, to find out which operation of
+/// a heartbeat that is.
 pub(super) fn fail_next(agent: &mut Agent, op: Op, failure: Failure) {
     let before = agent.sim.ops();
     agent.make(Call::Heartbeat).unwrap();
