@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use std::fs::File;
 use std::hint::black_box;
 use std::os::unix::fs::FileExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Instant;
 
@@ -130,15 +130,20 @@ fn buffered_enqueue() {
     compare(store, baseline);
 }
 
+/// A closed store with so many jobs.
+fn filled_store(folder: &Path, count: usize) -> PathBuf {
+    let path = folder.join("state.db");
+    let store = OpenOptions::new().durability(Durability::Buffered).open(&path, &key()).unwrap();
+    (0..count).for_each(|i| enqueue(&store, i));
+    store.close().unwrap();
+    path
+}
+
 /// Baseline: read the file, check the CRC of each value, decrypt it, and fill a map with the payloads.
 fn open() {
     const COUNT: usize = 10_000;
     let folder = folder();
-    let path = folder.path().join("state.db");
-    let options = OpenOptions::new().durability(Durability::Buffered).clone();
-    let store = options.open(&path, &key()).unwrap();
-    (0..COUNT).for_each(|i| enqueue(&store, i));
-    store.close().unwrap();
+    let path = filled_store(folder.path(), COUNT);
 
     let plain = folder.path().join("baseline");
     let sealed = SealedValues::new(COUNT);
@@ -192,11 +197,7 @@ fn dequeue() {
 fn memory() {
     const COUNT: usize = 100_000;
     let folder = folder();
-    let path = folder.path().join("state.db");
-    let options = OpenOptions::new().durability(Durability::Buffered).clone();
-    let store = options.open(&path, &key()).unwrap();
-    (0..COUNT).for_each(|i| enqueue(&store, i));
-    store.close().unwrap();
+    let path = filled_store(folder.path(), COUNT);
     let child = Command::new(std::env::current_exe().unwrap()).env(MEMORY_CHILD, &path).output().unwrap();
     assert!(child.status.success());
     println!("{}", String::from_utf8(child.stdout).unwrap().trim_end());

@@ -50,8 +50,8 @@ dropped     2
     assert!(sandbox.bytes() == before, "reading has changed the log");
 }
 
-#[test]
-fn logs_peek_fails_if_it_stops_before_an_unreadable_event() {
+/// Three log events, of which the second fails authentication.
+fn with_an_unreadable_second_event() -> Sandbox {
     let sandbox = Sandbox::empty();
     let store = sandbox.open();
     for n in 1..=3 {
@@ -59,6 +59,12 @@ fn logs_peek_fails_if_it_stops_before_an_unreadable_event() {
     }
     store.close().unwrap();
     sandbox.tamper_with_frame(2);
+    sandbox
+}
+
+#[test]
+fn logs_peek_fails_if_it_stops_before_an_unreadable_event() {
+    let sandbox = with_an_unreadable_second_event();
     let outcome = sandbox.run("logs peek --json");
     assert_eq!(
         outcome.failed(3),
@@ -161,13 +167,7 @@ fn logs_drain_removes_nothing_if_the_output_cannot_be_written() {
 
 #[test]
 fn logs_drain_stops_before_an_unreadable_event() {
-    let sandbox = Sandbox::empty();
-    let store = sandbox.open();
-    for n in 1..=3 {
-        store.buffer_log(n, b"event").unwrap();
-    }
-    store.close().unwrap();
-    sandbox.tamper_with_frame(2);
+    let sandbox = with_an_unreadable_second_event();
     let outcome = sandbox.run("logs drain --allow-secrets");
     assert_eq!(
         outcome.failed(3),
