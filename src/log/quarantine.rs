@@ -12,7 +12,7 @@ use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use super::file::LogFile;
-use crate::storage::paths::{sibling, sync_folder};
+use crate::storage::paths::{kind_at, sibling, sync_folder};
 use crate::storage::{self, Access, File, PathKind, Storage, full_or_io};
 use crate::{Error, Result};
 
@@ -47,7 +47,7 @@ pub(crate) fn quarantine_damaged(storage: &dyn Storage, path: &Path) -> Result<P
     let mut number = 1_u64;
     let quarantined = loop {
         let name = sibling(path, &format!(".damaged-{number}"));
-        if kind(storage, &name)? == PathKind::Missing {
+        if kind_at(storage, &name)? == PathKind::Missing {
             match storage.link(path, &name) {
                 Ok(()) => break name,
                 Err(error) if error.kind() == ErrorKind::AlreadyExists => {}
@@ -81,14 +81,10 @@ fn copy_whole(storage: &dyn Storage, path: &Path, to: &Path) -> Result<()> {
 }
 
 fn remove_if_exists(storage: &dyn Storage, path: &Path) -> Result<()> {
-    if kind(storage, path)? != PathKind::Missing {
+    if kind_at(storage, path)? != PathKind::Missing {
         storage.remove_file(path).map_err(|source| Error::io("replace", path, source))?;
     }
     Ok(())
-}
-
-fn kind(storage: &dyn Storage, path: &Path) -> Result<PathKind> {
-    storage.kind(path).map_err(|source| Error::io("look at", path, source))
 }
 
 /// Copies a range of the file `from` to a new file at `to`, and syncs its contents. The name is not durable yet.

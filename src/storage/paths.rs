@@ -42,7 +42,8 @@ fn not_a_file(path: PathBuf, kind: PathKind) -> Error {
     Error::NotAStore { path, what }
 }
 
-fn kind_at(storage: &dyn Storage, path: &Path) -> Result<PathKind> {
+/// What is at the path.
+pub(crate) fn kind_at(storage: &dyn Storage, path: &Path) -> Result<PathKind> {
     storage.kind(path).map_err(|source| Error::io("look at", path, source))
 }
 
@@ -71,7 +72,7 @@ pub(crate) fn free_target(storage: &dyn Storage, of: &Path, to: &Path) -> Result
         let name = target.display();
         return Err(Error::Invalid { what: format!("the next open would remove {name}; choose another name") });
     }
-    match storage.kind(&target).map_err(|source| Error::io("look at", &target, source))? {
+    match kind_at(storage, &target)? {
         PathKind::Missing => Ok(target),
         _ => Err(exists(&target)),
     }
