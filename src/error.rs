@@ -118,18 +118,31 @@ pub enum Error {
         /// How it differs from what was expected.
         what: &'static str,
     },
-    /// The disk or the quota is full. Nothing was written, and the store stays usable: free some space and call
-    /// again.
+    /// The disk, the quota or the limit on the length of a file is reached. Nothing was written, and the store stays
+    /// usable: free some space and call again.
     #[non_exhaustive]
     Full {
         /// The log.
         path: PathBuf,
+        /// What is full.
+        what: &'static str,
     },
-    /// An earlier write or sync failed, so the store accepts no more writes. Reads still work. Drop the handle and
-    /// open the store again to write.
+    /// The handle accepts no more writes: an earlier write or sync failed, or this process is a child, by `fork`, of
+    /// the one that opened the store. After a failure, reads still work; drop the handle and open the store again to
+    /// write.
     #[non_exhaustive]
     Failed {
         /// The log.
+        path: PathBuf,
+        /// Why, and what to do about it.
+        what: &'static str,
+    },
+    /// The file at the store's path is not the one that the store has open any more: it was moved, removed or replaced.
+    /// The store accepts no more writes, and has left the file that is there now alone. What earlier calls wrote is in
+    /// the file that was open, if that still has a name. Reads still work until the handle is dropped.
+    #[non_exhaustive]
+    Replaced {
+        /// The path.
         path: PathBuf,
     },
     /// The operating system refused an operation. After a write or a sync of the log, the effect of the call is
@@ -148,6 +161,11 @@ pub enum Error {
 impl Error {
     pub(crate) fn io(operation: &'static str, path: &Path, source: io::Error) -> Self {
         Error::Io { operation, path: path.to_path_buf(), source }
+    }
+
+    pub(crate) fn failed(path: &Path) -> Self {
+        let what = "a previous write failed; reopen the store to write again";
+        Error::Failed { path: path.to_path_buf(), what }
     }
 
     pub(crate) fn corrupt(path: &Path, offset: u64, what: &'static str) -> Self {
@@ -211,14 +229,16 @@ impl fmt::Display for Error {
             Error::Stale { path, what } => {
                 write!(f, "{} does not match the anchor: {what}; it was not changed", path.display())
             }
-            Error::Full { path } => write!(
+            Error::Full { path, what } => {
+                write!(f, "{what} for {}; nothing was written; free some space and try again", path.display())
+            }
+            Error::Failed { path, what } => write!(f, "cannot write to {}: {what}", path.display()),
+            Error::Replaced { path } => write!(
                 f,
-                "no space left on the disk for {}; nothing was written; free some space and try again",
+                "{} is not the file that the store has open: it was moved, removed or replaced; the store accepts no \
+                 more writes; look for the file it had open, put it back, and open the store again",
                 path.display()
             ),
-            Error::Failed { path } => {
-                write!(f, "a previous write to {} failed; reopen the store to write again", path.display())
-            }
             Error::Io { operation, path, source } => {
                 write!(f, "could not {operation} {}: {source}", path.display())
             }

@@ -39,6 +39,11 @@ mod traced {
         error!(%path, %damage, %quarantined, lost, "quarantined the damaged log, kept what is authentic");
     }
 
+    pub(crate) fn left_over_kept(path: &Path, kept: &Path) {
+        let kept = kept.display();
+        warn!(path = %path.display(), %kept, "a log was in the place of a left-over; kept it under another name");
+    }
+
     pub(crate) fn drops_unreadable(path: &Path, error: &Error) {
         warn!(path = %path.display(), %error, "cannot read the count of dropped log events; counting from zero");
     }
@@ -55,9 +60,12 @@ mod traced {
 
     pub(crate) fn failed(path: &Path, error: &Error) {
         match error {
-            Error::Full { .. } => warn!(path = %path.display(), "the disk is full"),
+            Error::Full { what, .. } => warn!(path = %path.display(), "{what}"),
             Error::Io { operation, source, .. } => {
                 error!(path = %path.display(), operation, %source, "the store accepts no more writes");
+            }
+            Error::Replaced { .. } => {
+                error!(path = %path.display(), "the file was moved, removed or replaced; the store accepts no more writes");
             }
             _ => {}
         }
@@ -73,6 +81,12 @@ mod silent {
     pub(crate) fn opened(_: &Path, _: &RecoveryReport) {}
     pub(crate) fn open_failed(_: &Path, _: &Error) {}
     pub(crate) fn damage_quarantined(_: &Path, _: &Error, _: &SalvageReport) {}
+    pub(crate) fn left_over_kept(path: &Path, kept: &Path) {
+        let kept = kept.display();
+        warn!(path = %path.display(), %kept, "a log was in the place of a left-over; kept it under another name");
+    }
+
+    pub(crate) fn left_over_kept(_: &Path, _: &Path) {}
     pub(crate) fn drops_unreadable(_: &Path, _: &Error) {}
     pub(crate) fn compacted(_: &Path, _: &CompactionReport) {}
     pub(crate) fn compaction_failed(_: &Path, _: &Error) {}

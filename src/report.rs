@@ -57,7 +57,7 @@ pub struct Stats {
     /// How many log events were dropped since the last ack or drain. In a snapshot, this is the count in the log,
     /// or 0 if that cannot be read.
     pub logs_dropped: u64,
-    /// What compaction has done since the store was opened. In a snapshot, all zero.
+    /// What compaction has done since the store was opened. In a snapshot, all zero but `unavailable`.
     pub compaction: CompactionStats,
 }
 
@@ -71,7 +71,13 @@ pub struct CompactionStats {
     pub failed: u64,
     /// The error message of the last compaction, if it failed.
     pub last_error: Option<String>,
+    /// Why the log cannot be compacted or rekeyed where it is, if that is so: the file only grows.
+    pub unavailable: Option<&'static str>,
 }
+
+/// For [`CompactionStats::unavailable`].
+pub(crate) const MOUNTED: &str =
+    "the log is mounted by itself, so no other file can take its place; mount its folder instead";
 
 /// What [`Store::compact`](crate::Store::compact) did.
 #[derive(Clone, Debug, PartialEq, Eq)]

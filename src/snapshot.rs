@@ -11,12 +11,14 @@ use crate::format::header::Header;
 use crate::index::{Index, QueueOrder};
 use crate::log::file::{LogFile, LogPosition};
 use crate::log::header::{open_log, read_header};
+use crate::log::place::{self, Purpose};
 use crate::log::replay::Replay;
 use crate::log::scan::Concurrency;
 use crate::log::values::Values;
 use crate::read::{self, LogBatch, Reader, impl_reading_calls};
+use crate::report::MOUNTED;
 use crate::storage::{Disk, Storage, paths};
-use crate::{AgentKey, Anchor, Error, Result, Stats};
+use crate::{AgentKey, Anchor, CompactionStats, Error, Result, Stats};
 
 /// A consistent, read-only view of a store, for instance for a health check while the agent runs.
 ///
@@ -83,7 +85,7 @@ impl Snapshot {
     }
 
     pub(crate) fn open_on(storage: Arc<dyn Storage>, path: &Path, key: &AgentKey) -> Result<Snapshot> {
-        let path = paths::resolve(&*storage, path)?;
+        let path = place::resolve(&*storage, path, Purpose::Reading)?;
         let view = LogView::read(&*storage, &path, key)?;
         Ok(Snapshot { path, key: key.duplicate(), storage, view })
     }
@@ -103,7 +105,8 @@ impl Snapshot {
         &self.path
     }
 
-    /// Updates the view to the current state of the store. After an error, the view is still a state that the
+    /// Updates the view to the current state of the store that is at the path now, also if another file has been put
+    /// there. After an error, the view is still a state that the
     /// store had.
     ///
     /// # Errors
@@ -124,7 +127,9 @@ impl Snapshot {
     pub fn refresh(&mut self) -> Result<()> {
         let concurrency = Concurrency::WithWriter(&*self.storage);
         let LogView { log, header, replay, file_len, .. } = &mut self.view;
-        let same_file = read_current_header(&*self.storage, &self.path)? == *header;
+        let current = paths::open_file(&*self.storage, &self.path)?;
+        let current_id = current.status().map_err(|source| Error::io("look at", &self.path, source))?.id;
+        let same_file = current_id == log.id && read_header(&*current, &self.path)? == *header;
         // If the frame at the tip is another one, the writer has restarted and cut off frames that a failed sync
         // had left. Those may have been read into this view, so the log is read again from the start.
         if same_file
@@ -154,7 +159,9 @@ impl Snapshot {
     pub fn stats(&self) -> Stats {
         let LogView { header, replay, file_len, .. } = &self.view;
         let stats = read::stats(&replay.index, header.id.generation, replay.tip, *file_len);
-        Stats { logs_dropped: self.recorded_drops().unwrap_or(0), ..stats }
+        let unavailable = self.storage.is_mount_point(&self.path).then_some(MOUNTED);
+        let compaction = CompactionStats { unavailable, ..stats.compaction };
+        Stats { logs_dropped: self.recorded_drops().unwrap_or(0), compaction, ..stats }
     }
 
     pub(crate) fn live_ranges(&self) -> Vec<Range<u64>> {
@@ -201,7 +208,7 @@ impl Snapshot {
 
 impl LogView {
     fn read(storage: &dyn Storage, path: &Path, key: &AgentKey) -> Result<Self> {
-        let (log, header) = open_log(paths::open_file(storage, path)?, path, key)?;
+        let (log, header) = open_log(paths::open_file(storage, path)?.into(), path, key)?;
         let mut replay = Replay::new(QueueOrder::RunId, LogPosition::first(&header.authenticator));
         let file_len = replay.run(&log, Concurrency::WithWriter(storage))?.file_len;
         let log = Arc::new(log);
@@ -209,10 +216,6 @@ impl LogView {
         let values = Arc::new(Values::new(Arc::clone(&log), false));
         Ok(LogView { log, values, header, replay, file_len })
     }
-}
-
-fn read_current_header(storage: &dyn Storage, path: &Path) -> Result<Header> {
-    read_header(&*paths::open_file(storage, path)?, path)
 }
 
 impl Reader for Snapshot {

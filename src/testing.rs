@@ -5,13 +5,15 @@
 use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
 
 #[cfg(feature = "import-bolt")]
 pub use crate::import_bolt::{BoltState, import_bolt_bytes, read_bolt};
-pub use crate::storage::{Access, Disk, File, LockGuard, Map, PathKind, Storage};
+use crate::log::place::{self, Purpose};
+pub use crate::storage::{
+    Access, Attributes, Disk, File, FileId, Folder, Map, PathKind, RenameError, Status, Storage,
+};
 use crate::{
-    AgentKey, CompactionPolicy, Config, Error, FrameInfo, LogEvent, LogRate, OpenOptions, QueuedJob, Result,
+    AgentKey, CompactionPolicy, Config, FrameInfo, LogEvent, LogRate, OpenOptions, QueuedJob, Result,
     SalvageReport, Session, Snapshot, Store, VerifyReport,
 };
 
@@ -62,6 +64,14 @@ pub fn live_ranges(snapshot: &Snapshot) -> Vec<Range<u64>> {
     snapshot.live_ranges()
 }
 
+/// Whether a path means the store's log or one of the files next to it: the command line reads its input from no such
+/// file, and writes no drawing there. `state` is taken as [`Store::open`] takes it.
+#[must_use]
+pub fn belongs_to_store(path: &Path, state: &Path) -> bool {
+    let state = place::resolve(&Disk, state, Purpose::Reading);
+    state.is_ok_and(|log| place::belongs_to(&Disk, path, &log))
+}
+
 /// How many bytes of the new file a running compaction, rekey or backup has read back: for a progress bar. After
 /// the last one has ended, its final count.
 #[must_use]
@@ -105,16 +115,4 @@ pub fn session(session_id: String, server_time_ms: i64) -> Session {
 #[must_use]
 pub fn log_event(ts_ms: i64, payload: Vec<u8>) -> LogEvent {
     LogEvent { ts_ms, payload }
-}
-
-/// The error of a lock that another handle holds.
-#[must_use]
-pub fn locked(path: &Path) -> Error {
-    Error::Locked { path: path.to_path_buf(), holder: None, waited: Duration::ZERO, hint: "try again" }
-}
-
-/// The error of a refused operation.
-#[must_use]
-pub fn io_error(operation: &'static str, path: &Path, source: std::io::Error) -> Error {
-    Error::Io { operation, path: path.to_path_buf(), source }
 }

@@ -21,7 +21,7 @@ use shuttle::sync;
 use std::io;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
-use group_commit::{FrameId, GroupCommit};
+use group_commit::{Failure, FrameId, GroupCommit, Synced};
 use shuttle::scheduler::DfsScheduler;
 use shuttle::sync::{Arc, Mutex, mpsc};
 use shuttle::{Config, Runner, thread};
@@ -53,6 +53,8 @@ struct Log {
     fails_at: Option<u64>,
     sync_failed: AtomicBool,
     settled: AtomicBool,
+    /// Whether the file has lost its name.
+    nameless: AtomicBool,
 }
 
 impl Log {
@@ -67,13 +69,14 @@ impl Log {
             fails_at,
             sync_failed: AtomicBool::new(false),
             settled: AtomicBool::new(false),
+            nameless: AtomicBool::new(false),
         })
     }
 
     /// A writing call of the store, up to its sync; nothing when the store has failed.
     fn write(&self) -> Option<u64> {
         let mut written = self.written.lock().unwrap();
-        if self.commit.has_failed() {
+        if self.commit.failure().is_some() {
             return None;
         }
         *written += 1;
@@ -82,7 +85,7 @@ impl Log {
         Some(*written)
     }
 
-    fn sync(&self) -> io::Result<()> {
+    fn sync(&self) -> io::Result<Synced> {
         assert!(!self.syncing.swap(true, Ordering::SeqCst), "two syncs at a time");
         assert!(!self.sync_failed.load(Ordering::SeqCst), "a sync after one that failed");
         let number = self.syncs.fetch_add(1, Ordering::SeqCst);
@@ -95,7 +98,11 @@ impl Log {
             false => self.on_disk.store(covered, Ordering::SeqCst),
         }
         self.syncing.store(false, Ordering::SeqCst);
-        if fails { Err(io::Error::from_raw_os_error(EIO)) } else { Ok(()) }
+        let nameless = self.nameless.load(Ordering::SeqCst);
+        match fails {
+            true => Err(io::Error::from_raw_os_error(EIO)),
+            false => Ok(if nameless { Synced::Nameless } else { Synced::Named }),
+        }
     }
 
     /// Waits for a frame and checks the answer against the disk. Returns whether it was acknowledged.
@@ -108,9 +115,10 @@ impl Log {
         assert!(syncs <= 1, "one call syncs once");
         match &waited {
             Ok(()) => assert!(self.is_safe(seq), "frame {seq} was acknowledged before its sync"),
-            Err(error) => {
-                assert_eq!(error.raw_os_error(), Some(EIO));
-                assert!(self.commit.has_failed());
+            Err(Failure::Replaced) => assert!(self.nameless.load(Ordering::SeqCst)),
+            Err(Failure::Io { os_code, .. }) => {
+                assert_eq!(*os_code, Some(EIO));
+                assert!(self.commit.failure().is_some());
             }
         }
         waited.is_ok()
@@ -156,8 +164,8 @@ fn assert_fair(log: &Log, told: &[(u64, bool)]) {
     for &(seq, acknowledged) in told {
         assert_eq!(acknowledged, seq <= durable, "frame {seq}, durable up to {durable}");
     }
-    assert_eq!(log.commit.has_failed(), log.sync_failed.load(Ordering::SeqCst));
-    if !log.commit.has_failed() {
+    assert_eq!(log.commit.failure().is_some(), log.sync_failed.load(Ordering::SeqCst));
+    if !log.commit.failure().is_some() {
         assert_eq!(durable, log.in_file.load(Ordering::SeqCst));
         assert!(log.syncs.load(Ordering::SeqCst) <= told.len() as u64);
     }
@@ -212,7 +220,7 @@ fn a_failed_write_ends_writing_and_releases_all() {
         });
         write_from(&log, 3, 2);
         failing.join().unwrap();
-        assert!(log.commit.has_failed() && log.write().is_none());
+        assert!(log.commit.failure().is_some() && log.write().is_none());
         assert!(log.commit.durable().seq <= log.on_disk.load(Ordering::SeqCst));
     });
 }
@@ -224,7 +232,7 @@ fn every_waiter_gets_the_first_failure() {
         let seq = log.write().unwrap();
         log.commit.fail(&io::Error::from_raw_os_error(EIO));
         let other = Arc::clone(&log);
-        let other = thread::spawn(move || other.commit.fail(&io::ErrorKind::Other.into()));
+        let other = thread::spawn(move || other.commit.fail(Failure::Replaced));
         assert!(!log.wait(seq));
         other.join().unwrap();
         assert!(!log.wait(seq));
@@ -242,7 +250,7 @@ fn settling_acknowledges_all_that_was_written() {
             let settling = thread::spawn(move || {
                 // As compaction does it: with the write lock held, and not after writing has failed.
                 let mut written = settling.written.lock().unwrap();
-                if !settling.commit.has_failed() {
+                if !settling.commit.failure().is_some() {
                     settling.settled.store(true, Ordering::SeqCst);
                     settling.commit.supersede();
                     assert!(settling.wait(*written));
@@ -269,7 +277,7 @@ fn settling_and_failing_release_waiters_while_a_sync_hangs() {
                 hanging.commit.wait_durable(seq, || {
                     begun.send(()).unwrap();
                     may_go_on.recv().unwrap();
-                    Ok(())
+                    Ok(Synced::Named)
                 })
             });
             has_begun.recv().unwrap();
@@ -287,4 +295,69 @@ fn settling_and_failing_release_waiters_while_a_sync_hangs() {
             assert_eq!(log.commit.durable().seq, u64::from(settles));
         });
     }
+}
+
+/// A compaction renames the next generation over the file, which loses its name before the next generation has taken
+/// over.
+#[test]
+fn a_file_that_is_being_replaced_may_have_no_name() {
+    in_many_orders(|| {
+        let log = Log::new(None);
+        let replacing = Arc::clone(&log);
+        let replacing = thread::spawn(move || {
+            let mut written = replacing.written.lock().unwrap();
+            replacing.commit.set_replacing(true);
+            replacing.nameless.store(true, Ordering::SeqCst);
+            thread::yield_now();
+            replacing.settled.store(true, Ordering::SeqCst);
+            replacing.commit.supersede();
+            *written += 0;
+        });
+        let told = write_from(&log, 3, 1);
+        replacing.join().unwrap();
+        assert!(told.iter().all(|&(_, acknowledged)| acknowledged), "{told:?}");
+        assert_eq!(log.commit.failure(), None);
+    });
+}
+
+/// The rename fails, and the file keeps its name, or the sync of the folder after it fails.
+#[test]
+fn a_replacement_that_fails_ends_the_wait() {
+    for is_renamed in [false, true] {
+        in_many_orders(move || {
+            let log = Log::new(None);
+            let replacing = Arc::clone(&log);
+            let replacing = thread::spawn(move || {
+                let mut written = replacing.written.lock().unwrap();
+                replacing.commit.set_replacing(true);
+                replacing.nameless.store(is_renamed, Ordering::SeqCst);
+                thread::yield_now();
+                match is_renamed {
+                    true => replacing.commit.fail(&io::Error::from_raw_os_error(EIO)),
+                    false => replacing.commit.set_replacing(false),
+                }
+                *written += 0;
+            });
+            let told = write_from(&log, 2, 1);
+            replacing.join().unwrap();
+            assert!(is_renamed || told.iter().all(|&(_, acknowledged)| acknowledged), "{told:?}");
+        });
+    }
+}
+
+/// Somebody removes the file. What was acknowledged before is not looked at again.
+#[test]
+fn a_file_that_has_been_removed_takes_no_more_frames() {
+    in_many_orders(|| {
+        let log = Log::new(None);
+        let removing = Arc::clone(&log);
+        let removing = thread::spawn(move || removing.nameless.store(true, Ordering::SeqCst));
+        write_from(&log, 2, 1);
+        removing.join().unwrap();
+        if let Some(seq) = log.write() {
+            assert!(!log.wait(seq));
+        }
+        assert_eq!(log.commit.failure(), Some(Failure::Replaced));
+        assert!(log.write().is_none());
+    });
 }

@@ -52,7 +52,7 @@ pub(crate) enum ParsedHeaderPage {
 
 /// Parses the header page. `page` is shorter than [`HEADER_PAGE_LEN`] only if the file is.
 pub(crate) fn parse_page(page: &[u8]) -> ParsedHeaderPage {
-    if !COPY_OFFSETS.iter().any(|&at| bytes_at(page, at + MAGIC_AT) == Some(MAGIC)) {
+    if !has_magic(page) {
         return ParsedHeaderPage::NotAStore;
     }
     if page.len() < HEADER_PAGE_LEN {
@@ -145,6 +145,11 @@ fn parse_copy(copy: &[u8]) -> Option<ParsedHeaderPage> {
         authenticated: bytes_at(copy, 0)?,
         authenticator: bytes_at(copy, AUTHENTICATOR_AT)?,
     }))
+}
+
+/// Whether one of the copies has the magic.
+pub(crate) fn has_magic(page: &[u8]) -> bool {
+    COPY_OFFSETS.iter().any(|&at| bytes_at(page, at + MAGIC_AT) == Some(MAGIC))
 }
 
 /// Says for an error message what a file without the magic is.

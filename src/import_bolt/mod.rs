@@ -10,6 +10,7 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::time::Duration;
 
+use crate::log::place;
 use crate::storage::Disk;
 use crate::storage::paths;
 use crate::{AgentKey, Config, Error, LogEvent, QueuedJob, Result, Session, Store};
@@ -105,12 +106,16 @@ pub struct ImportReport {
 /// - [`Error::WrongKey`]: no value opens under the key. Damage to the only value of a file looks the same.
 /// - [`Error::Corrupt`]: the file is damaged at the given offset.
 /// - [`Error::TooLarge`]: a run id is over 1024 bytes, or a value over 16 MiB.
-/// - [`Error::Invalid`]: the store holds anything else, or there is a store of this crate at the path.
+/// - [`Error::Invalid`]: the store holds anything else, there is a store of this crate at the path, or the path belongs
+///   to the store.
 ///
 /// With [`Error::Full`], [`Error::Failed`] and [`Error::Io`], records may have been written. They stay, and the
 /// next call continues after them.
 pub fn import_bolt(from: impl AsRef<Path>, key: &AgentKey, into: &Store) -> Result<ImportReport> {
     let from = from.as_ref();
+    if place::belongs_to(&Disk, from, into.path()) {
+        return Err(place::reserved(from));
+    }
     let file = open(from)?;
     with_checked(from, &file, key, |checked| checked.import(into))
 }

@@ -6,36 +6,38 @@
 //! 2. collects the operations into frames of about 48 KiB, so that frame headers cost little;
 //! 3. syncs, drops the page cache and reads back from the disk what it has written: every frame and every value
 //!    must open. After a compaction there is no other copy of them;
-//! 4. appends a close frame, which proves that all frames before it are durable, and reads that back too;
-//! 5. adds 8 zeros, so that the log does not look clean until its folder is synced.
+//! 4. appends a close frame, which proves that all frames before it are durable, and reads that back too. 8 zeros
+//!    follow it, so that the log does not look clean until its folder is synced.
 //!
 //! Then the file gets its final name. A compaction, and an open that salvages, rename it over the old log
 //! themselves. For a backup or a salvaged copy, [`LogBuilder::name`] renames it to a name that is free.
 //!
-//! If a step fails, the file is removed, and the old log is unchanged. If the process crashes, the file remains.
-//! The next open removes it if it was to replace the store's log; the operator must remove that of a backup or a
-//! salvaged copy.
+//! If a step fails, the file is removed, and the old log is unchanged. If the process crashes, the file remains, and
+//! `left_over` removes it when the next copy is to be made there, or the store is opened.
 //!
 //! Never touches the old log. Implements steps 1 to 4 of *Compaction* in *Writing* of FORMAT.md.
 
+use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::create::create_log;
 use super::file::{LogFile, LogPosition};
 use super::frame_builder::{FRAME_LEN_TARGET, FrameBuilder};
+use super::place;
 use super::scan::{Concurrency, Scanned, Scanner};
 use super::values::Values;
 use super::writer::LogWriter;
 use crate::crypto::seal::GenerationId;
 use crate::crypto::secret_vec::SecretVec;
+use crate::format::encoding;
 use crate::format::frame::ALIGNMENT;
 use crate::format::header::Header;
 use crate::format::location::ValueCursor;
 use crate::format::record::Operation;
 use crate::index::{Index, QueueOrder};
-use crate::storage::paths::{self, sibling};
-use crate::storage::{self, Storage};
+use crate::storage::names::{NEW, sibling};
+use crate::storage::{self, FileId, Folder, RenameError, Storage, paths};
 use crate::{AgentKey, Error, Result};
 
 /// A new log under its temporary name. Dropping it removes the file, unless the file has been renamed.
@@ -53,6 +55,8 @@ pub(crate) struct LogBuilder {
     next_frame: FrameBuilder,
     /// Up to where the file has been synced and read back.
     checked: LogPosition,
+    /// How many zeros follow the last frame.
+    zeros_len: u64,
 }
 
 impl LogBuilder {
@@ -68,7 +72,7 @@ impl LogBuilder {
         key: &AgentKey,
         order: QueueOrder,
     ) -> Result<Self> {
-        let temporary = sibling(path, ".new");
+        let temporary = sibling(path, NEW);
         let (log, header) = create_log(&**storage, &temporary, path, id.generation, id.store_id, key)?;
         let first = LogPosition::first(&header.authenticator);
         let file = Arc::new(log);
@@ -83,6 +87,7 @@ impl LogBuilder {
             index: Index::new(order),
             next_frame: FrameBuilder::default(),
             checked: first,
+            zeros_len: 0,
         })
     }
 
@@ -91,8 +96,8 @@ impl LogBuilder {
         &self.temporary
     }
 
-    /// Keeps the file when the builder is dropped. The caller has renamed it.
-    pub(crate) fn keep(&mut self) {
+    /// Keeps the file when the builder is dropped: it has been renamed.
+    fn keep(&mut self) {
         self.is_named = true;
     }
 
@@ -131,7 +136,11 @@ impl LogBuilder {
     fn read_back(&mut self, before_frame: impl Fn(u64) -> Result<()>) -> Result<()> {
         // Guards against a power cut after the rename that keeps the new name but loses some of the contents.
         self.log.pending().wait()?;
-        self.file.file.drop_cache(self.checked.end).map_err(self.file.io("drop the page cache of"))?;
+        match self.file.file.drop_cache(self.checked.end) {
+            // In a sandbox that does not allow this, the check reads what is in the page cache.
+            Err(error) if storage::is_refused(&error) => {}
+            dropped => dropped.map_err(self.file.io("drop the page cache of"))?,
+        }
         let values = Values::new(Arc::clone(&self.file), false);
         let mut value = SecretVec::default();
         let mut scan = Scanner::new(&self.file, Concurrency::Exclusive, self.checked)?;
@@ -147,7 +156,7 @@ impl LogBuilder {
         self.checked = scan.tip();
         // Each tag depends on all manifests before it. So if the last tag is right, every manifest is the one that
         // was written.
-        if self.checked != self.log.tip() || scan.file_len() != self.checked.end {
+        if self.checked != self.log.tip() || scan.file_len() != self.checked.end + self.zeros_len {
             let what = "the file does not contain what was written to it";
             return Err(Error::corrupt(&self.temporary, self.checked.end, what));
         }
@@ -159,14 +168,39 @@ impl LogBuilder {
     pub(crate) fn finish(&mut self, before_frame: impl Fn(u64) -> Result<()>) -> Result<u64> {
         // Guards against a power cut that keeps the close frame but loses frames before it, which it vouches for.
         self.check(&before_frame)?;
-        self.log.append_unseen(&[]).map_err(name_temporary(&self.temporary))?;
-        self.check(&before_frame)?;
         // The zeros make the log unclean, so that the next open syncs the folder. A crash may come between the
         // rename and the sync of the folder; without another sync, a power cut could then bring the old log back
-        // after calls on the new one were acknowledged.
-        let len = self.log.tip().end + ALIGNMENT as u64;
+        // after calls on the new one were acknowledged. They are there before the close frame: a log without them
+        // has had its final name.
+        self.zeros_len = ALIGNMENT as u64;
+        let len = self.log.tip().end + encoding::frame_len(&[]) + self.zeros_len;
         self.file.file.set_len(len).map_err(storage::full_or_io("extend", &self.temporary))?;
+        self.log.append_unseen(&[]).map_err(name_temporary(&self.temporary))?;
+        self.check(&before_frame)?;
         Ok(len)
+    }
+
+    /// Renames the finished file over the log `old`, which is at `path`. Returns the folder, for the caller to sync.
+    /// `operation` is for the error message.
+    ///
+    /// # Errors
+    /// `Replaced` if `path` does not mean `old` any more; nothing was renamed. `Full`, `Io`.
+    pub(crate) fn rename_over(
+        &mut self,
+        path: &Path,
+        old: FileId,
+        operation: &'static str,
+    ) -> Result<Box<dyn Folder>> {
+        // Opened first: after the rename, a lack of descriptors must not prevent the sync.
+        let folder = paths::open_folder(&*self.storage, path)?;
+        self.storage.rename(&self.temporary, self.file.id, path, Some(old)).map_err(|error| match error {
+            RenameError::TargetTaken => Error::Replaced { path: path.to_path_buf() },
+            RenameError::SourceMoved => paths::moved(&self.temporary),
+            RenameError::Io(source) if source.kind() == ErrorKind::ResourceBusy => mounted_by_itself(path),
+            RenameError::Io(source) => storage::full_or_io(operation, path)(source),
+        })?;
+        self.keep();
+        Ok(folder)
     }
 
     /// Renames the finished file to `target`, durably, and cuts off its zeros. `operation` is for the error
@@ -176,13 +210,15 @@ impl LogBuilder {
     /// `Invalid` if there is something at `target`, which is not changed; `Full`; `Io`. If the sync of the
     /// folder fails, the file is complete at `target`, but a power cut may remove it.
     pub(crate) fn name(&mut self, target: &Path, operation: &'static str) -> Result<()> {
-        self.storage.rename_new(&self.temporary, target).map_err(|source| match source.kind() {
-            std::io::ErrorKind::AlreadyExists => paths::exists(target),
-            _ => storage::full_or_io(operation, target)(source),
+        let folder = paths::open_folder(&*self.storage, target)?;
+        self.storage.rename(&self.temporary, self.file.id, target, None).map_err(|error| match error {
+            RenameError::TargetTaken => place::exists(target),
+            RenameError::SourceMoved => paths::moved(&self.temporary),
+            RenameError::Io(source) => storage::full_or_io(operation, target)(source),
         })?;
         self.keep();
         // Guards against a power cut that removes the name after the caller was told of success.
-        paths::sync_folder(&*self.storage, target)?;
+        paths::sync(&*folder, target)?;
         // The folder is synced, so the log may look clean.
         self.file.file.set_len(self.log.tip().end).map_err(self.file.io("shorten"))
     }
@@ -192,9 +228,15 @@ impl Drop for LogBuilder {
     fn drop(&mut self) {
         if !self.is_named {
             // If this fails, the file remains as after a crash.
-            let _ = self.storage.remove_file(&self.temporary);
+            let _ = self.storage.remove_file(&self.temporary, self.file.id);
         }
     }
+}
+
+/// The error for a log over which nothing can be renamed.
+pub(crate) fn mounted_by_itself(path: &Path) -> Error {
+    let what = "it is mounted by itself, so no other file can take its place; mount its folder instead";
+    Error::io("replace", path, io::Error::new(ErrorKind::ResourceBusy, what))
 }
 
 /// Makes errors name the temporary file instead of the final path. A sync that finds the disk full becomes `Full`
@@ -203,7 +245,7 @@ fn name_temporary(temporary: &Path) -> impl Fn(Error) -> Error + use<> {
     let path = temporary.to_path_buf();
     move |error| match error {
         Error::Io { operation, source, .. } => storage::full_or_io(operation, &path)(source),
-        Error::Full { .. } => Error::Full { path: path.clone() },
+        Error::Full { what, .. } => Error::Full { path: path.clone(), what },
         Error::Corrupt { offset, what, .. } => Error::corrupt(&path, offset, what),
         Error::Unauthentic { offset, what, .. } => Error::unauthentic(&path, offset, what),
         error => error,

@@ -1,16 +1,17 @@
 //! Creates an empty log: the header page of a new generation, with a new random salt.
 //!
-//! The file has a temporary name. Its caller renames it: `recovery` for a new store, `builder` for a log that
-//! compaction, backup or salvage fills. Implements steps C2 and C3 of *Creation* in *Writing* of FORMAT.md.
+//! The file has a temporary name, and is locked before it gets another one. Its caller renames it: `recovery` for a
+//! new store, `builder` for a log that compaction, backup or salvage fills. Implements steps C2 and C3 of *Creation* in *Writing* of FORMAT.md.
 
 use std::io;
 use std::path::Path;
+use std::sync::Arc;
 
 use super::file::LogFile;
 use super::header::open_log;
 use crate::crypto::seal::{GenerationId, Prk};
 use crate::format::header::{self, Header};
-use crate::storage::{self, Access, Storage};
+use crate::storage::{self, Access, File, Storage};
 use crate::{AgentKey, Error, Result};
 
 /// Creates an empty log at `temporary`, which the caller will rename to `path`. On return its contents are
@@ -32,25 +33,32 @@ pub(crate) fn create_log(
     let authenticator = Prk::extract(&salt, key).authenticator(&authenticated);
     let file = storage.open(temporary, Access::CreateNew).map_err(|source| match source.kind() {
         io::ErrorKind::AlreadyExists => in_the_way(temporary),
-        _ => storage::full_or_io("create", temporary)(source),
+        _ => storage::create_error("create", temporary)(source),
     })?;
-    let written = storage::write_all_at(&*file, &header::encode_page(&authenticated, &authenticator), 0)
-        // Guards against a power cut after the rename that keeps the new name but loses the header.
-        .and_then(|()| file.sync_data());
-    let opened = written.map_err(storage::full_or_io("create", path)).and_then(|()| open_log(file, path, key));
+    let file: Arc<dyn File> = file.into();
+    let id = file.status().map_err(|source| Error::io("look at", temporary, source))?.id;
+    let locked = match file.try_lock() {
+        Ok(true) => Ok(()),
+        // Another process has opened it since, to find out whether it is a left-over.
+        Ok(false) => Err(in_the_way(temporary)),
+        Err(source) => Err(Error::io("lock", temporary, source)),
+    };
+    let written = || {
+        storage::write_all_at(&*file, &header::encode_page(&authenticated, &authenticator), 0)
+            // Guards against a power cut after the rename that keeps the new name but loses the header.
+            .and_then(|()| file.sync_data())
+            .map_err(storage::full_or_io("create", path))
+    };
+    let opened = locked.and_then(|()| written()).and_then(|()| open_log(Arc::clone(&file), path, key));
     opened.inspect_err(|_| {
         // If this fails too, the file remains as after a crash.
-        let _ = storage.remove_file(temporary);
+        let _ = storage.remove_file(temporary, id);
     })
 }
 
 fn in_the_way(temporary: &Path) -> Error {
     let name = temporary.display();
-    let what = format!(
-        "{name} is in the way: another copy is being made there, or was interrupted; if none is running, remove \
-         the file"
-    );
-    Error::Invalid { what }
+    Error::Invalid { what: format!("{name} is in the way: another copy is being made there") }
 }
 
 /// Fills `bytes` from the system's random generator. `path` is for the error message.

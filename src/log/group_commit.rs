@@ -8,6 +8,10 @@
 //! wake up syncs next, for all frames written by then. So each thread syncs at most once, and under load many
 //! frames share a sync.
 //!
+//! A file can be removed while it is open. So after each sync the caller says whether the file still has a name; if
+//! it has none, its frames are lost, and that is a failure too. While a compaction renames the next generation over
+//! the file, it is no failure: the wait goes on until the next generation has taken over, or has not.
+//!
 //! A failed sync is never repeated. After a failure, Linux marks the dirty pages as clean, so a second sync would
 //! succeed without having written them. The failure is latched instead: every wait for a frame that is not yet
 //! durable returns it, and the store refuses further writes until it is opened again.
@@ -41,28 +45,54 @@ struct State {
     written: FrameId,
     /// The last frame that a sync has covered.
     durable: FrameId,
+    /// Whether the next generation is being renamed over the file.
+    replacing: bool,
     /// Whether the next generation contains all of this one, durably.
     superseded: bool,
     /// Whether a thread is syncing.
     syncing: bool,
     /// How many threads wait for that sync to end.
     waiting: usize,
-    /// The first failed write or sync.
+    /// The first failure.
     failed: Option<Failure>,
 }
 
-/// The parts of an `io::Error` that can be copied: each waiting thread returns one.
-#[derive(Clone, Copy, Debug)]
-struct Failure {
-    kind: io::ErrorKind,
-    os_code: Option<i32>,
+/// Why the log takes no more writes. Each waiting thread returns a copy.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Failure {
+    /// A write or a sync failed: the parts of its error that can be copied.
+    Io { kind: io::ErrorKind, os_code: Option<i32> },
+    /// The file has lost its name, or its name means another file.
+    Replaced,
+}
+
+impl From<&io::Error> for Failure {
+    fn from(error: &io::Error) -> Self {
+        Failure::Io { kind: error.kind(), os_code: error.raw_os_error() }
+    }
+}
+
+/// What a successful sync has found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Synced {
+    /// The file has a name.
+    Named,
+    /// The file has no name: nobody can open it again.
+    Nameless,
 }
 
 impl GroupCommit {
     /// Starts with all frames up to `frame` written and durable.
     pub(crate) fn new(frame: FrameId) -> Self {
-        let state =
-            State { written: frame, durable: frame, superseded: false, syncing: false, waiting: 0, failed: None };
+        let state = State {
+            written: frame,
+            durable: frame,
+            replacing: false,
+            superseded: false,
+            syncing: false,
+            waiting: 0,
+            failed: None,
+        };
         GroupCommit { state: Mutex::new(state), changed: Condvar::new() }
     }
 
@@ -71,9 +101,9 @@ impl GroupCommit {
         self.state().durable
     }
 
-    /// Whether an earlier write or sync failed.
-    pub(crate) fn has_failed(&self) -> bool {
-        self.state().failed.is_some()
+    /// The first failure, if there was one.
+    pub(crate) fn failure(&self) -> Option<Failure> {
+        self.state().failed
     }
 
     /// Notes that `frame` is in the file. The caller holds the write lock, so frames are noted in order.
@@ -82,8 +112,15 @@ impl GroupCommit {
     }
 
     /// Latches a failure: what is in the file is no longer known. Later failures do not replace the first one.
-    pub(crate) fn fail(&self, error: &io::Error) {
-        self.state().failed.get_or_insert(Failure { kind: error.kind(), os_code: error.raw_os_error() });
+    pub(crate) fn fail(&self, failure: impl Into<Failure>) {
+        self.state().failed.get_or_insert(failure.into());
+        self.changed.notify_all();
+    }
+
+    /// Notes whether the next generation is being renamed over the file. From before the rename until
+    /// [`supersede`](Self::supersede), or until the rename has failed, the file may have no name.
+    pub(crate) fn set_replacing(&self, replacing: bool) {
+        self.state().replacing = replacing;
         self.changed.notify_all();
     }
 
@@ -93,18 +130,23 @@ impl GroupCommit {
         self.changed.notify_all();
     }
 
-    /// Waits until the frame `seq` is durable. Calls `sync` at most once, and only if no other thread is syncing.
+    /// Waits until the frame `seq` is durable. Calls `sync` only if no other thread is syncing, and never again after
+    /// it has failed.
     ///
     /// # Errors
     /// The first failure of this log, even if it happened in another thread.
-    pub(crate) fn wait_durable(&self, seq: u64, mut sync: impl FnMut() -> io::Result<()>) -> io::Result<()> {
+    pub(crate) fn wait_durable(
+        &self,
+        seq: u64,
+        mut sync: impl FnMut() -> io::Result<Synced>,
+    ) -> Result<(), Failure> {
         let mut state = self.state();
         loop {
             if state.durable.seq >= seq || state.superseded {
                 return Ok(());
             }
-            if let Some(Failure { kind, os_code }) = state.failed {
-                return Err(os_code.map_or_else(|| kind.into(), io::Error::from_raw_os_error));
+            if let Some(failure) = state.failed {
+                return Err(failure);
             }
             if state.syncing {
                 state.waiting += 1;
@@ -116,16 +158,16 @@ impl GroupCommit {
             // The sync may miss frames that are written after it has begun, so it covers only those noted now.
             let covered = state.written;
             drop(state);
-            let synced = sync();
+            let synced = sync().map_err(|error| Failure::from(&error));
             state = self.state();
             state.syncing = false;
             match synced {
-                Ok(()) if state.failed.is_none() => state.durable = covered,
-                Ok(()) => {}
+                _ if state.failed.is_some() => {}
+                Ok(Synced::Named) => state.durable = covered,
+                Ok(Synced::Nameless) if state.replacing || state.superseded => {}
+                Ok(Synced::Nameless) => state.failed = Some(Failure::Replaced),
                 // The kernel may have marked the dirty pages as clean: another sync would succeed without them.
-                Err(error) => {
-                    state.failed.get_or_insert(Failure { kind: error.kind(), os_code: error.raw_os_error() });
-                }
+                Err(failure) => state.failed = Some(failure),
             }
             let is_awaited = state.waiting > 0;
             // Released before the notification: a thread that wakes up needs the mutex, and would block on it.
@@ -134,6 +176,11 @@ impl GroupCommit {
                 self.changed.notify_all();
             }
             state = self.state();
+            // Only now, without the turn to sync: whoever replaces the file may need it.
+            while synced == Ok(Synced::Nameless) && state.replacing && !state.superseded && state.failed.is_none()
+            {
+                state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
+            }
         }
     }
 

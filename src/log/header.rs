@@ -8,6 +8,7 @@
 //! FORMAT.md, and *A damaged header*.
 
 use std::path::Path;
+use std::sync::Arc;
 
 use super::file::LogFile;
 use crate::crypto::seal::{self, Prk};
@@ -20,20 +21,21 @@ use crate::{AgentKey, Error, Result};
 ///
 /// # Errors
 /// `NotAStore`, `Corrupt`, `UnsupportedFormat`, `WrongKey`, `Io`.
-pub(crate) fn open_log(file: Box<dyn File>, path: &Path, key: &AgentKey) -> Result<(LogFile, Header)> {
+pub(crate) fn open_log(file: Arc<dyn File>, path: &Path, key: &AgentKey) -> Result<(LogFile, Header)> {
     let header = read_header(&*file, path)?;
     Ok((with_keys(file, path, key, &header)?, header))
 }
 
 /// Checks the key against a header that has been read from `file`, and derives the keys of the generation. Fails
 /// with `WrongKey`.
-pub(crate) fn with_keys(file: Box<dyn File>, path: &Path, key: &AgentKey, header: &Header) -> Result<LogFile> {
+pub(crate) fn with_keys(file: Arc<dyn File>, path: &Path, key: &AgentKey, header: &Header) -> Result<LogFile> {
     let Some(prk) = authentic_prk(key, header) else {
         return Err(Error::WrongKey { path: path.to_path_buf() });
     };
     let sealer = prk.frame_sealer(&header.id);
     let crc = SaltedCrc::new(&header.id.salt);
-    Ok(LogFile { path: path.to_path_buf(), file, sealer, crc })
+    let id = file.status().map_err(|source| Error::io("look at", path, source))?.id;
+    Ok(LogFile { path: path.to_path_buf(), file, id, sealer, crc })
 }
 
 /// The key material of the generation; `None` if the authenticator shows that the key is wrong.
@@ -54,6 +56,14 @@ pub(crate) fn recover_header(page: &[u8], path: &Path, key: &AgentKey) -> Result
             }
         }
         parsed => Ok((parsed?, None)),
+    }
+}
+
+/// Fails with `NotAStore` if the file has not the magic of a store.
+pub(crate) fn refuse_foreign(file: &dyn File, path: &Path) -> Result<()> {
+    match read_header(file, path) {
+        Err(error @ (Error::NotAStore { .. } | Error::Io { .. })) => Err(error),
+        _ => Ok(()),
     }
 }
 

@@ -4,10 +4,11 @@
 //! ever appended to the file; nothing within it is changed in place.
 //!
 //! - `create` writes an empty log, and `header` checks what a file is and whether the key is right.
+//! - `place` maps a caller's path to a log, and `left_over` clears what a crash has left next to it.
 //! - `recovery` opens a log that was closed or crashed. It uses `replay` to build the index from the frames, and
 //!   `quarantine` to keep the bytes that it cuts off.
 //! - `scan` walks over frames, and decides where a log ends and whether it is damaged.
-//! - `writer` appends frames; `group_commit` decides which thread syncs them; `nonces` supplies random nonces.
+//! - `writer` appends frames; `group_commit` decides which thread syncs them.
 //! - `values` reads single values while the log is in use.
 //! - `builder` writes a complete new log in frames of many operations, which `frame_builder` collects.
 //!
@@ -17,9 +18,10 @@ pub(crate) mod builder;
 pub(crate) mod create;
 pub(crate) mod file;
 mod frame_builder;
-mod group_commit;
+pub(crate) mod group_commit;
 pub(crate) mod header;
-mod nonces;
+pub(crate) mod left_over;
+pub(crate) mod place;
 pub(crate) mod quarantine;
 pub(crate) mod recovery;
 pub(crate) mod replay;

@@ -1,114 +1,244 @@
 //! Quarantine: keeps the bytes of a torn tail, and damaged logs, under another name.
 //!
-//! - A torn tail is copied to `<path>.torn` before it is cut off. The next torn tail replaces this file.
-//! - A damaged log gets the second name `<path>.damaged-<n>` before a salvaged one is renamed over it. n is the
-//!   first free number.
+//! - A torn tail is copied to `<path>.torn-<n>` before it is cut off. The 8 newest of these files are kept.
+//! - A damaged log gets the second name `<path>.damaged-<n>` before a salvaged one is renamed over it. There are at
+//!   most 8; none of them is ever removed.
 //!
-//! In both cases the original stays in place until its copy or its second name is durable, so a crash at any point
-//! leaves the bytes in at least one file. What counts as a torn tail or as damage is decided in `scan`. Implements
-//! steps T4 to T7, D2 and D3 of *Opening* of FORMAT.md.
+//! A copy that is there already is not made again: an open that fails after its quarantine can be repeated for ever.
+//! The original stays in place until its copy or its second name is durable, so a crash at any point leaves the bytes
+//! in at least one file. What counts as a torn tail or as damage is decided in `scan`. Implements steps T4 to T8 and
+//! D1 to D2 of *Opening* of FORMAT.md.
 
 use std::io::ErrorKind;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use super::file::LogFile;
-use crate::storage::paths::{kind_at, sibling, sync_folder};
-use crate::storage::{self, Access, File, PathKind, Storage, full_or_io};
+use crate::format::header::MAGIC;
+use crate::storage::names::{self, NEW, sibling};
+use crate::storage::paths::{self, sync_folder};
+use crate::storage::{self, Access, File, FileId, PathKind, RenameError, Storage, full_or_io};
 use crate::{Error, Result};
 
-/// Copies the torn tail of the log, from `offset` up to `until`, to `<path>.torn`, and then cuts the log at
-/// `offset`. Both are durable on return. Returns the path of the copy.
+/// How many torn tails, and how many damaged logs, are kept.
+const KEPT_MAX: usize = 8;
+
+/// Copies the torn tail of the log, from `offset` up to `until`, to the next free `<path>.torn-<n>`, and then cuts the
+/// log at `offset`. Both are durable on return. Returns the path of the copy.
 pub(crate) fn quarantine_torn_tail(
     storage: &dyn Storage,
     log: &LogFile,
     offset: u64,
     until: u64,
 ) -> Result<PathBuf> {
-    let torn = sibling(&log.path, ".torn");
     // On a full disk, the copy may need the space of the zeros after the tail.
     log.file.set_len(until).map_err(log.io("cut off the preallocated space of"))?;
-    remove_if_exists(storage, &torn)?;
-    copy(storage, &*log.file, &log.path, offset..until, &torn, "quarantine the torn tail in")?;
+    let tail = Part { file: &*log.file, path: &log.path, range: offset..until };
+    let torn = keep_torn_tail(storage, &tail)?;
     // Guards against a power cut that keeps the cut below, but loses the name of the copy.
     sync_folder(storage, &torn)?;
     log.file.set_len(offset).map_err(log.io("cut off the torn tail of"))?;
     // Guards against a power cut that keeps a frame written at `offset`, but brings back the tail's bytes after
     // it.
     log.file.sync_data().map_err(log.io("sync"))?;
+    remove_oldest_torn_tails(storage, &log.path);
     Ok(torn)
 }
 
-/// Gives the file at `path` the second name `<path>.damaged-<n>`, durably, and returns that name. `n` is the first
-/// free number, from 1. Where the file system has no hard links, the file is copied to that name instead.
+fn keep_torn_tail(storage: &dyn Storage, tail: &Part<'_>) -> Result<PathBuf> {
+    let numbers = torn_numbers(storage, tail.path);
+    for number in &numbers {
+        let kept = names::torn(tail.path, *number);
+        if is_copy_of(storage, &kept, tail)? {
+            return Ok(kept);
+        }
+    }
+    let mut number = numbers.last().map_or(1, |last| last.saturating_add(1));
+    loop {
+        let name = names::torn(tail.path, number);
+        if paths::id_at(storage, &name)?.is_none() {
+            tail.copy_to(storage, &name, "quarantine the torn tail in")?;
+            return Ok(name);
+        }
+        // The folder could not be listed, or somebody has just made this file.
+        number = number.checked_add(1).ok_or_else(|| too_many(tail.path, "torn tails"))?;
+    }
+}
+
+/// Removes all but the newest torn tails. What is not provably one of them stays, and so does a file that cannot be
+/// removed: the next quarantine tries again.
+fn remove_oldest_torn_tails(storage: &dyn Storage, path: &Path) {
+    let numbers = torn_numbers(storage, path);
+    let (oldest, _) = numbers.split_at(numbers.len().saturating_sub(KEPT_MAX));
+    for number in oldest {
+        let name = names::torn(path, *number);
+        let Ok(file) = storage.open(&name, Access::Read) else { continue };
+        let mut start = [0; MAGIC.len()];
+        // A torn tail is never the beginning of a log. An error reads as no magic.
+        let is_log = storage::read_exact_at(&*file, &mut start, 0).is_ok() && start == MAGIC;
+        if let Ok(status) = file.status()
+            && status.names == 1
+            && !is_log
+        {
+            let _ = storage.remove_file(&name, status.id);
+        }
+    }
+}
+
+/// The numbers of the torn tails that are kept, in ascending order. Empty if the folder cannot be listed.
+fn torn_numbers(storage: &dyn Storage, path: &Path) -> Vec<u32> {
+    let names = storage.names(paths::folder_of(path)).unwrap_or_default();
+    let mut numbers: Vec<u32> = names.iter().filter_map(|name| names::torn_number(path, name)).collect();
+    numbers.sort_unstable();
+    numbers
+}
+
+/// Gives the damaged log `file`, which is at `path`, the second name `<path>.damaged-<n>`, durably, and returns that
+/// name. `n` is the first free number, from 1 to 8. Where the file system has no hard links, the file is copied to that
+/// name instead. If the file has such a name already, or there is such a copy, returns that.
 ///
-/// The file keeps its name `path`. If a crash follows before another file gets that name, the next call adds a
-/// third name.
-pub(crate) fn quarantine_damaged(storage: &dyn Storage, path: &Path) -> Result<PathBuf> {
-    let mut number = 1_u64;
-    let quarantined = loop {
-        let name = sibling(path, &format!(".damaged-{number}"));
-        if kind_at(storage, &name)? == PathKind::Missing {
-            match storage.link(path, &name) {
-                Ok(()) => break name,
-                Err(error) if error.kind() == ErrorKind::AlreadyExists => {}
-                // Some file systems have no hard links.
-                Err(_) => {
-                    copy_whole(storage, path, &name)?;
-                    break name;
-                }
+/// # Errors
+/// `Invalid` if all names are taken, `Replaced` if `path` means another file by now, `Full`, `Io`.
+pub(crate) fn quarantine_damaged(storage: &dyn Storage, path: &Path, file: &dyn File) -> Result<PathBuf> {
+    let io_error = |source| Error::io("look at", path, source);
+    let id = file.status().map_err(io_error)?.id;
+    let whole = Part { file, path, range: 0..file.len().map_err(io_error)? };
+    let mut free = Vec::new();
+    for name in damaged_names(path) {
+        match paths::id_at(storage, &name)? {
+            Some(found) if found == id => return Ok(name),
+            Some(_) if is_copy_of(storage, &name, &whole)? => return Ok(name),
+            Some(_) => {}
+            None => free.push(name),
+        }
+    }
+    for name in free {
+        match storage.link(path, &name) {
+            Ok(()) if paths::id_at(storage, &name)? != Some(id) => {
+                return Err(Error::Replaced { path: path.to_path_buf() });
+            }
+            Ok(()) => {}
+            Err(error) if error.kind() == ErrorKind::AlreadyExists => continue,
+            // Some file systems have no hard links, and none leads out of a mount.
+            Err(_) => whole.copy_whole_to(storage, &name)?,
+        }
+        // Guards against a power cut that keeps the caller's rename over `path`, but loses this name.
+        sync_folder(storage, &name)?;
+        return Ok(name);
+    }
+    Err(too_many(path, "damaged logs"))
+}
+
+/// Renames `file`, which is at `from`, to the first free `<path>.damaged-<n>`, and returns that name.
+pub(crate) fn keep_as_damaged(storage: &dyn Storage, path: &Path, from: &Path, file: FileId) -> Result<PathBuf> {
+    for name in damaged_names(path) {
+        match storage.rename(from, file, &name, None) {
+            Ok(()) => {
+                sync_folder(storage, &name)?;
+                return Ok(name);
+            }
+            Err(RenameError::TargetTaken) => {}
+            Err(RenameError::SourceMoved) => return Err(paths::moved(from)),
+            Err(RenameError::Io(source)) => return Err(Error::io("rename", from, source)),
+        }
+    }
+    Err(too_many(path, "damaged logs"))
+}
+
+fn damaged_names(path: &Path) -> impl Iterator<Item = PathBuf> {
+    (1..).take(KEPT_MAX).map(|number| names::damaged(path, number))
+}
+
+fn too_many(path: &Path, what: &str) -> Error {
+    let name = path.display();
+    Error::Invalid { what: format!("too many {what} are kept next to {name}; move them to another folder") }
+}
+
+/// Whether the file at `name` holds the same bytes.
+fn is_copy_of(storage: &dyn Storage, name: &Path, part: &Part<'_>) -> Result<bool> {
+    if paths::kind_at(storage, name)? != PathKind::File {
+        return Ok(false);
+    }
+    // A symbolic link is no copy, and a file that cannot be read may not be one.
+    let Ok(kept) = storage.open(name, Access::Read) else { return Ok(false) };
+    if kept.len().ok() != Some(part.range.end - part.range.start) {
+        return Ok(false);
+    }
+    let mut kept_bytes = vec![0; COPY_LEN];
+    let mut is_equal = true;
+    part.read(|bytes, at| {
+        let kept_bytes = &mut kept_bytes[..bytes.len()];
+        is_equal &= storage::read_exact_at(&*kept, kept_bytes, at).is_ok() && kept_bytes == bytes;
+        Ok(())
+    })?;
+    Ok(is_equal)
+}
+
+/// A part of a file.
+struct Part<'a> {
+    file: &'a dyn File,
+    path: &'a Path,
+    range: Range<u64>,
+}
+
+impl Part<'_> {
+    /// Calls `each` with the bytes, a buffer at a time, and where they are in the part.
+    fn read(&self, mut each: impl FnMut(&[u8], u64) -> Result<()>) -> Result<()> {
+        let Range { start, end } = self.range;
+        let mut buf = vec![0; COPY_LEN];
+        let mut at = start;
+        while at < end {
+            let len = usize::try_from(end - at).map_or(COPY_LEN, |left| left.min(COPY_LEN));
+            storage::read_exact_at(self.file, &mut buf[..len], at)
+                .map_err(|source| Error::io("read", self.path, source))?;
+            each(&buf[..len], at - start)?;
+            at += len as u64;
+        }
+        Ok(())
+    }
+
+    /// Copies the part to a new file at `to`, and syncs its contents. The name is not durable yet. After an error, the
+    /// new file is removed.
+    fn copy_to(&self, storage: &dyn Storage, to: &Path, operation: &'static str) -> Result<FileId> {
+        let write_error = full_or_io(operation, to);
+        let file = storage.open(to, Access::CreateNew).map_err(storage::create_error(operation, to))?;
+        let id = file.status().map_err(&write_error)?.id;
+        let copied = self
+            .read(|bytes, at| storage::write_all_at(&*file, bytes, at).map_err(&write_error))
+            // Guards against a power cut after the caller has removed the original.
+            .and_then(|()| file.sync_data().map_err(&write_error));
+        match copied {
+            Ok(()) => Ok(id),
+            Err(error) => {
+                // If this fails too, the file remains as after a crash.
+                let _ = storage.remove_file(to, id);
+                Err(error)
             }
         }
-        number += 1;
-    };
-    // Guards against a power cut that keeps the caller's rename over `path`, but loses this name.
-    sync_folder(storage, &quarantined)?;
-    Ok(quarantined)
-}
-
-/// Copies the file at `path` to `to`. The copy is at `<path>.damaged` until it is complete, so that a crash does
-/// not leave an incomplete file under a final name.
-fn copy_whole(storage: &dyn Storage, path: &Path, to: &Path) -> Result<()> {
-    let temporary = sibling(path, ".damaged");
-    remove_if_exists(storage, &temporary)?;
-    let file = storage.open(path, Access::Read).map_err(|source| Error::io("open", path, source))?;
-    let len = file.len().map_err(|source| Error::io("look at", path, source))?;
-    let copied = copy(storage, &*file, path, 0..len, &temporary, "quarantine the damaged log in")
-        .and_then(|()| storage.rename(&temporary, to).map_err(full_or_io("quarantine the damaged log in", to)));
-    copied.inspect_err(|_| {
-        // If this fails too, the next quarantine removes the file.
-        let _ = storage.remove_file(&temporary);
-    })
-}
-
-fn remove_if_exists(storage: &dyn Storage, path: &Path) -> Result<()> {
-    if kind_at(storage, path)? != PathKind::Missing {
-        storage.remove_file(path).map_err(|source| Error::io("replace", path, source))?;
     }
-    Ok(())
-}
 
-/// Copies a range of the file `from` to a new file at `to`, and syncs its contents. The name is not durable yet.
-fn copy(
-    storage: &dyn Storage,
-    from: &dyn File,
-    from_path: &Path,
-    range: std::ops::Range<u64>,
-    to: &Path,
-    operation: &'static str,
-) -> Result<()> {
-    let write_error = full_or_io(operation, to);
-    let file = storage.open(to, Access::CreateNew).map_err(&write_error)?;
-    let mut buf = vec![0; COPY_LEN];
-    let mut at = range.start;
-    while at < range.end {
-        let len = usize::try_from(range.end - at).map_or(COPY_LEN, |left| left.min(COPY_LEN));
-        storage::read_exact_at(from, &mut buf[..len], at)
-            .map_err(|source| Error::io("read", from_path, source))?;
-        storage::write_all_at(&*file, &buf[..len], at - range.start).map_err(&write_error)?;
-        at += len as u64;
+    /// Copies the part to `to`. Until the copy is complete, it is at `<to>.new`, so that a crash does not leave an
+    /// incomplete file under a final name.
+    fn copy_whole_to(&self, storage: &dyn Storage, to: &Path) -> Result<()> {
+        let temporary = sibling(to, NEW);
+        if let Some(left_over) = paths::id_at(storage, &temporary)?
+            && paths::kind_at(storage, &temporary)? == PathKind::File
+        {
+            storage
+                .remove_file(&temporary, left_over)
+                .map_err(|source| Error::io("remove the left-over", &temporary, source))?;
+        }
+        let operation = "quarantine the damaged log in";
+        let id = self.copy_to(storage, &temporary, operation)?;
+        let error = match storage.rename(&temporary, id, to, None) {
+            Ok(()) => return Ok(()),
+            Err(RenameError::Io(source)) => full_or_io(operation, to)(source),
+            Err(RenameError::SourceMoved) => return Err(paths::moved(&temporary)),
+            Err(RenameError::TargetTaken) => paths::moved(to),
+        };
+        let _ = storage.remove_file(&temporary, id);
+        Err(error)
     }
-    // Guards against a power cut after the caller has removed the original.
-    file.sync_data().map_err(&write_error)
 }
 
 const COPY_LEN: usize = 64 << 10;

@@ -13,10 +13,10 @@
 //!
 //! Apart from zeros, recovery removes only a torn tail: bytes after the last whole frame that are not a frame, and
 //! that no later frame header proves to have been durable. `scan` distinguishes a torn tail from damage. The tail
-//! is copied to `<path>.torn` before it is cut off. Damage is an error, and the file is not changed.
+//! is copied to `<path>.torn-<n>` before it is cut off. Damage is an error, and the file is not changed.
 //!
 //! Nothing is cut off before the whole log has been read and the caller's anchor, if any, has been checked.
-//! Implements *Creation* in *Writing*, and *Opening* with steps T1 to T7, of FORMAT.md.
+//! Implements *Creation* in *Writing*, and *Opening* with steps T1 to T8, of FORMAT.md.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -25,13 +25,14 @@ use std::time::Instant;
 use super::create::{create_log, fill_random};
 use super::file::{LogFile, LogPosition};
 use super::header::open_log;
+use super::left_over::{self, Unfinished};
 use super::quarantine;
 use super::replay::Replay;
 use super::scan::{Concurrency, Ending};
 use crate::format::header::{HEADER_PAGE_LEN, Header};
 use crate::index::QueueOrder;
-use crate::storage::paths::{sibling, sync_folder};
-use crate::storage::{self, Access, Storage};
+use crate::storage::names::{NEW, sibling};
+use crate::storage::{self, File, RenameError, Storage, paths};
 use crate::{AgentKey, Anchor, Error, RecoveryReport, Result};
 
 /// A log that is open and replayed, and in which every replayed frame is durable.
@@ -44,24 +45,41 @@ pub(crate) struct Recovered {
     pub(crate) report: RecoveryReport,
 }
 
-/// Creates an empty log at `path`, durably. The caller holds the lock, and has removed a left-over `<path>.new`.
+/// Creates an empty log at `path`, durably. The caller holds the lock on the lock file. Returns `None` if a file has
+/// appeared at `path` meanwhile, which is not changed.
 ///
 /// The log gets its name only once its header is durable, so a crash leaves an empty store or no store.
-pub(crate) fn create(storage: &dyn Storage, path: &Path, key: &AgentKey, order: QueueOrder) -> Result<Recovered> {
+pub(crate) fn create(
+    storage: &dyn Storage,
+    path: &Path,
+    key: &AgentKey,
+    order: QueueOrder,
+) -> Result<Option<Recovered>> {
     let started = Instant::now();
+    left_over::clear(storage, path, Unfinished::Store)?;
     let mut store_id = [0; 16];
     fill_random(storage, path, &mut store_id)?;
-    let new = sibling(path, ".new");
+    let new = sibling(path, NEW);
+    let folder = paths::open_folder(storage, path)?;
     let (log, header) = create_log(storage, &new, path, 1, store_id, key)?;
-    storage.rename(&new, path).map_err(storage::full_or_io("create", path))?;
+    if let Err(error) = storage.rename(&new, log.id, path, None) {
+        // If this fails too, the file remains as after a crash.
+        let _ = storage.remove_file(&new, log.id);
+        return match error {
+            RenameError::TargetTaken => Ok(None),
+            RenameError::SourceMoved => Err(paths::moved(&new)),
+            RenameError::Io(source) => Err(storage::full_or_io("create", path)(source)),
+        };
+    }
     // Guards against a power cut that removes the new name after calls were acknowledged.
-    sync_folder(storage, path)?;
+    paths::sync(&*folder, path)?;
     let replay = Replay::new(order, LogPosition::first(&header.authenticator));
     let report = RecoveryReport { created: true, clean: true, ..report(&replay, started) };
-    Ok(Recovered { log: Arc::new(log), header, replay, allocated: HEADER_PAGE_LEN as u64, report })
+    Ok(Some(Recovered { log: Arc::new(log), header, replay, allocated: HEADER_PAGE_LEN as u64, report }))
 }
 
-/// Opens an existing log, replays it, makes it durable, and quarantines a torn tail. The caller holds the lock.
+/// Opens an existing log, replays it, makes it durable, and quarantines a torn tail. `file` is the one at `path`, and
+/// the caller holds the locks. A left-over next to it is cleared once the key has been proven.
 ///
 /// # Errors
 /// - `NotAStore`, `UnsupportedFormat`, `WrongKey`, `Corrupt`, `Unauthentic`; `Stale` if the log does not satisfy
@@ -70,14 +88,15 @@ pub(crate) fn create(storage: &dyn Storage, path: &Path, key: &AgentKey, order: 
 /// - `Io`.
 pub(crate) fn open(
     storage: &dyn Storage,
+    file: Arc<dyn File>,
     path: &Path,
     key: &AgentKey,
     order: QueueOrder,
     expected: Option<&Anchor>,
 ) -> Result<Recovered> {
     let started = Instant::now();
-    let file = storage.open(path, Access::Write).map_err(|source| Error::io("open", path, source))?;
     let (log, header) = open_log(file, path, key)?;
+    left_over::clear(storage, path, Unfinished::NextGeneration(&header.id))?;
     let first = LogPosition::first(&header.authenticator);
     let new_replay = || Replay::watching(order, first, expected.map(Anchor::seq));
     let mut replay = new_replay();
@@ -90,7 +109,7 @@ pub(crate) fn open(
         log.file.sync_data().map_err(log.io("sync"))?;
         // Guards against a power cut that undoes a rename: a crash may have come between the rename of a creation
         // or a compaction and the sync of its folder.
-        sync_folder(storage, path)?;
+        paths::sync_folder(storage, path)?;
         let recheck_from = replay.recheck_from();
         log.file.drop_cache(recheck_from.end).map_err(log.io("drop the page cache of"))?;
         let mut recheck = Replay::new(order, recheck_from);

@@ -23,19 +23,23 @@
 //! the log is as before and stays usable. After any other failed write, what the file contains is unknown, so the
 //! failure is latched in `group_commit`, and only a new open writes again.
 //!
+//! **Identity.** The file may be moved, removed or replaced while it is open. So the writer asks whether the path
+//! still means its file before it grows or closes the log, and after each sync whether the file still has a name. If
+//! not, the log has failed: what is written from then on would be lost.
+//!
 //! Never repeats a failed sync, and never looks into values. Implements *Writing* of FORMAT.md.
 
 use std::io;
 use std::sync::Arc;
 
 use super::file::{LogFile, LogPosition};
-use super::group_commit::GroupCommit;
-use super::nonces::Nonces;
+use super::group_commit::{Failure, GroupCommit, Synced};
+use crate::crypto::NONCE_LEN;
 use crate::format::encoding::{self, FrameSeal, Workspace};
 use crate::format::frame::{ALIGNMENT, FRAME_LEN_MAX, SEQ_MAX};
 use crate::format::location::ValueCursor;
 use crate::format::record::Change;
-use crate::storage::{self, Storage};
+use crate::storage::{self, Attributes, FileId, Storage, paths};
 use crate::{Error, Result};
 
 /// Appends frames to a log. A log has at most one writer at a time.
@@ -49,7 +53,6 @@ pub(crate) struct LogWriter {
     /// Whether nothing was written since the log was closed.
     is_closed: bool,
     group_commit: Arc<GroupCommit>,
-    nonces: Nonces,
     workspace: Workspace,
 }
 
@@ -71,8 +74,19 @@ pub(crate) struct Pending {
 impl Pending {
     /// Waits until the frames are durable. Syncs if no other thread is syncing.
     pub(crate) fn wait(&self) -> Result<()> {
-        // Guards against a power cut after the call has returned.
-        self.group_commit.wait_durable(self.seq, || self.file.file.sync_data()).map_err(self.file.io("sync"))
+        let sync = || {
+            // Guards against a power cut after the call has returned.
+            self.file.file.sync_data()?;
+            let has_name = self.file.file.status()?.names > 0;
+            Ok(if has_name { Synced::Named } else { Synced::Nameless })
+        };
+        self.group_commit.wait_durable(self.seq, sync).map_err(|failure| match failure {
+            Failure::Replaced => Error::Replaced { path: self.file.path.clone() },
+            Failure::Io { kind, os_code } => {
+                let source = os_code.map_or_else(|| kind.into(), io::Error::from_raw_os_error);
+                Error::io("sync", &self.file.path, source)
+            }
+        })
     }
 }
 
@@ -87,16 +101,7 @@ impl LogWriter {
         is_closed: bool,
     ) -> Self {
         let group_commit = Arc::new(GroupCommit::new(tip.frame_id()));
-        LogWriter {
-            file,
-            storage,
-            tip,
-            allocated,
-            is_closed,
-            group_commit,
-            nonces: Nonces::new(),
-            workspace: Workspace::default(),
-        }
+        LogWriter { file, storage, tip, allocated, is_closed, group_commit, workspace: Workspace::default() }
     }
 
     pub(crate) fn group_commit(&self) -> &GroupCommit {
@@ -116,10 +121,46 @@ impl LogWriter {
         self.allocated
     }
 
+    /// Fails for good if the path means another file by now.
+    pub(crate) fn check_place(&self) -> Result<()> {
+        let LogFile { path, id, .. } = &*self.file;
+        if paths::id_at(&*self.storage, path)? == Some(*id) {
+            return Ok(());
+        }
+        self.group_commit.fail(Failure::Replaced);
+        Err(Error::Replaced { path: path.clone() })
+    }
+
+    /// Fails if the log takes no more writes.
+    pub(crate) fn check_not_failed(&self) -> Result<()> {
+        match self.group_commit.failure() {
+            None => Ok(()),
+            Some(Failure::Replaced) => Err(Error::Replaced { path: self.file.path.clone() }),
+            Some(Failure::Io { .. }) => Err(Error::failed(&self.file.path)),
+        }
+    }
+
+    /// Frees the lock on the file.
+    pub(crate) fn unlock(&self) {
+        // If this fails, closing the file unlocks, unless a child of a fork has a copy of it.
+        let _ = self.file.file.unlock();
+    }
+
+    /// Which file this writes.
+    pub(crate) fn file_id(&self) -> FileId {
+        self.file.id
+    }
+
+    /// The owner, the permissions and the like of the file.
+    pub(crate) fn attributes(&self) -> Result<Attributes> {
+        self.file.file.attributes().map_err(self.file.io("look at"))
+    }
+
     /// Appends one record. On return it is in the file, but not durable until [`Pending::wait`] returns.
     ///
     /// # Errors
     /// - `TooLarge`, `Full`: the log is unchanged.
+    /// - `Replaced`: the log has failed.
     /// - `Io`: the log has failed, and takes no more writes; except if only the random generator failed, which
     ///   leaves the log unchanged.
     pub(crate) fn append(&mut self, changes: &[Change<'_>]) -> Result<Written> {
@@ -138,6 +179,7 @@ impl LogWriter {
     /// If the disk has no space even for a close frame, the log ends without one: it is synced and cut. If nothing
     /// was written since the log was closed, it is only cut.
     pub(crate) fn close(&mut self) -> Result<()> {
+        self.check_place()?;
         if !self.is_closed {
             self.write_close_frame()?;
             self.is_closed = true;
@@ -200,8 +242,10 @@ impl LogWriter {
         if seq > SEQ_MAX {
             return Err(Error::TooLarge { what: "a generation's count of frames", len: seq, max: SEQ_MAX });
         }
-        let nonce = self.nonces.next(|bytes| self.storage.fill_random(bytes));
-        let nonce = nonce.map_err(self.file.io("get random nonces for"))?;
+        // Fetched for each attempt, and none ahead: a process that is restored from a snapshot of its memory would
+        // use those again.
+        let mut nonce = [0; NONCE_LEN];
+        self.storage.fill_random(&mut nonce).map_err(self.file.io("get a random nonce for"))?;
         let LogFile { sealer, crc, file, .. } = &*self.file;
         let durable_seq = self.group_commit.durable().seq;
         let seal = FrameSeal { sealer, crc, chain: &self.tip.chain, seq, durable_seq, nonce };
@@ -225,7 +269,7 @@ impl LogWriter {
         let cut = self.file.file.set_len(self.tip.end);
         if cut.is_ok() && storage::is_full(&error) {
             self.allocated = self.tip.end;
-            return Error::Full { path: self.file.path.clone() };
+            return storage::full_or_io("write", &self.file.path)(error);
         }
         self.group_commit.fail(&error);
         Error::io("write", &self.file.path, error)
@@ -239,6 +283,8 @@ impl LogWriter {
         if wanted <= self.allocated {
             return Ok(());
         }
+        self.check_place()?;
+        let mut full = None;
         let step = (self.tip.end / STEP_DIVISOR).clamp(STEP_LEN_MIN, STEP_LEN_MAX);
         for target in [wanted + step, wanted, frame_end + reserve] {
             if target <= self.allocated {
@@ -246,14 +292,12 @@ impl LogWriter {
             }
             match self.grow_to(target.next_multiple_of(PAGE_LEN), frame_end) {
                 Ok(()) => return Ok(()),
-                Err(error) if storage::is_full(&error) => {}
-                Err(error) => {
-                    self.group_commit.fail(&error);
-                    return Err(Error::io("allocate space in", &self.file.path, error));
-                }
+                Err(error) if storage::is_full(&error) => full = Some(error),
+                Err(error) => return Err(Error::io("allocate space in", &self.file.path, error)),
             }
         }
-        Err(Error::Full { path: self.file.path.clone() })
+        let full = full.unwrap_or_else(|| io::ErrorKind::StorageFull.into());
+        Err(storage::full_or_io("allocate space in", &self.file.path)(full))
     }
 
     /// Extends the file with zeros up to `target`, for a frame that ends at `frame_end`.
@@ -264,8 +308,9 @@ impl LogWriter {
     fn grow_to(&mut self, target: u64, frame_end: u64) -> io::Result<()> {
         let grown = self.allocate_for(frame_end).and_then(|from| self.write_zeros(from, target));
         if let Err(error) = grown {
-            // Some of the zeros may have been written: they are harmless, but a full disk needs the space.
-            self.file.file.set_len(self.allocated)?;
+            // Some of the zeros may have been written: they are harmless, but a full disk needs the space. If they stay,
+            // the length of the file is no longer known.
+            self.file.file.set_len(self.allocated).inspect_err(|cut| self.group_commit.fail(cut))?;
             return Err(error);
         }
         self.allocated = target;
@@ -333,7 +378,7 @@ mod tests {
     use crate::format::SaltedCrc;
     use crate::format::bucket::Bucket;
     use crate::format::record::{Action, Operation};
-    use crate::storage::{Access, Disk};
+    use crate::storage::{Access, Disk, File};
 
     const CHANGE: Change<'_> = Change {
         operation: Operation { action: Action::Delete, bucket: Bucket::Queue, key: b"job" },
@@ -343,10 +388,11 @@ mod tests {
     /// A new log whose last frame claims to have been `seq`.
     fn log_at(seq: u64, folder: &Path) -> LogWriter {
         let path = folder.join("state.db");
-        let file = Disk.open(&path, Access::CreateNew).unwrap();
+        let file: Arc<dyn File> = Disk.open(&path, Access::CreateNew).unwrap().into();
         let id = GenerationId { generation: 1, store_id: [1; 16], salt: [2; 32] };
         let sealer = Prk::extract(&id.salt, &AgentKey::new("key").unwrap()).frame_sealer(&id);
-        let log = LogFile { path, file, sealer, crc: SaltedCrc::new(&id.salt) };
+        let file_id = file.status().unwrap().id;
+        let log = LogFile { path, file, id: file_id, sealer, crc: SaltedCrc::new(&id.salt) };
         let tip = LogPosition { end: 4096, seq, chain: [0; TAG_LEN] };
         LogWriter::new(Arc::new(log), Arc::new(Disk), tip, tip.end, false)
     }

@@ -26,6 +26,7 @@ macro_rules! impl_reading_calls {
             /// # Ok::<(), Box<dyn std::error::Error>>(())
             /// ```
             pub fn load_config(&self) -> $crate::Result<Option<$crate::Config>> {
+                $crate::read::Reader::begin(self)?;
                 $crate::read::Reader::load_config(self)
             }
 
@@ -47,6 +48,7 @@ macro_rules! impl_reading_calls {
             /// # Ok::<(), Box<dyn std::error::Error>>(())
             /// ```
             pub fn dequeue_jobs(&self, n: usize) -> $crate::Result<Vec<$crate::QueuedJob>> {
+                $crate::read::Reader::begin(self)?;
                 $crate::read::Reader::dequeue_jobs(self, None, n)
             }
 
@@ -74,6 +76,7 @@ macro_rules! impl_reading_calls {
             /// # Ok::<(), Box<dyn std::error::Error>>(())
             /// ```
             pub fn dequeue_jobs_after(&self, run_id: &str, n: usize) -> $crate::Result<Vec<$crate::QueuedJob>> {
+                $crate::read::Reader::begin(self)?;
                 $crate::read::Reader::dequeue_jobs(self, Some(run_id), n)
             }
 
@@ -92,6 +95,7 @@ macro_rules! impl_reading_calls {
             /// # Ok::<(), Box<dyn std::error::Error>>(())
             /// ```
             pub fn job(&self, run_id: &str) -> $crate::Result<Option<$crate::QueuedJob>> {
+                $crate::read::Reader::begin(self)?;
                 $crate::read::Reader::job(self, run_id)
             }
 
@@ -126,6 +130,7 @@ macro_rules! impl_reading_calls {
             /// # Ok::<(), Box<dyn std::error::Error>>(())
             /// ```
             pub fn load_session(&self) -> $crate::Result<Option<$crate::Session>> {
+                $crate::read::Reader::begin(self)?;
                 $crate::read::Reader::load_session(self)
             }
 
@@ -146,6 +151,7 @@ macro_rules! impl_reading_calls {
             /// # Ok::<(), Box<dyn std::error::Error>>(())
             /// ```
             pub fn last_heartbeat(&self) -> $crate::Result<Option<i64>> {
+                $crate::read::Reader::begin(self)?;
                 $crate::read::Reader::last_heartbeat(self)
             }
 

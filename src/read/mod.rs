@@ -47,6 +47,11 @@ pub(crate) trait Reader {
     /// Looks something up in the index, and also returns the values of the same generation.
     fn with_index<R>(&self, find: impl FnOnce(&Index) -> R) -> (R, Arc<Values>);
 
+    /// Called before a reading call: fails if this process may not read.
+    fn begin(&self) -> Result<()> {
+        Ok(())
+    }
+
     /// Called after values were read: fails if the file has changed so that they may not be what the index refers
     /// to.
     fn confirm(&self) -> Result<()> {

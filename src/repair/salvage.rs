@@ -16,16 +16,18 @@ use crate::index::QueueOrder;
 use crate::log::builder::LogBuilder;
 use crate::log::file::LogPosition;
 use crate::log::header;
+use crate::log::left_over::{self, Unfinished};
+use crate::log::place::{self, Purpose};
 use crate::log::scan::{Concurrency, OpenFrame, Resync, ResyncItem};
 use crate::log::values::Values;
-use crate::storage::{Disk, Storage, paths};
+use crate::storage::{Disk, File, Storage, paths};
 use crate::{AgentKey, Anchor, Error, Result, SalvageReport};
 
 /// Copies everything that is authentic in the store `from` into a new store `to`, under the same key.
 ///
 /// `from` is only read, and without the lock. A damaged store can be salvaged if each field of its header is
-/// intact in one of the two copies. Of an intact store, this makes a copy. A path `from` without an extension gets
-/// `.db`, as with [`Store::open`](crate::Store::open); `to` is taken as given.
+/// intact in one of the two copies. Of an intact store, this makes a copy. A path without an extension gets `.db`, as
+/// with [`Store::open`](crate::Store::open).
 ///
 /// The report lists what was lost. A lost put restores nothing, and a lost delete or ack removes nothing: the key
 /// may have an older value again, and an acked job may be queued again. So jobs are still delivered at least once.
@@ -40,8 +42,8 @@ use crate::{AgentKey, Anchor, Error, Result, SalvageReport};
 /// it.
 ///
 /// # Errors
-/// - [`Error::Invalid`]: there is something at `to`, which is not changed; `to` is `<from>.new`, which the next
-///   open of `from` would remove; or `from` names no file.
+/// - [`Error::Invalid`]: there is something at `to`, which is not changed, or at `to` followed by `.new`; `to` is a
+///   name that a store keeps for its own files; or one of the paths names no file.
 /// - [`Error::NotFound`], [`Error::NotAStore`], [`Error::UnsupportedFormat`]: there is no store at `from` that
 ///   this version can read.
 /// - [`Error::WrongKey`]: `from` is under another key.
@@ -82,12 +84,14 @@ pub(crate) fn salvage_on(
     key: &AgentKey,
     to: &Path,
 ) -> Result<SalvageReport> {
-    let from = paths::resolve(&**storage, from)?;
-    let source = Source::open(&**storage, &from, key)?;
-    let target = paths::free_target(&**storage, &from, to)?;
+    let from = place::resolve(&**storage, from, Purpose::Reading)?;
+    let file: Arc<dyn File> = paths::open_file(&**storage, &from)?.into();
+    let source = Source::of(Arc::clone(&file), &from, key)?;
+    let target = place::free_target(&**storage, to)?;
+    left_over::clear(&**storage, &target, Unfinished::Copy(&source.id_of_copy()))?;
     let (mut new, report) = source.copy_into(storage, key, &target, Concurrency::WithWriter(&**storage))?;
     // Root may salvage for an agent that is not root. Without root this can fail: the caller then owns the file.
-    let _ = storage.copy_owner_and_mode(&from, new.temporary());
+    let _ = file.attributes().and_then(|attributes| new.file.file.set_attributes(&attributes));
     new.name(&target, "rename the salvaged store to")?;
     Ok(report)
 }
@@ -101,9 +105,8 @@ pub(crate) struct Source {
 }
 
 impl Source {
-    /// Opens the log and checks the key. Puts the header together from both copies if neither is intact.
-    pub(crate) fn open(storage: &dyn Storage, path: &Path, key: &AgentKey) -> Result<Self> {
-        let file = paths::open_file(storage, path)?;
+    /// Checks the key of a log, which is at `path`. Puts the header together from both copies if neither is intact.
+    pub(crate) fn of(file: Arc<dyn File>, path: &Path, key: &AgentKey) -> Result<Self> {
         let page = header::read_header_page(&*file, path)?;
         let (header, _) = header::recover_header(&page, path, key)?;
         let log = header::with_keys(file, path, key, &header)?;
@@ -115,6 +118,12 @@ impl Source {
         Source { expected, ..self }
     }
 
+    /// The copy is the next generation of the store.
+    fn id_of_copy(&self) -> GenerationId {
+        let id = self.header.id;
+        GenerationId { generation: id.generation.saturating_add(1), ..id }
+    }
+
     /// Copies everything that is authentic into a new log, which is complete, synced and read back, but does not
     /// have the name `target` yet.
     pub(crate) fn copy_into(
@@ -124,8 +133,8 @@ impl Source {
         target: &Path,
         concurrency: Concurrency<'_>,
     ) -> Result<(LogBuilder, SalvageReport)> {
-        let Header { id, authenticator, .. } = self.header;
-        let id = GenerationId { generation: id.generation.saturating_add(1), ..id };
+        let Header { authenticator, .. } = self.header;
+        let id = self.id_of_copy();
         let mut salvaged = Salvaged::new(LogBuilder::create(storage, target, &id, key, QueueOrder::RunId)?);
         let mut losses = Losses::default();
         let mut at_anchor =

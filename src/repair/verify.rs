@@ -15,6 +15,7 @@ use crate::format::location::ValueCursor;
 use crate::format::record::Manifest;
 use crate::log::file::LogPosition;
 use crate::log::header;
+use crate::log::place::{self, Purpose};
 use crate::log::scan::{Concurrency, OpenFrame, RawScanner, Resync, ResyncItem, ScanItem};
 use crate::log::values::Values;
 use crate::storage::{Disk, File, Storage, paths};
@@ -84,8 +85,8 @@ pub(crate) fn verify_on(
     key: Option<&AgentKey>,
     mut each: impl FnMut(&FrameInfo),
 ) -> Result<VerifyReport> {
-    let path = paths::resolve(storage, path)?;
-    let file = paths::open_file(storage, &path)?;
+    let path = place::resolve(storage, path, Purpose::Reading)?;
+    let file: Arc<dyn File> = paths::open_file(storage, &path)?.into();
     let file_len = file.len().map_err(|source| Error::io("look at", &path, source))?;
     let report = VerifyReport::new(&path, key.is_some(), file_len);
     let mut check = Check { storage, report, durable_seq: 0, each: &mut each };
@@ -162,7 +163,7 @@ impl Check<'_> {
     }
 
     /// With the key: opens every frame and every value.
-    fn check_seals(&mut self, file: Box<dyn File>, key: &AgentKey, header: &Header) -> Result<()> {
+    fn check_seals(&mut self, file: Arc<dyn File>, key: &AgentKey, header: &Header) -> Result<()> {
         let log = Arc::new(header::with_keys(file, &self.report.path, key, header)?);
         let values = Values::new(Arc::clone(&log), false);
         let mut resync =

@@ -1,20 +1,19 @@
 //! The real file system: [`Storage`] and [`File`] over std and rustix.
 //!
-//! Each method is one call of the system, as far as portability allows. What to do about an error is decided by
-//! the caller.
+//! Each method is one call of the system, as far as portability allows, or another way to the same end where the
+//! system refuses it. What to do about an error is decided by the caller.
 
+use std::ffi::OsString;
 use std::fs;
 use std::io::{self, ErrorKind};
 use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 #[cfg(target_os = "linux")]
 use rustix::fs::{CWD, RenameFlags};
-use rustix::io::Errno;
+use rustix::io::{Errno, retry_on_intr};
 
-use super::lock;
-use super::{Access, File, LockGuard, Map, PathKind, Storage};
+use super::{Access, Attributes, File, FileId, Folder, Map, PathKind, RenameError, Status, Storage, is_refused};
 
 /// The file system of the machine.
 #[derive(Clone, Copy, Debug, Default)]
@@ -49,70 +48,76 @@ impl Storage for Disk {
         }
     }
 
+    fn id(&self, path: &Path) -> io::Result<Option<FileId>> {
+        match fs::symlink_metadata(path) {
+            Ok(found) => Ok(Some(id_of(&found))),
+            Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    fn names(&self, path: &Path) -> io::Result<Vec<OsString>> {
+        fs::read_dir(path)?.map(|found| Ok(found?.file_name())).collect()
+    }
+
+    #[cfg(target_os = "linux")]
+    fn is_mount_point(&self, path: &Path) -> bool {
+        use rustix::fs::{AtFlags, CWD, StatxFlags, statx};
+
+        let mount_of = |path: &Path| {
+            let found = statx(CWD, path, AtFlags::SYMLINK_NOFOLLOW, StatxFlags::MNT_ID).ok()?;
+            // An old kernel does not know.
+            (found.stx_mask & StatxFlags::MNT_ID.bits() != 0).then_some(found.stx_mnt_id)
+        };
+        let folder = path.parent().unwrap_or(path);
+        matches!((mount_of(path), mount_of(folder)), (Some(file), Some(folder)) if file != folder)
+    }
+
     fn open(&self, path: &Path, access: Access) -> io::Result<Box<dyn File>> {
-        // The caller has checked that this is a regular file. If a FIFO has replaced it since, opening it without
-        // O_NONBLOCK would hang.
-        let file = fs::OpenOptions::new()
-            .read(true)
-            .write(access != Access::Read)
-            .create_new(access == Access::CreateNew)
-            .mode(0o600)
-            .custom_flags(rustix::fs::OFlags::NONBLOCK.bits().cast_signed())
-            .open(path)?;
-        if kind_of(file.metadata()?.file_type()) != PathKind::File {
+        if access == Access::Lock {
+            return Ok(Box::new(DiskFile(open_lock_file(path)?)));
+        }
+        let file = options().write(access != Access::Read).create_new(access == Access::CreateNew).open(path)?;
+        if !file.metadata()?.is_file() {
             return Err(io::Error::new(ErrorKind::InvalidInput, "not a regular file"));
         }
         Ok(Box::new(DiskFile(file)))
     }
 
-    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
-        fs::rename(from, to)
+    fn rename(&self, from: &Path, file: FileId, to: &Path, over: Option<FileId>) -> Result<(), RenameError> {
+        if let Some(over) = over
+            && self.id(to)? != Some(over)
+        {
+            return Err(RenameError::TargetTaken);
+        }
+        if self.id(from)? != Some(file) {
+            return Err(RenameError::SourceMoved);
+        }
+        match over {
+            Some(_) => Ok(fs::rename(from, to)?),
+            None => rename_new(from, to),
+        }
     }
 
     fn link(&self, from: &Path, to: &Path) -> io::Result<()> {
         fs::hard_link(from, to)
     }
 
-    fn rename_new(&self, from: &Path, to: &Path) -> io::Result<()> {
-        #[cfg(target_os = "linux")]
-        match rustix::fs::renameat_with(CWD, from, CWD, to, RenameFlags::NOREPLACE) {
-            // This file system cannot rename without replacing.
-            Err(Errno::INVAL | Errno::NOSYS) => {}
-            done => return Ok(done?),
+    fn remove_file(&self, path: &Path, file: FileId) -> io::Result<bool> {
+        let is_there = self.id(path)? == Some(file);
+        if is_there {
+            fs::remove_file(path)?;
         }
-        // Unlike a rename, a link never replaces what is there.
-        self.link(from, to)?;
-        // If this fails, the file also keeps its old name. It has the new one, which is what the caller needs.
-        let _ = fs::remove_file(from);
-        Ok(())
+        Ok(is_there)
     }
 
-    fn copy_owner_and_mode(&self, from: &Path, to: &Path) -> io::Result<()> {
-        let wanted = fs::metadata(from)?;
-        // Called as root, this must not give away one of root's files: a user who can write to the folder could
-        // put a link to it at `to`. O_NOFOLLOW refuses symbolic links, the link count below refuses hard links.
-        let flags = (rustix::fs::OFlags::NONBLOCK | rustix::fs::OFlags::NOFOLLOW).bits().cast_signed();
-        let new = fs::OpenOptions::new().read(true).custom_flags(flags).open(to)?;
-        let found = new.metadata()?;
-        if found.nlink() > 1 {
-            return Err(io::Error::new(ErrorKind::InvalidInput, "the file has another name (a hard link)"));
+    fn open_folder(&self, path: &Path) -> io::Result<Box<dyn Folder>> {
+        match fs::File::open(path) {
+            Ok(folder) => Ok(Box::new(DiskFolder(Some(folder)))),
+            // A folder that this user may not list.
+            Err(error) if error.kind() == ErrorKind::PermissionDenied => Ok(Box::new(DiskFolder(None))),
+            Err(error) => Err(error),
         }
-        if (wanted.uid(), wanted.gid()) != (found.uid(), found.gid()) {
-            std::os::unix::fs::fchown(&new, Some(wanted.uid()), Some(wanted.gid()))?;
-        }
-        new.set_permissions(wanted.permissions())
-    }
-
-    fn remove_file(&self, path: &Path) -> io::Result<()> {
-        fs::remove_file(path)
-    }
-
-    fn sync_dir(&self, path: &Path) -> io::Result<()> {
-        fs::File::open(path)?.sync_all()
-    }
-
-    fn lock(&self, path: &Path, timeout: Duration) -> crate::Result<LockGuard> {
-        Ok(Box::new(lock::acquire(path, timeout)?))
     }
 
     fn fill_random(&self, bytes: &mut [u8]) -> io::Result<()> {
@@ -133,10 +138,130 @@ fn kind_of(found: fs::FileType) -> PathKind {
     }
 }
 
+fn id_of(found: &fs::Metadata) -> FileId {
+    FileId { device: found.dev(), inode: found.ino() }
+}
+
+/// To read. A FIFO that has replaced the file would make an open without `O_NONBLOCK` hang, and a symbolic link would
+/// lead to another file.
+fn options() -> fs::OpenOptions {
+    let mut options = fs::OpenOptions::new();
+    let flags = rustix::fs::OFlags::NONBLOCK | rustix::fs::OFlags::NOFOLLOW;
+    options.read(true).mode(0o600).custom_flags(flags.bits().cast_signed());
+    options
+}
+
+fn open_lock_file(path: &Path) -> io::Result<fs::File> {
+    // First without O_CREAT, which the system refuses for another user's file in a sticky folder.
+    let file = match options().write(true).open(path) {
+        Err(error) if error.kind() == ErrorKind::NotFound => {
+            let file = options().write(true).create_new(true).open(path)?;
+            give_to_owner_of_log(&file, path);
+            file
+        }
+        Err(error) if error.raw_os_error() == Some(Errno::LOOP.raw_os_error()) => {
+            return Err(refused_lock_file("is a symbolic link"));
+        }
+        opened => opened?,
+    };
+    let found = file.metadata()?;
+    if !found.is_file() {
+        return Err(refused_lock_file("is not a regular file"));
+    }
+    if found.nlink() > 1 {
+        return Err(refused_lock_file("has another name (a hard link)"));
+    }
+    Ok(file)
+}
+
+fn refused_lock_file(what: &str) -> io::Error {
+    io::Error::new(ErrorKind::InvalidInput, format!("it {what}; remove it while no agent runs"))
+}
+
+/// Gives a new lock file to the owner of the log. If root creates it from a shell, the agent must still be able to
+/// open it. Without root, this fails and is not needed.
+fn give_to_owner_of_log(file: &fs::File, path: &Path) {
+    if let Ok(log) = fs::symlink_metadata(path.with_extension("")) {
+        let _ = std::os::unix::fs::fchown(file, Some(log.uid()), Some(log.gid()));
+    }
+}
+
+/// Renames without replacing, by the first of three ways that the file system allows.
+fn rename_new(from: &Path, to: &Path) -> Result<(), RenameError> {
+    let taken_or_io = |error: io::Error| match error.kind() {
+        ErrorKind::AlreadyExists => RenameError::TargetTaken,
+        _ => RenameError::Io(error),
+    };
+    #[cfg(target_os = "linux")]
+    match retry_on_intr(|| rustix::fs::renameat_with(CWD, from, CWD, to, RenameFlags::NOREPLACE)) {
+        Err(error) if is_refused(&error.into()) => {}
+        done => return done.map_err(|error| taken_or_io(error.into())),
+    }
+    // Unlike a rename, a link never replaces what is there.
+    match retry_on_intr(|| rustix::fs::link(from, to)) {
+        Ok(()) => {
+            // If this fails, the file also keeps its old name. It has the new one, which is what the caller needs.
+            let _ = fs::remove_file(from);
+            return Ok(());
+        }
+        Err(error) if is_refused(&error.into()) => {}
+        Err(error) => return Err(taken_or_io(error.into())),
+    }
+    match fs::symlink_metadata(to) {
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(fs::rename(from, to)?),
+        Ok(_) => Err(RenameError::TargetTaken),
+        Err(error) => Err(RenameError::Io(error)),
+    }
+}
+
+/// `None` where the folder cannot be opened.
+#[derive(Debug)]
+struct DiskFolder(Option<fs::File>);
+
+impl Folder for DiskFolder {
+    fn sync(&self) -> io::Result<()> {
+        if let Some(folder) = &self.0 {
+            match retry_on_intr(|| rustix::fs::fsync(folder)) {
+                // Some network file systems do not sync folders.
+                Err(error) if is_refused(&error.into()) => {}
+                done => return Ok(done?),
+            }
+            #[cfg(target_os = "linux")]
+            match retry_on_intr(|| rustix::fs::syncfs(folder)) {
+                Err(error) if is_refused(&error.into()) => {}
+                done => return Ok(done?),
+            }
+        }
+        // The last resort syncs all file systems.
+        rustix::fs::sync();
+        Ok(())
+    }
+}
+
 #[derive(Debug)]
 struct DiskFile(fs::File);
 
 impl File for DiskFile {
+    fn status(&self) -> io::Result<Status> {
+        let found = self.0.metadata()?;
+        Ok(Status { id: id_of(&found), names: found.nlink() })
+    }
+
+    fn try_lock(&self) -> io::Result<bool> {
+        loop {
+            match fs2::FileExt::try_lock_exclusive(&self.0) {
+                Ok(()) => return Ok(true),
+                Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(false),
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    fn unlock(&self) -> io::Result<()> {
+        fs2::FileExt::unlock(&self.0)
+    }
+
     fn len(&self) -> io::Result<u64> {
         Ok(self.0.metadata()?.len())
     }
@@ -152,7 +277,11 @@ impl File for DiskFile {
     fn allocate(&self, len: u64) -> io::Result<()> {
         let old_len = self.len()?;
         let more = len.checked_sub(old_len).ok_or(ErrorKind::InvalidInput)?;
-        Ok(rustix::fs::fallocate(&self.0, rustix::fs::FallocateFlags::empty(), old_len, more)?)
+        let flags = rustix::fs::FallocateFlags::empty();
+        match retry_on_intr(|| rustix::fs::fallocate(&self.0, flags, old_len, more)) {
+            Err(error) if is_refused(&error.into()) => Err(ErrorKind::Unsupported.into()),
+            done => Ok(done?),
+        }
     }
 
     fn set_len(&self, len: u64) -> io::Result<()> {
@@ -169,11 +298,19 @@ impl File for DiskFile {
         // The kernel keeps a folio that is only partly in the range. So the range begins where a folio of any
         // length begins.
         let start = offset & !(FOLIO_LEN_MAX - 1);
-        Ok(rustix::fs::fadvise(&self.0, start, None, rustix::fs::Advice::DontNeed)?)
+        Ok(retry_on_intr(|| rustix::fs::fadvise(&self.0, start, None, rustix::fs::Advice::DontNeed))?)
     }
 
     fn map(&self) -> io::Result<Option<Map>> {
         Map::of(&self.0).map(Some)
+    }
+
+    fn attributes(&self) -> io::Result<Attributes> {
+        Attributes::of(&self.0)
+    }
+
+    fn set_attributes(&self, attributes: &Attributes) -> io::Result<()> {
+        attributes.apply_to(&self.0)
     }
 }
 

@@ -1,96 +1,125 @@
-//! The exclusive lock on `state.db.lock`, which makes a handle the only writer.
+//! Waiting for a lock, and the lock file `state.db.lock`.
 //!
-//! The lock is not on the log: compaction renames a new file over it, and a lock belongs to the file, not to its
-//! name. The lock file is never removed: else one process could hold the lock on the removed file, and another one
-//! on a new file of the same name. Implements the lock of *Writing* in FORMAT.md.
+//! Two locks make a handle the only writer: one on the lock file, one on the log itself. The lock file serves for the
+//! time when there is no log, and while a compaction replaces it: an exclusive lock belongs to a file, not to its
+//! name. The lock on the log still holds if somebody deletes the lock file, or reaches the log by another name. The
+//! lock file is never removed: else one process could hold the lock on the removed file, and another one on a new
+//! file of the same name. `store/lock.rs` takes both. Implements the locks of *Writing* in FORMAT.md.
 
-use std::fs::{self, File};
-use std::io::{self, ErrorKind};
-use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::Path;
-use std::thread;
+use std::process;
 use std::time::{Duration, Instant};
 
+use super::names::{LOCK, sibling};
+use super::{Access, File, Storage, write_all_at};
 use crate::{Error, Result};
 
-/// The open, locked lock file. Closing it unlocks.
-#[derive(Debug)]
-pub(crate) struct Lock {
-    _file: File,
+/// How long a caller still waits for a lock.
+pub(crate) struct Wait<'a> {
+    storage: &'a dyn Storage,
+    started: Instant,
+    timeout: Duration,
+    /// The pauses so far. A simulated disk takes none of them, and yet the wait ends.
+    paused: Duration,
+    pause: Duration,
 }
 
-/// Tries at once, and then after pauses of 1 ms to 50 ms until `timeout` has passed. The last pause is cut short,
-/// so that the last try is at the deadline.
-pub(crate) fn acquire(path: &Path, timeout: Duration) -> Result<Lock> {
-    let started = Instant::now();
-    let file = open(path).map_err(|source| Error::io("open the lock file", path, source))?;
-    let mut pause = Duration::from_millis(1);
-    while !try_lock(&file).map_err(|source| Error::io("lock", path, source))? {
-        let waited = started.elapsed();
-        let left = timeout.saturating_sub(waited);
-        if left.is_zero() {
-            let hint = "a snapshot can be read without the lock";
-            return Err(Error::Locked { path: path.to_path_buf(), holder: holder(&file), waited, hint });
-        }
-        thread::sleep(pause.min(left));
-        pause = (pause * 2).min(PAUSE_MAX);
+impl<'a> Wait<'a> {
+    pub(crate) fn new(storage: &'a dyn Storage, timeout: Duration) -> Self {
+        Wait { storage, started: Instant::now(), timeout, paused: Duration::ZERO, pause: PAUSE_MIN }
     }
-    // The pid is only for the error message of another process. A full disk must not keep the agent from its
-    // store.
-    let _ = note_holder(&file);
-    Ok(Lock { _file: file })
+
+    /// Pauses before the next try. Returns `false` if the time is up. The last pause is cut short, so that the last
+    /// try is at the deadline.
+    pub(crate) fn pause(&mut self) -> bool {
+        let left = self.timeout.saturating_sub(self.started.elapsed().max(self.paused));
+        if left.is_zero() {
+            return false;
+        }
+        let pause = self.pause.min(left);
+        self.storage.sleep(pause);
+        self.paused += pause;
+        self.pause = (self.pause * 2).min(PAUSE_MAX);
+        true
+    }
+
+    pub(crate) fn waited(&self) -> Duration {
+        self.started.elapsed()
+    }
 }
 
+const PAUSE_MIN: Duration = Duration::from_millis(1);
 const PAUSE_MAX: Duration = Duration::from_millis(50);
 
-fn open(path: &Path) -> io::Result<File> {
-    let mut options = fs::OpenOptions::new();
-    options.read(true).write(true).mode(0o600);
-    options.custom_flags((rustix::fs::OFlags::NONBLOCK | rustix::fs::OFlags::NOFOLLOW).bits().cast_signed());
-    let file = match options.clone().create_new(true).open(path) {
-        Ok(file) => {
-            give_to_owner_of_log(&file, path);
-            file
+/// The open, locked lock file. Dropping it unlocks, except in the child of a fork: there, it only closes the file.
+#[derive(Debug)]
+pub(crate) struct LockFile {
+    file: Box<dyn File>,
+    /// The process that took the lock.
+    owner: u32,
+}
+
+impl LockFile {
+    /// Takes the lock on the lock file of the log at `path`.
+    ///
+    /// # Errors
+    /// `Locked` if another handle has it until the time is up, `Io`.
+    pub(crate) fn acquire(storage: &dyn Storage, path: &Path, wait: &mut Wait<'_>) -> Result<Self> {
+        let path = sibling(path, LOCK);
+        loop {
+            let file = storage.open(&path, Access::Lock);
+            let file = file.map_err(|source| Error::io("open the lock file", &path, source))?;
+            if is_locked_now(storage, &path, &*file)? {
+                return Ok(LockFile { file, owner: process::id() });
+            }
+            if !wait.pause() {
+                let holder = holder(&*file);
+                let hint = match holder {
+                    Some(pid) if has_ended(pid) => FORKED_HINT,
+                    _ => "a snapshot can be read without the lock",
+                };
+                return Err(Error::Locked { path, holder, waited: wait.waited(), hint });
+            }
         }
-        Err(error) if error.kind() == ErrorKind::AlreadyExists => {
-            options.create(true).truncate(false).open(path)?
-        }
-        Err(error) => return Err(error),
-    };
-    if file.metadata()?.is_file() {
-        Ok(file)
-    } else {
-        Err(io::Error::new(ErrorKind::InvalidInput, "the lock file is not a regular file"))
+    }
+
+    /// Writes the pid, for the error message of another process. With a fixed width, so that no digit of a longer old
+    /// one is left after it.
+    pub(crate) fn note_holder(&self) {
+        // A full disk must not keep the agent from its store.
+        let _ = write_all_at(&*self.file, format!("{:>10}\n", self.owner).as_bytes(), 0);
     }
 }
 
-/// Gives a new lock file to the owner of the log. If root creates it from a shell, the agent must still be able to
-/// open it. Without root, this fails and is not needed.
-fn give_to_owner_of_log(file: &File, path: &Path) {
-    if let Ok(log) = fs::symlink_metadata(path.with_extension("")) {
-        let _ = std::os::unix::fs::fchown(file, Some(log.uid()), Some(log.gid()));
-    }
-}
-
-fn try_lock(file: &File) -> io::Result<bool> {
-    loop {
-        match fs2::FileExt::try_lock_exclusive(file) {
-            Ok(()) => return Ok(true),
-            Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(false),
-            Err(error) if error.kind() == ErrorKind::Interrupted => {}
-            Err(error) => return Err(error),
+impl Drop for LockFile {
+    fn drop(&mut self) {
+        if self.owner == process::id() {
+            // If this fails, closing the file unlocks, unless a child of a fork has a copy of it.
+            let _ = self.file.unlock();
         }
     }
 }
 
-/// Writes the pid with a fixed width, so that no digit of a longer old one is left after it.
-fn note_holder(file: &File) -> io::Result<()> {
-    file.write_all_at(format!("{:>10}\n", std::process::id()).as_bytes(), 0)
+/// Tries to lock the file that was opened at `path`. Returns `false` if it is locked, or if the path means another
+/// file by now: a lock on a removed file shuts nobody out.
+pub(crate) fn is_locked_now(storage: &dyn Storage, path: &Path, file: &dyn File) -> Result<bool> {
+    let io_error = |source| Error::io("lock", path, source);
+    Ok(file.try_lock().map_err(io_error)?
+        && storage.id(path).map_err(io_error)? == Some(file.status().map_err(io_error)?.id))
 }
 
-/// The pid that [`note_holder`] wrote, if it can be read.
-fn holder(file: &File) -> Option<u32> {
+/// The pid that [`LockFile::note_holder`] wrote, if it can be read.
+fn holder(file: &dyn File) -> Option<u32> {
     let mut text = [0; 11];
-    file.read_exact_at(&mut text, 0).ok()?;
+    super::read_exact_at(file, &mut text, 0).ok()?;
     std::str::from_utf8(&text).ok()?.trim().parse().ok()
 }
+
+/// Whether no process has this id any more. In another process id namespace, it may still run.
+fn has_ended(pid: u32) -> bool {
+    let pid = i32::try_from(pid).ok().and_then(rustix::process::Pid::from_raw);
+    pid.is_some_and(|pid| rustix::process::test_kill_process(pid) == Err(rustix::io::Errno::SRCH))
+}
+
+const FORKED_HINT: &str = "that process has ended here: a process that it forked may hold the lock, or a process in \
+                           another container";

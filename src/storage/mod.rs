@@ -4,7 +4,7 @@
 //! traits through [`testing`](crate::testing). Nothing here knows what is in a log. `paths.rs` maps a caller's
 //! path to the files of a store.
 
-use std::any::Any;
+use std::ffi::OsString;
 use std::fmt::Debug;
 use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
@@ -13,11 +13,14 @@ use std::time::Duration;
 
 use crate::Error;
 
+mod attributes;
 mod disk;
-mod lock;
+pub(crate) mod lock;
 mod map;
+pub(crate) mod names;
 pub(crate) mod paths;
 
+pub use attributes::Attributes;
 pub use disk::Disk;
 pub use map::Map;
 
@@ -43,56 +46,104 @@ pub enum Access {
     Write,
     /// A new file, to read and write; an existing one is an error.
     CreateNew,
+    /// A lock file, to read and write: the existing one or, if there is none, a new one. A symbolic link, or a
+    /// file that has several names, is an error, and is not changed.
+    Lock,
 }
 
-/// A held lock. Dropping it unlocks.
-pub type LockGuard = Box<dyn Any + Send + Sync>;
+/// Which file it is, whatever its names are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct FileId {
+    /// The device or file system.
+    pub device: u64,
+    /// The file in it.
+    pub inode: u64,
+}
+
+/// What an open file is, and whether it still has a name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Status {
+    /// Which file it is.
+    pub id: FileId,
+    /// How many names it has. With none, it is gone once it is closed.
+    pub names: u64,
+}
+
+/// Why a file was not renamed. No name was changed.
+#[derive(Debug)]
+pub enum RenameError {
+    /// The old name means another file by now, or none.
+    SourceMoved,
+    /// At the new name is something that was not to be replaced.
+    TargetTaken,
+    /// The operating system refused it.
+    Io(io::Error),
+}
+
+impl From<io::Error> for RenameError {
+    fn from(error: io::Error) -> Self {
+        RenameError::Io(error)
+    }
+}
 
 /// A file system.
+///
+/// Names can be moved by others at any time. So what a name means is compared with a [`FileId`] before something is
+/// renamed over it or removed. The comparison and the change are as close together as the system allows.
 pub trait Storage: Debug + Send + Sync {
     /// Makes the folder of `path` absolute and follows a symbolic link at its end, so that a later rename replaces
     /// the file and not the link. The file need not exist.
     fn resolve(&self, path: &Path) -> io::Result<PathBuf>;
     /// What is at `path`, without opening it. Symbolic links are followed.
     fn kind(&self, path: &Path) -> io::Result<PathKind>;
-    /// Opens a regular file. Anything else is an error, without waiting as a FIFO would. A new file gets mode
-    /// 0600.
+    /// Which file is at `path`; `None` if there is none. Symbolic links are not followed.
+    fn id(&self, path: &Path) -> io::Result<Option<FileId>>;
+    /// The names in the folder at `path`, in any order.
+    fn names(&self, path: &Path) -> io::Result<Vec<OsString>>;
+    /// Whether `path` is mounted by itself, as a container runtime mounts a single file: then no file can be renamed
+    /// over it.
+    fn is_mount_point(&self, _path: &Path) -> bool {
+        false
+    }
+    /// Opens a regular file. Anything else is an error, without waiting as a FIFO would, and so is a symbolic link.
+    /// A new file gets mode 0600.
     fn open(&self, path: &Path, access: Access) -> io::Result<Box<dyn File>>;
-    /// Renames `from` to `to` and replaces what is there, in one step. Durable after [`sync_dir`](Self::sync_dir).
-    fn rename(&self, from: &Path, to: &Path) -> io::Result<()>;
+    /// Renames `file`, which is at `from`, to `to`, in one step. `over` is the file that it replaces; with `None`,
+    /// it replaces nothing. Durable after [`Folder::sync`].
+    fn rename(&self, from: &Path, file: FileId, to: &Path, over: Option<FileId>) -> Result<(), RenameError>;
     /// Gives the file `from` the second name `to`. An existing `to` is an error and is not changed.
     fn link(&self, _from: &Path, _to: &Path) -> io::Result<()> {
         Err(ErrorKind::Unsupported.into())
     }
-    /// Renames `from` to `to`. An existing `to` is an error and is not changed.
-    fn rename_new(&self, from: &Path, to: &Path) -> io::Result<()> {
-        match self.kind(to)? {
-            PathKind::Missing => self.rename(from, to),
-            _ => Err(ErrorKind::AlreadyExists.into()),
-        }
-    }
-    /// Gives the file `to` the owner, group and permissions of `from`. Does nothing where a file system has none.
-    fn copy_owner_and_mode(&self, _from: &Path, _to: &Path) -> io::Result<()> {
-        Ok(())
-    }
-    /// Removes a file.
-    fn remove_file(&self, path: &Path) -> io::Result<()>;
-    /// Makes the names in the folder at `path` durable.
-    fn sync_dir(&self, path: &Path) -> io::Result<()>;
-    /// Takes the exclusive lock on the lock file at `path`, which is created if needed. Gives up with
-    /// [`Error::Locked`] after `timeout`.
-    fn lock(&self, path: &Path, timeout: Duration) -> crate::Result<LockGuard>;
+    /// Removes `file` if it is at `path`. Returns whether it was.
+    fn remove_file(&self, path: &Path, file: FileId) -> io::Result<bool>;
+    /// Opens a folder, to sync it.
+    fn open_folder(&self, path: &Path) -> io::Result<Box<dyn Folder>>;
     /// Fills `bytes` from the operating system's random generator.
     fn fill_random(&self, bytes: &mut [u8]) -> io::Result<()>;
-    /// Pauses a reader, so that a write in another process can end. A simulated disk returns at once.
+    /// Pauses a reader, so that a write in another process can end, or one that waits for a lock. A simulated disk
+    /// returns at once.
     fn sleep(&self, duration: Duration) {
         thread::sleep(duration);
     }
 }
 
+/// An open folder.
+pub trait Folder: Debug + Send + Sync {
+    /// Makes the names in the folder durable.
+    fn sync(&self) -> io::Result<()>;
+}
+
 /// An open file. Every read and write passes its offset, so that threads can share the file without a cursor.
 #[allow(clippy::len_without_is_empty, reason = "no caller needs it")]
 pub trait File: Debug + Send + Sync {
+    /// Which file it is, and whether it still has a name.
+    fn status(&self) -> io::Result<Status>;
+    /// Takes the exclusive lock on the file, if no other handle has it. It holds for this handle until
+    /// [`unlock`](Self::unlock), or until every copy of the handle is closed, also those in children of a fork.
+    fn try_lock(&self) -> io::Result<bool>;
+    /// Frees the lock, also for the copies of this handle in children of a fork.
+    fn unlock(&self) -> io::Result<()>;
     /// The length in bytes.
     fn len(&self) -> io::Result<u64>;
     /// Reads at most `buf.len()` bytes and returns how many. 0 means the end of the file.
@@ -112,6 +163,15 @@ pub trait File: Debug + Send + Sync {
     fn drop_cache(&self, offset: u64) -> io::Result<()>;
     /// Maps the file read-only, up to its current length. `None` where maps are not supported.
     fn map(&self) -> io::Result<Option<Map>>;
+    /// The owner, the permissions and the like. A file system that has none returns the default.
+    fn attributes(&self) -> io::Result<Attributes> {
+        Ok(Attributes::default())
+    }
+    /// Gives a new file the attributes of the one that it will replace. What cannot be set leaves the new file with
+    /// fewer permissions, never with more.
+    fn set_attributes(&self, _attributes: &Attributes) -> io::Result<()> {
+        Ok(())
+    }
 }
 
 /// Reads until `buf` is full or the file ends, and returns how many bytes were read.
@@ -147,14 +207,46 @@ pub(crate) fn write_all_at(file: &dyn File, buf: &[u8], offset: u64) -> io::Resu
     Ok(())
 }
 
-/// Whether the error means that the disk or the quota is full.
+/// Why the error means that there is no space, if it does.
+fn full_because(error: &io::Error) -> Option<&'static str> {
+    match error.kind() {
+        ErrorKind::StorageFull => Some("no space left on the disk"),
+        ErrorKind::QuotaExceeded => Some("the disk quota is used up"),
+        ErrorKind::FileTooLarge => Some("the limit on the length of a file (ulimit -f) is reached"),
+        _ => None,
+    }
+}
+
+/// Whether the error means that there is no space.
 pub(crate) fn is_full(error: &io::Error) -> bool {
-    matches!(error.kind(), ErrorKind::StorageFull | ErrorKind::QuotaExceeded)
+    full_because(error).is_some()
 }
 
 /// Maps an I/O error to [`Error::Full`] or [`Error::Io`], for `map_err`.
 pub(crate) fn full_or_io<'a>(operation: &'static str, path: &'a Path) -> impl Fn(io::Error) -> Error + 'a {
-    move |error| {
-        if is_full(&error) { Error::Full { path: path.to_path_buf() } } else { Error::io(operation, path, error) }
+    move |error| match full_because(&error) {
+        Some(what) => Error::Full { path: path.to_path_buf(), what },
+        None => Error::io(operation, path, error),
     }
+}
+
+/// Maps an I/O error of a call that creates a file, which also needs an inode.
+pub(crate) fn create_error<'a>(operation: &'static str, path: &'a Path) -> impl Fn(io::Error) -> Error + 'a {
+    move |error| match error.kind() {
+        ErrorKind::StorageFull => {
+            let what = "no space or no free inode left on the disk (see df and df -i)";
+            Error::Full { path: path.to_path_buf(), what }
+        }
+        _ => full_or_io(operation, path)(error),
+    }
+}
+
+/// Whether a system call failed because a sandbox, a file system or an old kernel does not allow it at all: then
+/// another way must serve.
+pub(crate) fn is_refused(error: &io::Error) -> bool {
+    use rustix::io::Errno;
+
+    let refusals = [Errno::PERM, Errno::INVAL, Errno::NOSYS, Errno::OPNOTSUPP, Errno::ACCESS, Errno::NODEV];
+    error.kind() == ErrorKind::Unsupported
+        || error.raw_os_error().is_some_and(|code| refusals.iter().any(|refusal| refusal.raw_os_error() == code))
 }

@@ -17,7 +17,7 @@ use crate::log::recovery::Recovered;
 use crate::log::values::Values;
 use crate::log::writer::{LogWriter, Pending};
 use crate::read::{Reader, check_run_id, check_value, impl_reading_calls};
-use crate::storage::LockGuard;
+use crate::storage::lock::LockFile;
 use crate::{AgentKey, Durability, Error, OpenOptions, RecoveryReport, Result, events};
 
 /// What [`Store::enqueue_job`] did.
@@ -32,6 +32,9 @@ pub enum Enqueued {
 
 /// The persistent state of one agent, opened exclusively: by one process, through one handle.
 ///
+/// The handle belongs to the process that opened it: in a child of `fork`, its calls fail with [`Error::Failed`], and
+/// dropping it does nothing.
+///
 /// Every method takes `&self`; share the store between threads by reference or in an [`Arc`]. One sync can cover
 /// the writing calls of several threads. All calls block; from async code, run them where blocking is allowed.
 ///
@@ -45,6 +48,10 @@ pub enum Enqueued {
 ///   while the reserve of 64 KiB lasts, other calls once there is space again.
 /// - [`Error::Io`]: the write or the sync of this call failed. Its effect is unknown until the store is reopened.
 /// - [`Error::Failed`]: an earlier call failed in that way. Reading calls still work.
+/// - [`Error::Replaced`]: the file at the store's path is another one by now, or none. Nothing was written to that one.
+///   It is noticed by the next sync if the file has been removed or replaced, and at the latest by
+///   [`sync`](Store::sync), [`close`](Store::close), a compaction, or when the file grows. From then on every writing
+///   call returns it.
 ///
 /// ```
 /// use backupy_state::{AgentKey, Enqueued, Store};
@@ -71,7 +78,7 @@ pub struct Store {
     pub(super) log_quota: Mutex<LogQuota>,
     pub(super) recovery: RecoveryReport,
     /// The last field, so that all others are dropped before the lock is released.
-    _lock: LockGuard,
+    _lock_file: LockFile,
 }
 
 impl Store {
@@ -98,7 +105,7 @@ impl Store {
         path: PathBuf,
         key: &AgentKey,
         recovered: Recovered,
-        lock: LockGuard,
+        lock_file: LockFile,
     ) -> Result<Store> {
         let Recovered { log: file, header, replay, allocated, report } = recovered;
         let values = Arc::new(Values::new(Arc::clone(&file), options.mmap));
@@ -121,7 +128,7 @@ impl Store {
             heartbeat_durability: options.heartbeat_durability.unwrap_or(options.durability),
             log_durability: options.log_durability.unwrap_or(options.durability),
             recovery: report,
-            _lock: lock,
+            _lock_file: lock_file,
         })
     }
 
@@ -148,7 +155,8 @@ impl Store {
     /// [`CompactionPolicy`]: crate::CompactionPolicy
     ///
     /// # Errors
-    /// [`Error::Io`], or [`Error::Failed`] after an earlier failure. The store is unlocked in any case.
+    /// [`Error::Io`], [`Error::Replaced`], or [`Error::Failed`] after an earlier failure. The store is unlocked in any
+    /// case.
     ///
     /// ```
     /// # use backupy_state::{AgentKey, Store};
@@ -167,13 +175,17 @@ impl Store {
     }
 
     fn finish(&self) -> Result<()> {
+        let place = self.shared.write()?.log.check_place();
+        self.tell_failure(place)?;
         self.compactor.finish();
         self.record_drops()?;
-        let mut guard = self.shared.write()?;
-        guard.log.close().inspect_err(|error| {
-            events::failed(&self.shared.path, error);
-            guard.log.group_commit().fail(&std::io::ErrorKind::Other.into());
-        })
+        let closed = self.shared.write()?.close();
+        self.tell_failure(closed)
+    }
+
+    /// Emits the event for a failed write or sync. The caller holds no lock.
+    pub(super) fn tell_failure<T>(&self, result: Result<T>) -> Result<T> {
+        result.inspect_err(|error| events::failed(&self.shared.path, error))
     }
 
     /// Saves the configuration and its version, replacing the previous one.
@@ -224,7 +236,8 @@ impl Store {
         check_run_id(run_id)?;
         check_value("a payload", payload)?;
         let change = Change::put(Bucket::Queue, run_id.as_bytes(), &[], payload);
-        let (pending, replaced) = self.shared.write()?.append_counting(&[change])?;
+        let appended = self.shared.write()?.append_counting(&[change]);
+        let (pending, replaced) = self.tell_failure(appended)?;
         self.finish_commit(&pending, self.durability)?;
         Ok(if replaced > 0 { Enqueued::Replaced } else { Enqueued::Added })
     }
@@ -308,7 +321,7 @@ impl Store {
         changes: &[Change<'_>],
         durability: Durability,
     ) -> Result<()> {
-        let pending = guard.append(changes)?;
+        let pending = self.tell_failure(guard.append(changes))?;
         self.finish_commit(&pending, durability)
     }
 
@@ -323,11 +336,15 @@ impl Store {
     }
 
     pub(super) fn wait_durable(&self, pending: &Pending) -> Result<()> {
-        pending.wait().inspect_err(|error| events::failed(&self.shared.path, error))
+        self.tell_failure(pending.wait())
     }
 }
 
 impl Reader for Store {
+    fn begin(&self) -> Result<()> {
+        self.shared.check_owner()
+    }
+
     fn with_index<R>(&self, find: impl FnOnce(&Index) -> R) -> (R, Arc<Values>) {
         self.shared.with_index(find)
     }
@@ -337,7 +354,11 @@ impl_reading_calls!(Store);
 
 impl Drop for Store {
     fn drop(&mut self) {
-        let _ = self.finish();
+        if self.shared.is_owner() {
+            let _ = self.finish();
+            // A reader may still hold the file. The lock file is unlocked after the log, as the last field is dropped.
+            self.shared.unlock();
+        }
     }
 }
 

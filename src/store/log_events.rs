@@ -69,7 +69,7 @@ impl Store {
         let (ordinal, _) = self.with_index(Index::next_ordinal);
         let key = LogKey { ts_ms, ordinal: ordinal.ok_or_else(ordinals_used_up)? }.encode();
         let event = Change::put(Bucket::Logs, &key, &[], payload);
-        let pending = append_with_drops(guard, quota, &plan, vec![event])?;
+        let pending = self.tell_failure(append_with_drops(guard, quota, &plan, vec![event]))?;
         self.finish_commit(&pending, self.log_durability)?;
         Ok(match plan.evicted {
             0 => LogAdmission::Buffered,
@@ -111,9 +111,9 @@ impl Store {
             if quota.recorded != Some(0) {
                 changes.push(Change::delete(Bucket::Registry, DROPPED_KEY));
             }
-            let pending = guard.append(&changes)?;
-            quota.note_reported(0);
+            let appended = guard.append(&changes).inspect(|_| quota.note_reported(0));
             drop(quota);
+            let pending = self.tell_failure(appended)?;
             self.finish_commit(&pending, self.log_durability)?;
         }
         Ok(events)
@@ -139,6 +139,7 @@ impl Store {
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn peek_logs(&self, n: usize) -> Result<LogBatch> {
+        self.shared.check_owner()?;
         let (dropped, dropped_total) = {
             let quota = lock(&self.log_quota);
             (quota.dropped, quota.dropped_total())
@@ -187,9 +188,9 @@ impl Store {
             quota.note_reported(dropped);
             return Ok(count);
         }
-        let pending = guard.append(&changes)?;
-        quota.note_reported(dropped);
+        let appended = guard.append(&changes).inspect(|_| quota.note_reported(dropped));
         drop(quota);
+        let pending = self.tell_failure(appended)?;
         self.finish_commit(&pending, self.log_durability)?;
         Ok(count)
     }
@@ -234,7 +235,7 @@ impl Store {
         let discarded = changes.len() as u64;
         if discarded > 0 {
             let plan = Plan { evicted: discarded, ..Plan::default() };
-            let pending = append_with_drops(guard, lock(&self.log_quota), &plan, changes)?;
+            let pending = self.tell_failure(append_with_drops(guard, lock(&self.log_quota), &plan, changes))?;
             self.finish_commit(&pending, self.log_durability)?;
         }
         Ok(discarded)
@@ -273,7 +274,7 @@ impl Store {
             quota.dropped += plan.dropped();
             return Ok(());
         }
-        let pending = append_with_drops(guard, quota, &plan, changes)?;
+        let pending = self.tell_failure(append_with_drops(guard, quota, &plan, changes))?;
         self.finish_commit(&pending, self.durability)
     }
 
@@ -284,7 +285,7 @@ impl Store {
         if quota.recorded == Some(quota.dropped) {
             return Ok(());
         }
-        match append_with_drops(guard, quota, &Plan::default(), Vec::new()) {
+        match self.tell_failure(append_with_drops(guard, quota, &Plan::default(), Vec::new())) {
             Err(Error::Full { .. }) => Ok(()),
             written => written.map(drop),
         }

@@ -12,7 +12,8 @@ impl Store {
     /// Makes everything durable that [`Buffered`](crate::Durability::Buffered) calls have written so far.
     ///
     /// # Errors
-    /// [`Error::Io`] if the sync fails, [`Error::Failed`] after an earlier failure.
+    /// [`Error::Io`] if the sync fails, [`Error::Replaced`] if the path means another file by now, [`Error::Failed`]
+    /// after an earlier failure.
     ///
     /// ```
     /// # use backupy_state::{AgentKey, Durability, OpenOptions};
@@ -27,7 +28,9 @@ impl Store {
     /// ```
     pub fn sync(&self) -> Result<()> {
         let pending = self.shared.write()?.log.pending();
-        self.wait_durable(&pending)
+        self.wait_durable(&pending)?;
+        let place = self.shared.write()?.log.check_place();
+        self.tell_failure(place)
     }
 
     /// Copies the live records into a new log file and replaces the old one with it, while other threads read and
@@ -37,7 +40,10 @@ impl Store {
     /// - [`Error::Full`]: the disk has no space for the new file.
     /// - [`Error::Unauthentic`]: a live value fails authentication. For a job's payload, the error names the run
     ///   id.
-    /// - [`Error::Io`], [`Error::Failed`].
+    /// - [`Error::Invalid`]: something is at the store's path followed by `.new`, and is no left-over of a compaction.
+    /// - [`Error::Replaced`]: the path means another file by now. That one was not changed, and the store takes no more
+    ///   writes.
+    /// - [`Error::Io`], for instance because the file is mounted by itself; [`Error::Failed`].
     ///
     /// The old log is kept and the store stays usable, unless later writing calls return `Failed`.
     ///
@@ -80,14 +86,16 @@ impl Store {
     }
 
     /// Writes a compact, consistent copy of the store to a new file under the same key, while other threads read
-    /// and write. On return the copy is durable. No extension is added to `path`.
+    /// and write. On return the copy is durable. `path` means what it means to [`open`](Store::open): without an
+    /// extension, `.db` is added.
     ///
     /// The copy has the generation of the store. It is a store of its own; after the original has been written to
     /// again, it is an older state, which [`expect_at_least`](crate::OpenOptions::expect_at_least) can detect.
     ///
     /// # Errors
-    /// [`Error::Invalid`] if there is a file at `path`, which is not changed, or if `path` is the store's own path
-    /// followed by `.new`, which the next open would remove. Also those of [`compact`](Store::compact).
+    /// [`Error::Invalid`] if there is a file at `path`, which is not changed, or if `path` names no file or one of those
+    /// that a store keeps next to its log. Also those of [`compact`](Store::compact). A left-over of an interrupted
+    /// backup to the same path is replaced.
     ///
     /// ```
     /// # use backupy_state::{AgentKey, Snapshot, Store};

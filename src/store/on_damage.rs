@@ -7,31 +7,35 @@
 //! | | step | crash after this step: the next open sees |
 //! |---|---|---|
 //! | D1 | write the new log to `<path>.new`, sync it, read it back | the damaged store; `<path>.new` is removed |
-//! | D2 | link `<path>` to the first free `<path>.damaged-<n>`, or copy it there | the damaged store |
+//! | D2 | link `<path>` to the first free `<path>.damaged-<n>`, or copy it there, unless that was done before | the damaged store |
 //! | D3 | sync the folder | the damaged store, and that name |
 //! | D4 | rename `<path>.new` to `<path>` | killed: the new store; power cut: that or the damaged one |
 //! | D5 | sync the folder | the new store |
 
 use std::path::Path;
+use std::sync::Arc;
 
+use crate::log::builder;
+use crate::log::left_over::{self, Unfinished};
 use crate::log::quarantine;
 use crate::log::recovery::{self, Recovered};
 use crate::log::scan::Concurrency;
 use crate::repair::salvage::Source;
-use crate::storage::{full_or_io, paths};
+use crate::storage::{File, paths};
 use crate::{AgentKey, Error, OnDamage, OpenOptions, Result, SalvageReport, events};
 
-/// Opens an existing store; a damaged one as `options.on_damage` says. The caller holds the lock.
-pub(crate) fn open(options: &OpenOptions, path: &Path, key: &AgentKey) -> Result<Recovered> {
+/// Opens an existing store; a damaged one as `options.on_damage` says. `file` is the log at `path`, locked by the
+/// caller.
+pub(crate) fn open(options: &OpenOptions, file: Arc<dyn File>, path: &Path, key: &AgentKey) -> Result<Recovered> {
     let storage = &*options.storage;
-    let open = || recovery::open(storage, path, key, options.queue_order, options.expected.as_ref());
-    match open() {
+    let open = |file| recovery::open(storage, file, path, key, options.queue_order, options.expected.as_ref());
+    match open(Arc::clone(&file)) {
         Err(error @ (Error::Corrupt { .. } | Error::Unauthentic { .. }))
             if options.on_damage == OnDamage::SetAside =>
         {
-            let salvaged = replace_damaged(options, path, key)?;
+            let (salvaged, file) = replace_damaged(options, file, path, key)?;
             events::damage_quarantined(path, &error, &salvaged);
-            let mut recovered = open()?;
+            let mut recovered = open(file)?;
             recovered.report.salvaged = Some(salvaged);
             Ok(recovered)
         }
@@ -39,20 +43,27 @@ pub(crate) fn open(options: &OpenOptions, path: &Path, key: &AgentKey) -> Result
     }
 }
 
-/// Quarantines the damaged log and puts a salvaged one at its path, durably.
-fn replace_damaged(options: &OpenOptions, path: &Path, key: &AgentKey) -> Result<SalvageReport> {
+/// Quarantines the damaged log and puts a salvaged one at its path, durably. Also returns the locked file of that.
+fn replace_damaged(
+    options: &OpenOptions,
+    file: Arc<dyn File>,
+    path: &Path,
+    key: &AgentKey,
+) -> Result<(SalvageReport, Arc<dyn File>)> {
     let storage = &options.storage;
-    let source = Source::open(&**storage, path, key)?.expecting(options.expected);
+    if storage.is_mount_point(path) {
+        return Err(builder::mounted_by_itself(path));
+    }
+    let look_error = |source| Error::io("look at", path, source);
+    let (id, attributes) = (file.status().map_err(look_error)?.id, file.attributes().map_err(look_error)?);
+    let source = Source::of(Arc::clone(&file), path, key)?.expecting(options.expected);
+    left_over::clear(&**storage, path, Unfinished::NextGeneration(&source.header.id))?;
     let (mut new, report) = source.copy_into(storage, key, path, Concurrency::Exclusive)?;
-    storage
-        .copy_owner_and_mode(path, new.temporary())
-        .map_err(|source| Error::io("copy the owner and mode of", path, source))?;
-    let damaged = quarantine::quarantine_damaged(&**storage, path)?;
-    storage
-        .rename(new.temporary(), path)
-        .map_err(full_or_io("replace the damaged log with the salvaged one at", path))?;
-    new.keep();
+    let set_error = |source| Error::io("set the owner and the permissions of", new.temporary(), source);
+    new.file.file.set_attributes(&attributes).map_err(set_error)?;
+    let damaged = quarantine::quarantine_damaged(&**storage, path, &*file)?;
+    let folder = new.rename_over(path, id, "replace the damaged log with the salvaged one at")?;
     // Guards against a power cut that brings back the damaged log after calls on the new one were acknowledged.
-    paths::sync_folder(&**storage, path)?;
-    Ok(SalvageReport { from: damaged, ..report })
+    paths::sync(&*folder, path)?;
+    Ok((SalvageReport { from: damaged, ..report }, Arc::clone(&new.file.file)))
 }

@@ -4,11 +4,14 @@
 //! `on_damage.rs`.
 
 use std::path::Path;
+use std::sync::Arc;
 
 use super::handle::Store;
-use super::on_damage;
+use super::{lock, on_damage};
+use crate::log::place::{self, Purpose};
 use crate::log::recovery::{self, Recovered};
-use crate::storage::paths;
+use crate::storage::lock::Wait;
+use crate::storage::{File, paths};
 use crate::{AgentKey, Error, OpenOptions, Result, events};
 
 impl OpenOptions {
@@ -18,7 +21,9 @@ impl OpenOptions {
     /// On return, everything that [`Store::recovery`] reports as replayed is durable.
     ///
     /// # Errors
-    /// - [`Error::Invalid`]: the path is empty or names no file.
+    /// - [`Error::Invalid`]: the path is empty, names no file, belongs to the files next to another store or is too
+    ///   long for the names of its own; the path without `.db` is a store, and the one with `.db` does not exist; or a
+    ///   file that is no left-over is at the path followed by `.new`.
     /// - [`Error::NotFound`]: there is no file, and `create(false)` was set.
     /// - [`Error::Locked`]: another handle holds the store.
     /// - [`Error::NotAStore`], [`Error::UnsupportedFormat`], [`Error::WrongKey`], [`Error::Corrupt`],
@@ -57,16 +62,29 @@ impl Store {
 
     fn open_silently(options: &OpenOptions, path: &Path, key: &AgentKey) -> Result<Store> {
         let storage = &*options.storage;
-        let path = paths::resolve(storage, path)?;
+        let path = place::resolve(storage, path, Purpose::Store)?;
         // Checked before the lock is taken, or a failed open would leave a lock file where there is no store.
         let may_be_missing = options.create || options.expected.is_some();
         if !paths::is_file(storage, &path)? && !may_be_missing {
             return Err(Error::NotFound { path });
         }
-        let lock = storage.lock(&paths::sibling(&path, ".lock"), options.lock_timeout)?;
-        paths::remove_leftovers(storage, &path)?;
-        let (recovered, current_key) = open_or_create(options, &path, key)?;
-        let mut store = Store::new(options, path, current_key, recovered, lock)?;
+        let mut wait = Wait::new(storage, options.lock_timeout);
+        let lock_file = lock::lock_file(storage, &path, &mut wait)?;
+        let (recovered, current_key) = loop {
+            let log = lock::log(storage, &path, &mut wait)?;
+            // Noted only now: until the log is locked too, another process may be the writer.
+            lock_file.note_holder();
+            match log {
+                Some(file) => break open_existing(options, file, &path, key)?,
+                None => {
+                    if let Some(created) = create(options, &path, key)? {
+                        break (created, key);
+                    }
+                }
+            }
+            // A file has appeared at the path while a store was being created.
+        };
+        let mut store = Store::new(options, path, current_key, recovered, lock_file)?;
         if !std::ptr::eq(current_key, key) {
             store.rekey(key)?;
             store.recovery.rekeyed = true;
@@ -75,23 +93,28 @@ impl Store {
     }
 }
 
-/// Opens the log at `path` or creates it. Also returns the key that opens it: `key` or the previous one.
-fn open_or_create<'a>(
+/// Creates the log at `path`. `None` if a file has appeared there.
+fn create(options: &OpenOptions, path: &Path, key: &AgentKey) -> Result<Option<Recovered>> {
+    match options.expected {
+        Some(_) => Err(Error::Stale { path: path.to_path_buf(), what: "the file does not exist" }),
+        None if options.create => recovery::create(&*options.storage, path, key, options.queue_order),
+        None => Err(Error::NotFound { path: path.to_path_buf() }),
+    }
+}
+
+/// Opens the locked log at `path`. Also returns the key that opens it: `key` or the previous one.
+fn open_existing<'a>(
     options: &'a OpenOptions,
+    file: Arc<dyn File>,
     path: &Path,
     key: &'a AgentKey,
 ) -> Result<(Recovered, &'a AgentKey)> {
-    let (storage, order, expected) = (&*options.storage, options.queue_order, options.expected.as_ref());
-    if !paths::is_file(storage, path)? {
-        return match expected {
-            Some(_) => Err(Error::Stale { path: path.to_path_buf(), what: "the file does not exist" }),
-            None if options.create => Ok((recovery::create(storage, path, key, order)?, key)),
-            None => Err(Error::NotFound { path: path.to_path_buf() }),
-        };
-    }
-    let open = |key| Ok((on_damage::open(options, path, key)?, key));
+    let open = |key| Ok((on_damage::open(options, Arc::clone(&file), path, key)?, key));
     match (open(key), &options.previous_key) {
         (Err(Error::WrongKey { .. }), Some(previous)) => open(previous),
+        // A damaged header does not show which key it was written under. If the previous one does not fit either, the
+        // first error counts.
+        (Err(error @ Error::Corrupt { offset: 0, .. }), Some(previous)) => open(previous).map_err(|_| error),
         (opened, _) => opened,
     }
 }

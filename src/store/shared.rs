@@ -2,9 +2,14 @@
 //! generation to the next.
 //!
 //! There are two locks, always taken in this order: the log (held by one writer at a time, from its check to its
-//! frame), then the view (held briefly). A writer waits for its sync with neither of them held.
+//! frame), then the view (held briefly). A writer waits for its sync with neither of them held. No event is emitted
+//! while one is held: who listens to events may call the store.
+//!
+//! A child of `fork` has copies of the locks, in whatever state they were, and of the descriptors. It owns nothing: its
+//! calls fail before they take a lock.
 
 use std::path::PathBuf;
+use std::process;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
@@ -15,7 +20,7 @@ use crate::log::values::Values;
 use crate::log::writer::{LogWriter, Pending};
 use crate::read::{self, Reader};
 use crate::storage::Storage;
-use crate::{Anchor, CompactionPolicy, Error, OpenOptions, QueueOrder, Result, Stats, events};
+use crate::{Anchor, CompactionPolicy, Error, OpenOptions, QueueOrder, Result, Stats};
 
 /// The state of a store that its threads share.
 pub(crate) struct Shared {
@@ -24,6 +29,10 @@ pub(crate) struct Shared {
     pub(crate) queue_order: QueueOrder,
     pub(crate) mmap: bool,
     policy: CompactionPolicy,
+    /// Whether the log is mounted by itself, so that no compaction can replace it.
+    pub(crate) is_mounted: bool,
+    /// The process that opened the store.
+    owner: u32,
     compaction_due: AtomicBool,
     log: Mutex<LogWriter>,
     view: RwLock<View>,
@@ -40,6 +49,8 @@ impl Shared {
     pub(crate) fn new(options: &OpenOptions, path: PathBuf, log: LogWriter, view: View) -> Self {
         let due = options.compaction.is_due(log.tip(), log.allocated(), &view.index);
         Shared {
+            is_mounted: options.storage.is_mount_point(&path),
+            owner: process::id(),
             path,
             storage: Arc::clone(&options.storage),
             queue_order: options.queue_order,
@@ -52,21 +63,39 @@ impl Shared {
     }
 
     pub(crate) fn compaction_is_due(&self) -> bool {
-        self.compaction_due.load(Ordering::Relaxed)
+        self.compaction_due.load(Ordering::Relaxed) && !self.is_mounted
     }
 
     pub(crate) fn compaction_is_due_at_close(&self) -> bool {
         let log = self.lock_log();
-        !log.group_commit().has_failed() && self.policy.is_due_at_close(log.tip(), &self.view().index)
+        let is_possible = !self.is_mounted && log.check_not_failed().is_ok();
+        is_possible && self.policy.is_due_at_close(log.tip(), &self.view().index)
     }
 
-    /// Takes the write lock. Fails if an earlier write or sync failed.
+    /// Takes the write lock. Fails if an earlier write or sync failed, and in a child of `fork`.
     pub(crate) fn write(&self) -> Result<WriteGuard<'_>> {
+        self.check_owner()?;
         let log = self.lock_log();
-        if log.group_commit().has_failed() {
-            return Err(Error::Failed { path: self.path.clone() });
-        }
+        log.check_not_failed()?;
         Ok(WriteGuard { shared: self, log })
+    }
+
+    pub(crate) fn is_owner(&self) -> bool {
+        self.owner == process::id()
+    }
+
+    /// Fails in a child of `fork`.
+    pub(crate) fn check_owner(&self) -> Result<()> {
+        if self.is_owner() {
+            return Ok(());
+        }
+        let what = "another process opened it, and this one is its child; open the store in this process";
+        Err(Error::Failed { path: self.path.clone(), what })
+    }
+
+    /// Frees the lock on the log. Nothing is written from now on.
+    pub(crate) fn unlock(&self) {
+        self.lock_log().unlock();
     }
 
     pub(crate) fn header(&self) -> Header {
@@ -120,19 +149,25 @@ pub(crate) struct WriteGuard<'a> {
 
 impl WriteGuard<'_> {
     /// Writes the changes as one record, shows them to readers, and releases the lock. The record is not durable
-    /// yet.
+    /// yet. After an error, the caller emits the event, once it holds no lock.
     pub(crate) fn append(self, changes: &[Change<'_>]) -> Result<Pending> {
         Ok(self.append_counting(changes)?.0)
     }
 
     /// Like [`append`](Self::append), but also returns how many of the puts replaced a value.
     pub(crate) fn append_counting(mut self, changes: &[Change<'_>]) -> Result<(Pending, usize)> {
-        let written = self.log.append(changes).inspect_err(|error| events::failed(&self.shared.path, error))?;
+        let written = self.log.append(changes)?;
         let operations = changes.iter().map(|change| change.operation);
         let mut view = self.shared.view_mut();
         let replaced = view.index.apply(operations, written.locations);
         self.shared.update_compaction_due(&self.log, &view.index);
         Ok((written.pending, replaced))
+    }
+
+    /// Ends the log cleanly, durably. After an error, the log takes no more writes.
+    pub(crate) fn close(mut self) -> Result<()> {
+        let closed = self.log.close();
+        closed.inspect_err(|_| self.log.group_commit().fail(&std::io::ErrorKind::Other.into()))
     }
 
     /// Switches to the next generation, which is durable and holds everything that this one does. Returns the old

@@ -1,14 +1,16 @@
 //! A file system that passes every call to another one, with hooks before some of them.
 
 use std::borrow::Cow;
+use std::ffi::OsString;
 use std::fmt::Debug;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use backupy_state::Result;
-use backupy_state::testing::{Access, Disk, File, LockGuard, Map, PathKind, Storage};
+use backupy_state::testing::{
+    Access, Attributes, Disk, File, FileId, Folder, Map, PathKind, RenameError, Status, Storage,
+};
 
 /// What a test does before a call. Each hook does nothing unless the test says otherwise.
 pub(crate) trait Hooks: Clone + Debug + Send + Sync + 'static {
@@ -54,6 +56,19 @@ struct HookedFile<H> {
     sees_writes: bool,
 }
 
+#[derive(Debug)]
+struct HookedFolder<H> {
+    folder: Box<dyn Folder>,
+    hooks: H,
+}
+
+impl<H: Hooks> Folder for HookedFolder<H> {
+    fn sync(&self) -> io::Result<()> {
+        self.hooks.sync();
+        self.folder.sync()
+    }
+}
+
 impl<H: Hooks> Storage for Hooked<H> {
     fn resolve(&self, path: &Path) -> io::Result<PathBuf> {
         self.disk.resolve(path)
@@ -69,33 +84,32 @@ impl<H: Hooks> Storage for Hooked<H> {
         Ok(Box::new(HookedFile { file, hooks: self.hooks.clone(), sees_writes }))
     }
 
-    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
-        self.disk.rename(from, to)
+    fn id(&self, path: &Path) -> io::Result<Option<FileId>> {
+        self.disk.id(path)
+    }
+
+    fn names(&self, path: &Path) -> io::Result<Vec<OsString>> {
+        self.disk.names(path)
+    }
+
+    fn is_mount_point(&self, path: &Path) -> bool {
+        self.disk.is_mount_point(path)
+    }
+
+    fn rename(&self, from: &Path, file: FileId, to: &Path, over: Option<FileId>) -> Result<(), RenameError> {
+        self.disk.rename(from, file, to, over)
     }
 
     fn link(&self, from: &Path, to: &Path) -> io::Result<()> {
         self.disk.link(from, to)
     }
 
-    fn rename_new(&self, from: &Path, to: &Path) -> io::Result<()> {
-        self.disk.rename_new(from, to)
+    fn remove_file(&self, path: &Path, file: FileId) -> io::Result<bool> {
+        self.disk.remove_file(path, file)
     }
 
-    fn copy_owner_and_mode(&self, from: &Path, to: &Path) -> io::Result<()> {
-        self.disk.copy_owner_and_mode(from, to)
-    }
-
-    fn remove_file(&self, path: &Path) -> io::Result<()> {
-        self.disk.remove_file(path)
-    }
-
-    fn sync_dir(&self, path: &Path) -> io::Result<()> {
-        self.hooks.sync();
-        self.disk.sync_dir(path)
-    }
-
-    fn lock(&self, path: &Path, timeout: Duration) -> Result<LockGuard> {
-        self.disk.lock(path, timeout)
+    fn open_folder(&self, path: &Path) -> io::Result<Box<dyn Folder>> {
+        Ok(Box::new(HookedFolder { folder: self.disk.open_folder(path)?, hooks: self.hooks.clone() }))
     }
 
     fn fill_random(&self, bytes: &mut [u8]) -> io::Result<()> {
@@ -108,6 +122,26 @@ impl<H: Hooks> Storage for Hooked<H> {
 }
 
 impl<H: Hooks> File for HookedFile<H> {
+    fn status(&self) -> io::Result<Status> {
+        self.file.status()
+    }
+
+    fn try_lock(&self) -> io::Result<bool> {
+        self.file.try_lock()
+    }
+
+    fn unlock(&self) -> io::Result<()> {
+        self.file.unlock()
+    }
+
+    fn attributes(&self) -> io::Result<Attributes> {
+        self.file.attributes()
+    }
+
+    fn set_attributes(&self, attributes: &Attributes) -> io::Result<()> {
+        self.file.set_attributes(attributes)
+    }
+
     fn len(&self) -> io::Result<u64> {
         self.file.len()
     }

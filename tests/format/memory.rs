@@ -1,16 +1,18 @@
 //! A file system in memory whose random generator counts: 00 01 02 ... ff 00 ...
 
 use std::collections::HashMap;
+use std::ffi::OsString;
 use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use backupy_state::testing::{Access, File, LockGuard, Map, PathKind, Storage};
+use backupy_state::testing::{Access, File, FileId, Folder, Map, PathKind, RenameError, Status, Storage};
 
 #[derive(Debug, Default)]
 pub(crate) struct Memory {
     files: Mutex<HashMap<PathBuf, MemoryFile>>,
+    lock_file: MemoryFile,
     random: Mutex<Random>,
 }
 
@@ -59,28 +61,38 @@ impl Storage for Memory {
         match (files.get(path), access) {
             (Some(_), Access::CreateNew) => Err(ErrorKind::AlreadyExists.into()),
             (Some(file), _) => Ok(Box::new(file.clone())),
+            (None, Access::Lock) => Ok(Box::new(self.lock_file.clone())),
             (None, Access::CreateNew) => Ok(Box::new(files.entry(path.to_path_buf()).or_default().clone())),
             (None, _) => Err(ErrorKind::NotFound.into()),
         }
     }
 
-    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
+    fn id(&self, path: &Path) -> io::Result<Option<FileId>> {
+        if path.extension().is_some_and(|extension| extension == "lock") {
+            return Ok(Some(self.lock_file.id()));
+        }
+        Ok(self.files.lock().unwrap().get(path).map(MemoryFile::id))
+    }
+
+    fn names(&self, _: &Path) -> io::Result<Vec<OsString>> {
+        Ok(Vec::new())
+    }
+
+    fn rename(&self, from: &Path, file: FileId, to: &Path, over: Option<FileId>) -> Result<(), RenameError> {
+        assert_eq!((self.id(from)?, self.id(to)?), (Some(file), over));
         let mut files = self.files.lock().unwrap();
-        let file = files.remove(from).ok_or(ErrorKind::NotFound)?;
+        let file = files.remove(from).unwrap();
         files.insert(to.to_path_buf(), file);
         Ok(())
     }
 
-    fn remove_file(&self, path: &Path) -> io::Result<()> {
-        self.files.lock().unwrap().remove(path).map(drop).ok_or(ErrorKind::NotFound.into())
+    fn remove_file(&self, path: &Path, file: FileId) -> io::Result<bool> {
+        assert_eq!(self.id(path)?, Some(file));
+        Ok(self.files.lock().unwrap().remove(path).is_some())
     }
 
-    fn sync_dir(&self, _: &Path) -> io::Result<()> {
-        Ok(())
-    }
-
-    fn lock(&self, _: &Path, _: Duration) -> backupy_state::Result<LockGuard> {
-        Ok(Box::new(()))
+    fn open_folder(&self, _: &Path) -> io::Result<Box<dyn Folder>> {
+        Ok(Box::new(MemoryFolder))
     }
 
     fn fill_random(&self, bytes: &mut [u8]) -> io::Result<()> {
@@ -96,7 +108,34 @@ impl Storage for Memory {
     fn sleep(&self, _duration: Duration) {}
 }
 
+#[derive(Debug)]
+struct MemoryFolder;
+
+impl Folder for MemoryFolder {
+    fn sync(&self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl MemoryFile {
+    fn id(&self) -> FileId {
+        FileId { device: 1, inode: Arc::as_ptr(&self.0) as u64 }
+    }
+}
+
 impl File for MemoryFile {
+    fn status(&self) -> io::Result<Status> {
+        Ok(Status { id: self.id(), names: 1 })
+    }
+
+    fn try_lock(&self) -> io::Result<bool> {
+        Ok(true)
+    }
+
+    fn unlock(&self) -> io::Result<()> {
+        Ok(())
+    }
+
     fn len(&self) -> io::Result<u64> {
         Ok(self.0.lock().unwrap().len() as u64)
     }

@@ -7,7 +7,6 @@ use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use backupy_state::testing::{Disk, Storage};
 use backupy_state::{Error, Snapshot, Store, salvage, verify};
 
 use crate::common::{
@@ -329,26 +328,26 @@ fn a_salvaged_store_belongs_to_the_agent() {
     child.finish();
 }
 
-/// Who may write to the folder may put a link where a file of root's was a moment ago.
+/// Who may write to the folder may put a link where the new log is to be made.
 #[test]
 fn owner_and_mode_are_never_given_to_the_target_of_a_link() {
     let place = Place::new();
-    let [log, link, victim] = ["state.db", "state.db.new", "victim"].map(|name| place.at(name));
-    fs::write(&log, b"log").unwrap();
-    fs::write(&victim, b"another file").unwrap();
+    let [log, new, victim] = ["state.db", "state.db.new", "victim"].map(|name| place.at(name));
+    let store = place.open();
     let mode = |path: &Path, mode| fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
     mode(&log, 0o640);
+    fs::write(&victim, b"another file").unwrap();
     mode(&victim, 0o600);
-    symlink(&victim, &link).unwrap();
-    Disk.copy_owner_and_mode(&log, &link).unwrap_err();
-    fs::remove_file(&link).unwrap();
-    fs::hard_link(&victim, &link).unwrap();
-    Disk.copy_owner_and_mode(&log, &link).unwrap_err();
-    assert_eq!(fs::metadata(&victim).unwrap().mode() & 0o7777, 0o600);
-    fs::remove_file(&link).unwrap();
-    fs::write(&link, b"new log").unwrap();
-    Disk.copy_owner_and_mode(&log, &link).unwrap();
-    assert_eq!(fs::metadata(&link).unwrap().mode() & 0o7777, 0o640);
+    let before = fs::metadata(&victim).unwrap();
+    symlink(&victim, &new).unwrap();
+    let refused = store.compact().unwrap_err();
+    assert!(refused.to_string().contains("state.db.new"), "{refused}");
+    fs::remove_file(&new).unwrap();
+    store.compact().unwrap();
+    assert_eq!(fs::metadata(&log).unwrap().mode() & 0o7777, 0o640);
+    let after = fs::metadata(&victim).unwrap();
+    assert_eq!((after.mode(), after.uid(), after.mtime()), (before.mode(), before.uid(), before.mtime()));
+    assert_eq!(fs::read(&victim).unwrap(), b"another file");
 }
 
 #[test]

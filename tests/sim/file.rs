@@ -3,14 +3,15 @@
 use std::io::{self, ErrorKind};
 use std::sync::MutexGuard;
 
-use backupy_state::testing::{File, Map};
+use backupy_state::testing::{Attributes, File, Map, Status};
 
-use super::{DiskState, EIO, ENOSPC, Failure, Op, Sim};
+use super::{DiskState, EIO, ENOSPC, Failure, Op, Sim, file_id};
 
 #[derive(Debug)]
 pub(super) struct SimFile {
     pub(super) sim: Sim,
     pub(super) inode: usize,
+    pub(super) handle: u64,
     pub(super) session: u32,
     pub(super) writes: bool,
 }
@@ -31,6 +32,32 @@ impl SimFile {
 }
 
 impl File for SimFile {
+    fn status(&self) -> io::Result<Status> {
+        let (state, _) = self.begin(Op::Status)?;
+        let names = state.world.names.values().filter(|&&inode| inode == self.inode).count() as u64;
+        Ok(Status { id: file_id(self.inode as u64), names })
+    }
+
+    fn try_lock(&self) -> io::Result<bool> {
+        let (mut state, _) = self.begin(Op::TryLock)?;
+        Ok(*state.locks.entry(self.inode as u64).or_insert(self.handle) == self.handle)
+    }
+
+    fn unlock(&self) -> io::Result<()> {
+        self.sim.unlock(self.inode as u64, self.handle);
+        Ok(())
+    }
+
+    fn attributes(&self) -> io::Result<Attributes> {
+        drop(self.begin(Op::GetAttributes)?);
+        Ok(Attributes::default())
+    }
+
+    fn set_attributes(&self, _: &Attributes) -> io::Result<()> {
+        drop(self.begin(Op::SetAttributes)?);
+        Ok(())
+    }
+
     fn len(&self) -> io::Result<u64> {
         let (state, _) = self.begin(Op::Len)?;
         Ok(state.world.inode(self.inode).live.len())
@@ -110,6 +137,82 @@ impl File for SimFile {
     fn map(&self) -> io::Result<Option<Map>> {
         drop(self.begin(Op::Map)?);
         Ok(None)
+    }
+}
+
+impl Drop for SimFile {
+    fn drop(&mut self) {
+        self.sim.unlock(self.inode as u64, self.handle);
+    }
+}
+
+/// A lock file. What is written to it goes nowhere.
+#[derive(Debug)]
+pub(super) struct SimLockFile {
+    pub(super) sim: Sim,
+    pub(super) inode: u64,
+    pub(super) handle: u64,
+    pub(super) session: u32,
+}
+
+impl SimLockFile {
+    fn begin(&self, op: Op) -> io::Result<(MutexGuard<'_, DiskState>, Option<Failure>)> {
+        if self.sim.state().session != self.session {
+            return Err(io::Error::from_raw_os_error(EIO));
+        }
+        self.sim.begin(op)
+    }
+}
+
+impl File for SimLockFile {
+    fn status(&self) -> io::Result<Status> {
+        let (state, _) = self.begin(Op::Status)?;
+        let names = state.lock_files.values().filter(|&&inode| inode == self.inode).count() as u64;
+        Ok(Status { id: file_id(self.inode), names })
+    }
+
+    fn try_lock(&self) -> io::Result<bool> {
+        let (mut state, _) = self.begin(Op::TryLock)?;
+        Ok(*state.locks.entry(self.inode).or_insert(self.handle) == self.handle)
+    }
+
+    fn unlock(&self) -> io::Result<()> {
+        self.sim.unlock(self.inode, self.handle);
+        Ok(())
+    }
+
+    fn write_at(&self, buf: &[u8], _: u64) -> io::Result<usize> {
+        Ok(buf.len())
+    }
+
+    fn read_at(&self, _: &mut [u8], _: u64) -> io::Result<usize> {
+        Ok(0)
+    }
+
+    fn len(&self) -> io::Result<u64> {
+        unimplemented!("a lock file")
+    }
+
+    fn set_len(&self, _: u64) -> io::Result<()> {
+        unimplemented!("a lock file")
+    }
+
+    fn sync_data(&self) -> io::Result<()> {
+        unimplemented!("a lock file")
+    }
+
+    fn drop_cache(&self, _: u64) -> io::Result<()> {
+        unimplemented!("a lock file")
+    }
+
+    fn map(&self) -> io::Result<Option<Map>> {
+        unimplemented!("a lock file")
+    }
+}
+
+impl Drop for SimLockFile {
+    fn drop(&mut self) {
+        self.sim.unlock(self.inode, self.handle);
     }
 }
 

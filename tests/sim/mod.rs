@@ -13,15 +13,14 @@
 #![allow(clippy::cast_possible_truncation, reason = "simulated files are small")]
 #![allow(clippy::unwrap_used, reason = "tests")]
 
-use std::any::Any;
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
+use std::ffi::OsString;
 use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
-use backupy_state::Error;
-use backupy_state::testing::{Access, File, LockGuard, PathKind, Storage, io_error, locked};
+use backupy_state::testing::{Access, File, FileId, Folder, PathKind, RenameError, Storage};
 
 mod agent;
 mod call;
@@ -45,7 +44,7 @@ pub use oracle::{BackedUp, Oracle};
 pub use state::State;
 pub use store::{FEW, Mode, Opened, PATH, TORN, exists, key, open, other_key};
 
-use file::SimFile;
+use file::{SimFile, SimLockFile};
 use random::Random;
 use world::{FailedSync, Image, NameChange, World};
 
@@ -54,15 +53,23 @@ use world::{FailedSync, Image, NameChange, World};
 pub enum Op {
     Resolve,
     Kind,
+    Id,
+    Names,
     Open,
+    OpenLock,
+    /// Over another file.
     Rename,
-    /// A second name for a file, also as the first half of `rename_new`; the other half is a [`Op::Remove`].
+    /// A second name for a file, also as the first half of a rename that replaces nothing; the other half is a
+    /// [`Op::Remove`].
     Link,
-    CopyOwner,
     Remove,
+    OpenDir,
     SyncDir,
-    Lock,
     Random,
+    Status,
+    TryLock,
+    GetAttributes,
+    SetAttributes,
     Len,
     Read,
     Write,
@@ -122,7 +129,11 @@ struct DiskState {
     moments: Option<Vec<Moment>>,
     failed_sync: FailedSync,
     capacity: u64,
-    locked: BTreeSet<PathBuf>,
+    /// The lock files, which are on no image: nothing in them matters after a crash.
+    lock_files: BTreeMap<PathBuf, u64>,
+    /// Which handle has the lock on a file.
+    locks: BTreeMap<u64, u64>,
+    handles: u64,
     /// For each sync of a file: its operation number, and which file.
     syncs: Vec<(usize, usize)>,
     /// Files opened in an earlier session belong to a dead process.
@@ -153,7 +164,9 @@ impl Sim {
             moments: None,
             failed_sync: FailedSync::LosesAll,
             capacity: u64::MAX,
-            locked: BTreeSet::new(),
+            lock_files: BTreeMap::new(),
+            locks: BTreeMap::new(),
+            handles: 0,
             syncs: Vec::new(),
             session: 0,
         })))
@@ -237,7 +250,15 @@ impl Sim {
     pub fn kill(&self) {
         let mut state = self.state();
         state.session += 1;
-        state.locked.clear();
+        state.locks.clear();
+    }
+
+    /// Handles are never numbered twice, so a dead process unlocks nothing of a later one.
+    fn unlock(&self, inode: u64, handle: u64) {
+        let mut state = self.state();
+        if state.locks.get(&inode) == Some(&handle) {
+            state.locks.remove(&inode);
+        }
     }
 
     fn state(&self) -> MutexGuard<'_, DiskState> {
@@ -262,6 +283,16 @@ impl Sim {
 }
 
 impl DiskState {
+    fn new_handle(&mut self) -> u64 {
+        self.handles += 1;
+        self.handles
+    }
+
+    fn id(&self, path: &Path) -> Option<FileId> {
+        let lock_file = self.lock_files.get(path).copied();
+        lock_file.or_else(|| self.world.named(path).map(|inode| inode as u64)).map(file_id)
+    }
+
     fn free(&self) -> u64 {
         self.capacity.saturating_sub(self.world.used())
     }
@@ -279,6 +310,13 @@ impl Storage for Sim {
     }
 
     fn open(&self, path: &Path, access: Access) -> io::Result<Box<dyn File>> {
+        if access == Access::Lock {
+            let (mut state, _) = self.begin(Op::OpenLock)?;
+            let (handle, session) = (state.new_handle(), state.session);
+            let number = LOCK_FILES + state.lock_files.len() as u64;
+            let inode = *state.lock_files.entry(path.to_owned()).or_insert(number);
+            return Ok(Box::new(SimLockFile { sim: self.clone(), inode, handle, session }));
+        }
         let (mut state, _) = self.begin(Op::Open)?;
         let inode = match (state.world.named(path), access) {
             (Some(_), Access::CreateNew) => return Err(ErrorKind::AlreadyExists.into()),
@@ -287,13 +325,40 @@ impl Storage for Sim {
             (None, _) => return Err(ErrorKind::NotFound.into()),
         };
         let writes = access != Access::Read;
-        Ok(Box::new(SimFile { sim: self.clone(), inode, session: state.session, writes }))
+        let (handle, session) = (state.new_handle(), state.session);
+        Ok(Box::new(SimFile { sim: self.clone(), inode, handle, session, writes }))
     }
 
-    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
-        let (mut state, _) = self.begin(Op::Rename)?;
-        let inode = state.world.named(from).ok_or(ErrorKind::NotFound)?;
-        state.world.change_name(NameChange::Rename { from: from.to_owned(), to: to.to_owned(), inode });
+    fn id(&self, path: &Path) -> io::Result<Option<FileId>> {
+        Ok(self.begin(Op::Id)?.0.id(path))
+    }
+
+    fn names(&self, path: &Path) -> io::Result<Vec<OsString>> {
+        let (state, _) = self.begin(Op::Names)?;
+        let in_folder = state.world.names.keys().filter(|name| name.parent() == Some(path));
+        Ok(in_folder.map(|name| name.file_name().unwrap().to_owned()).collect())
+    }
+
+    /// What replaces nothing takes two steps, as on a file system that cannot do it in one: a power cut or a failure may
+    /// come between them.
+    fn rename(&self, from: &Path, file: FileId, to: &Path, over: Option<FileId>) -> Result<(), RenameError> {
+        let (mut state, _) = self.begin(if over.is_some() { Op::Rename } else { Op::Link })?;
+        if state.id(from) != Some(file) {
+            return Err(RenameError::SourceMoved);
+        }
+        if state.id(to) != over {
+            return Err(RenameError::TargetTaken);
+        }
+        let inode = state.world.named(from).unwrap();
+        let (from, to) = (from.to_owned(), to.to_owned());
+        if over.is_some() {
+            state.world.change_name(NameChange::Rename { from, to, inode });
+            return Ok(());
+        }
+        state.world.change_name(NameChange::Create { path: to, inode });
+        drop(state);
+        // If the old name stays, the file has two.
+        let _ = self.remove_file(&from, file);
         Ok(())
     }
 
@@ -307,42 +372,18 @@ impl Storage for Sim {
         Ok(())
     }
 
-    /// As on a real disk, in two steps: a power cut or a failure may come between them.
-    fn rename_new(&self, from: &Path, to: &Path) -> io::Result<()> {
-        self.link(from, to)?;
-        // If the old name stays, the file has two.
-        let _ = self.remove_file(from);
-        Ok(())
-    }
-
-    fn copy_owner_and_mode(&self, from: &Path, to: &Path) -> io::Result<()> {
-        let (state, _) = self.begin(Op::CopyOwner)?;
-        let are_there = state.world.named(from).is_some() && state.world.named(to).is_some();
-        if are_there { Ok(()) } else { Err(ErrorKind::NotFound.into()) }
-    }
-
-    fn remove_file(&self, path: &Path) -> io::Result<()> {
+    fn remove_file(&self, path: &Path, file: FileId) -> io::Result<bool> {
         let (mut state, _) = self.begin(Op::Remove)?;
-        state.world.named(path).ok_or(ErrorKind::NotFound)?;
-        state.world.change_name(NameChange::Remove { path: path.to_owned() });
-        Ok(())
-    }
-
-    fn sync_dir(&self, _: &Path) -> io::Result<()> {
-        self.begin(Op::SyncDir)?.0.world.sync_names();
-        Ok(())
-    }
-
-    fn lock(&self, path: &Path, _: Duration) -> backupy_state::Result<LockGuard> {
-        let begun = self.begin(Op::Lock);
-        let lock_error = |source| io_error("lock", path, source);
-        let (mut state, _) = begun.map_err(lock_error)?;
-        if !state.locked.insert(path.to_owned()) {
-            return Err(locked(path));
+        let is_there = state.id(path) == Some(file);
+        if is_there {
+            state.world.change_name(NameChange::Remove { path: path.to_owned() });
         }
-        let guard: Box<dyn Any + Send + Sync> =
-            Box::new(SimLock { sim: self.clone(), path: path.to_owned(), session: state.session });
-        Ok(guard)
+        Ok(is_there)
+    }
+
+    fn open_folder(&self, _: &Path) -> io::Result<Box<dyn Folder>> {
+        drop(self.begin(Op::OpenDir)?);
+        Ok(Box::new(self.clone()))
     }
 
     fn fill_random(&self, bytes: &mut [u8]) -> io::Result<()> {
@@ -354,17 +395,16 @@ impl Storage for Sim {
     fn sleep(&self, _duration: Duration) {}
 }
 
-struct SimLock {
-    sim: Sim,
-    path: PathBuf,
-    session: u32,
+impl Folder for Sim {
+    fn sync(&self) -> io::Result<()> {
+        self.begin(Op::SyncDir)?.0.world.sync_names();
+        Ok(())
+    }
 }
 
-impl Drop for SimLock {
-    fn drop(&mut self) {
-        let mut state = self.sim.state();
-        if state.session == self.session {
-            state.locked.remove(&self.path);
-        }
-    }
+/// Lock files have numbers from here on, other files below.
+const LOCK_FILES: u64 = 1 << 32;
+
+fn file_id(inode: u64) -> FileId {
+    FileId { device: 1, inode }
 }

@@ -13,7 +13,7 @@ use super::world::World;
 
 pub const PATH: &str = "/sim/state.db";
 /// Where recovery puts a torn tail.
-pub const TORN: &str = "/sim/state.db.torn";
+pub const TORN: &str = "/sim/state.db.torn-1";
 
 /// Which calls return before they are durable, and what the log buffer does with more than [`FEW`] events.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -283,7 +283,7 @@ fn assert_typed(case: &Case, error: &Error, has_failed: bool) {
 /// A file is not synced again between a failed sync and the next open.
 fn no_sync_was_repeated(case: &Case, sim: &Sim) {
     if case.op == Op::Sync && matches!(case.failure, Failure::Errno(_)) {
-        let next_open = sim.trace()[case.n + 1..].iter().position(|&op| op == Op::Lock);
+        let next_open = sim.trace()[case.n + 1..].iter().position(|&op| op == Op::OpenLock);
         let until = next_open.map_or(usize::MAX, |ops| case.n + 1 + ops);
         let syncs = sim.syncs_of_same_file(case.n);
         assert!(syncs.iter().all(|&n| n <= case.n || n > until), "a failed sync was repeated");

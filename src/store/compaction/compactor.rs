@@ -64,7 +64,8 @@ impl Compactor {
         if runner.shared.compaction_is_due_at_close() && !runner.is_backing_off() {
             runner.progress.set_stopping(false);
             // If it fails, the old log is closed instead.
-            let _ = runner.run(&lock(&runner.key), Release::AllButReserve);
+            let done = runner.run(&lock(&runner.key), Release::AllButReserve);
+            runner.note(&done);
             runner.progress.set_stopping(true);
         }
     }
@@ -72,26 +73,33 @@ impl Compactor {
     /// Stops a compaction that runs on its own thread, and waits for the thread to end.
     fn stop(&self) {
         self.runner.progress.set_stopping(true);
-        if let Some(thread) = lock(&self.thread).take() {
+        let thread = lock(&self.thread).take();
+        // An event of the compaction may close the store, on that thread.
+        if let Some(thread) = thread.filter(|thread| thread.thread().id() != thread::current().id()) {
             // A panic there would be a bug, but closing the store matters more than reporting it.
             let _ = thread.join();
         }
     }
 
     pub(crate) fn compact(&self) -> Result<CompactionReport> {
-        let key = lock(&self.runner.key);
-        self.runner.run(&key, Release::All)
+        self.runner.shared.check_owner()?;
+        let done = self.runner.run(&lock(&self.runner.key), Release::All);
+        self.runner.note(&done);
+        done
     }
 
     pub(crate) fn rekey(&self, new_key: &AgentKey) -> Result<()> {
-        let mut key = lock(&self.runner.key);
-        self.runner.run(new_key, Release::All)?;
-        *key = new_key.duplicate();
-        Ok(())
+        self.runner.shared.check_owner()?;
+        let done = {
+            let mut key = lock(&self.runner.key);
+            self.runner.run(new_key, Release::All).inspect(|_| *key = new_key.duplicate())
+        };
+        self.runner.note(&done);
+        done.map(drop)
     }
 
     pub(crate) fn backup(&self, path: &Path) -> Result<()> {
-        let key = lock(&self.runner.key);
-        self.runner.backup(path, &key)
+        self.runner.shared.check_owner()?;
+        self.runner.backup(path, &lock(&self.runner.key))
     }
 }

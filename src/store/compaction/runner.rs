@@ -8,11 +8,15 @@ use std::time::{Duration, Instant};
 use super::copier::Copier;
 use super::progress::Progress;
 use crate::index::Index;
-use crate::log::builder::LogBuilder;
+use crate::log::builder::{self, LogBuilder};
+use crate::log::group_commit::Failure;
+use crate::log::left_over::{self, Unfinished};
+use crate::log::place;
 use crate::log::values::Values;
 use crate::log::writer::{LogWriter, Release};
 use crate::read::Reader;
-use crate::storage::{self, paths};
+use crate::report::MOUNTED;
+use crate::storage::paths;
 use crate::store::shared::{Shared, View, WriteGuard, lock};
 use crate::{AgentKey, CompactionReport, CompactionStats, Error, Result, events};
 
@@ -46,27 +50,27 @@ impl Runner {
     }
 
     pub(super) fn stats(&self) -> CompactionStats {
-        self.history().stats.clone()
+        let unavailable = self.shared.is_mounted.then_some(MOUNTED);
+        CompactionStats { unavailable, ..self.history().stats.clone() }
     }
 
     pub(super) fn run_automatic(&self) {
-        let key = lock(&self.key);
-        // Checked again: another compaction may have run while this one waited for the key.
-        if self.shared.compaction_is_due() && !self.progress.is_stopping() {
-            let _ = self.run(&key, Release::AllButReserve);
-        }
+        let done = {
+            let key = lock(&self.key);
+            // Checked again: another compaction may have run while this one waited for the key.
+            let is_wanted = self.shared.compaction_is_due() && !self.progress.is_stopping();
+            is_wanted.then(|| self.run(&key, Release::AllButReserve))
+        };
+        done.iter().for_each(|done| self.note(done));
     }
 
-    /// Compacts the log, into a new one under `key`. On return the new log is durable.
+    /// Compacts the log, into a new one under `key`. On return the new log is durable. The caller has locked the key,
+    /// and notes the result once it has unlocked it.
     pub(super) fn run(&self, key: &AgentKey, release: Release) -> Result<CompactionReport> {
-        let done = match self.replace_log(key) {
+        match self.replace_log(key) {
             Err(full @ Error::Full { .. }) => self.run_with_less_preallocated(key, release, full),
             done => done,
-        };
-        if !self.progress.is_stopping() {
-            self.note(&done);
         }
-        done
     }
 
     /// Gives preallocated space back to the full disk and tries again. Returns `full` if there is no space to give
@@ -110,34 +114,41 @@ impl Runner {
 
     fn begin_next_generation(&self, key: &AgentKey) -> Result<Copier<'_>> {
         let Shared { path, storage, .. } = &*self.shared;
-        paths::remove_leftovers(&**storage, path)?;
-        let generation = self.shared.header().id.generation + 1;
-        let copier = Copier::create(&self.shared, &self.progress, path, generation, key)?;
-        storage
-            .copy_owner_and_mode(path, copier.new.temporary())
-            .map_err(|source| Error::io("copy the owner and mode of", path, source))?;
+        if self.shared.is_mounted {
+            return Err(builder::mounted_by_itself(path));
+        }
+        let id = self.shared.header().id;
+        left_over::clear(&**storage, path, Unfinished::NextGeneration(&id))?;
+        let copier = Copier::create(&self.shared, &self.progress, path, id.generation + 1, key)?;
+        let attributes = self.shared.write()?.log.attributes()?;
+        let set_error = |source| Error::io("set the owner and the permissions of", copier.new.temporary(), source);
+        copier.new.file.file.set_attributes(&attributes).map_err(set_error)?;
         Ok(copier)
     }
 
     /// Renames the new file over the log, durably.
     fn rename_over_log(&self, copier: &mut Copier<'_>, guard: &WriteGuard<'_>) -> Result<()> {
-        let Shared { path, storage, .. } = &*self.shared;
+        let path = &self.shared.path;
         let (same_size, _) = self.shared.with_index(|index| copier.new.index.is_same_size_as(index));
         if !same_size {
             let what = "the compacted log does not match the old one; this is a bug, please report it";
             return Err(Error::corrupt(path, 0, what));
         }
-        if guard.log.group_commit().has_failed() {
-            return Err(Error::Failed { path: path.clone() });
-        }
-        storage
-            .rename(copier.new.temporary(), path)
-            .map_err(storage::full_or_io("replace the log with the compacted one at", path))?;
-        copier.new.keep();
+        guard.log.check_not_failed()?;
+        let group_commit = guard.log.group_commit();
+        // From here on, a thread that syncs may find the old log without a name.
+        group_commit.set_replacing(true);
+        let operation = "replace the log with the compacted one at";
+        let renamed = copier.new.rename_over(path, guard.log.file_id(), operation);
+        let folder = renamed.inspect_err(|error| {
+            if matches!(error, Error::Replaced { .. }) {
+                group_commit.fail(Failure::Replaced);
+            }
+            group_commit.set_replacing(false);
+        })?;
         // Guards against a power cut that brings the old log back after calls on the new one were acknowledged. If
         // the sync fails, a power cut could leave either of the two files at the path, so writing ends.
-        paths::sync_folder(&**storage, path)
-            .inspect_err(|_| guard.log.group_commit().fail(&std::io::ErrorKind::Other.into()))
+        paths::sync(&*folder, path).inspect_err(|_| group_commit.fail(&std::io::ErrorKind::Other.into()))
     }
 
     fn switch_to(&self, copier: &mut Copier<'_>, guard: WriteGuard<'_>, file_len: u64) {
@@ -155,9 +166,10 @@ impl Runner {
     pub(super) fn backup(&self, path: &Path, key: &AgentKey) -> Result<()> {
         // A store that has failed is not backed up.
         drop(self.shared.write()?);
-        let target = paths::free_target(&*self.shared.storage, &self.shared.path, path)?;
-        let generation = self.shared.header().id.generation;
-        let mut copier = Copier::create(&self.shared, &self.progress, &target, generation, key)?;
+        let target = place::free_target(&*self.shared.storage, path)?;
+        let id = self.shared.header().id;
+        left_over::clear(&*self.shared.storage, &target, Unfinished::Copy(&id))?;
+        let mut copier = Copier::create(&self.shared, &self.progress, &target, id.generation, key)?;
         copier.catch_up()?;
         // Held until the copy is complete: a value that is replaced meanwhile would be missing from the backup,
         // since the old put is skipped as dead, and the new one is after the tip.
@@ -167,18 +179,28 @@ impl Runner {
         copier.new.name(&target, "create the backup")
     }
 
-    /// Records how a compaction ended. Each failure in a row doubles the wait before the next automatic one.
+    /// Records how a compaction ended, unless the store is being closed, and emits the event. Each failure in a row
+    /// doubles the wait before the next automatic one. The caller holds no lock.
     pub(super) fn note(&self, done: &Result<CompactionReport>) {
+        if self.progress.is_stopping() {
+            return;
+        }
+        self.record(done);
+        match done {
+            Ok(report) => events::compacted(&self.shared.path, report),
+            Err(error) => events::compaction_failed(&self.shared.path, error),
+        }
+    }
+
+    fn record(&self, done: &Result<CompactionReport>) {
         let mut history = self.history();
         match done {
-            Ok(report) => {
-                events::compacted(&self.shared.path, report);
+            Ok(_) => {
                 history.stats.completed += 1;
                 history.stats.last_error = None;
                 history.backoff = None;
             }
             Err(error) => {
-                events::compaction_failed(&self.shared.path, error);
                 history.stats.failed += 1;
                 history.stats.last_error = Some(error.to_string());
                 let wait = history.backoff.map_or(BACKOFF_MIN, |(_, wait)| (wait * 2).min(BACKOFF_MAX));

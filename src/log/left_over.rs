@@ -1,0 +1,139 @@
+//! What a crash has left at `<path>.new`: removes it if it is provably a left-over, and nothing else.
+//!
+//! A copy is written to `<path>.new` and then renamed. A crash before the rename leaves the file there; it holds no
+//! acknowledged record that the log does not have. But an operator may have put a file there too. So a file is
+//! removed only if no other handle has it locked, and
+//!
+//! - it has no whole header, and looks like the beginning of one; or
+//! - its header shows that it is the copy that was to be made here, and its frames show that it never had the
+//!   copy's final name.
+//!
+//! A log that has had its final name ends exactly with a close frame, or has frames after one. A left-over has at
+//! most 8 zeros after its only close frame. A log that could replace this one and has had a name, for instance a
+//! salvaged store that an operator has put here, is kept as `<path>.damaged-<n>`. Anything else is an error.
+//!
+//! Implements *Left-overs* in *Writing* of FORMAT.md.
+
+use std::path::Path;
+
+use super::header::read_header_page;
+use super::quarantine;
+use super::scan::{Concurrency, RawScanner, ScanItem};
+use crate::crypto::seal::GenerationId;
+use crate::format::SaltedCrc;
+use crate::format::frame::FrameKind;
+use crate::format::header::{self, HEADER_PAGE_LEN, Header, ParsedHeaderPage};
+use crate::storage::names::{NEW, sibling};
+use crate::storage::{Access, File, PathKind, Storage, lock, paths};
+use crate::{Error, Result, events};
+
+/// Which copy a left-over may be.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Unfinished<'a> {
+    /// A new, empty store. There is no log at the path.
+    Store,
+    /// The next generation of the log at the path, whose key has been proven.
+    NextGeneration(&'a GenerationId),
+    /// A backup or a salvaged copy with this id, at another path than the store's.
+    Copy(&'a GenerationId),
+}
+
+/// What to do about a file at `<path>.new`.
+enum Verdict {
+    Remove,
+    /// It may be of value: give it a name of its own.
+    Keep,
+    InTheWay(&'static str),
+}
+
+/// Clears `<path>.new`, where `expected` is about to be written. `path` is the final name.
+///
+/// # Errors
+/// `Invalid` if something is in the way, which is not changed; `Io`.
+pub(crate) fn clear(storage: &dyn Storage, path: &Path, expected: Unfinished<'_>) -> Result<()> {
+    let new = sibling(path, NEW);
+    let Some(id) = paths::id_at(storage, &new)? else { return Ok(()) };
+    let remove = || match storage.remove_file(&new, id) {
+        Ok(_) => Ok(()),
+        Err(source) => Err(Error::io("remove the left-over", &new, source)),
+    };
+    // Where a rename is made of a link and a removal, a crash in between leaves one file with both names.
+    if paths::id_at(storage, path)? == Some(id) {
+        return remove();
+    }
+    if paths::kind_at(storage, &new)? != PathKind::File {
+        return Err(in_the_way(&new, "it is no regular file"));
+    }
+    let file = storage.open(&new, Access::Write).map_err(|source| Error::io("open", &new, source))?;
+    if !lock::is_locked_now(storage, &new, &*file)? {
+        return Err(in_the_way(&new, "a process is writing it: another copy is being made there"));
+    }
+    match verdict(&*file, &new, expected)? {
+        Verdict::Remove => remove(),
+        Verdict::Keep => {
+            let kept = quarantine::keep_as_damaged(storage, path, &new, id)?;
+            events::left_over_kept(path, &kept);
+            Ok(())
+        }
+        Verdict::InTheWay(what) => Err(in_the_way(&new, what)),
+    }
+}
+
+fn verdict(file: &dyn File, path: &Path, expected: Unfinished<'_>) -> Result<Verdict> {
+    let page = read_header_page(file, path)?;
+    let len = file.len().map_err(|source| Error::io("look at", path, source))?;
+    let is_own_path = !matches!(expected, Unfinished::Copy(_));
+    Ok(match header::parse_page(&page) {
+        ParsedHeaderPage::Valid(header) => {
+            let GenerationId { generation, store_id, .. } = header.id;
+            let is_expected = match expected {
+                Unfinished::Store => generation == 1 && len <= HEADER_PAGE_LEN as u64,
+                Unfinished::NextGeneration(log) => store_id == log.store_id && generation == log.generation + 1,
+                Unfinished::Copy(copy) => store_id == copy.store_id && generation == copy.generation,
+            };
+            if !is_expected {
+                Verdict::InTheWay("it is a store")
+            } else if !has_had_a_name(file, path, &header)? {
+                Verdict::Remove
+            } else if is_own_path {
+                Verdict::Keep
+            } else {
+                Verdict::InTheWay("it is a complete store")
+            }
+        }
+        ParsedHeaderPage::NotAStore | ParsedHeaderPage::Damaged if len <= HEADER_PAGE_LEN as u64 => {
+            // The header page was not durable yet. A power cut may leave anything in its place.
+            let may_be_header = page.iter().all(|&byte| byte == 0) || header::has_magic(&page);
+            match may_be_header {
+                true => Verdict::Remove,
+                false if is_own_path => Verdict::Keep,
+                false => Verdict::InTheWay("it is no store"),
+            }
+        }
+        ParsedHeaderPage::NotAStore => Verdict::InTheWay("it is no store"),
+        ParsedHeaderPage::Damaged => Verdict::InTheWay("it is a damaged store"),
+        ParsedHeaderPage::Unsupported { .. } => Verdict::InTheWay("it is a store of another version"),
+    })
+}
+
+/// Whether the log has ever had its final name. Needs no key: another key may have written it.
+fn has_had_a_name(file: &dyn File, path: &Path, header: &Header) -> Result<bool> {
+    let read_error = |source| Error::io("read", path, source);
+    let crc = SaltedCrc::new(&header.id.salt);
+    let first = HEADER_PAGE_LEN as u64;
+    let mut scanner = RawScanner::new(file, &crc, Concurrency::Exclusive, first, 0).map_err(read_error)?;
+    let mut is_closed = false;
+    loop {
+        match scanner.next().map_err(read_error)? {
+            ScanItem::Frame { .. } if is_closed => return Ok(true),
+            ScanItem::Frame { header, .. } => is_closed = header.kind == FrameKind::Close,
+            ScanItem::End => return Ok(is_closed && scanner.offset() == scanner.file_len()),
+            ScanItem::Torn { .. } | ScanItem::Damage(_) | ScanItem::Tampered(_) => return Ok(is_closed),
+        }
+    }
+}
+
+fn in_the_way(new: &Path, what: &str) -> Error {
+    let name = new.display();
+    Error::Invalid { what: format!("{name} is in the way: {what}; move it to another name") }
+}

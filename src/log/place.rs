@@ -1,0 +1,123 @@
+//! Maps a caller's path to the log that it means.
+//!
+//! Every call that takes the path of a store, or of a new copy of one, maps it here. So a copy can be opened by the
+//! same words that made it. Reads only the first bytes of a file. Implements *Names* in *Writing* of FORMAT.md.
+
+use std::path::{Path, PathBuf};
+
+use crate::format::header::MAGIC;
+use crate::storage::names::{NAME_LEN_MAX, OwnName, SUFFIX_LEN_MAX, own_name};
+use crate::storage::paths::{self, kind_at, not_a_file};
+use crate::storage::{self, Access, PathKind, Storage};
+use crate::{Error, Result};
+
+/// What a caller's path is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Purpose {
+    /// A store, to open.
+    Store,
+    /// A store, to read without the lock. It may be a quarantined one.
+    Reading,
+    /// A new store, to create as a copy.
+    Copy,
+}
+
+/// The path of the log that a caller's path means: `.db` is added if it has no extension, and links are followed.
+///
+/// # Errors
+/// - `Invalid`: the path names no file; it is the name of a file that belongs to another store; it is too long for
+///   the files next to the log; or the path without `.db` is a store, and the one with `.db` is not there.
+/// - `NotAStore`: a path without an extension names a folder or a device.
+/// - `Io`.
+pub(crate) fn resolve(storage: &dyn Storage, path: &Path, purpose: Purpose) -> Result<PathBuf> {
+    let invalid = |what| Err(Error::Invalid { what });
+    if path.as_os_str().is_empty() {
+        return invalid("the path of the store is empty".to_owned());
+    }
+    if path.file_name().is_none() || path.as_os_str().as_encoded_bytes().ends_with(b"/") {
+        return invalid(format!("the path {} names no file", path.display()));
+    }
+    if purpose == Purpose::Copy && path.as_os_str() == "-" {
+        return invalid("a store cannot be written to stdout; name a file".to_owned());
+    }
+    let mut with_extension = path.to_path_buf();
+    if path.extension().is_none() {
+        // A path that names a folder or a device is a mistake: do not create a store with a similar name.
+        let kind = kind_at(storage, path)?;
+        with_extension.set_extension("db");
+        match kind {
+            PathKind::Missing => {}
+            PathKind::File
+                if is_store(storage, path) && kind_at(storage, &with_extension)? == PathKind::Missing =>
+            {
+                let (name, meant) = (path.display(), with_extension.display());
+                return invalid(format!(
+                    "{name} is a store, but the path means {meant}, which does not exist; rename {name} to {meant}"
+                ));
+            }
+            PathKind::File => {}
+            kind => return Err(not_a_file(path.to_path_buf(), kind)),
+        }
+    }
+    refuse_own_name(&with_extension, purpose)?;
+    let log = storage.resolve(&with_extension).map_err(|source| Error::io("find", &with_extension, source))?;
+    refuse_own_name(&log, purpose)?;
+    let name_len = log.file_name().map_or(0, |name| name.as_encoded_bytes().len());
+    if purpose != Purpose::Reading && name_len + SUFFIX_LEN_MAX > NAME_LEN_MAX {
+        return invalid(format!(
+            "the name of {} is too long: at most {} bytes, to leave space for the names of the files next to it",
+            log.display(),
+            NAME_LEN_MAX - SUFFIX_LEN_MAX
+        ));
+    }
+    Ok(log)
+}
+
+/// Fails if the name is one of those that belong to another store. A quarantined file may be read.
+fn refuse_own_name(path: &Path, purpose: Purpose) -> Result<()> {
+    match own_name(path) {
+        None => Ok(()),
+        Some(OwnName::Quarantined) if purpose == Purpose::Reading => Ok(()),
+        Some(_) => Err(reserved(path)),
+    }
+}
+
+/// The error for a path that belongs to a store.
+pub(crate) fn reserved(path: &Path) -> Error {
+    let name = path.display();
+    Error::Invalid { what: format!("{name} is a name that a store keeps for its own files; choose another one") }
+}
+
+/// Whether the file at the path begins as a log does. If it cannot be read, it is taken for none.
+fn is_store(storage: &dyn Storage, path: &Path) -> bool {
+    let mut magic = [0; MAGIC.len()];
+    let path = storage.resolve(path);
+    let file = path.and_then(|path| storage.open(&path, Access::Read));
+    file.is_ok_and(|file| storage::read_exact_at(&*file, &mut magic, 0).is_ok()) && magic == MAGIC
+}
+
+/// Whether a caller's path means the log at `log`, or one of the files next to it. Of a file that a caller reads or
+/// writes for another purpose, this must not be so.
+pub(crate) fn belongs_to(storage: &dyn Storage, path: &Path, log: &Path) -> bool {
+    let Ok(path) = storage.resolve(path) else { return false };
+    let is_next_to = path.parent() == log.parent();
+    let name = |path: &Path| path.file_name().map(|name| name.as_encoded_bytes().to_owned()).unwrap_or_default();
+    path == log || is_next_to && name(&path).starts_with(&name(log)) && own_name(&path).is_some()
+}
+
+/// The path of the log that `to` means, for a copy that will be written there. Fails if something is there.
+///
+/// This is only to fail before the work is done: a target that appears meanwhile is refused when the copy is
+/// renamed.
+pub(crate) fn free_target(storage: &dyn Storage, to: &Path) -> Result<PathBuf> {
+    let target = resolve(storage, to, Purpose::Copy)?;
+    match paths::id_at(storage, &target)? {
+        None => Ok(target),
+        Some(_) => Err(exists(&target)),
+    }
+}
+
+/// The error for a target that is in the way.
+pub(crate) fn exists(target: &Path) -> Error {
+    Error::Invalid { what: format!("{} already exists; it was not changed", target.display()) }
+}
