@@ -7,9 +7,8 @@ use crate::sandbox::{KEY, Sandbox};
 #[test]
 fn a_key_file_overrides_the_environment() {
     let sandbox = Sandbox::filled();
-    let key_file = sandbox.folder.path().join("agent.key");
-    fs::write(&key_file, format!("{KEY}\n")).unwrap();
-    let args = format!("--key-file {} stats", key_file.display());
+    let key_file = sandbox.write_key_file("agent.key", &format!("{KEY}\n"));
+    let args = format!("--key-file {key_file} stats");
     sandbox.outcome(sandbox.keyless(&args).output().unwrap()).success();
     sandbox.outcome(sandbox.keyless(&args).env("BACKUPY_AGENT_KEY", "another").output().unwrap()).success();
     fs::write(&key_file, "another").unwrap();
@@ -23,6 +22,45 @@ fn an_empty_key_in_the_environment_is_refused() {
     let sandbox = Sandbox::filled();
     let output = sandbox.keyless("stats").env("BACKUPY_AGENT_KEY", "").output().unwrap();
     assert!(sandbox.outcome(output).failed(2).contains("BACKUPY_AGENT_KEY is empty"));
+}
+
+#[test]
+fn a_key_in_the_environment_is_the_key_without_one_newline() {
+    let sandbox = Sandbox::filled();
+    let with = |key: &str| {
+        let output = sandbox.keyless("stats").env("BACKUPY_AGENT_KEY", key).output().unwrap();
+        sandbox.outcome(output)
+    };
+    for ending in ["\n", "\r\n"] {
+        with(&format!("{KEY}{ending}")).success();
+        assert!(with(ending).failed(2).contains("BACKUPY_AGENT_KEY is empty"), "{ending:?}");
+    }
+    for ending in ["\n\n", "\r", " "] {
+        with(&format!("{KEY}{ending}")).failed(4);
+    }
+}
+
+#[test]
+fn a_key_file_that_is_a_pipe_is_read_once() {
+    let sandbox = Sandbox::filled();
+    let anchor = sandbox.run("anchor").success();
+    let bolt = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/import_bolt/example.db");
+    let state = sandbox.folder.path().join("imported.db");
+    for command in [
+        "stats".to_owned(),
+        format!("anchor --expect {anchor}"),
+        format!("import {bolt} --state {}", state.display()),
+        "heartbeat record".to_owned(),
+    ] {
+        sandbox.fed(&format!("{command} --key-file /dev/stdin"), format!("{KEY}\n").as_bytes()).success();
+    }
+}
+
+#[test]
+fn a_key_file_without_an_end_is_refused() {
+    let sandbox = Sandbox::filled();
+    let outcome = sandbox.run("stats --key-file /dev/zero");
+    assert!(outcome.failed(2).contains("/dev/zero is over 64 KiB"), "{outcome:?}");
 }
 
 #[test]

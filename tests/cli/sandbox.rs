@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::io::Write;
+use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 use std::process::{Command, Output, Stdio};
 
@@ -60,6 +61,14 @@ impl Sandbox {
 
     pub(crate) fn bytes(&self) -> Vec<u8> {
         fs::read(self.state()).unwrap()
+    }
+
+    /// Writes a key file that only its owner can read, and returns its path.
+    pub(crate) fn write_key_file(&self, name: &str, text: &str) -> String {
+        let path = self.folder.path().join(name);
+        fs::write(&path, text).unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
+        path.to_str().unwrap().to_owned()
     }
 
     pub(crate) fn write(&self, bytes: &[u8]) {

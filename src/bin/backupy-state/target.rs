@@ -64,16 +64,21 @@ impl Target {
     /// Opens the store and takes its lock. A missing store is an error. Turns automatic compaction off, so that a
     /// command changes only what it was asked to.
     pub(crate) fn open(&self, lock: &Lock, options: &mut OpenOptions) -> Result<Store, Failure> {
-        self.open_or_create(lock, options.create(false))
+        self.open_or_create(&self.key()?, lock, options.create(false))
     }
 
-    /// [`open`](Target::open), but creates a missing store, unless `options` forbid it.
-    pub(crate) fn open_or_create(&self, lock: &Lock, options: &mut OpenOptions) -> Result<Store, Failure> {
-        let key = self.key()?;
+    /// [`open`](Target::open), but creates a missing store, unless `options` forbid it. The caller has read the
+    /// key: a key file that is a pipe can be read only once.
+    pub(crate) fn open_or_create(
+        &self,
+        key: &AgentKey,
+        lock: &Lock,
+        options: &mut OpenOptions,
+    ) -> Result<Store, Failure> {
         let mut policy = CompactionPolicy::default();
         policy.automatic = false;
         let options = options.compaction(policy);
-        Ok(options.lock_timeout(Duration::from_secs(lock.lock_timeout.into())).open(self.state(), &key)?)
+        Ok(options.lock_timeout(Duration::from_secs(lock.lock_timeout.into())).open(self.state(), key)?)
     }
 }
 
@@ -93,7 +98,7 @@ fn read_key(what: &str, file: Option<&Path>, option: &str, var: &str) -> Result<
     };
     key.map_err(|error| match error {
         // Not through `Failure::from`: a missing key file is not a missing store.
-        Error::Io { .. } | Error::TooLarge { .. } => Failure::failed(error.to_string()),
+        Error::Io { .. } => Failure::failed(error.to_string()),
         error => Failure::usage(error.to_string()),
     })
 }
