@@ -5,11 +5,12 @@
 use std::fmt;
 use std::fs::File;
 use std::io::{self, Read};
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
 use zeroize::Zeroizing;
 
-use crate::{Error, Result};
+use crate::{Error, Result, events};
 
 /// The agent key: one byte or more. It is wiped on drop, and `Debug` prints `AgentKey(***)`.
 ///
@@ -76,6 +77,8 @@ impl AgentKey {
     /// - [`Error::Invalid`]: the file holds no key, or is over 64 KiB. Reading stops there, so a file without an
     ///   end is refused too.
     ///
+    /// A regular file that every user can read causes a warning: an event of the feature `tracing`.
+    ///
     /// ```
     /// # let folder = tempfile::tempdir()?;
     /// # let path = folder.path().join("agent.key");
@@ -86,7 +89,9 @@ impl AgentKey {
     pub fn from_file(path: impl AsRef<Path>) -> Result<Self> {
         let path = path.as_ref();
         let io_error = |source| Error::io("read the key file", path, source);
-        let text = File::open(path).and_then(read_key_file).map_err(io_error)?;
+        let file = File::open(path).map_err(io_error)?;
+        let metadata = file.metadata().map_err(io_error)?;
+        let text = read_key_file(file).map_err(io_error)?;
         let invalid = |what| Error::Invalid { what: format!("the key file {} {what}", path.display()) };
         if text.len() > KEY_FILE_LEN_MAX {
             return Err(invalid("is over 64 KiB; give a file that holds only the key"));
@@ -94,6 +99,9 @@ impl AgentKey {
         let key = without_newline(&text);
         if key.is_empty() {
             return Err(invalid("is empty"));
+        }
+        if metadata.is_file() && metadata.mode() & READABLE_BY_ALL != 0 {
+            events::key_readable_by_all(path, metadata.mode() & 0o7777);
         }
         AgentKey::new(key)
     }
@@ -110,6 +118,8 @@ impl AgentKey {
 
 /// 64 KiB: far more than any key, and little to read if the path names the wrong file.
 const KEY_FILE_LEN_MAX: usize = 64 << 10;
+/// `S_IROTH` of POSIX.
+const READABLE_BY_ALL: u32 = 0o004;
 
 /// Reads the whole file, or one byte over the limit.
 fn read_key_file(file: impl Read) -> io::Result<Zeroizing<Vec<u8>>> {

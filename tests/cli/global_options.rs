@@ -1,6 +1,7 @@
 //! Where the command line finds the state file and the key.
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
 
 use crate::sandbox::{KEY, Sandbox};
 
@@ -38,6 +39,35 @@ fn a_key_in_the_environment_is_the_key_without_one_newline() {
     for ending in ["\n\n", "\r", " "] {
         with(&format!("{KEY}{ending}")).failed(4);
     }
+}
+
+#[test]
+fn a_key_file_that_everybody_can_read_is_one_warning_and_changes_nothing_else() {
+    let sandbox = Sandbox::filled();
+    let path = sandbox.write_key_file("agent.key", &format!("{KEY}\n"));
+    let new = sandbox.write_key_file("new.key", "new");
+    let chmod = |path: &str, mode| fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
+    let warning = |name: &str| {
+        format!("warning: every user can read the key file [DIR]/{name} (mode 0644); chmod 600 [DIR]/{name}\n")
+    };
+    let anchor = sandbox.run("anchor").success();
+    for command in ["stats --json", "health-check", "verify", &format!("anchor --expect {anchor}")] {
+        let args = format!("{command} --key-file {path}");
+        chmod(&path, 0o640);
+        let expected = sandbox.run(&args).success();
+        chmod(&path, 0o644);
+        let outcome = sandbox.run(&args);
+        assert_eq!((outcome.code, outcome.err, outcome.out), (Some(0), warning("agent.key"), expected));
+    }
+
+    // Also where the command fails, and for the new key of `rekey`.
+    let outcome = sandbox.run(&format!("job --key-file {path}"));
+    assert!(outcome.failed(2).contains("job"), "arguments come first");
+    let outcome = sandbox.run(&format!("queue show none --key-file {path}"));
+    assert_eq!((outcome.code, outcome.err.starts_with(&warning("agent.key"))), (Some(6), true), "{outcome:?}");
+    chmod(&new, 0o644);
+    let outcome = sandbox.run(&format!("rekey --new-key-file {new} --key-file {path}"));
+    assert_eq!((outcome.code, outcome.err), (Some(0), warning("new.key") + &warning("agent.key")));
 }
 
 #[test]

@@ -1,6 +1,9 @@
 //! The store that a command works on, and its key.
 
 use std::env;
+use std::fs;
+use std::io::{self, Write};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -96,11 +99,25 @@ fn read_key(what: &str, file: Option<&Path>, option: &str, var: &str) -> Result<
         None if env::var_os(var).is_some() => AgentKey::from_env(var),
         None => return Err(Failure::usage(format!("no {what}; give {option} or set {var}"))),
     };
+    if let (Ok(_), Some(path)) = (&key, file) {
+        warn_if_readable_by_all(path);
+    }
     key.map_err(|error| match error {
         // Not through `Failure::from`: a missing key file is not a missing store.
         Error::Io { .. } => Failure::failed(error.to_string()),
         error => Failure::usage(error.to_string()),
     })
+}
+
+/// The library has an event for this, which nothing in this program listens to. A failure to print is ignored.
+fn warn_if_readable_by_all(path: &Path) {
+    let Ok(metadata) = fs::metadata(path) else { return };
+    let mode = metadata.mode() & 0o7777;
+    if metadata.is_file() && mode & 0o004 != 0 {
+        let path = path.display();
+        let warning = format!("every user can read the key file {path} (mode {mode:04o}); chmod 600 {path}");
+        let _ = writeln!(io::stderr(), "warning: {warning}");
+    }
 }
 
 const STATE_DIR_VAR: &str = "BACKUPY_STATE_DIR";
