@@ -106,6 +106,11 @@ impl AgentKey {
         AgentKey::new(key)
     }
 
+    /// Whether the key looks like a line of text that was not trimmed. Such a key is allowed.
+    pub(crate) fn ends_in_white_space(&self) -> bool {
+        matches!(self.0.last(), Some(b' ' | b'\t' | b'\n' | b'\r'))
+    }
+
     /// In place of `Clone`, so that each copy of a key is deliberate.
     pub(crate) fn duplicate(&self) -> Self {
         AgentKey(self.0.clone())

@@ -1,11 +1,13 @@
-//! Reading the agent key from a file, and changing the key: by `rekey`, and by opening with the previous key.
+//! Reading the agent key from a file, what a wrong key reports, and changing the key: by `rekey`, and by opening
+//! with the previous key.
 
 use std::fs::{self, File};
 use std::io::Write;
+use std::path::Path;
 use std::process::Command;
 use std::thread;
 
-use backupy_state::{AgentKey, Error, OpenOptions, Snapshot, Store};
+use backupy_state::{AgentKey, Error, OpenOptions, Snapshot, Store, verify};
 
 use crate::common::{KEY, Place};
 
@@ -135,4 +137,35 @@ fn a_key_is_read_from_a_pipe_in_pieces() {
         AgentKey::from_file(&fifo).unwrap()
     });
     Store::open(place.path(), &from_fifo).unwrap();
+}
+
+const WHITE_SPACE: &str = "the given key ends in white space: is that part of it?";
+
+fn wrong_key_messages(path: &Path, key: &AgentKey) -> [String; 3] {
+    let errors = [
+        Store::open(path, key).unwrap_err(),
+        Snapshot::open(path, key).unwrap_err(),
+        verify(path, Some(key)).unwrap_err(),
+    ];
+    errors.map(|error| {
+        assert!(matches!(error, Error::WrongKey { .. }), "{error:?}");
+        error.to_string()
+    })
+}
+
+#[test]
+fn a_wrong_key_that_ends_in_white_space_is_reported_as_such() {
+    let place = Place::new();
+    place.open().close().unwrap();
+    for ending in [" ", "\n", "\r", "\t", "\n\n"] {
+        for message in wrong_key_messages(&place.path(), &key(&format!("{KEY}{ending}"))) {
+            assert!(message.ends_with(&format!("it was not changed; {WHITE_SPACE}")), "{ending:?}: {message}");
+            assert!(!message.contains(KEY), "{message}");
+        }
+    }
+    for other in ["another", " another", "an other", "another\0", "another\u{a0}"] {
+        for message in wrong_key_messages(&place.path(), &key(other)) {
+            assert!(message.ends_with("it was not changed"), "{other:?}: {message}");
+        }
+    }
 }

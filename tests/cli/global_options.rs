@@ -37,7 +37,11 @@ fn a_key_in_the_environment_is_the_key_without_one_newline() {
         assert!(with(ending).failed(2).contains("BACKUPY_AGENT_KEY is empty"), "{ending:?}");
     }
     for ending in ["\n\n", "\r", " "] {
-        with(&format!("{KEY}{ending}")).failed(4);
+        let outcome = with(&format!("{KEY}{ending}"));
+        assert!(
+            outcome.failed(4).ends_with("; the given key ends in white space: is that part of it?"),
+            "{outcome:?}"
+        );
     }
 }
 
