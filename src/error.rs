@@ -6,6 +6,8 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use crate::AgentKey;
+
 /// What a call of this crate returns.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
@@ -84,6 +86,8 @@ pub enum Error {
     WrongKey {
         /// The log.
         path: PathBuf,
+        /// What may be wrong with the key, such as white space at its end.
+        hint: Option<&'static str>,
     },
     /// Bytes that were durable once no longer match their checksum. The log was not changed.
     #[non_exhaustive]
@@ -168,6 +172,11 @@ impl Error {
         Error::Failed { path: path.to_path_buf(), what }
     }
 
+    pub(crate) fn wrong_key(path: &Path, key: &AgentKey) -> Self {
+        let hint = "the given key ends in white space: is that part of it?";
+        Error::WrongKey { path: path.to_path_buf(), hint: key.ends_in_white_space().then_some(hint) }
+    }
+
     pub(crate) fn corrupt(path: &Path, offset: u64, what: &'static str) -> Self {
         Error::Corrupt { path: path.to_path_buf(), offset, what }
     }
@@ -211,8 +220,9 @@ impl fmt::Display for Error {
                  open it with that version",
                 path.display()
             ),
-            Error::WrongKey { path } => {
-                write!(f, "{} was written under another agent key; it was not changed", path.display())
+            Error::WrongKey { path, hint } => {
+                write!(f, "{} was written under another agent key; it was not changed", path.display())?;
+                hint.map_or(Ok(()), |hint| write!(f, "; {hint}"))
             }
             Error::Corrupt { path, offset, what } => write!(
                 f,

@@ -1,5 +1,5 @@
-//! `tracing` events for open, recovery and failure. Without the feature `tracing`, these calls do nothing. An
-//! event never holds a payload, a key or a session id.
+//! `tracing` events for key files, open, recovery and failure. Without the feature `tracing`, these calls do
+//! nothing. An event never holds a payload, a key or a session id.
 
 #[cfg(not(feature = "tracing"))]
 pub(crate) use self::silent::*;
@@ -13,6 +13,11 @@ mod traced {
     use tracing::{error, info, warn};
 
     use crate::{CompactionReport, Error, RecoveryReport, SalvageReport};
+
+    pub(crate) fn key_readable_by_all(path: &Path, mode: u32) {
+        let mode = format_args!("{mode:04o}");
+        warn!(path = %path.display(), %mode, "every user can read the key file");
+    }
 
     pub(crate) fn opened(path: &Path, report: &RecoveryReport) {
         let RecoveryReport { created, clean, records, operations, quarantined_bytes, .. } = *report;
@@ -78,6 +83,7 @@ mod silent {
 
     use crate::{CompactionReport, Error, RecoveryReport, SalvageReport};
 
+    pub(crate) fn key_readable_by_all(_: &Path, _: u32) {}
     pub(crate) fn opened(_: &Path, _: &RecoveryReport) {}
     pub(crate) fn open_failed(_: &Path, _: &Error) {}
     pub(crate) fn damage_quarantined(_: &Path, _: &Error, _: &SalvageReport) {}

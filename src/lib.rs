@@ -60,8 +60,8 @@
 //!
 //! # Features
 //!
-//! - `tracing`: events for open, recovery, compaction and failure. They hold paths and counts, never payloads or
-//!   keys.
+//! - `tracing`: events for open, recovery, compaction and failure, and for a key file that every user can read.
+//!   They hold paths and counts, never payloads or keys.
 //! - `ring`: AES-256-GCM by ring instead of aes-gcm: the same bytes in less time. It compiles C and assembly, and
 //!   ring does not wipe its keys from memory.
 //! - `import-bolt`: `import_bolt`, which reads the bbolt file of the Go agent.

@@ -6,7 +6,11 @@
 mod common;
 
 use std::fmt::{Debug, Write};
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::process::Command;
 use std::sync::{Arc, LazyLock, Mutex};
+use std::thread;
 
 use backupy_state::{AgentKey, Error, Store};
 use common::{Image, KEY, Place};
@@ -147,4 +151,29 @@ fn a_store_that_is_in_use_is_an_error_event() {
     let _store = place.open();
     let locked = events_of(|| assert!(matches!(place.try_open(), Err(Error::Locked { .. }))));
     assert_one(&locked, Level::ERROR, &["could not open the store", "in use"]);
+}
+
+#[test]
+fn a_key_file_that_everybody_can_read_is_a_warning_with_its_path_and_mode() {
+    let place = place();
+    let path = place.at("agent.key");
+    fs::write(&path, KEY).unwrap();
+    for (mode, is_warned) in [(0o600, false), (0o640, false), (0o644, true), (0o604, true)] {
+        fs::set_permissions(&path, fs::Permissions::from_mode(mode)).unwrap();
+        let read = events_of(|| drop(AgentKey::from_file(&path).unwrap()));
+        if is_warned {
+            let mode = format!("mode={mode:04o} ");
+            assert_one(&read, Level::WARN, &["every user can read the key file", "agent.key", &mode]);
+        } else {
+            assert_eq!(read, [], "{mode:o}");
+        }
+    }
+
+    // A pipe is gone when it has been read, and its mode says nothing about who can read it.
+    let fifo = place.at("key.fifo");
+    assert!(Command::new("mkfifo").args(["-m", "644"]).arg(&fifo).status().unwrap().success());
+    let to = fifo.clone();
+    let writer = thread::spawn(move || fs::write(to, KEY).unwrap());
+    assert_eq!(events_of(|| drop(AgentKey::from_file(&fifo).unwrap())), []);
+    writer.join().unwrap();
 }

@@ -151,7 +151,8 @@ impl Contents {
     }
 
     /// Opens every sealed value, and checks its length against the limit of a store.
-    pub(crate) fn check(&self, pages: &Pages<'_>, opener: &Opener) -> Result<()> {
+    /// `key` is that of `opener`.
+    pub(crate) fn check(&self, pages: &Pages<'_>, opener: &Opener, key: &AgentKey) -> Result<()> {
         let (mut any_opens, mut broken) = (false, None);
         for (what, extent) in self.sealed() {
             if u64::from(extent.len) > (SEAL_OVERHEAD + VALUE_LEN_MAX) as u64 {
@@ -167,7 +168,7 @@ impl Contents {
             None => {}
             Some(extent) if any_opens => return Err(unauthentic(pages, extent)),
             // If no value opens, the key is wrong. Damage to the only value of a file looks the same.
-            Some(_) => return Err(Error::WrongKey { path: pages.path.to_path_buf() }),
+            Some(_) => return Err(Error::wrong_key(pages.path, key)),
         }
         let session_id = self.session.map(|(_, extent)| Ok((extent, opener.value(pages, extent)?))).transpose()?;
         match session_id {

@@ -185,7 +185,7 @@ fn with_checked<T>(
     let mut pages = Pages::open(path, source)?;
     let contents = Contents::read(&mut pages)?;
     let opener = Opener::new(key);
-    contents.check(&pages, &opener)?;
+    contents.check(&pages, &opener, key)?;
     then(&CheckedFile { contents: &contents, pages: &pages, opener: &opener })
 }
 

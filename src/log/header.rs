@@ -30,7 +30,7 @@ pub(crate) fn open_log(file: Arc<dyn File>, path: &Path, key: &AgentKey) -> Resu
 /// with `WrongKey`.
 pub(crate) fn with_keys(file: Arc<dyn File>, path: &Path, key: &AgentKey, header: &Header) -> Result<LogFile> {
     let Some(prk) = authentic_prk(key, header) else {
-        return Err(Error::WrongKey { path: path.to_path_buf() });
+        return Err(Error::wrong_key(path, key));
     };
     let sealer = prk.frame_sealer(&header.id);
     let crc = SaltedCrc::new(&header.id.salt);

@@ -171,6 +171,9 @@ fn errors() -> Vec<Error> {
     errors.push(Store::open(place.at("missing/state.db"), &key()).unwrap_err());
     errors.push(Snapshot::open(place.at("missing.db"), &key()).unwrap_err());
     errors.push(Store::open(place.path(), &AgentKey::new(PAYLOAD).unwrap()).unwrap_err());
+    errors.push(Store::open(place.path(), &AgentKey::new(format!("{KEY}\n")).unwrap()).unwrap_err());
+    std::fs::write(place.at("long.key"), KEY.repeat(2000)).unwrap();
+    errors.push(AgentKey::from_file(place.at("long.key")).unwrap_err());
     errors.push(AgentKey::from_file(place.at("missing.key")).unwrap_err());
     let mut refuse = |image: &mut Image| {
         image.write(place.path());

@@ -86,3 +86,16 @@ fn an_agent_exits_when_its_demo_is_killed() {
     let opened = OpenOptions::new().lock_timeout(Duration::from_secs(10)).open(sandbox.state(), &key);
     assert!(opened.is_ok(), "{opened:?}");
 }
+
+#[test]
+fn a_demo_that_cannot_start_all_of_its_threads_fails_with_the_reason() {
+    // The demo and its agent have 9 threads, without that of a compaction, which a store does not need.
+    for threads in 1..9 {
+        let sandbox = Sandbox::empty();
+        let Some(program) = sandbox.limited_to(threads) else { return };
+        let line = format!("{program} demo --seconds 1 --dir {}/demo", sandbox.folder.path().display());
+        let outcome = sandbox.outcome(Command::new("sh").args(["-c", &line]).output().unwrap());
+        let why = outcome.failed(1);
+        assert!(why.contains("could not start a thread") || why.contains("could not start the agent"), "{why}");
+    }
+}

@@ -27,7 +27,7 @@ impl Sandbox {
     }
 
     pub(crate) fn write_new_key(&self) {
-        fs::write(self.folder.path().join("new.key"), format!("{NEW_KEY}\n")).unwrap();
+        self.write_key_file("new.key", &format!("{NEW_KEY}\n"));
     }
 
     /// Inserts the folder into a call of [`MAINTENANCE`].

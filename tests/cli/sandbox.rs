@@ -2,8 +2,10 @@
 
 use std::fs;
 use std::io::Write;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::PathBuf;
 use std::process::{Command, Output, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 
 use backupy_state::{AgentKey, Store};
 use serde_json::Value;
@@ -62,6 +64,14 @@ impl Sandbox {
         fs::read(self.state()).unwrap()
     }
 
+    /// Writes a key file that only its owner can read, and returns its path.
+    pub(crate) fn write_key_file(&self, name: &str, text: &str) -> String {
+        let path = self.folder.path().join(name);
+        fs::write(&path, text).unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
+        path.to_str().unwrap().to_owned()
+    }
+
     pub(crate) fn write(&self, bytes: &[u8]) {
         fs::write(self.state(), bytes).unwrap();
     }
@@ -94,6 +104,36 @@ impl Sandbox {
 
     pub(crate) fn run(&self, args: &str) -> Outcome {
         self.outcome(self.command(args).output().unwrap())
+    }
+
+    /// The program, at the end of a command for the shell that lets its user have this many processes and threads.
+    /// The limit does not apply to root, so root runs a copy of the program as another user, who can then write to
+    /// the folder. `None` if that is not possible here.
+    pub(crate) fn limited_to(&self, threads: usize) -> Option<String> {
+        static USERS: AtomicU32 = AtomicU32::new(0);
+        let mut limited = format!("prlimit --nproc={threads} ");
+        let folder = self.folder.path();
+        let program = folder.join("backupy-state");
+        fs::copy(env!("CARGO_BIN_EXE_backupy-state"), &program).unwrap();
+        if fs::metadata(folder).unwrap().uid() == 0 {
+            // A user without any other process.
+            let user = 100_000 + std::process::id() * 16 + USERS.fetch_add(1, Relaxed) % 16;
+            limited += &format!("setpriv --reuid={user} --regid={user} --clear-groups ");
+            for (path, mode) in [(folder.to_path_buf(), 0o777), (self.state(), 0o644)] {
+                if path.exists() {
+                    fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
+                }
+            }
+        }
+        limited += program.to_str().unwrap();
+        let works = Command::new("sh").args(["-c", &format!("{limited} --version")]).output().unwrap();
+        if !works.status.success() {
+            report_skipped(
+                "no process can run with a limit on its threads here: the lack of threads was not tested",
+            );
+            return None;
+        }
+        Some(limited)
     }
 
     /// Runs the command with this stdin.

@@ -211,3 +211,16 @@ fn the_progress_bar_uses_no_escape_codes_and_stays_out_of_the_report() {
         assert!(outcome["state"].is_string(), "{outcome}");
     }
 }
+
+#[test]
+fn without_a_thread_for_the_bar_the_command_works_without_a_bar() {
+    let sandbox = large_sandbox();
+    let Some(program) = sandbox.limited_to(1) else { return };
+    let mut script = Command::new("script");
+    script.args(["--quiet", "--return", "--command", &format!("{program} verify"), "/dev/null"]);
+    script.stdin(Stdio::null()).env("SHELL", "/bin/sh").env("BACKUPY_AGENT_KEY", KEY);
+    let output = script.env("BACKUPY_STATE_DIR", sandbox.folder.path()).output().unwrap();
+    let shown = String::from_utf8(output.stdout).unwrap();
+    assert!(output.status.success() && shown.contains("intact      yes"), "{shown}");
+    assert!(!shown.contains("verifying"), "the limit was not kept: {shown}");
+}

@@ -192,6 +192,9 @@ fn a_refused_file_writes_nothing() {
     fs::write(place.from(), &good).unwrap();
     let error = import_bolt(place.from(), &AgentKey::new("another").unwrap(), &store).unwrap_err();
     assert!(matches!(error, Error::WrongKey { .. }), "{error:?}");
+    let spaced = AgentKey::new(format!("{KEY} ")).unwrap();
+    let error = import_bolt(place.from(), &spaced, &store).unwrap_err();
+    assert!(error.to_string().ends_with("the given key ends in white space: is that part of it?"), "{error}");
     let error = import_bolt(store.path(), &key(), &store).unwrap_err();
     assert!(matches!(&error, Error::Invalid { what, .. } if what.contains("is already a store")), "{error:?}");
     let error = import_bolt(place.folder.path(), &key(), &store).unwrap_err();

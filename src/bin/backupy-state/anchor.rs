@@ -1,6 +1,6 @@
 //! `anchor`: prints the anchor of the store, or compares the store with an earlier one.
 
-use backupy_state::{Anchor, OpenOptions};
+use backupy_state::{Anchor, OpenOptions, Snapshot};
 use serde_json::json;
 
 use crate::failure::Failure;
@@ -26,9 +26,12 @@ pub(crate) struct Args {
 
 pub(crate) fn run(target: &Target, args: &Args, out: &mut Out) -> Result<(), Failure> {
     // First without the lock: taking it would create a lock file even if there is no store.
-    let mut anchor = target.snapshot()?.anchor();
+    let key = target.key()?;
+    let mut anchor = Snapshot::open(target.state(), &key)?.anchor();
     if let Some(expected) = args.expect {
-        let store = target.open(&args.lock, OpenOptions::new().expect_at_least(expected))?;
+        let mut options = OpenOptions::new();
+        options.create(false).expect_at_least(expected);
+        let store = target.open_or_create(&key, &args.lock, &mut options)?;
         anchor = store.anchor();
         store.close()?;
     }

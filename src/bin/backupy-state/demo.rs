@@ -170,9 +170,11 @@ impl Demo<'_> {
         let ending = supervisor.ending;
         let (opened, is_open) = mpsc::channel();
         let (recorded, status) = thread::scope(|scope| {
-            let supervisor = scope.spawn(move || supervisor.run(child, &is_open));
-            (self.record_messages(stdout, opened), supervisor.join())
-        });
+            // If it fails, the agent's stdin is closed, which ends the agent.
+            let supervisor = thread::Builder::new().spawn_scoped(scope, move || supervisor.run(child, &is_open));
+            let supervisor = supervisor.map_err(|error| could_not(START_THREAD, &error))?;
+            Ok::<_, Failure>((self.record_messages(stdout, opened), supervisor.join()))
+        })?;
         let status = status.map_err(|_| Failure::failed("the supervisor failed"))?;
         let status = status.map_err(|error| could_not("wait for the agent", &error))?;
         recorded?;
@@ -219,6 +221,8 @@ impl Demo<'_> {
         Ok(())
     }
 }
+
+const START_THREAD: &str = "start a thread";
 
 fn could_not(what: &str, error: &std::io::Error) -> Failure {
     Failure::failed(format!("could not {what}: {error}"))

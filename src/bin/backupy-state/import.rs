@@ -38,7 +38,7 @@ pub(crate) fn run(target: &Target, args: &Args, out: &mut Out) -> Result<(), Fai
     let mut limits = LogLimits::default();
     // The import drops nothing; the agent's own limits apply later and count what they drop.
     (limits.max_count, limits.max_bytes) = (None, None);
-    let store = target.open_or_create(&args.lock, OpenOptions::new().log_limits(limits))?;
+    let store = target.open_or_create(&key, &args.lock, OpenOptions::new().log_limits(limits))?;
     let total = expected.jobs + expected.log_events;
     let step = || {
         let done = store.queue_depth() as u64 + store.log_count() as u64;

@@ -20,14 +20,14 @@ pub(crate) struct Step {
     pub(crate) total: u64,
 }
 
-/// Runs `work`; meanwhile, a terminal shows what `step` returns.
+/// Runs `work`; meanwhile, a terminal shows what `step` returns. Without a bar if no thread can be started for it.
 pub(crate) fn with_bar<T>(mut step: impl FnMut() -> Step + Send, work: impl FnOnce() -> T) -> T {
     if !io::stderr().is_terminal() {
         return work();
     }
     let (working, ended) = mpsc::channel::<()>();
     thread::scope(|scope| {
-        scope.spawn(move || {
+        let draw_until_ended = move || {
             loop {
                 draw(&line(&step()));
                 if ended.recv_timeout(PAUSE) != Err(RecvTimeoutError::Timeout) {
@@ -36,7 +36,8 @@ pub(crate) fn with_bar<T>(mut step: impl FnMut() -> Step + Send, work: impl FnOn
             }
             draw(&" ".repeat(LINE_WIDTH));
             draw("");
-        });
+        };
+        let _ = thread::Builder::new().spawn_scoped(scope, draw_until_ended);
         // Dropped when the work ends, also by a panic, which then ends the bar.
         let _working = working;
         work()

@@ -1,6 +1,9 @@
 //! The store that a command works on, and its key.
 
 use std::env;
+use std::fs;
+use std::io::{self, Write};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -64,16 +67,21 @@ impl Target {
     /// Opens the store and takes its lock. A missing store is an error. Turns automatic compaction off, so that a
     /// command changes only what it was asked to.
     pub(crate) fn open(&self, lock: &Lock, options: &mut OpenOptions) -> Result<Store, Failure> {
-        self.open_or_create(lock, options.create(false))
+        self.open_or_create(&self.key()?, lock, options.create(false))
     }
 
-    /// [`open`](Target::open), but creates a missing store, unless `options` forbid it.
-    pub(crate) fn open_or_create(&self, lock: &Lock, options: &mut OpenOptions) -> Result<Store, Failure> {
-        let key = self.key()?;
+    /// [`open`](Target::open), but creates a missing store, unless `options` forbid it. The caller has read the
+    /// key: a key file that is a pipe can be read only once.
+    pub(crate) fn open_or_create(
+        &self,
+        key: &AgentKey,
+        lock: &Lock,
+        options: &mut OpenOptions,
+    ) -> Result<Store, Failure> {
         let mut policy = CompactionPolicy::default();
         policy.automatic = false;
         let options = options.compaction(policy);
-        Ok(options.lock_timeout(Duration::from_secs(lock.lock_timeout.into())).open(self.state(), &key)?)
+        Ok(options.lock_timeout(Duration::from_secs(lock.lock_timeout.into())).open(self.state(), key)?)
     }
 }
 
@@ -91,11 +99,25 @@ fn read_key(what: &str, file: Option<&Path>, option: &str, var: &str) -> Result<
         None if env::var_os(var).is_some() => AgentKey::from_env(var),
         None => return Err(Failure::usage(format!("no {what}; give {option} or set {var}"))),
     };
+    if let (Ok(_), Some(path)) = (&key, file) {
+        warn_if_readable_by_all(path);
+    }
     key.map_err(|error| match error {
         // Not through `Failure::from`: a missing key file is not a missing store.
-        Error::Io { .. } | Error::TooLarge { .. } => Failure::failed(error.to_string()),
+        Error::Io { .. } => Failure::failed(error.to_string()),
         error => Failure::usage(error.to_string()),
     })
+}
+
+/// The library has an event for this, which nothing in this program listens to. A failure to print is ignored.
+fn warn_if_readable_by_all(path: &Path) {
+    let Ok(metadata) = fs::metadata(path) else { return };
+    let mode = metadata.mode() & 0o7777;
+    if metadata.is_file() && mode & 0o004 != 0 {
+        let path = path.display();
+        let warning = format!("every user can read the key file {path} (mode {mode:04o}); chmod 600 {path}");
+        let _ = writeln!(io::stderr(), "warning: {warning}");
+    }
 }
 
 const STATE_DIR_VAR: &str = "BACKUPY_STATE_DIR";

@@ -16,6 +16,7 @@ use backupy_state::{AgentKey, Batch, CompactionPolicy, Durability, LogLimits, Op
 use super::contents::{self, CONFIG, HEARTBEAT, LOG, SESSION};
 use super::protocol::{Change, Kind, Message, Opened};
 use super::random::Random;
+use super::{START_THREAD, could_not};
 use crate::failure::{Exit, Failure};
 use crate::text::now_ms;
 
@@ -60,11 +61,13 @@ pub(crate) fn run(args: &AgentArgs) -> Result<(), Failure> {
         stopped: AtomicBool::new(false),
     };
     thread::scope(|scope| {
-        scope.spawn(|| agent.queue_jobs());
-        scope.spawn(|| agent.buffer_logs(1));
-        scope.spawn(|| agent.buffer_logs(2));
-        scope.spawn(|| agent.beat());
-        scope.spawn(|| agent.deliver());
+        let works: [fn(&Agent); 5] =
+            [Agent::queue_jobs, |it| it.buffer_logs(1), |it| it.buffer_logs(2), Agent::beat, Agent::deliver];
+        let agent = &agent;
+        for work in works {
+            let started = thread::Builder::new().spawn_scoped(scope, move || work(agent));
+            started.unwrap_or_else(|error| fail_with(&could_not(START_THREAD, &error)));
+        }
         agent.handle_messages();
     });
     agent.store.close().unwrap_or_else(|error| fail(&error));
@@ -118,8 +121,12 @@ fn send(message: &Message) {
 }
 
 fn fail(error: &backupy_state::Error) -> ! {
-    send(&Message::Failed { why: error.to_string() });
-    process::exit(Exit::of(error) as i32);
+    fail_with(&Failure::new(Exit::of(error), error.to_string()))
+}
+
+fn fail_with(failure: &Failure) -> ! {
+    send(&Message::Failed { why: failure.to_string() });
+    process::exit(failure.exit as i32);
 }
 
 struct Agent {

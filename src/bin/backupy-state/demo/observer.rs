@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use backupy_state::{AgentKey, Error, Result, Snapshot};
 
-use super::{agent, contents};
+use super::{START_THREAD, agent, contents, could_not};
 use crate::failure::Failure;
 
 pub(crate) struct Observer {
@@ -32,7 +32,8 @@ impl Observer {
     pub(crate) fn start(path: &Path) -> Result<Self, Failure> {
         let stop = Arc::new(AtomicBool::new(false));
         let (path, key, stopped) = (path.to_path_buf(), agent::demo_key()?, Arc::clone(&stop));
-        Ok(Observer { stop, thread: thread::spawn(move || observe_until(&stopped, &path, &key)) })
+        let thread = thread::Builder::new().spawn(move || observe_until(&stopped, &path, &key));
+        Ok(Observer { stop, thread: thread.map_err(|error| could_not(START_THREAD, &error))? })
     }
 
     pub(crate) fn stop(self) -> Seen {
