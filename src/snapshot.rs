@@ -128,8 +128,7 @@ impl Snapshot {
         let concurrency = Concurrency::WithWriter(&*self.storage);
         let LogView { log, header, replay, file_len, .. } = &mut self.view;
         let current = paths::open_file(&*self.storage, &self.path)?;
-        let current_id = current.status().map_err(|source| Error::io("look at", &self.path, source))?.id;
-        let same_file = current_id == log.id && read_header(&*current, &self.path)? == *header;
+        let same_file = current.id() == log.file.id() && read_header(&*current, &self.path)? == *header;
         // If the frame at the tip is another one, the writer has restarted and cut off frames that a failed sync
         // had left. Those may have been read into this view, so the log is read again from the start.
         if same_file

@@ -9,9 +9,7 @@ use std::sync::Arc;
 #[cfg(feature = "import-bolt")]
 pub use crate::import_bolt::{BoltState, import_bolt_bytes, read_bolt};
 use crate::log::place::{self, Purpose};
-pub use crate::storage::{
-    Access, Attributes, Disk, File, FileId, Folder, Map, PathKind, RenameError, Status, Storage,
-};
+pub use crate::storage::{Access, Attributes, Disk, File, FileId, Folder, Map, PathKind, RenameError, Storage};
 use crate::{
     AgentKey, CompactionPolicy, Config, FrameInfo, LogEvent, LogRate, OpenOptions, QueuedJob, Result,
     SalvageReport, Session, Snapshot, Store, VerifyReport,

@@ -165,7 +165,7 @@ fn assert_fair(log: &Log, told: &[(u64, bool)]) {
         assert_eq!(acknowledged, seq <= durable, "frame {seq}, durable up to {durable}");
     }
     assert_eq!(log.commit.failure().is_some(), log.sync_failed.load(Ordering::SeqCst));
-    if !log.commit.failure().is_some() {
+    if log.commit.failure().is_none() {
         assert_eq!(durable, log.in_file.load(Ordering::SeqCst));
         assert!(log.syncs.load(Ordering::SeqCst) <= told.len() as u64);
     }
@@ -250,7 +250,7 @@ fn settling_acknowledges_all_that_was_written() {
             let settling = thread::spawn(move || {
                 // As compaction does it: with the write lock held, and not after writing has failed.
                 let mut written = settling.written.lock().unwrap();
-                if !settling.commit.failure().is_some() {
+                if settling.commit.failure().is_none() {
                     settling.settled.store(true, Ordering::SeqCst);
                     settling.commit.supersede();
                     assert!(settling.wait(*written));

@@ -122,7 +122,7 @@ fn an_unclean_stop_and_a_torn_tail_are_warnings() {
     drop(store);
     Image::read(place.path()).append(b"torn").write(killed.path());
     let opened = events_of(|| drop(killed.open()));
-    assert_has(&opened, Level::WARN, &["torn tail", "quarantined_bytes=4", "state.db.torn"]);
+    assert_has(&opened, Level::WARN, &["torn tail", "quarantined_bytes=4", "state.db.torn-1"]);
     assert_has(&opened, Level::WARN, &["unclean stop"]);
 }
 

@@ -193,12 +193,14 @@ impl LogBuilder {
     ) -> Result<Box<dyn Folder>> {
         // Opened first: after the rename, a lack of descriptors must not prevent the sync.
         let folder = paths::open_folder(&*self.storage, path)?;
-        self.storage.rename(&self.temporary, self.file.id, path, Some(old)).map_err(|error| match error {
-            RenameError::TargetTaken => Error::Replaced { path: path.to_path_buf() },
-            RenameError::SourceMoved => paths::moved(&self.temporary),
-            RenameError::Io(source) if source.kind() == ErrorKind::ResourceBusy => mounted_by_itself(path),
-            RenameError::Io(source) => storage::full_or_io(operation, path)(source),
-        })?;
+        self.storage.rename(&self.temporary, self.file.file.id(), path, Some(old)).map_err(
+            |error| match error {
+                RenameError::TargetTaken => Error::Replaced { path: path.to_path_buf() },
+                RenameError::SourceMoved => paths::moved(&self.temporary),
+                RenameError::Io(source) if source.kind() == ErrorKind::ResourceBusy => mounted_by_itself(path),
+                RenameError::Io(source) => storage::full_or_io(operation, path)(source),
+            },
+        )?;
         self.keep();
         Ok(folder)
     }
@@ -211,7 +213,7 @@ impl LogBuilder {
     /// folder fails, the file is complete at `target`, but a power cut may remove it.
     pub(crate) fn name(&mut self, target: &Path, operation: &'static str) -> Result<()> {
         let folder = paths::open_folder(&*self.storage, target)?;
-        self.storage.rename(&self.temporary, self.file.id, target, None).map_err(|error| match error {
+        self.storage.rename(&self.temporary, self.file.file.id(), target, None).map_err(|error| match error {
             RenameError::TargetTaken => place::exists(target),
             RenameError::SourceMoved => paths::moved(&self.temporary),
             RenameError::Io(source) => storage::full_or_io(operation, target)(source),
@@ -228,7 +230,7 @@ impl Drop for LogBuilder {
     fn drop(&mut self) {
         if !self.is_named {
             // If this fails, the file remains as after a crash.
-            let _ = self.storage.remove_file(&self.temporary, self.file.id);
+            let _ = self.storage.remove_file(&self.temporary, self.file.file.id());
         }
     }
 }

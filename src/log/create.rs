@@ -36,7 +36,6 @@ pub(crate) fn create_log(
         _ => storage::create_error("create", temporary)(source),
     })?;
     let file: Arc<dyn File> = file.into();
-    let id = file.status().map_err(|source| Error::io("look at", temporary, source))?.id;
     let locked = match file.try_lock() {
         Ok(true) => Ok(()),
         // Another process has opened it since, to find out whether it is a left-over.
@@ -52,7 +51,7 @@ pub(crate) fn create_log(
     let opened = locked.and_then(|()| written()).and_then(|()| open_log(Arc::clone(&file), path, key));
     opened.inspect_err(|_| {
         // If this fails too, the file remains as after a crash.
-        let _ = storage.remove_file(temporary, id);
+        let _ = storage.remove_file(temporary, file.id());
     })
 }
 

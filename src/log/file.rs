@@ -13,14 +13,13 @@ use crate::crypto::seal::Sealer;
 use crate::crypto::{TAG_LEN, Tag};
 use crate::format::SaltedCrc;
 use crate::format::header::HEADER_PAGE_LEN;
-use crate::storage::{File, FileId};
+use crate::storage::File;
 
 /// An open log file, with the keys that its header and the agent key give.
 pub(crate) struct LogFile {
     pub(crate) path: PathBuf,
     /// The one handle of this process. It has the lock, if the log is open to write.
     pub(crate) file: Arc<dyn File>,
-    pub(crate) id: FileId,
     pub(crate) sealer: Sealer,
     pub(crate) crc: SaltedCrc,
 }

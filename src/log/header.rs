@@ -34,8 +34,7 @@ pub(crate) fn with_keys(file: Arc<dyn File>, path: &Path, key: &AgentKey, header
     };
     let sealer = prk.frame_sealer(&header.id);
     let crc = SaltedCrc::new(&header.id.salt);
-    let id = file.status().map_err(|source| Error::io("look at", path, source))?.id;
-    Ok(LogFile { path: path.to_path_buf(), file, id, sealer, crc })
+    Ok(LogFile { path: path.to_path_buf(), file, sealer, crc })
 }
 
 /// The key material of the generation; `None` if the authenticator shows that the key is wrong.

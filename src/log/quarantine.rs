@@ -76,11 +76,8 @@ fn remove_oldest_torn_tails(storage: &dyn Storage, path: &Path) {
         let mut start = [0; MAGIC.len()];
         // A torn tail is never the beginning of a log. An error reads as no magic.
         let is_log = storage::read_exact_at(&*file, &mut start, 0).is_ok() && start == MAGIC;
-        if let Ok(status) = file.status()
-            && status.names == 1
-            && !is_log
-        {
-            let _ = storage.remove_file(&name, status.id);
+        if file.names().is_ok_and(|names| names == 1) && !is_log {
+            let _ = storage.remove_file(&name, file.id());
         }
     }
 }
@@ -100,9 +97,9 @@ fn torn_numbers(storage: &dyn Storage, path: &Path) -> Vec<u32> {
 /// # Errors
 /// `Invalid` if all names are taken, `Replaced` if `path` means another file by now, `Full`, `Io`.
 pub(crate) fn quarantine_damaged(storage: &dyn Storage, path: &Path, file: &dyn File) -> Result<PathBuf> {
-    let io_error = |source| Error::io("look at", path, source);
-    let id = file.status().map_err(io_error)?.id;
-    let whole = Part { file, path, range: 0..file.len().map_err(io_error)? };
+    let id = file.id();
+    let len = file.len().map_err(|source| Error::io("look at", path, source))?;
+    let whole = Part { file, path, range: 0..len };
     let mut free = Vec::new();
     for name in damaged_names(path) {
         match paths::id_at(storage, &name)? {
@@ -202,7 +199,7 @@ impl Part<'_> {
     fn copy_to(&self, storage: &dyn Storage, to: &Path, operation: &'static str) -> Result<FileId> {
         let write_error = full_or_io(operation, to);
         let file = storage.open(to, Access::CreateNew).map_err(storage::create_error(operation, to))?;
-        let id = file.status().map_err(&write_error)?.id;
+        let id = file.id();
         let copied = self
             .read(|bytes, at| storage::write_all_at(&*file, bytes, at).map_err(&write_error))
             // Guards against a power cut after the caller has removed the original.

@@ -62,9 +62,9 @@ pub(crate) fn create(
     let new = sibling(path, NEW);
     let folder = paths::open_folder(storage, path)?;
     let (log, header) = create_log(storage, &new, path, 1, store_id, key)?;
-    if let Err(error) = storage.rename(&new, log.id, path, None) {
+    if let Err(error) = storage.rename(&new, log.file.id(), path, None) {
         // If this fails too, the file remains as after a crash.
-        let _ = storage.remove_file(&new, log.id);
+        let _ = storage.remove_file(&new, log.file.id());
         return match error {
             RenameError::TargetTaken => Ok(None),
             RenameError::SourceMoved => Err(paths::moved(&new)),

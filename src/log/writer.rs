@@ -77,7 +77,7 @@ impl Pending {
         let sync = || {
             // Guards against a power cut after the call has returned.
             self.file.file.sync_data()?;
-            let has_name = self.file.file.status()?.names > 0;
+            let has_name = self.file.file.names()? > 0;
             Ok(if has_name { Synced::Named } else { Synced::Nameless })
         };
         self.group_commit.wait_durable(self.seq, sync).map_err(|failure| match failure {
@@ -123,8 +123,8 @@ impl LogWriter {
 
     /// Fails for good if the path means another file by now.
     pub(crate) fn check_place(&self) -> Result<()> {
-        let LogFile { path, id, .. } = &*self.file;
-        if paths::id_at(&*self.storage, path)? == Some(*id) {
+        let path = &self.file.path;
+        if paths::id_at(&*self.storage, path)? == Some(self.file_id()) {
             return Ok(());
         }
         self.group_commit.fail(Failure::Replaced);
@@ -148,7 +148,7 @@ impl LogWriter {
 
     /// Which file this writes.
     pub(crate) fn file_id(&self) -> FileId {
-        self.file.id
+        self.file.file.id()
     }
 
     /// The owner, the permissions and the like of the file.
@@ -290,11 +290,14 @@ impl LogWriter {
             if target <= self.allocated {
                 return Ok(());
             }
-            match self.grow_to(target.next_multiple_of(PAGE_LEN), frame_end) {
-                Ok(()) => return Ok(()),
-                Err(error) if storage::is_full(&error) => full = Some(error),
-                Err(error) => return Err(Error::io("allocate space in", &self.file.path, error)),
+            let Err(error) = self.grow_to(target.next_multiple_of(PAGE_LEN), frame_end) else { return Ok(()) };
+            // Some of the zeros may have been written: they are harmless, but a full disk needs the space. Nothing else
+            // was written, so the log has not failed.
+            self.cut_to(self.allocated)?;
+            if !storage::is_full(&error) {
+                return Err(Error::io("allocate space in", &self.file.path, error));
             }
+            full = Some(error);
         }
         let full = full.unwrap_or_else(|| io::ErrorKind::StorageFull.into());
         Err(storage::full_or_io("allocate space in", &self.file.path)(full))
@@ -306,13 +309,8 @@ impl LogWriter {
     /// written ones. Where a long frame is about to cover them, they are only allocated: writing them would take
     /// as long as writing the frame.
     fn grow_to(&mut self, target: u64, frame_end: u64) -> io::Result<()> {
-        let grown = self.allocate_for(frame_end).and_then(|from| self.write_zeros(from, target));
-        if let Err(error) = grown {
-            // Some of the zeros may have been written: they are harmless, but a full disk needs the space. If they stay,
-            // the length of the file is no longer known.
-            self.file.file.set_len(self.allocated).inspect_err(|cut| self.group_commit.fail(cut))?;
-            return Err(error);
-        }
+        let from = self.allocate_for(frame_end)?;
+        self.write_zeros(from, target)?;
         self.allocated = target;
         Ok(())
     }
@@ -391,8 +389,7 @@ mod tests {
         let file: Arc<dyn File> = Disk.open(&path, Access::CreateNew).unwrap().into();
         let id = GenerationId { generation: 1, store_id: [1; 16], salt: [2; 32] };
         let sealer = Prk::extract(&id.salt, &AgentKey::new("key").unwrap()).frame_sealer(&id);
-        let file_id = file.status().unwrap().id;
-        let log = LogFile { path, file, id: file_id, sealer, crc: SaltedCrc::new(&id.salt) };
+        let log = LogFile { path, file, sealer, crc: SaltedCrc::new(&id.salt) };
         let tip = LogPosition { end: 4096, seq, chain: [0; TAG_LEN] };
         LogWriter::new(Arc::new(log), Arc::new(Disk), tip, tip.end, false)
     }

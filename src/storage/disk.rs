@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{CWD, RenameFlags};
 use rustix::io::{Errno, retry_on_intr};
 
-use super::{Access, Attributes, File, FileId, Folder, Map, PathKind, RenameError, Status, Storage, is_refused};
+use super::{Access, Attributes, File, FileId, Folder, Map, PathKind, RenameError, Storage, is_refused};
 
 /// The file system of the machine.
 #[derive(Clone, Copy, Debug, Default)]
@@ -75,13 +75,14 @@ impl Storage for Disk {
 
     fn open(&self, path: &Path, access: Access) -> io::Result<Box<dyn File>> {
         if access == Access::Lock {
-            return Ok(Box::new(DiskFile(open_lock_file(path)?)));
+            return open_lock_file(path);
         }
         let file = options().write(access != Access::Read).create_new(access == Access::CreateNew).open(path)?;
-        if !file.metadata()?.is_file() {
+        let found = file.metadata()?;
+        if !found.is_file() {
             return Err(io::Error::new(ErrorKind::InvalidInput, "not a regular file"));
         }
-        Ok(Box::new(DiskFile(file)))
+        Ok(Box::new(DiskFile { file, id: id_of(&found) }))
     }
 
     fn rename(&self, from: &Path, file: FileId, to: &Path, over: Option<FileId>) -> Result<(), RenameError> {
@@ -151,7 +152,7 @@ fn options() -> fs::OpenOptions {
     options
 }
 
-fn open_lock_file(path: &Path) -> io::Result<fs::File> {
+fn open_lock_file(path: &Path) -> io::Result<Box<dyn File>> {
     // First without O_CREAT, which the system refuses for another user's file in a sticky folder.
     let file = match options().write(true).open(path) {
         Err(error) if error.kind() == ErrorKind::NotFound => {
@@ -171,7 +172,7 @@ fn open_lock_file(path: &Path) -> io::Result<fs::File> {
     if found.nlink() > 1 {
         return Err(refused_lock_file("has another name (a hard link)"));
     }
-    Ok(file)
+    Ok(Box::new(DiskFile { file, id: id_of(&found) }))
 }
 
 fn refused_lock_file(what: &str) -> io::Error {
@@ -239,17 +240,23 @@ impl Folder for DiskFolder {
 }
 
 #[derive(Debug)]
-struct DiskFile(fs::File);
+struct DiskFile {
+    file: fs::File,
+    id: FileId,
+}
 
 impl File for DiskFile {
-    fn status(&self) -> io::Result<Status> {
-        let found = self.0.metadata()?;
-        Ok(Status { id: id_of(&found), names: found.nlink() })
+    fn id(&self) -> FileId {
+        self.id
+    }
+
+    fn names(&self) -> io::Result<u64> {
+        Ok(self.file.metadata()?.nlink())
     }
 
     fn try_lock(&self) -> io::Result<bool> {
         loop {
-            match fs2::FileExt::try_lock_exclusive(&self.0) {
+            match fs2::FileExt::try_lock_exclusive(&self.file) {
                 Ok(()) => return Ok(true),
                 Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(false),
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
@@ -259,58 +266,58 @@ impl File for DiskFile {
     }
 
     fn unlock(&self) -> io::Result<()> {
-        fs2::FileExt::unlock(&self.0)
+        fs2::FileExt::unlock(&self.file)
     }
 
     fn len(&self) -> io::Result<u64> {
-        Ok(self.0.metadata()?.len())
+        Ok(self.file.metadata()?.len())
     }
 
     fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<usize> {
-        self.0.read_at(buf, offset)
+        self.file.read_at(buf, offset)
     }
 
     fn write_at(&self, buf: &[u8], offset: u64) -> io::Result<usize> {
-        self.0.write_at(buf, offset)
+        self.file.write_at(buf, offset)
     }
 
     fn allocate(&self, len: u64) -> io::Result<()> {
         let old_len = self.len()?;
         let more = len.checked_sub(old_len).ok_or(ErrorKind::InvalidInput)?;
         let flags = rustix::fs::FallocateFlags::empty();
-        match retry_on_intr(|| rustix::fs::fallocate(&self.0, flags, old_len, more)) {
+        match retry_on_intr(|| rustix::fs::fallocate(&self.file, flags, old_len, more)) {
             Err(error) if is_refused(&error.into()) => Err(ErrorKind::Unsupported.into()),
             done => Ok(done?),
         }
     }
 
     fn set_len(&self, len: u64) -> io::Result<()> {
-        self.0.set_len(len)
+        self.file.set_len(len)
     }
 
     fn sync_data(&self) -> io::Result<()> {
         // Not `File::sync_data`: std repeats a call that a signal interrupted, and a failed sync is never
         // repeated. After a failure, the kernel may mark pages as clean that it did not write.
-        Ok(rustix::fs::fdatasync(&self.0)?)
+        Ok(rustix::fs::fdatasync(&self.file)?)
     }
 
     fn drop_cache(&self, offset: u64) -> io::Result<()> {
         // The kernel keeps a folio that is only partly in the range. So the range begins where a folio of any
         // length begins.
         let start = offset & !(FOLIO_LEN_MAX - 1);
-        Ok(retry_on_intr(|| rustix::fs::fadvise(&self.0, start, None, rustix::fs::Advice::DontNeed))?)
+        Ok(retry_on_intr(|| rustix::fs::fadvise(&self.file, start, None, rustix::fs::Advice::DontNeed))?)
     }
 
     fn map(&self) -> io::Result<Option<Map>> {
-        Map::of(&self.0).map(Some)
+        Map::of(&self.file).map(Some)
     }
 
     fn attributes(&self) -> io::Result<Attributes> {
-        Attributes::of(&self.0)
+        Attributes::of(&self.file)
     }
 
     fn set_attributes(&self, attributes: &Attributes) -> io::Result<()> {
-        attributes.apply_to(&self.0)
+        attributes.apply_to(&self.file)
     }
 }
 

@@ -104,8 +104,7 @@ impl Drop for LockFile {
 /// file by now: a lock on a removed file shuts nobody out.
 pub(crate) fn is_locked_now(storage: &dyn Storage, path: &Path, file: &dyn File) -> Result<bool> {
     let io_error = |source| Error::io("lock", path, source);
-    Ok(file.try_lock().map_err(io_error)?
-        && storage.id(path).map_err(io_error)? == Some(file.status().map_err(io_error)?.id))
+    Ok(file.try_lock().map_err(io_error)? && storage.id(path).map_err(io_error)? == Some(file.id()))
 }
 
 /// The pid that [`LockFile::note_holder`] wrote, if it can be read.

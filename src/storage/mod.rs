@@ -60,15 +60,6 @@ pub struct FileId {
     pub inode: u64,
 }
 
-/// What an open file is, and whether it still has a name.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Status {
-    /// Which file it is.
-    pub id: FileId,
-    /// How many names it has. With none, it is gone once it is closed.
-    pub names: u64,
-}
-
 /// Why a file was not renamed. No name was changed.
 #[derive(Debug)]
 pub enum RenameError {
@@ -137,8 +128,10 @@ pub trait Folder: Debug + Send + Sync {
 /// An open file. Every read and write passes its offset, so that threads can share the file without a cursor.
 #[allow(clippy::len_without_is_empty, reason = "no caller needs it")]
 pub trait File: Debug + Send + Sync {
-    /// Which file it is, and whether it still has a name.
-    fn status(&self) -> io::Result<Status>;
+    /// Which file it is.
+    fn id(&self) -> FileId;
+    /// How many names it has. With none, it is gone once it is closed.
+    fn names(&self) -> io::Result<u64>;
     /// Takes the exclusive lock on the file, if no other handle has it. It holds for this handle until
     /// [`unlock`](Self::unlock), or until every copy of the handle is closed, also those in children of a fork.
     fn try_lock(&self) -> io::Result<bool>;

@@ -54,15 +54,14 @@ fn replace_damaged(
     if storage.is_mount_point(path) {
         return Err(builder::mounted_by_itself(path));
     }
-    let look_error = |source| Error::io("look at", path, source);
-    let (id, attributes) = (file.status().map_err(look_error)?.id, file.attributes().map_err(look_error)?);
+    let attributes = file.attributes().map_err(|source| Error::io("look at", path, source))?;
     let source = Source::of(Arc::clone(&file), path, key)?.expecting(options.expected);
     left_over::clear(&**storage, path, Unfinished::NextGeneration(&source.header.id))?;
     let (mut new, report) = source.copy_into(storage, key, path, Concurrency::Exclusive)?;
     let set_error = |source| Error::io("set the owner and the permissions of", new.temporary(), source);
     new.file.file.set_attributes(&attributes).map_err(set_error)?;
     let damaged = quarantine::quarantine_damaged(&**storage, path, &*file)?;
-    let folder = new.rename_over(path, id, "replace the damaged log with the salvaged one at")?;
+    let folder = new.rename_over(path, file.id(), "replace the damaged log with the salvaged one at")?;
     // Guards against a power cut that brings back the damaged log after calls on the new one were acknowledged.
     paths::sync(&*folder, path)?;
     Ok((SalvageReport { from: damaged, ..report }, Arc::clone(&new.file.file)))

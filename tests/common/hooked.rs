@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use backupy_state::testing::{
-    Access, Attributes, Disk, File, FileId, Folder, Map, PathKind, RenameError, Status, Storage,
+    Access, Attributes, Disk, File, FileId, Folder, Map, PathKind, RenameError, Storage,
 };
 
 /// What a test does before a call. Each hook does nothing unless the test says otherwise.
@@ -122,8 +122,12 @@ impl<H: Hooks> Storage for Hooked<H> {
 }
 
 impl<H: Hooks> File for HookedFile<H> {
-    fn status(&self) -> io::Result<Status> {
-        self.file.status()
+    fn id(&self) -> FileId {
+        self.file.id()
+    }
+
+    fn names(&self) -> io::Result<u64> {
+        self.file.names()
     }
 
     fn try_lock(&self) -> io::Result<bool> {

@@ -122,7 +122,7 @@ impl Place {
     }
 
     fn put(&self, image: &Image) {
-        let _ = fs::remove_file(self.at("state.db.torn"));
+        let _ = fs::remove_file(self.at("state.db.torn-1"));
         image.write(self.path());
     }
 }

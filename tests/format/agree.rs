@@ -17,7 +17,7 @@ pub(crate) fn agree(file: &[u8], key: &[u8], what: &str) -> &'static str {
             agree_on_log(&log, &store, what);
             agree_on_frames(file, key, &log, what);
             if let Some(until) = log.torn_until {
-                assert_eq!(memory.bytes("/state.db.torn"), file[log.end..until], "{what}");
+                assert_eq!(memory.bytes("/state.db.torn-1"), file[log.end..until], "{what}");
                 assert_eq!(memory.bytes(PATH), file[..log.end], "{what}");
             } else {
                 assert_eq!(memory.bytes(PATH), file, "{what}");

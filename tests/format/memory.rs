@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use backupy_state::testing::{Access, File, FileId, Folder, Map, PathKind, RenameError, Status, Storage};
+use backupy_state::testing::{Access, File, FileId, Folder, Map, PathKind, RenameError, Storage};
 
 #[derive(Debug, Default)]
 pub(crate) struct Memory {
@@ -117,15 +117,13 @@ impl Folder for MemoryFolder {
     }
 }
 
-impl MemoryFile {
+impl File for MemoryFile {
     fn id(&self) -> FileId {
         FileId { device: 1, inode: Arc::as_ptr(&self.0) as u64 }
     }
-}
 
-impl File for MemoryFile {
-    fn status(&self) -> io::Result<Status> {
-        Ok(Status { id: self.id(), names: 1 })
+    fn names(&self) -> io::Result<u64> {
+        Ok(1)
     }
 
     fn try_lock(&self) -> io::Result<bool> {

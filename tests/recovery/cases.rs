@@ -125,9 +125,9 @@ fn a_torn_tail_is_quarantined_and_the_store_is_usable() {
     written.image.append(torn).append(&[0; 500]);
     let (place, store) = open_image(&written.image);
     let report = store.recovery();
-    assert_eq!(report.quarantined.as_deref(), Some(store.path().with_file_name("state.db.torn").as_path()));
+    assert_eq!(report.quarantined.as_deref(), Some(store.path().with_file_name("state.db.torn-1").as_path()));
     assert_eq!((report.quarantined_bytes, report.records), (torn.len() as u64, 10));
-    assert_eq!(fs::read(place.at("state.db.torn")).unwrap(), torn);
+    assert_eq!(fs::read(place.at("state.db.torn-1")).unwrap(), torn);
 
     store.enqueue_job("run-3", b"written where the tail was").unwrap();
     store.close().unwrap();
@@ -135,17 +135,17 @@ fn a_torn_tail_is_quarantined_and_the_store_is_usable() {
     assert!(store.recovery().clean);
     assert_eq!(store.recovery().quarantined, None);
     assert_eq!(store.job("run-3").unwrap().unwrap().payload, b"written where the tail was");
-    assert!(place.at("state.db.torn").exists(), "it is kept until there is another");
+    assert!(place.at("state.db.torn-1").exists(), "it is kept until there is another");
 }
 
 #[test]
 fn a_torn_tail_replaces_an_older_one() {
     let place = Place::new();
-    fs::write(place.at("state.db.torn"), "an older tail, and a longer one than the next").unwrap();
+    fs::write(place.at("state.db.torn-1"), "an older tail, and a longer one than the next").unwrap();
     let mut written = bare();
     written.image.append(b"newer").write(place.path());
     let _store = place.try_open().unwrap();
-    assert_eq!(fs::read(place.at("state.db.torn")).unwrap(), b"newer");
+    assert_eq!(fs::read(place.at("state.db.torn-1")).unwrap(), b"newer");
 }
 
 #[test]
@@ -223,10 +223,10 @@ fn a_torn_tail_that_cannot_be_quarantined_is_not_cut_off() {
     let place = Place::new();
     written.image.write(place.path());
     // A folder cannot be replaced by a file.
-    fs::create_dir(place.at("state.db.torn")).unwrap();
+    fs::create_dir(place.at("state.db.torn-1")).unwrap();
     assert!(matches!(place.try_open(), Err(Error::Io { .. })));
     assert!(Image::read(place.path()) == written.image);
-    fs::remove_dir(place.at("state.db.torn")).unwrap();
+    fs::remove_dir(place.at("state.db.torn-1")).unwrap();
     assert_eq!(State::take(&place.try_open().unwrap()), *written.last());
 }
 
@@ -235,7 +235,7 @@ fn the_copy_of_a_torn_tail_is_for_its_owner_only() {
     let mut written = bare();
     written.image.append(b"torn");
     let (place, _store) = open_image(&written.image);
-    assert_eq!(fs::metadata(place.at("state.db.torn")).unwrap().mode() & 0o777, 0o600);
+    assert_eq!(fs::metadata(place.at("state.db.torn-1")).unwrap().mode() & 0o777, 0o600);
 }
 
 #[test]

@@ -3,7 +3,7 @@
 use std::io::{self, ErrorKind};
 use std::sync::MutexGuard;
 
-use backupy_state::testing::{Attributes, File, Map, Status};
+use backupy_state::testing::{Attributes, File, FileId, Map};
 
 use super::{DiskState, EIO, ENOSPC, Failure, Op, Sim, file_id};
 
@@ -32,10 +32,13 @@ impl SimFile {
 }
 
 impl File for SimFile {
-    fn status(&self) -> io::Result<Status> {
-        let (state, _) = self.begin(Op::Status)?;
-        let names = state.world.names.values().filter(|&&inode| inode == self.inode).count() as u64;
-        Ok(Status { id: file_id(self.inode as u64), names })
+    fn id(&self) -> FileId {
+        file_id(self.inode as u64)
+    }
+
+    fn names(&self) -> io::Result<u64> {
+        let (state, _) = self.begin(Op::FileNames)?;
+        Ok(state.world.names.values().filter(|&&inode| inode == self.inode).count() as u64)
     }
 
     fn try_lock(&self) -> io::Result<bool> {
@@ -165,10 +168,12 @@ impl SimLockFile {
 }
 
 impl File for SimLockFile {
-    fn status(&self) -> io::Result<Status> {
-        let (state, _) = self.begin(Op::Status)?;
-        let names = state.lock_files.values().filter(|&&inode| inode == self.inode).count() as u64;
-        Ok(Status { id: file_id(self.inode), names })
+    fn id(&self) -> FileId {
+        file_id(self.inode)
+    }
+
+    fn names(&self) -> io::Result<u64> {
+        unimplemented!("a lock file")
     }
 
     fn try_lock(&self) -> io::Result<bool> {

@@ -66,7 +66,8 @@ pub enum Op {
     OpenDir,
     SyncDir,
     Random,
-    Status,
+    /// How many names a file has.
+    FileNames,
     TryLock,
     GetAttributes,
     SetAttributes,

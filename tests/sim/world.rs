@@ -177,8 +177,15 @@ impl World {
     pub fn of(image: &Image) -> Self {
         let mut world = World::default();
         for (path, content) in image {
-            world.names.insert(path.clone(), world.inodes.len());
-            world.inodes.push(Arc::new(Inode::durable(content.clone())));
+            // An image does not say which names are of one file. Each log has a salt of its own, so two files that are
+            // equal are one.
+            let same =
+                world.inodes.iter().position(|inode| inode.live.len() > 0 && inode.live.hash() == content.hash());
+            let inode = same.unwrap_or(world.inodes.len());
+            world.names.insert(path.clone(), inode);
+            if inode == world.inodes.len() {
+                world.inodes.push(Arc::new(Inode::durable(content.clone())));
+            }
         }
         world.durable_names = world.names.clone();
         world
