@@ -16,6 +16,8 @@
 
 use std::path::Path;
 
+use rustix::io::Errno;
+
 use super::header::read_header_page;
 use super::quarantine;
 use super::scan::{Concurrency, RawScanner, ScanItem};
@@ -64,7 +66,10 @@ pub(crate) fn clear(storage: &dyn Storage, path: &Path, expected: Unfinished<'_>
     if paths::kind_at(storage, &new)? != PathKind::File {
         return Err(in_the_way(&new, "it is no regular file"));
     }
-    let file = storage.open(&new, Access::Write).map_err(|source| Error::io("open", &new, source))?;
+    let file = storage.open(&new, Access::Write).map_err(|source| match source.raw_os_error() {
+        Some(code) if code == Errno::LOOP.raw_os_error() => in_the_way(&new, "it is a symbolic link"),
+        _ => Error::io("open", &new, source),
+    })?;
     if !lock::is_locked_now(storage, &new, &*file)? {
         return Err(in_the_way(&new, "a process is writing it: another copy is being made there"));
     }

@@ -182,13 +182,14 @@ fn a_lock_file_that_is_a_link_is_refused_and_its_target_is_not_touched() {
 }
 
 #[test]
-fn a_left_over_that_is_a_link_is_removed_and_its_target_is_not_touched() {
+fn a_link_in_the_place_of_a_left_over_is_refused_and_its_target_is_not_touched() {
     let place = Place::new();
     fs::write(place.at("victim"), "text").unwrap();
     symlink("victim", place.at("state.db.new")).unwrap();
-    place.open().close().unwrap();
+    let refused = Store::open(place.path(), &key()).unwrap_err();
+    assert!(refused.to_string().contains("state.db.new is in the way: it is a symbolic link"), "{refused}");
     assert_eq!(fs::read(place.at("victim")).unwrap(), b"text");
-    assert_eq!(names(place.folder()), ["state.db", "state.db.lock", "victim"]);
+    assert_eq!(names(place.folder()), ["state.db.lock", "state.db.new", "victim"]);
 }
 
 // ---- Modes and left-overs ----
@@ -224,8 +225,13 @@ fn every_file_is_for_its_owner_only_whatever_the_umask() {
 #[test]
 fn what_a_crash_during_creation_left_over_is_removed() {
     let place = Place::new();
-    for has_store in [false, true] {
-        fs::write(place.at("state.db.new"), "half a header").unwrap();
+    let other = Place::new();
+    drop(other.open());
+    let header = fs::read(other.path()).unwrap();
+    let half_a_header = &header[..100];
+    for (has_store, left_over) in [(false, half_a_header), (true, &[0; 4096]), (true, half_a_header), (true, &[])]
+    {
+        fs::write(place.at("state.db.new"), left_over).unwrap();
         let store = place.open();
         assert_eq!(store.recovery().created, !has_store);
         assert_eq!(names(place.folder()), ["state.db", "state.db.lock"]);
@@ -233,14 +239,13 @@ fn what_a_crash_during_creation_left_over_is_removed() {
 }
 
 #[test]
-fn a_left_over_that_cannot_be_removed_is_an_io_error_that_names_it() {
+fn a_folder_in_the_place_of_a_left_over_is_named_as_in_the_way() {
     let place = Place::new();
     place.open().enqueue_job("run-1", b"payload").unwrap();
-    // A folder is not removed by mistake.
     fs::create_dir(place.at("state.db.new")).unwrap();
     let opened = place.try_open();
-    let Err(Error::Io { path, .. }) = &opened else { panic!("{opened:?}") };
-    assert!(path.ends_with("state.db.new"));
+    let Err(Error::Invalid { what, .. }) = &opened else { panic!("{opened:?}") };
+    assert!(what.contains("state.db.new is in the way"), "{what}");
     fs::remove_dir(place.at("state.db.new")).unwrap();
     assert_eq!(place.open().queue_depth(), 1);
 }
@@ -249,10 +254,10 @@ fn a_left_over_that_cannot_be_removed_is_an_io_error_that_names_it() {
 fn a_left_over_is_not_removed_without_the_lock() {
     let place = Place::new();
     let store = place.open();
-    fs::write(place.at("state.db.new"), "being written by the holder").unwrap();
+    fs::write(place.at("state.db.new"), [0; 100]).unwrap();
     assert!(matches!(place.try_open(), Err(Error::Locked { .. })));
     assert!(Snapshot::open(place.path(), &key()).is_ok());
-    assert_eq!(fs::read(place.at("state.db.new")).unwrap(), b"being written by the holder");
+    assert_eq!(fs::read(place.at("state.db.new")).unwrap(), [0; 100]);
     drop(store);
     drop(place.open());
     assert!(!place.at("state.db.new").exists());

@@ -135,17 +135,36 @@ fn a_torn_tail_is_quarantined_and_the_store_is_usable() {
     assert!(store.recovery().clean);
     assert_eq!(store.recovery().quarantined, None);
     assert_eq!(store.job("run-3").unwrap().unwrap().payload, b"written where the tail was");
-    assert!(place.at("state.db.torn-1").exists(), "it is kept until there is another");
+    assert!(place.at("state.db.torn-1").exists(), "it is kept");
 }
 
 #[test]
-fn a_torn_tail_replaces_an_older_one() {
+fn each_torn_tail_gets_a_name_of_its_own_and_the_eight_newest_are_kept() {
     let place = Place::new();
-    fs::write(place.at("state.db.torn-1"), "an older tail, and a longer one than the next").unwrap();
-    let mut written = bare();
-    written.image.append(b"newer").write(place.path());
-    let _store = place.try_open().unwrap();
-    assert_eq!(fs::read(place.at("state.db.torn-1")).unwrap(), b"newer");
+    let Written { image, .. } = bare();
+    for number in 1..=11_u8 {
+        image.clone().append(&[number]).write(place.path());
+        let report = place.try_open().unwrap().recovery().clone();
+        assert!(report.quarantined.unwrap().ends_with(format!("state.db.torn-{number}")));
+    }
+    let kept = names(place.folder()).into_iter().filter(|name| name.contains(".torn"));
+    let mut kept: Vec<_> = kept.map(|name| fs::read(place.at(&name)).unwrap()).collect();
+    kept.sort();
+    assert_eq!(kept, (4..=11).map(|number| vec![number]).collect::<Vec<_>>());
+}
+
+/// A crash may come between the copy and the cut.
+#[test]
+fn a_torn_tail_that_was_kept_before_is_not_kept_twice() {
+    let place = Place::new();
+    let Written { mut image, .. } = bare();
+    image.append(b"the same tail");
+    for _ in 0..3 {
+        image.write(place.path());
+        let report = place.try_open().unwrap().recovery().clone();
+        assert!(report.quarantined.unwrap().ends_with("state.db.torn-1"));
+    }
+    assert!(!place.at("state.db.torn-2").exists());
 }
 
 #[test]
@@ -217,17 +236,18 @@ fn a_header_that_claims_a_huge_frame_costs_no_memory() {
 // ---- What recovery leaves on the disk ----
 
 #[test]
-fn a_torn_tail_that_cannot_be_quarantined_is_not_cut_off() {
+fn a_torn_tail_does_not_get_a_name_that_is_taken() {
     let mut written = bare();
     written.image.append(b"torn");
     let place = Place::new();
     written.image.write(place.path());
-    // A folder cannot be replaced by a file.
     fs::create_dir(place.at("state.db.torn-1")).unwrap();
-    assert!(matches!(place.try_open(), Err(Error::Io { .. })));
-    assert!(Image::read(place.path()) == written.image);
-    fs::remove_dir(place.at("state.db.torn-1")).unwrap();
-    assert_eq!(State::take(&place.try_open().unwrap()), *written.last());
+    std::os::unix::fs::symlink("nowhere", place.at("state.db.torn-2")).unwrap();
+    let store = place.try_open().unwrap();
+    assert!(store.recovery().quarantined.as_ref().unwrap().ends_with("state.db.torn-3"));
+    assert_eq!(fs::read(place.at("state.db.torn-3")).unwrap(), b"torn");
+    assert_eq!(State::take(&store), *written.last());
+    assert!(!place.at("nowhere").exists());
 }
 
 #[test]

@@ -226,7 +226,7 @@ fn fails_for_good(call: Call, error: &Error) -> bool {
             matches!(*operation, "sync the folder" | "cut off the preallocated space of")
         }
         Call::Backup => false,
-        _ => matches!(*operation, "write" | "sync" | "allocate space in"),
+        _ => matches!(*operation, "write" | "sync" | "cut off the preallocated space of"),
     }
 }
 
