@@ -123,13 +123,21 @@ fn parse(page: &[u8; META_END], offset: u64) -> ParsedMeta {
     })
 }
 
-/// The error for a file without a valid meta page.
-fn refusal(path: &Path, source: &dyn Source, len: u64, metas: [ParsedMeta; 2]) -> Error {
-    let foreign = |what| Error::NotAStore { path: path.to_path_buf(), what };
+/// Fails if the file is a store of this crate.
+pub(super) fn refuse_store(path: &Path, source: &dyn Source) -> Result<()> {
     let mut magic = [0; MAGIC.len()];
     if source.read_exact_at(&mut magic, 0).is_ok() && magic == MAGIC {
         let what = format!("{} is already a store, not a bbolt file; open it directly", path.display());
-        return Error::Invalid { what };
+        return Err(Error::Invalid { what });
+    }
+    Ok(())
+}
+
+/// The error for a file without a valid meta page.
+fn refusal(path: &Path, source: &dyn Source, len: u64, metas: [ParsedMeta; 2]) -> Error {
+    let foreign = |what| Error::NotAStore { path: path.to_path_buf(), what };
+    if let Err(error) = refuse_store(path, source) {
+        return error;
     }
     if metas.iter().any(|parsed| matches!(parsed, ParsedMeta::OtherVersion)) {
         return foreign("a bbolt file of a version that cannot be imported");

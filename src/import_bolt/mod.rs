@@ -11,8 +11,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use crate::log::place;
-use crate::storage::Disk;
-use crate::storage::paths;
+use crate::storage::{Disk, names, paths};
 use crate::{AgentKey, Config, Error, LogEvent, QueuedJob, Result, Session, Store};
 
 mod transfer;
@@ -113,7 +112,7 @@ pub struct ImportReport {
 /// next call continues after them.
 pub fn import_bolt(from: impl AsRef<Path>, key: &AgentKey, into: &Store) -> Result<ImportReport> {
     let from = from.as_ref();
-    if place::belongs_to(&Disk, from, into.path()) {
+    if place::belongs_to(&Disk, from, into.path()) && names::own_name(from).is_some() {
         return Err(place::reserved(from));
     }
     let file = open(from)?;
@@ -248,6 +247,8 @@ fn open(path: &Path) -> Result<fs::File> {
     let flags = rustix::fs::OFlags::NONBLOCK.bits().cast_signed();
     let opened = fs::OpenOptions::new().read(true).custom_flags(flags).open(path);
     let file = opened.map_err(|source| Error::io("open", path, source))?;
+    // Before the lock, which an agent may have.
+    meta::refuse_store(path, &file)?;
     match fs2::FileExt::try_lock_shared(&file) {
         Ok(()) => Ok(file),
         Err(error) if error.kind() == ErrorKind::WouldBlock => Err(Error::Locked {

@@ -6,6 +6,7 @@
 use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
 use super::group_commit::FrameId;
 use crate::Error;
@@ -20,6 +21,9 @@ pub(crate) struct LogFile {
     pub(crate) path: PathBuf,
     /// The one handle of this process. It has the lock, if the log is open to write.
     pub(crate) file: Arc<dyn File>,
+    /// Whether the name of the file is known to be durable. Whoever put a log in its place, by `mv` for instance, need
+    /// not have synced the folder.
+    pub(crate) is_name_durable: AtomicBool,
     pub(crate) sealer: Sealer,
     pub(crate) crc: SaltedCrc,
 }

@@ -20,6 +20,7 @@
 
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Instant;
 
 use super::create::{create_log, fill_random};
@@ -73,6 +74,7 @@ pub(crate) fn create(
     }
     // Guards against a power cut that removes the new name after calls were acknowledged.
     paths::sync(&*folder, path)?;
+    log.is_name_durable.store(true, Ordering::Relaxed);
     let replay = Replay::new(order, LogPosition::first(&header.authenticator));
     let report = RecoveryReport { created: true, clean: true, ..report(&replay, started) };
     Ok(Some(Recovered { log: Arc::new(log), header, replay, allocated: HEADER_PAGE_LEN as u64, report }))
@@ -110,6 +112,7 @@ pub(crate) fn open(
         // Guards against a power cut that undoes a rename: a crash may have come between the rename of a creation
         // or a compaction and the sync of its folder.
         paths::sync_folder(storage, path)?;
+        log.is_name_durable.store(true, Ordering::Relaxed);
         let recheck_from = replay.recheck_from();
         log.file.drop_cache(recheck_from.end).map_err(log.io("drop the page cache of"))?;
         let mut recheck = Replay::new(order, recheck_from);

@@ -336,7 +336,7 @@ impl Store {
     }
 
     pub(super) fn wait_durable(&self, pending: &Pending) -> Result<()> {
-        self.tell_failure(pending.wait())
+        self.tell_failure(pending.wait(&*self.shared.storage))
     }
 }
 
