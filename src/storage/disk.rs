@@ -6,11 +6,13 @@
 use std::ffi::OsString;
 use std::fs;
 use std::io::{self, ErrorKind};
+#[cfg(target_os = "linux")]
+use std::os::fd::AsFd;
 use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 #[cfg(target_os = "linux")]
-use rustix::fs::{CWD, RenameFlags};
+use rustix::fs::{AtFlags, CWD, RenameFlags, Statx, StatxFlags, statx};
 use rustix::io::{Errno, retry_on_intr};
 
 use super::{Access, Attributes, File, FileId, Folder, Map, PathKind, RenameError, Storage, is_refused};
@@ -49,6 +51,11 @@ impl Storage for Disk {
     }
 
     fn id(&self, path: &Path) -> io::Result<Option<FileId>> {
+        #[cfg(target_os = "linux")]
+        if let Some(found) = status(CWD, path, AtFlags::SYMLINK_NOFOLLOW, StatxFlags::INO) {
+            let device = rustix::fs::makedev(found.stx_dev_major, found.stx_dev_minor);
+            return Ok(Some(FileId { device, inode: found.stx_ino }));
+        }
         match fs::symlink_metadata(path) {
             Ok(found) => Ok(Some(id_of(&found))),
             Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => Ok(None),
@@ -62,12 +69,9 @@ impl Storage for Disk {
 
     #[cfg(target_os = "linux")]
     fn is_mount_point(&self, path: &Path) -> bool {
-        use rustix::fs::{AtFlags, CWD, StatxFlags, statx};
-
         let mount_of = |path: &Path| {
-            let found = statx(CWD, path, AtFlags::SYMLINK_NOFOLLOW, StatxFlags::MNT_ID).ok()?;
-            // An old kernel does not know.
-            (found.stx_mask & StatxFlags::MNT_ID.bits() != 0).then_some(found.stx_mnt_id)
+            let found = status(CWD, path, AtFlags::SYMLINK_NOFOLLOW, StatxFlags::MNT_ID)?;
+            Some(found.stx_mnt_id)
         };
         let folder = path.parent().unwrap_or(path);
         matches!((mount_of(path), mount_of(folder)), (Some(file), Some(folder)) if file != folder)
@@ -141,6 +145,16 @@ fn kind_of(found: fs::FileType) -> PathKind {
 
 fn id_of(found: &fs::Metadata) -> FileId {
     FileId { device: found.dev(), inode: found.ino() }
+}
+
+/// Asks for one thing about a file; `None` if the system does not tell.
+///
+/// std asks for all times as well. Since Linux 6.13, a write to a file whose times were asked for changes its inode,
+/// and the next sync then takes half as long again.
+#[cfg(target_os = "linux")]
+fn status(folder: impl AsFd, path: &Path, flags: AtFlags, what: StatxFlags) -> Option<Statx> {
+    let found = statx(folder, path, flags, what).ok()?;
+    (found.stx_mask & what.bits() == what.bits()).then_some(found)
 }
 
 /// To read. A FIFO that has replaced the file would make an open without `O_NONBLOCK` hang, and a symbolic link would
@@ -251,6 +265,10 @@ impl File for DiskFile {
     }
 
     fn names(&self) -> io::Result<u64> {
+        #[cfg(target_os = "linux")]
+        if let Some(found) = status(&self.file, Path::new(""), AtFlags::EMPTY_PATH, StatxFlags::NLINK) {
+            return Ok(found.stx_nlink.into());
+        }
         Ok(self.file.metadata()?.nlink())
     }
 
