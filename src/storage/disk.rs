@@ -170,9 +170,15 @@ fn open_lock_file(path: &Path) -> io::Result<Box<dyn File>> {
     // First without O_CREAT, which the system refuses for another user's file in a sticky folder.
     let file = match options().write(true).open(path) {
         Err(error) if error.kind() == ErrorKind::NotFound => {
-            let file = options().write(true).create_new(true).open(path)?;
-            give_to_owner_of_log(&file, path);
-            file
+            match options().write(true).create_new(true).open(path) {
+                // Another process was faster.
+                Err(error) if error.kind() == ErrorKind::AlreadyExists => return open_lock_file(path),
+                created => {
+                    let file = created?;
+                    give_to_owner_of_log(&file, path);
+                    file
+                }
+            }
         }
         Err(error) if error.raw_os_error() == Some(Errno::LOOP.raw_os_error()) => {
             return Err(refused_lock_file("is a symbolic link"));

@@ -261,3 +261,19 @@ fn a_log_that_failed_authentication_is_quarantined_and_rekeyed() {
     assert_eq!(take(store).jobs.len(), 4);
     assert_eq!(start(&subject.frames[0]), 4096);
 }
+
+/// Both copies of the header are damaged in different fields. Which key it was written under shows only when the fields
+/// are combined.
+#[test]
+fn a_damaged_header_is_combined_under_the_previous_key_too() {
+    let (_, mut image, expected) = damaged();
+    let content = image.get_mut(&PathBuf::from(PATH)).unwrap();
+    content.write(&[0x55; 4], 32);
+    content.write(&[0x55; 4], 2048 + 80);
+    let sim = Sim::on(&image, 12);
+    let mut options = options(&sim);
+    assert!(matches!(options.open(PATH, &other_key()), Err(Error::Corrupt { offset: 0, .. })));
+    let store = options.previous_key(key()).open(PATH, &other_key()).unwrap();
+    assert!(store.recovery().rekeyed && store.recovery().salvaged.is_some());
+    assert_eq!(take(store).jobs, expected.jobs);
+}
