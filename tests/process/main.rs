@@ -8,6 +8,7 @@ mod common;
 
 mod compaction_threads;
 mod full_disk;
+mod identity;
 mod kills;
 mod locking;
 mod paths;
