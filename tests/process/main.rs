@@ -11,6 +11,7 @@ mod full_disk;
 mod identity;
 mod kills;
 mod locking;
+mod names;
 mod paths;
 mod snapshots;
 mod system_calls;
