@@ -7,6 +7,7 @@
 mod common;
 
 mod compaction_threads;
+mod forks;
 mod full_disk;
 mod identity;
 mod kills;
