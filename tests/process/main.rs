@@ -14,6 +14,7 @@ mod kills;
 mod locking;
 mod names;
 mod paths;
+mod refusals;
 mod snapshots;
 mod system_calls;
 mod threads;
