@@ -6,6 +6,7 @@
 #[path = "../common/mod.rs"]
 mod common;
 
+mod attributes;
 mod compaction_threads;
 mod forks;
 mod full_disk;
