@@ -167,19 +167,7 @@ fn options() -> fs::OpenOptions {
 }
 
 fn open_lock_file(path: &Path) -> io::Result<Box<dyn File>> {
-    // First without O_CREAT, which the system refuses for another user's file in a sticky folder.
-    let file = match options().write(true).open(path) {
-        Err(error) if error.kind() == ErrorKind::NotFound => {
-            match options().write(true).create_new(true).open(path) {
-                // Another process was faster.
-                Err(error) if error.kind() == ErrorKind::AlreadyExists => return open_lock_file(path),
-                created => {
-                    let file = created?;
-                    give_to_owner_of_log(&file, path);
-                    file
-                }
-            }
-        }
+    let file = match open_or_create(path) {
         Err(error) if error.raw_os_error() == Some(Errno::LOOP.raw_os_error()) => {
             return Err(refused_lock_file("is a symbolic link"));
         }
@@ -194,6 +182,26 @@ fn open_lock_file(path: &Path) -> io::Result<Box<dyn File>> {
     }
     Ok(Box::new(DiskFile { file, id: id_of(&found) }))
 }
+
+/// First without `O_CREAT`, which the system refuses for another user's file in a sticky folder.
+fn open_or_create(lock_file: &Path) -> io::Result<fs::File> {
+    let mut tries = 0;
+    loop {
+        tries += 1;
+        match options().write(true).open(lock_file) {
+            Err(error) if error.kind() == ErrorKind::NotFound => {}
+            opened => return opened,
+        }
+        match options().write(true).create_new(true).open(lock_file) {
+            // Another process has just created it.
+            Err(error) if error.kind() == ErrorKind::AlreadyExists && tries < LOCK_TRIES_MAX => {}
+            created => return created.inspect(|file| give_to_owner_of_log(file, lock_file)),
+        }
+    }
+}
+
+/// Between each two of them, another process has created the lock file and removed it again.
+const LOCK_TRIES_MAX: u32 = 100;
 
 fn refused_lock_file(what: &str) -> io::Error {
     io::Error::new(ErrorKind::InvalidInput, format!("it {what}; remove it while no agent runs"))

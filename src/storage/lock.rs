@@ -11,7 +11,7 @@ use std::process;
 use std::time::{Duration, Instant};
 
 use super::names::{LOCK, sibling};
-use super::{Access, File, Storage, write_all_at};
+use super::{Access, File, Storage, create_error, write_all_at};
 use crate::{Error, Result};
 
 /// How long a caller still waits for a lock.
@@ -63,12 +63,12 @@ impl LockFile {
     /// Takes the lock on the lock file of the log at `path`.
     ///
     /// # Errors
-    /// `Locked` if another handle has it until the time is up, `Io`.
+    /// `Locked` if another handle has it until the time is up, `Full` if there is no space for a new one, `Io`.
     pub(crate) fn acquire(storage: &dyn Storage, path: &Path, wait: &mut Wait<'_>) -> Result<Self> {
         let path = sibling(path, LOCK);
         loop {
             let file = storage.open(&path, Access::Lock);
-            let file = file.map_err(|source| Error::io("open the lock file", &path, source))?;
+            let file = file.map_err(create_error("open the lock file", &path))?;
             if is_locked_now(storage, &path, &*file)? {
                 return Ok(LockFile { file, owner: process::id() });
             }

@@ -43,6 +43,37 @@ fn child_command(program: impl AsRef<OsStr>, test: &str, path: &Path) -> Command
     command
 }
 
+/// The command, started by another program, whose last arguments it becomes.
+pub(crate) fn started_by<S: AsRef<OsStr>>(program: &[S], plain: &Command) -> Command {
+    let mut command = Command::new(&program[0]);
+    command.args(&program[1..]).arg(plain.get_program()).args(plain.get_args());
+    command.envs(plain.get_envs().filter_map(|(name, value)| Some((name, value?))));
+    command.stdin(Stdio::null()).stdout(Stdio::piped());
+    command
+}
+
+/// The command, started by a shell after `script`, in which `$FOLDER` is the folder of the child's path.
+pub(crate) fn after_script(script: &str, plain: &Command) -> Command {
+    let mut command = started_by(&["sh", "-c", &format!("set -e; {script}; exec \"$0\" \"$@\"")], plain);
+    let path = plain.get_envs().find_map(|(name, value)| (name == PATH_VAR).then_some(value?));
+    if let Some(folder) = path.and_then(|path| Path::new(path).parent()) {
+        command.env("FOLDER", folder);
+    }
+    command
+}
+
+/// The same in a mount namespace of its own, so that no other process sees what the script mounts. `None`, and
+/// says so, where this process may not make one.
+pub(crate) fn with_mounts(script: &str, plain: &Command) -> Option<Command> {
+    let program = ["unshare", "--mount", "--propagation", "private"];
+    let mut probe = started_by(&program, &after_script("mount -t tmpfs none /mnt", &Command::new("true")));
+    if probe.stderr(Stdio::null()).status().is_ok_and(|status| status.success()) {
+        return Some(started_by(&program, &after_script(script, plain)));
+    }
+    say_skipped("there can be no mount namespace here: nothing is mounted");
+    None
+}
+
 /// Whether this process may do everything, so that the modes of files do not bind it.
 pub(crate) fn is_root() -> bool {
     use std::os::unix::fs::MetadataExt;

@@ -6,6 +6,8 @@
 
 #![allow(dead_code, reason = "each test binary uses a part of it")]
 
+use std::time::Duration;
+
 fn choose<T>(sample: T, full: T) -> T {
     if std::env::var("CI").is_ok_and(|ci| ci == "true") { full } else { sample }
 }
@@ -74,6 +76,21 @@ pub(crate) fn kills() -> usize {
 /// `full_disk`: how many times a disk is filled and emptied.
 pub(crate) fn full_disk_cycles() -> usize {
     choose(3, 20)
+}
+
+/// `identity`: how long threads write while a log is compacted again and again, on each file system.
+pub(crate) fn compaction_race() -> Duration {
+    choose(Duration::from_secs(1), Duration::from_secs(20))
+}
+
+/// `identity`: how many times several processes create a store at the same path at once.
+pub(crate) fn creation_races() -> usize {
+    choose(3, 40)
+}
+
+/// `refusals`: of the errors with which a system call is refused, one in this many is tried.
+pub(crate) fn refusal_step() -> usize {
+    choose(3, 1)
 }
 
 /// `system_calls`: of the calls whose failure should lose nothing, one in this many fails.

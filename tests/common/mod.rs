@@ -25,7 +25,9 @@ use std::time::Duration;
 use backupy_state::{AgentKey, Error, OpenOptions, Result, Snapshot, Store, verify};
 use tempfile::TempDir;
 
-pub(crate) use child::{Child, child_path, is_root, say, say_skipped, spawn, test_binary};
+pub(crate) use child::{
+    Child, after_script, child_path, is_root, say, say_skipped, spawn, started_by, test_binary, with_mounts,
+};
 pub(crate) use counted::CountedDisk;
 pub(crate) use damage::HEADER_PAGE_LEN;
 pub(crate) use damage::Image;

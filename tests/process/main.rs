@@ -6,11 +6,16 @@
 #[path = "../common/mod.rs"]
 mod common;
 
+mod attributes;
 mod compaction_threads;
+mod forks;
 mod full_disk;
+mod identity;
 mod kills;
 mod locking;
+mod names;
 mod paths;
+mod refusals;
 mod snapshots;
 mod system_calls;
 mod threads;
