@@ -87,11 +87,6 @@ mod silent {
     pub(crate) fn opened(_: &Path, _: &RecoveryReport) {}
     pub(crate) fn open_failed(_: &Path, _: &Error) {}
     pub(crate) fn damage_quarantined(_: &Path, _: &Error, _: &SalvageReport) {}
-    pub(crate) fn left_over_kept(path: &Path, kept: &Path) {
-        let kept = kept.display();
-        warn!(path = %path.display(), %kept, "a log was in the place of a left-over; kept it under another name");
-    }
-
     pub(crate) fn left_over_kept(_: &Path, _: &Path) {}
     pub(crate) fn drops_unreadable(_: &Path, _: &Error) {}
     pub(crate) fn compacted(_: &Path, _: &CompactionReport) {}
