@@ -29,7 +29,7 @@ pub(crate) use child::{Child, child_path, is_root, say, say_skipped, spawn, test
 pub(crate) use counted::CountedDisk;
 pub(crate) use damage::HEADER_PAGE_LEN;
 pub(crate) use damage::Image;
-pub(crate) use hooked::{Hooked, Hooks};
+pub(crate) use hooked::{Hooked, Hooks, Refusable};
 pub(crate) use model::{Action, Shown};
 pub(crate) use random::Random;
 pub(crate) use state::State;
