@@ -424,9 +424,9 @@ fn a_layer_that_calls_the_store_gets_through_when_a_left_over_is_kept() {
             salvage(place.path(), &key(), place.at("salvaged.db")).unwrap();
             fs::rename(place.at("salvaged.db"), place.at("state.db.new")).unwrap();
             if compact {
-                store.compact().map(drop).unwrap()
+                store.compact().map(drop).unwrap();
             } else {
-                store.rekey(&key()).unwrap()
+                store.rekey(&key()).unwrap();
             }
             await_event(&events, &format!("state.db.damaged-{number}"));
             await_event(&events, "compacted the log");
