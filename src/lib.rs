@@ -61,7 +61,9 @@
 //! # Features
 //!
 //! - `tracing`: events for open, recovery, compaction and failure, and for a key file that every user can read.
-//!   They hold paths and counts, never payloads or keys.
+//!   They hold paths and counts, never payloads or keys. None is emitted while a lock is held, so a subscriber may
+//!   call the store. One that buffers events in the store must leave out those whose target starts with
+//!   `backupy_state`, or it calls itself without end on a full disk: see `examples/log_layer.rs`.
 //! - `ring`: AES-256-GCM by ring instead of aes-gcm: the same bytes in less time. It compiles C and assembly, and
 //!   ring does not wipe its keys from memory.
 //! - `import-bolt`: `import_bolt`, which reads the bbolt file of the Go agent.

@@ -3,7 +3,7 @@
 //! **No part of the interface.** Anything here may change or go in any release.
 
 use std::ops::Range;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 #[cfg(feature = "import-bolt")]
@@ -68,6 +68,15 @@ pub fn live_ranges(snapshot: &Snapshot) -> Vec<Range<u64>> {
 pub fn belongs_to_store(path: &Path, state: &Path) -> bool {
     let state = place::resolve(&Disk, state, Purpose::Reading);
     state.is_ok_and(|log| place::belongs_to(&Disk, path, &log))
+}
+
+/// Where [`Store::backup`] and [`salvage`](crate::salvage()) put a copy that is to be made at `to`.
+///
+/// # Errors
+/// [`Error::Invalid`](crate::Error::Invalid), [`Error::NotAStore`](crate::Error::NotAStore) for a folder or a device,
+/// [`Error::Io`](crate::Error::Io).
+pub fn path_of_copy(to: &Path) -> Result<PathBuf> {
+    place::resolve(&Disk, to, Purpose::Copy)
 }
 
 /// How many bytes of the new file a running compaction, rekey or backup has read back: for a progress bar. After

@@ -1,22 +1,29 @@
-//! The events of the `tracing` feature: for open, recovery and failure, and never a secret. Alone in its binary:
-//! other tests without a subscriber could make `tracing` disable an event for the whole process.
+//! The events of the `tracing` feature: for open, recovery and failure, and never a secret; and who listens to them may
+//! call the store. Alone in its binary: other tests without a subscriber could make `tracing` disable an event for the
+//! whole process.
 #![cfg(feature = "tracing")]
 #![allow(clippy::unwrap_used, reason = "a test panics where something is wrong")]
 
 mod common;
 
+use std::cell::Cell;
 use std::fmt::{Debug, Write};
 use std::fs;
+use std::io::{self, ErrorKind};
 use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::sync::{Arc, LazyLock, Mutex};
-use std::thread;
+use std::sync::mpsc::{self, Receiver};
+use std::sync::{Arc, Mutex, Once, Weak};
+use std::thread::{self, ThreadId};
+use std::time::Duration;
 
-use backupy_state::{AgentKey, Error, Store};
-use common::{Image, KEY, Place};
+use backupy_state::testing::{Storage, options_on, policy};
+use backupy_state::{AgentKey, Batch, Error, OpenOptions, Snapshot, Store, salvage};
+use common::{Hooked, Hooks, Image, KEY, Place, Refusable, existing, key, without_hanging};
 use tracing::field::{Field, Visit};
 use tracing::span::{Attributes, Id, Record};
-use tracing::{Dispatch, Event, Level, Metadata, Subscriber};
+use tracing::{Event, Level, Metadata, Subscriber};
 
 /// Keeps every event as a level and a line of text.
 #[derive(Clone, Default)]
@@ -56,11 +63,11 @@ impl Visit for Text {
     }
 }
 
-/// A place for a store. From the first one on, there is always a subscriber. Without one, `tracing` may disable an
-/// event for the whole process when it first occurs, even if another thread sets a subscriber at that moment.
+/// A place for a store. From the first one on, there is always a subscriber, the [`Router`]. Without one, `tracing` may
+/// disable an event for the whole process when it first occurs, even if another thread sets a subscriber at that moment.
 fn place() -> Place {
-    static SOMEBODY: LazyLock<Dispatch> = LazyLock::new(|| Dispatch::new(Listener::default()));
-    LazyLock::force(&SOMEBODY);
+    static ROUTER: Once = Once::new();
+    ROUTER.call_once(|| tracing::subscriber::set_global_default(Router).unwrap());
     Place::new()
 }
 
@@ -176,4 +183,291 @@ fn a_key_file_that_everybody_can_read_is_a_warning_with_its_path_and_mode() {
     let writer = thread::spawn(move || fs::write(to, KEY).unwrap());
     assert_eq!(events_of(|| drop(AgentKey::from_file(&fifo).unwrap())), []);
     writer.join().unwrap();
+}
+
+/// What a test does at each event of its store. The store that it gets is open, unless it is being closed.
+type Layer = Arc<dyn Fn(&str) + Send + Sync>;
+
+/// The layers, each with the folder of its store.
+static LAYERS: Mutex<Vec<(PathBuf, Layer)>> = Mutex::new(Vec::new());
+
+/// The subscriber of the whole process, also of the threads that a store starts. Calls the layer of the store that an
+/// event is about.
+struct Router;
+
+thread_local! {
+    /// Whether this thread is in a layer, whose own calls cause events too.
+    static IN_LAYER: Cell<bool> = const { Cell::new(false) };
+}
+
+impl Subscriber for Router {
+    fn enabled(&self, _: &Metadata<'_>) -> bool {
+        true
+    }
+
+    fn new_span(&self, _: &Attributes<'_>) -> Id {
+        Id::from_u64(1)
+    }
+
+    fn record(&self, _: &Id, _: &Record<'_>) {}
+
+    fn record_follows_from(&self, _: &Id, _: &Id) {}
+
+    fn event(&self, event: &Event<'_>) {
+        let mut text = Text(String::new());
+        event.record(&mut text);
+        let is_about = |folder: &PathBuf| text.0.contains(&format!("path={}/", folder.display()));
+        let layers = LAYERS.lock().unwrap();
+        let layer = layers.iter().find(|(folder, _)| is_about(folder)).map(|(_, layer)| Arc::clone(layer));
+        drop(layers);
+        if let Some(layer) = layer
+            && !IN_LAYER.replace(true)
+        {
+            layer(&text.0);
+            IN_LAYER.set(false);
+        }
+    }
+
+    fn enter(&self, _: &Id) {}
+
+    fn exit(&self, _: &Id) {}
+}
+
+fn listen(place: &Place, layer: impl Fn(&str) + Send + Sync + 'static) {
+    LAYERS.lock().unwrap().push((fs::canonicalize(place.folder()).unwrap(), Arc::new(layer)));
+}
+
+/// Opens a store, and from then on makes every kind of call on it at each of its events, on the thread of the event.
+/// What the calls return does not matter, as long as they return. The texts of the events arrive after the calls.
+fn open_with_layer(place: &Place, options: &OpenOptions) -> (Arc<Store>, Receiver<(ThreadId, String)>) {
+    let store = Arc::new(options.open(place.path(), &key()).unwrap());
+    let (weak, path, copy) = (Arc::downgrade(&store), place.path(), place.at("copy"));
+    let (send, events) = mpsc::channel();
+    listen(place, move |text| {
+        call_everything(&weak, &path, &copy);
+        let _ = send.send((thread::current().id(), text.to_owned()));
+    });
+    (store, events)
+}
+
+fn call_everything(store: &Weak<Store>, path: &Path, copy: &Path) {
+    // While the store is being closed, only its file is left to call.
+    let _ = Snapshot::open(path, &key()).map(|mut snapshot| snapshot.refresh());
+    let Some(store) = store.upgrade() else {
+        assert!(matches!(existing().open(path, &key()), Err(Error::Locked { .. })));
+        return;
+    };
+    let _ = (store.stats(), store.queue_depth(), store.anchor(), store.job("run-1"), store.dequeue_jobs(1));
+    let _ = (store.enqueue_job("by the layer", b"job"), store.ack_job("run-1"), store.record_heartbeat(1));
+    let _ = (store.buffer_log(1, b"event"), store.peek_logs(1).map(|batch| store.ack_logs(batch)));
+    let _ = (store.drain_logs(1), store.discard_unreadable_logs(), store.sync());
+    let _ = (store.compact(), store.rekey(&key()), store.backup(copy), fs::remove_file(copy.with_extension("db")));
+}
+
+/// Waits for an event with this text. Returns the thread that it was emitted on.
+#[track_caller]
+fn await_event(events: &Receiver<(ThreadId, String)>, part: &str) -> ThreadId {
+    let wait = || events.recv_timeout(Duration::from_secs(30)).expect(part);
+    std::iter::repeat_with(wait).find(|(_, text)| text.contains(part)).unwrap().0
+}
+
+/// Fails the calls that it was told to.
+#[derive(Clone, Debug, Default)]
+struct Refusals(Arc<Mutex<Option<(Refusable, ErrorKind)>>>);
+
+impl Hooks for Refusals {
+    fn refuse(&self, call: Refusable) -> io::Result<()> {
+        match *self.0.lock().unwrap() {
+            Some((refused, kind)) if refused == call => Err(kind.into()),
+            _ => Ok(()),
+        }
+    }
+}
+
+/// Opens a store with a layer on a disk that refuses calls.
+fn open_refusing(place: &Place) -> (Arc<Store>, Receiver<(ThreadId, String)>, Refusals) {
+    let hooked = Hooked::<Refusals>::default();
+    let refusals = hooked.hooks.clone();
+    let (store, events) = open_with_layer(place, &options_on(Arc::new(hooked) as Arc<dyn Storage>));
+    fill(&store);
+    (store, events, refusals)
+}
+
+/// Compacts by itself as soon as 16 KiB are dead.
+fn eager() -> OpenOptions {
+    let mut options = OpenOptions::new();
+    options.compaction(policy(|policy| policy.min_len = 0));
+    options
+}
+
+fn write_dead_bytes(store: &Store) {
+    for _ in 0..6 {
+        store.save_config(1, &[7; 8 << 10]).unwrap();
+    }
+}
+
+#[test]
+fn a_layer_that_calls_the_store_gets_through_when_the_disk_is_full() {
+    without_hanging(|| {
+        let place = place();
+        let (store, events, refusals) = open_refusing(&place);
+        *refusals.0.lock().unwrap() = Some((Refusable::Write, ErrorKind::StorageFull));
+        // Each call that appends by another way.
+        for refused in [
+            store.enqueue_job("run-2", b"job").map(drop),
+            store.save_config(2, b"configuration"),
+            store.buffer_log(2, b"event").map(drop),
+            store.write(Batch::new().enqueue_job("run-2", b"job").buffer_log(1, b"event")),
+        ] {
+            assert!(matches!(refused, Err(Error::Full { .. })), "{refused:?}");
+            await_event(&events, "no space left on the disk");
+        }
+        assert!(matches!(store.compact(), Err(Error::Full { .. })));
+        await_event(&events, "could not compact the log");
+        *refusals.0.lock().unwrap() = None;
+        store.enqueue_job("run-2", b"job").unwrap();
+        store.buffer_log(2, b"event").unwrap();
+        let batch = store.peek_logs(1).unwrap();
+        *refusals.0.lock().unwrap() = Some((Refusable::Write, ErrorKind::StorageFull));
+        for refused in
+            [store.ack_job("run-2").map(drop), store.ack_logs(batch).map(drop), store.drain_logs(1).map(drop)]
+        {
+            assert!(matches!(refused, Err(Error::Full { .. })), "{refused:?}");
+            await_event(&events, "no space left on the disk");
+        }
+    });
+}
+
+#[test]
+fn a_layer_that_calls_the_store_gets_through_when_a_write_a_sync_or_the_close_fails() {
+    without_hanging(|| {
+        for (call, part) in [(Refusable::Write, "operation=\"write\""), (Refusable::Sync, "operation=\"sync\"")] {
+            let place = place();
+            let (store, events, refusals) = open_refusing(&place);
+            *refusals.0.lock().unwrap() = Some((call, ErrorKind::Other));
+            assert!(matches!(store.enqueue_job("run-2", b"job"), Err(Error::Io { .. })));
+            await_event(&events, part);
+            assert!(matches!(store.compact(), Err(Error::Failed { .. })));
+            await_event(&events, "could not compact the log");
+
+            let place = self::place();
+            let (store, events, refusals) = open_refusing(&place);
+            *refusals.0.lock().unwrap() = Some((call, ErrorKind::Other));
+            assert!(Arc::into_inner(store).unwrap().close().is_err());
+            await_event(&events, part);
+        }
+    });
+}
+
+#[test]
+fn a_layer_that_calls_the_store_gets_through_when_the_log_is_replaced() {
+    without_hanging(|| {
+        for remove in [false, true] {
+            let place = place();
+            let (store, events) = open_with_layer(&place, &OpenOptions::new());
+            fill(&store);
+            fs::rename(place.path(), place.at("elsewhere.db")).unwrap();
+            if remove {
+                fs::remove_file(place.at("elsewhere.db")).unwrap();
+            }
+            assert!(matches!(store.sync(), Err(Error::Replaced { .. })));
+            await_event(&events, "moved, removed or replaced");
+            assert!(matches!(store.compact(), Err(Error::Replaced { .. })));
+            await_event(&events, "could not compact the log");
+        }
+    });
+}
+
+#[test]
+fn a_layer_that_calls_the_store_gets_through_at_the_end_of_every_compaction() {
+    without_hanging(|| {
+        let place = place();
+        let (store, events) = open_with_layer(&place, &OpenOptions::new());
+        fill(&store);
+        store.compact().unwrap();
+        assert_eq!(await_event(&events, "compacted the log"), thread::current().id());
+        store.rekey(&key()).unwrap();
+        await_event(&events, "compacted the log");
+        // Something is in the way of the new log.
+        fs::create_dir(place.at("state.db.new")).unwrap();
+        assert!(matches!(store.compact(), Err(Error::Invalid { .. })));
+        await_event(&events, "in the way");
+        assert!(matches!(store.rekey(&key()), Err(Error::Invalid { .. })));
+        await_event(&events, "in the way");
+    });
+}
+
+#[test]
+fn a_layer_that_calls_the_store_gets_through_on_the_thread_of_a_compaction() {
+    without_hanging(|| {
+        let place = place();
+        let (store, events) = open_with_layer(&place, &eager());
+        write_dead_bytes(&store);
+        assert_ne!(await_event(&events, "compacted the log"), thread::current().id());
+
+        let place = self::place();
+        let (store, events) = open_with_layer(&place, &eager());
+        fs::create_dir(place.at("state.db.new")).unwrap();
+        write_dead_bytes(&store);
+        assert_ne!(await_event(&events, "in the way"), thread::current().id());
+    });
+}
+
+/// An operator parks a store where the compaction is about to write: it is kept under another name.
+#[test]
+fn a_layer_that_calls_the_store_gets_through_when_a_left_over_is_kept() {
+    without_hanging(|| {
+        let place = place();
+        let (store, events) = open_with_layer(&place, &OpenOptions::new());
+        fill(&store);
+        for (compact, number) in [(true, 1), (false, 2)] {
+            salvage(place.path(), &key(), place.at("salvaged.db")).unwrap();
+            fs::rename(place.at("salvaged.db"), place.at("state.db.new")).unwrap();
+            if compact {
+                store.compact().map(drop).unwrap();
+            } else {
+                store.rekey(&key()).unwrap();
+            }
+            await_event(&events, &format!("state.db.damaged-{number}"));
+            await_event(&events, "compacted the log");
+        }
+    });
+}
+
+#[test]
+fn a_layer_can_drop_or_close_the_last_handle_on_the_thread_of_a_compaction() {
+    without_hanging(|| {
+        for (close, fail) in [(false, false), (true, false), (false, true), (true, true)] {
+            let place = place();
+            let store = Arc::new(eager().open(place.path(), &key()).unwrap());
+            store.enqueue_job("run-1", b"job").unwrap();
+            if fail {
+                fs::create_dir(place.at("state.db.new")).unwrap();
+            }
+            let last = Mutex::new(Some(Arc::clone(&store)));
+            let (dropped, only_the_layer_is_left) = mpsc::channel();
+            let only_the_layer_is_left = Mutex::new(only_the_layer_is_left);
+            let (send, ended) = mpsc::channel();
+            listen(&place, move |_| {
+                let Some(store) = last.lock().unwrap().take() else { return };
+                only_the_layer_is_left.lock().unwrap().recv().unwrap();
+                let store = Arc::into_inner(store).unwrap();
+                if close {
+                    store.close().unwrap();
+                } else {
+                    drop(store);
+                }
+                send.send(()).unwrap();
+            });
+            write_dead_bytes(&store);
+            drop(store);
+            dropped.send(()).unwrap();
+            ended.recv_timeout(Duration::from_secs(30)).expect("the store is closed");
+            if fail {
+                fs::remove_dir(place.at("state.db.new")).unwrap();
+            }
+            let store = place.try_open().unwrap();
+            assert!(store.recovery().clean && store.queue_depth() == 1, "{:?}", store.recovery());
+        }
+    });
 }

@@ -14,7 +14,7 @@
 //!
 //! Implements *Left-overs* in *Writing* of FORMAT.md.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use rustix::io::Errno;
 
@@ -48,15 +48,28 @@ enum Verdict {
     InTheWay(&'static str),
 }
 
-/// Clears `<path>.new`, where `expected` is about to be written. `path` is the final name.
+/// Clears `<path>.new`, where `expected` is about to be written. `path` is the final name. Emits the event if a log is
+/// kept, so the caller holds no lock.
 ///
 /// # Errors
 /// `Invalid` if something is in the way, which is not changed; `Io`.
 pub(crate) fn clear(storage: &dyn Storage, path: &Path, expected: Unfinished<'_>) -> Result<()> {
+    if let Some(kept) = clear_silently(storage, path, expected)? {
+        events::left_over_kept(path, &kept);
+    }
+    Ok(())
+}
+
+/// Like [`clear`], but leaves the event to the caller. Returns the name under which a log is kept, if one is.
+pub(crate) fn clear_silently(
+    storage: &dyn Storage,
+    path: &Path,
+    expected: Unfinished<'_>,
+) -> Result<Option<PathBuf>> {
     let new = sibling(path, NEW);
-    let Some(id) = paths::id_at(storage, &new)? else { return Ok(()) };
+    let Some(id) = paths::id_at(storage, &new)? else { return Ok(None) };
     let remove = || match storage.remove_file(&new, id) {
-        Ok(_) => Ok(()),
+        Ok(_) => Ok(None),
         Err(source) => Err(Error::io("remove the left-over", &new, source)),
     };
     // Where a rename is made of a link and a removal, a crash in between leaves one file with both names.
@@ -75,11 +88,7 @@ pub(crate) fn clear(storage: &dyn Storage, path: &Path, expected: Unfinished<'_>
     }
     match verdict(&*file, &new, expected)? {
         Verdict::Remove => remove(),
-        Verdict::Keep => {
-            let kept = quarantine::keep_as_damaged(storage, path, &new, id)?;
-            events::left_over_kept(path, &kept);
-            Ok(())
-        }
+        Verdict::Keep => Ok(Some(quarantine::keep_as_damaged(storage, path, &new, id)?)),
         Verdict::InTheWay(what) => Err(in_the_way(&new, what)),
     }
 }

@@ -6,7 +6,7 @@
 use std::path::{Path, PathBuf};
 
 use crate::format::header::MAGIC;
-use crate::storage::names::{NAME_LEN_MAX, OwnName, SUFFIX_LEN_MAX, own_name};
+use crate::storage::names::{NAME_LEN_MAX, OwnName, SUFFIX_LEN_MAX, log_name, own_name};
 use crate::storage::paths::{self, kind_at, not_a_file};
 use crate::storage::{self, Access, PathKind, Storage};
 use crate::{Error, Result};
@@ -97,12 +97,13 @@ fn is_store(storage: &dyn Storage, path: &Path) -> bool {
 }
 
 /// Whether a caller's path means the log at `log`, or one of the files next to it. Of a file that a caller reads or
-/// writes for another purpose, this must not be so.
+/// writes for another purpose, this must not be so. If `log` is quarantined, it also asks this about the log that it
+/// comes from.
 pub(crate) fn belongs_to(storage: &dyn Storage, path: &Path, log: &Path) -> bool {
     let Ok(path) = storage.resolve(path) else { return false };
-    let is_next_to = path.parent() == log.parent();
-    let name = |path: &Path| path.file_name().map(|name| name.as_encoded_bytes().to_owned()).unwrap_or_default();
-    path == log || is_next_to && name(&path).starts_with(&name(log)) && own_name(&path).is_some()
+    let (Some(name), Some(of_log)) = (path.file_name(), log_name(log)) else { return false };
+    let rest = name.as_encoded_bytes().strip_prefix(of_log);
+    path.parent() == log.parent() && rest.is_some_and(|rest| rest.is_empty() || own_name(&path).is_some())
 }
 
 /// The path of the log that `to` means, for a copy that will be written there. Fails if something is there.

@@ -56,6 +56,19 @@ pub(crate) fn torn_number(path: &Path, name: &OsStr) -> Option<u32> {
 /// Which file next to a log has this name, if one has. The name of a log has an extension, so `state.db.new` belongs
 /// to `state.db`, and `state.new` to no log.
 pub(crate) fn own_name(path: &Path) -> Option<OwnName> {
+    Some(split(path)?.1)
+}
+
+/// The name of the log that the path means, or from which the quarantined file comes that it means.
+pub(crate) fn log_name(path: &Path) -> Option<&[u8]> {
+    match split(path) {
+        Some((log, OwnName::Quarantined)) => Some(log),
+        _ => Some(path.file_name()?.as_encoded_bytes()),
+    }
+}
+
+/// Splits the name of a file next to a log into the log's name and what the file is.
+fn split(path: &Path) -> Option<(&[u8], OwnName)> {
     let name = path.file_name()?.as_encoded_bytes();
     let (log, kind) = [LOCK, NEW, INDEX]
         .into_iter()
@@ -67,7 +80,7 @@ pub(crate) fn own_name(path: &Path) -> Option<OwnName> {
             let log = [TORN, DAMAGED].into_iter().find_map(|suffix| unnumbered.strip_suffix(suffix.as_bytes()))?;
             Some((log, OwnName::Quarantined))
         })?;
-    has_extension(log).then_some(kind)
+    has_extension(log).then_some((log, kind))
 }
 
 fn has_extension(name: &[u8]) -> bool {
@@ -93,6 +106,18 @@ mod tests {
             ["state.db", "state.new", "state.lock", "torn-1", ".torn-1", "new", "state.db.torn-", "a.db.new.db"]
         {
             assert_eq!(own(name), None, "{name}");
+        }
+    }
+
+    #[test]
+    fn a_quarantined_file_leads_to_its_log() {
+        for (name, log) in [
+            ("/a/state.db", "state.db"),
+            ("state.db.damaged-1", "state.db"),
+            ("state.db.torn-12", "state.db"),
+            ("state.db.new", "state.db.new"),
+        ] {
+            assert_eq!(log_name(Path::new(name)), Some(log.as_bytes()), "{name}");
         }
     }
 

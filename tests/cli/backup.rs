@@ -3,7 +3,7 @@
 use std::fs;
 
 use crate::maintenance::MAINTENANCE;
-use crate::sandbox::Sandbox;
+use crate::sandbox::{OWN_NAMES, Sandbox};
 
 #[test]
 fn a_backup_is_a_store_with_the_same_contents() {
@@ -41,4 +41,35 @@ fn backup_overwrites_nothing() {
     assert!(sandbox.bytes() == before);
     // A missing folder for the backup is not a missing store.
     sandbox.run("backup /nowhere/at/all/copy.db").failed(1);
+}
+
+#[test]
+fn the_target_of_a_backup_means_what_it_means_to_open() {
+    let sandbox = Sandbox::with_dead_space();
+    let folder = sandbox.folder.path().display().to_string();
+    let outcome = sandbox.run(&format!("backup {folder}/copy --json")).json();
+    assert_eq!(outcome["backup"], "[DIR]/copy.db");
+    assert_eq!(outcome["backup_len"], fs::metadata(format!("{folder}/copy.db")).unwrap().len());
+    sandbox.run(&format!("verify --state {folder}/copy")).success();
+    let mut here = sandbox.command("backup second");
+    let out = sandbox.outcome(here.current_dir(sandbox.folder.path()).output().unwrap()).success();
+    assert!(out.contains("backup      [DIR]/second.db, "), "{out}");
+    assert!(sandbox.run(&format!("backup {folder}/copy")).failed(2).contains("[DIR]/copy.db already exists"));
+
+    // Refused before the store is opened, which would wait for the lock.
+    let held = sandbox.open();
+    let before = sandbox.contents();
+    for own in OWN_NAMES {
+        let outcome = sandbox.run(&format!("backup {folder}/{own}"));
+        assert!(outcome.failed(2).contains("a name that a store keeps for its own files"), "{own}: {outcome:?}");
+    }
+    for (target, words) in
+        [("-".to_owned(), "cannot be written to stdout"), (format!("{folder}/c.db/"), "names no file")]
+    {
+        let outcome = sandbox.run(&format!("backup {target}"));
+        assert!(outcome.failed(2).contains(words), "{outcome:?}");
+    }
+    assert!(sandbox.run(&format!("backup {folder}")).failed(2).ends_with("is a folder; name a file"));
+    assert!(sandbox.contents() == before);
+    drop(held);
 }

@@ -3,7 +3,7 @@
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 
-use crate::sandbox::{KEY, Sandbox};
+use crate::sandbox::{KEY, READS, Sandbox, WRITES};
 
 #[test]
 fn a_key_file_overrides_the_environment() {
@@ -112,4 +112,29 @@ fn a_state_path_without_extension_gets_the_extension_of_the_library() {
     let sandbox = Sandbox::filled();
     let state = sandbox.folder.path().join("state");
     sandbox.run(&format!("stats --state {}", state.display())).success();
+}
+
+#[test]
+fn the_files_next_to_a_store_are_no_stores() {
+    let sandbox = Sandbox::filled();
+    let bytes = sandbox.bytes();
+    let own_files = sandbox.with_own_files(&bytes);
+    let before = sandbox.contents();
+    for own in &own_files {
+        let is_quarantined = own.contains(".torn") || own.contains(".damaged");
+        for (write, stdin) in WRITES {
+            let outcome = sandbox.fed(&format!("--state {own} {write}"), stdin.as_bytes());
+            assert!(outcome.failed(2).contains("keeps for its own files"), "{own} {write}: {outcome:?}");
+        }
+        for read in READS {
+            let outcome = sandbox.run(&format!("--state {own} {read}"));
+            let expected = match read {
+                _ if is_quarantined => 0,
+                "health-check" => 1,
+                _ => 2,
+            };
+            assert_eq!(outcome.code, Some(expected), "{own} {read}: {outcome:?}");
+        }
+    }
+    assert!(sandbox.contents() == before);
 }

@@ -1,6 +1,8 @@
 //! `health-check`: its report, its exit codes and the limit for the heartbeat.
 
-use crate::sandbox::Sandbox;
+use serde_json::Value;
+
+use crate::sandbox::{MOUNTED, Sandbox};
 
 #[test]
 fn health_check_prints_one_line() {
@@ -40,4 +42,16 @@ fn health_check_fails_if_the_heartbeat_is_too_old_or_too_far_ahead() {
     store.record_heartbeat(now_ms() + 3_600_000).unwrap();
     let outcome = sandbox.run("health-check --max-heartbeat-age 60");
     assert!(outcome.failed(1).contains("ahead of this clock"), "{outcome:?}");
+}
+
+#[test]
+fn health_check_says_where_the_log_cannot_be_compacted_and_exits_with_0() {
+    let sandbox = Sandbox::filled();
+    let healthy = sandbox.run("health-check").success();
+    assert_eq!(sandbox.run("health-check --json").json()["compaction_unavailable"], Value::Null);
+    let Some(outcome) = sandbox.run_mounted("health-check") else { return };
+    assert_eq!(outcome.success(), format!("{}; {MOUNTED}\n", healthy.trim_end()));
+    let report = sandbox.run_mounted("health-check --json").unwrap().json();
+    assert_eq!(report["healthy"], true);
+    assert!(MOUNTED.ends_with(report["compaction_unavailable"].as_str().unwrap()), "{report}");
 }

@@ -158,3 +158,16 @@ fn a_bbolt_file_with_the_name_of_the_store_gets_a_hint() {
     fs::rename(sandbox.state(), sandbox.bolt()).unwrap();
     sandbox.run(&sandbox.import()).success();
 }
+
+#[test]
+fn the_files_of_the_store_are_not_imported() {
+    let file = agent().file(KEY.as_bytes(), 4096, 2);
+    let sandbox = Sandbox::empty();
+    let own_files = sandbox.with_own_files(&file);
+    let before = sandbox.contents();
+    for own in &own_files {
+        let outcome = sandbox.run(&format!("import {own}"));
+        assert!(outcome.failed(2).contains("belongs to the store"), "{own}: {outcome:?}");
+    }
+    assert!(sandbox.contents() == before);
+}

@@ -1,5 +1,7 @@
 //! Values are read from a file or stdin, never from an argument.
 
+use std::os::unix::fs::symlink;
+
 use crate::sandbox::Sandbox;
 
 #[test]
@@ -26,4 +28,34 @@ fn a_value_is_not_an_argument() {
     sandbox.run("queue enqueue run-9 payload").failed(1);
     sandbox.run("config set --version 8 raw config").failed(2);
     assert_eq!(sandbox.open().queue_depth(), 2);
+}
+
+#[test]
+fn the_files_of_the_store_are_no_input() {
+    let sandbox = Sandbox::filled();
+    let mut inputs = sandbox.with_own_files(b"a value");
+    inputs.push(sandbox.state().display().to_string());
+    let link = sandbox.folder.path().join("link");
+    symlink("state.db.new", &link).unwrap();
+    inputs.push(link.display().to_string());
+    let before = sandbox.contents();
+    for write in ["config set --version 8", "queue enqueue run-9", "logs add"] {
+        for input in &inputs {
+            let outcome = sandbox.run(&format!("{write} {input}"));
+            let expected = "belongs to the store [DIR]/state.db; choose another file";
+            assert!(outcome.failed(2).ends_with(expected), "{write} {input}: {outcome:?}");
+        }
+    }
+    // The path of the store is completed as everywhere, and the input is found from the working folder.
+    let mut command = sandbox.command("--state state logs add ./state.db.new");
+    let outcome = sandbox.outcome(command.current_dir(sandbox.folder.path()).output().unwrap());
+    assert_eq!(outcome.failed(2), "./state.db.new belongs to the store state; choose another file");
+    assert!(sandbox.contents() == before);
+
+    // The names alone mean nothing: these belong to no store, or to another one.
+    for name in ["state.new", "other.db.new"] {
+        let input = sandbox.folder.path().join(name);
+        std::fs::write(&input, "a value").unwrap();
+        sandbox.run(&format!("logs add {}", input.display())).success();
+    }
 }

@@ -6,7 +6,7 @@ use std::process::Stdio;
 use backupy_state::{AgentKey, CompactionPolicy, OpenOptions, Store};
 use serde_json::{Value, json};
 
-use crate::sandbox::{EVENT, KEY, PAYLOAD, RAW_CONFIG, SESSION_ID, Sandbox};
+use crate::sandbox::{EVENT, KEY, OWN_NAMES, PAYLOAD, RAW_CONFIG, SESSION_ID, Sandbox};
 
 impl Sandbox {
     fn open_without_compaction(&self) -> Store {
@@ -255,8 +255,12 @@ fn the_regions_in_the_svg_are_adjacent() {
 fn the_svg_overwrites_nothing() {
     let sandbox = Sandbox::filled();
     let before = sandbox.bytes();
-    let outcome = sandbox.run(&format!("map --svg {}", sandbox.state().display()));
-    assert!(outcome.failed(1).starts_with("could not write [DIR]/state.db: "), "{outcome:?}");
+    let other = sandbox.folder.path().join("other.svg");
+    fs::write(&other, "another file").unwrap();
+    let outcome = sandbox.run(&format!("map --svg {}", other.display()));
+    assert!(outcome.failed(1).starts_with("could not write [DIR]/other.svg: "), "{outcome:?}");
+    assert_eq!(fs::read(&other).unwrap(), b"another file");
+    sandbox.run(&format!("map --svg {}", sandbox.state().display())).failed(2);
     assert!(sandbox.bytes() == before);
     sandbox.run("map --svg /nowhere/at/all/map.svg").failed(1);
 }
@@ -320,4 +324,24 @@ fn assert_well_formed(svg: &str) {
         rest = after;
     }
     assert!(open.is_empty() && rest.trim().is_empty(), "{open:?}");
+}
+
+#[test]
+fn the_files_of_the_store_are_no_place_for_a_picture() {
+    let sandbox = Sandbox::filled();
+    let folder = sandbox.folder.path();
+    fs::copy(sandbox.state(), folder.join("other.db.damaged-1")).unwrap();
+    let before = sandbox.contents();
+    for name in OWN_NAMES.into_iter().chain(["state.db"]).filter(|name| !name.ends_with(".lock")) {
+        let outcome = sandbox.run(&format!("map --svg {}", folder.join(name).display()));
+        let expected = format!("[DIR]/{name} belongs to the store [DIR]/state.db; choose another file");
+        assert_eq!(outcome.failed(2), expected);
+    }
+    // A quarantined log can be drawn, and the names of the store that it comes from are not free.
+    let state = folder.join("other.db.damaged-1").display().to_string();
+    for name in ["other.db", "other.db.new", "other.db.damaged-1", "other.db.damaged-1.new"] {
+        let outcome = sandbox.run(&format!("--state {state} map --svg {}", folder.join(name).display()));
+        assert!(outcome.failed(2).contains("belongs to the store"), "{name}: {outcome:?}");
+    }
+    assert!(sandbox.contents() == before);
 }

@@ -38,3 +38,17 @@ fn rekey_without_a_new_key_changes_nothing() {
     }
     assert!(sandbox.bytes() == before);
 }
+
+#[test]
+fn the_files_of_the_store_are_no_key_files() {
+    let sandbox = Sandbox::with_dead_space();
+    let own_files = sandbox.with_own_files(KEY.as_bytes());
+    let before = sandbox.contents();
+    for own in own_files.iter().chain([&sandbox.state().display().to_string()]) {
+        for args in [format!("rekey --new-key-file {own}"), format!("stats --key-file {own}")] {
+            let outcome = sandbox.run(&args);
+            assert!(outcome.failed(2).contains("belongs to the store"), "{args}: {outcome:?}");
+        }
+    }
+    assert!(sandbox.contents() == before);
+}

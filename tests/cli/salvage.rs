@@ -4,7 +4,7 @@ use std::fs;
 
 use serde_json::{Value, json};
 
-use crate::sandbox::Sandbox;
+use crate::sandbox::{OWN_NAMES, Sandbox};
 
 impl Sandbox {
     fn to(&self) -> String {
@@ -109,4 +109,27 @@ fn salvage_names_the_jobs_whose_payload_is_lost_and_shows_no_payload() {
     let report: Value = serde_json::from_str(&outcome.out).unwrap();
     assert_eq!(report["lost"][0]["keys"], json!([{ "bucket": "queue", "run_id": "run-1" }]));
     assert!(!outcome.out.contains(crate::sandbox::PAYLOAD));
+}
+
+#[test]
+fn the_target_of_salvage_means_what_it_means_to_open() {
+    let sandbox = Sandbox::filled();
+    let folder = sandbox.folder.path().display().to_string();
+    let out = sandbox.run(&format!("salvage {folder}/new")).success();
+    assert!(out.contains("to          [DIR]/new.db\n"), "{out}");
+    sandbox.run(&format!("verify --state {folder}/new")).success();
+
+    let before = sandbox.contents();
+    for own in OWN_NAMES.into_iter().filter(|own| !own.ends_with(".lock")) {
+        let outcome = sandbox.run(&format!("salvage {folder}/{own}"));
+        assert!(outcome.failed(2).contains("a name that a store keeps for its own files"), "{own}: {outcome:?}");
+    }
+    sandbox.run("salvage -").failed(2);
+    sandbox.run(&format!("salvage {folder}/new.db/")).failed(2);
+    assert!(sandbox.run(&format!("salvage {folder}")).failed(2).ends_with("is a folder; name a file"));
+    assert!(sandbox.contents() == before);
+
+    // A quarantined log can be salvaged, under its own name.
+    fs::rename(sandbox.state(), format!("{folder}/state.db.damaged-1")).unwrap();
+    sandbox.run(&format!("--state {folder}/state.db.damaged-1 salvage {folder}/again")).success();
 }

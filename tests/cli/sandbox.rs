@@ -1,9 +1,10 @@
 //! A temporary folder for a store, the command line run on it, and its output.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::io::Write;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 
@@ -62,6 +63,45 @@ impl Sandbox {
 
     pub(crate) fn bytes(&self) -> Vec<u8> {
         fs::read(self.state()).unwrap()
+    }
+
+    /// Every file of the folder, with its bytes.
+    pub(crate) fn contents(&self) -> BTreeMap<String, Vec<u8>> {
+        let read = |name: String| {
+            let bytes = fs::read(self.folder.path().join(&name)).unwrap();
+            (name, bytes)
+        };
+        self.files().into_iter().map(read).collect()
+    }
+
+    /// Puts a file at each name that belongs to the store, where there is none, and returns their paths.
+    pub(crate) fn with_own_files(&self, bytes: &[u8]) -> Vec<String> {
+        let path = |name: &str| self.folder.path().join(name).to_str().unwrap().to_owned();
+        let paths: Vec<String> = OWN_NAMES.into_iter().map(path).collect();
+        for path in paths.iter().filter(|path| !Path::new(path).exists()) {
+            fs::write(path, bytes).unwrap();
+        }
+        paths
+    }
+
+    /// Runs the command where the state file is mounted by itself, as a container runtime mounts a single file. `None`
+    /// if nothing can be mounted here.
+    pub(crate) fn run_mounted(&self, args: &str) -> Option<Outcome> {
+        let state = self.state();
+        let in_namespace = |program: &Path, args: &str| {
+            let mut command = Command::new("unshare");
+            if fs::metadata(self.folder.path()).unwrap().uid() != 0 {
+                command.arg("--map-root-user");
+            }
+            command.args(["--mount", "sh", "-c", "mount --bind \"$0\" \"$0\" && exec \"$@\""]);
+            command.arg(&state).arg(program).args(args.split_whitespace());
+            command.env("BACKUPY_STATE_DIR", self.folder.path()).env("BACKUPY_AGENT_KEY", KEY).output()
+        };
+        if !in_namespace(Path::new("true"), "").is_ok_and(|output| output.status.success()) {
+            report_skipped("no file can be mounted here: a state file that is mounted by itself was not tested");
+            return None;
+        }
+        Some(self.outcome(in_namespace(Path::new(env!("CARGO_BIN_EXE_backupy-state")), args).unwrap()))
     }
 
     /// Writes a key file that only its owner can read, and returns its path.
@@ -207,6 +247,21 @@ impl Outcome {
         sentence
     }
 }
+
+/// The names next to `state.db` that belong to the store.
+pub(crate) const OWN_NAMES: [&str; 7] = [
+    "state.db.lock",
+    "state.db.new",
+    "state.db.torn",
+    "state.db.torn-1",
+    "state.db.damaged-1",
+    "state.db.index",
+    "state.db.index.new",
+];
+
+/// What is printed where the log is mounted by itself.
+pub(crate) const MOUNTED: &str = "compaction is unavailable: the log is mounted by itself, so no other file can take \
+                                  its place; mount its folder instead";
 
 /// Every command that only reads a store.
 pub(crate) const READS: [&str; 17] = [

@@ -31,8 +31,20 @@ pub(crate) trait Hooks: Clone + Debug + Send + Sync + 'static {
     /// Before each sync of a file or a folder.
     fn sync(&self) {}
 
+    /// Before each write and each sync: an error fails the call.
+    fn refuse(&self, _call: Refusable) -> io::Result<()> {
+        Ok(())
+    }
+
     /// In place of a reader's pause, which takes no time here.
     fn sleep(&self, _duration: Duration) {}
+}
+
+/// A call that [`Hooks::refuse`] can fail.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Refusable {
+    Write,
+    Sync,
 }
 
 /// The file system with its hooks. Clones share both.
@@ -156,6 +168,7 @@ impl<H: Hooks> File for HookedFile<H> {
     }
 
     fn write_at(&self, buf: &[u8], offset: u64) -> io::Result<usize> {
+        self.hooks.refuse(Refusable::Write)?;
         if self.sees_writes {
             self.file.write_at(&self.hooks.write(buf, offset), offset)
         } else {
@@ -173,6 +186,7 @@ impl<H: Hooks> File for HookedFile<H> {
 
     fn sync_data(&self) -> io::Result<()> {
         self.hooks.sync();
+        self.hooks.refuse(Refusable::Sync)?;
         self.file.sync_data()
     }
 

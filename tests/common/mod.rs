@@ -31,7 +31,7 @@ pub(crate) use child::{
 pub(crate) use counted::CountedDisk;
 pub(crate) use damage::HEADER_PAGE_LEN;
 pub(crate) use damage::Image;
-pub(crate) use hooked::{Hooked, Hooks};
+pub(crate) use hooked::{Hooked, Hooks, Refusable};
 pub(crate) use model::{Action, Shown};
 pub(crate) use random::Random;
 pub(crate) use state::State;

@@ -7,12 +7,13 @@ use serde_json::json;
 
 use crate::failure::Failure;
 use crate::progress;
-use crate::target::{Lock, Target};
+use crate::target::{Lock, Target, path_of_copy};
 use crate::text::{Out, bytes, len_of_file};
 
 /// Write a compact copy of the store to a new file, under the same key
 ///
-/// The copy is a complete store. An existing file is never overwritten. Needs the lock: exits with 5 while an
+/// The copy is a complete store. If FILE has no extension, .db is added, as for --state. An existing file is never
+/// overwritten. Needs the lock: exits with 5 while an
 /// agent holds it; while an agent runs, only the agent itself can make a backup.
 #[derive(clap::Args)]
 #[command(after_help = "Example:\n  backupy-state backup /backup/state.db")]
@@ -26,15 +27,16 @@ pub(crate) struct Args {
 }
 
 pub(crate) fn run(target: &Target, args: &Args, out: &mut Out) -> Result<(), Failure> {
+    let to = path_of_copy(&args.to)?;
     let store = target.open(&args.lock, &mut OpenOptions::new())?;
-    progress::with_copy_bar(&store, &args.to, || store.backup(&args.to)).map_err(|error| match error {
+    progress::with_copy_bar(&store, &to, || store.backup(&to)).map_err(|error| match error {
         // Not through `Failure::from`: a missing folder for the backup is not a missing store.
         Error::Io { .. } => Failure::failed(error.to_string()),
         error => error.into(),
     })?;
     let (state, generation) = (store.path().display().to_string(), store.stats().generation);
     store.close()?;
-    let (to, len) = (args.to.display().to_string(), len_of_file(&args.to));
+    let (to, len) = (to.display().to_string(), len_of_file(&to));
     if out.json {
         out.json(&json!({ "state": state, "generation": generation, "backup": to, "backup_len": len }));
     } else {

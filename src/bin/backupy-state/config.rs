@@ -82,7 +82,7 @@ fn get(target: &Target, args: &Get, out: &mut Out) -> Result<(), Failure> {
 }
 
 fn set(target: &Target, args: &Set, out: &mut Out) -> Result<(), Failure> {
-    let raw = args.input.read()?;
+    let raw = args.input.read(target)?;
     let store = target.open(&args.lock, &mut OpenOptions::new())?;
     store.save_config(args.version, &raw)?;
     let state = store.path().display().to_string();

@@ -83,3 +83,24 @@ impl Exit {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use backupy_state::{AgentKey, Store};
+
+    use super::*;
+
+    #[test]
+    fn a_store_whose_file_is_replaced_is_a_failure() -> Result<(), Box<dyn std::error::Error>> {
+        let folder = tempfile::tempdir()?;
+        let path = folder.path().join("state.db");
+        let store = Store::open(&path, &AgentKey::new("key")?)?;
+        fs::remove_file(&path)?;
+        let error = store.record_heartbeat(1).expect_err("the file is gone");
+        assert!(matches!(error, Error::Replaced { .. }), "{error:?}");
+        assert_eq!(Exit::of(&error), Exit::Failure);
+        Ok(())
+    }
+}

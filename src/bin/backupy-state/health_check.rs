@@ -4,12 +4,13 @@ use serde_json::json;
 
 use crate::failure::Failure;
 use crate::target::Target;
-use crate::text::{Out, Utc, ago, counted, now_ms};
+use crate::text::{Out, Utc, ago, counted, no_compaction, now_ms};
 
 /// Report in one line whether the store is healthy; exits with 0 or 1
 ///
 /// Checks every record, and reads the configuration, the session and the heartbeat; `verify` also checks the
-/// payloads. Takes no lock and writes nothing, so it can run at any time while the agent runs. Failures are
+/// payloads. A store that cannot be compacted, because the log is mounted by itself, is healthy, and the line says so.
+/// Takes no lock and writes nothing, so it can run at any time while the agent runs. Failures are
 /// reported on stderr.
 #[derive(clap::Args)]
 #[command(after_help = "Example:\n  backupy-state health-check --max-heartbeat-age 120")]
@@ -23,12 +24,13 @@ pub(crate) fn run(target: &Target, args: &Args, out: &mut Out) -> Result<(), Fai
     let health = Health::of(target, args);
     if out.json {
         out.json(&match &health {
-            Ok(Health { jobs, log_events, heartbeat_ms, now_ms }) => json!({
+            Ok(Health { jobs, log_events, heartbeat_ms, compaction_unavailable, now_ms }) => json!({
                 "healthy": true,
                 "jobs": jobs,
                 "log_events": log_events,
                 "last_heartbeat_ms": heartbeat_ms,
                 "heartbeat_age_ms": heartbeat_ms.map(|ts| now_ms.saturating_sub(ts)),
+                "compaction_unavailable": compaction_unavailable,
             }),
             Err(failure) => json!({ "healthy": false, "reason": failure.to_string() }),
         });
@@ -42,6 +44,8 @@ struct Health {
     jobs: u64,
     log_events: u64,
     heartbeat_ms: Option<i64>,
+    /// Why the log only grows, if it does.
+    compaction_unavailable: Option<&'static str>,
     now_ms: i64,
 }
 
@@ -52,7 +56,13 @@ impl Health {
         snapshot.load_session()?;
         let stats = snapshot.stats();
         let (heartbeat_ms, now_ms) = (snapshot.last_heartbeat()?, now_ms());
-        let health = Health { jobs: stats.jobs, log_events: stats.log_events, heartbeat_ms, now_ms };
+        let health = Health {
+            jobs: stats.jobs,
+            log_events: stats.log_events,
+            heartbeat_ms,
+            compaction_unavailable: stats.compaction.unavailable,
+            now_ms,
+        };
         if let Some(max) = args.max_heartbeat_age {
             health.check_heartbeat(max)?;
         }
@@ -78,6 +88,8 @@ impl Health {
             None => "no heartbeat yet".to_owned(),
         };
         let Health { jobs, log_events, .. } = self;
-        format!("ok: {}, {}, {heartbeat}", counted(*jobs, "job"), counted(*log_events, "log event"))
+        let warning = self.compaction_unavailable.map(|reason| format!("; {}", no_compaction(reason)));
+        let (jobs, log_events) = (counted(*jobs, "job"), counted(*log_events, "log event"));
+        format!("ok: {jobs}, {log_events}, {heartbeat}{}", warning.unwrap_or_default())
     }
 }

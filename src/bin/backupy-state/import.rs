@@ -32,6 +32,8 @@ pub(crate) struct Args {
 pub(crate) fn run(target: &Target, args: &Args, out: &mut Out) -> Result<(), Failure> {
     let key = target.key()?;
     refuse_same_file(&target.state(), &args.from)?;
+    // Even opening the store would write to its lock file.
+    target.refuse_own_file(&args.from)?;
     // Checked before the store is created: an empty store left by a failed import would look like an agent without
     // jobs.
     let expected = check_bolt(&args.from, &key)?;

@@ -6,6 +6,7 @@ use std::io::{self, IsTerminal, Read, Write};
 use std::path::PathBuf;
 
 use crate::failure::Failure;
+use crate::target::Target;
 
 /// The source of a value.
 #[derive(clap::Args)]
@@ -16,7 +17,7 @@ pub(crate) struct Input {
 }
 
 impl Input {
-    pub(crate) fn read(&self) -> Result<Vec<u8>, Failure> {
+    pub(crate) fn read(&self, target: &Target) -> Result<Vec<u8>, Failure> {
         if self.file.as_os_str() == OsStr::new("-") {
             let stdin = io::stdin();
             if stdin.is_terminal() {
@@ -25,6 +26,7 @@ impl Input {
             }
             return read(stdin.lock(), "stdin");
         }
+        target.refuse_own_file(&self.file)?;
         let name = self.file.display().to_string();
         let file =
             File::open(&self.file).map_err(|error| Failure::failed(format!("could not open {name}: {error}")))?;

@@ -135,7 +135,7 @@ fn peek(target: &Target, limit: usize, secrets: bool, out: &mut Out) -> Result<(
 }
 
 fn add(target: &Target, args: &Add, out: &mut Out) -> Result<(), Failure> {
-    let payload = args.input.read()?;
+    let payload = args.input.read(target)?;
     let ts_ms = args.at.unwrap_or_else(now_ms);
     // The agent's limits are not known here, and the default ones could evict events that the agent would keep.
     let mut limits = LogLimits::default();

@@ -37,6 +37,9 @@ pub(crate) struct Args {
 
 pub(crate) fn run(target: &Target, args: &Args, out: &mut Out) -> Result<(), Failure> {
     let key = if args.no_key { None } else { Some(target.key()?) };
+    if let Some(file) = &args.svg {
+        target.refuse_own_file(file)?;
+    }
     let layout = Layout::read(target, key.as_ref())?;
     match &args.svg {
         None if out.json => out.json(&as_json(&layout)),

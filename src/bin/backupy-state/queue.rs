@@ -138,7 +138,7 @@ fn show(target: &Target, args: &Show, out: &mut Out) -> Result<(), Failure> {
 }
 
 fn enqueue(target: &Target, args: &Enqueue, out: &mut Out) -> Result<(), Failure> {
-    let payload = args.input.read()?;
+    let payload = args.input.read(target)?;
     let store = target.open(&args.lock, &mut OpenOptions::new())?;
     let replaced = store.enqueue_job(&args.run_id, &payload)? == Enqueued::Replaced;
     let (state, depth) = (store.path().display().to_string(), store.queue_depth());

@@ -2,17 +2,18 @@
 
 use std::path::PathBuf;
 
-use backupy_state::{Error, Lost, SalvageReport};
+use backupy_state::{Lost, SalvageReport};
 use serde_json::{Value, json};
 
 use crate::failure::{Exit, Failure};
 use crate::progress::{self, Step};
-use crate::target::Target;
+use crate::target::{Target, path_of_copy};
 use crate::text::{Out, bytes, counted, escaped, grouped};
 
 /// Copy everything that is still authentic in a damaged store to a new store
 ///
-/// The damaged store is not changed, and an existing file is never overwritten. Exits with 0 if nothing is lost,
+/// The damaged store is not changed, and an existing file is never overwritten. If TO has no extension, .db is added,
+/// as for --state. Exits with 0 if nothing is lost,
 /// and with 3 if something is; the new store is usable in both cases. To use it, stop the agent and replace the
 /// damaged store with it. Where acks and deletes are lost, what they removed is present again, so jobs may be
 /// delivered twice.
@@ -30,14 +31,10 @@ pub(crate) struct Args {
 pub(crate) fn run(target: &Target, args: &Args, out: &mut Out) -> Result<(), Failure> {
     let key = target.key()?;
     let total = target.state_len();
-    let mut written = progress::written_to(&args.to);
+    let to = path_of_copy(&args.to)?;
+    let mut written = progress::written_to(&to);
     let step = move || Step { name: "salvaging", done: written(), total };
-    let report = progress::with_bar(step, || backupy_state::salvage(target.state(), &key, &args.to));
-    let report = report.map_err(|error| match error {
-        // Not through `Failure::from`: a missing folder for the new store is not a missing store.
-        Error::Io { ref path, .. } if *path != target.state() => Failure::failed(error.to_string()),
-        error => error.into(),
-    })?;
+    let report = progress::with_bar(step, || backupy_state::salvage(target.state(), &key, &to))?;
     if out.json {
         out.json(&as_json(&report));
     } else {

@@ -5,14 +5,14 @@ use serde_json::json;
 
 use crate::failure::Failure;
 use crate::target::Target;
-use crate::text::{Out, bytes, grouped};
+use crate::text::{Out, bytes, grouped, no_compaction};
 
 /// Show the size of the store and of its parts
 ///
 /// Live bytes are the store's contents. Dead bytes were replaced or removed, or belong to the frames themselves.
 /// Free bytes are preallocated space after the log. Dropped log events are those that the limits of the log buffer
 /// rejected or evicted since the agent last removed events from it. By default, an agent compacts its store when
-/// more than half of the log is dead.
+/// more than half of the log is dead. A warning says where it cannot be compacted.
 #[derive(clap::Args)]
 #[command(after_help = "Example:\n  backupy-state stats")]
 pub(crate) struct Args {}
@@ -35,6 +35,7 @@ pub(crate) fn run(target: &Target, _args: &Args, out: &mut Out) -> Result<(), Fa
             "logs_dropped": stats.logs_dropped,
             "compactions": compactions(&stats),
             "dead_ratio": dead_ratio(&stats),
+            "compaction_unavailable": stats.compaction.unavailable,
         }));
         return Ok(());
     }
@@ -48,6 +49,9 @@ pub(crate) fn run(target: &Target, _args: &Args, out: &mut Out) -> Result<(), Fa
         "compactions",
         format_args!("{}; {dead_percent:.1} % of the log is dead", grouped(compactions(&stats))),
     );
+    if let Some(reason) = stats.compaction.unavailable {
+        out.row("warning", no_compaction(reason));
+    }
     out.row("file", bytes(stats.file_len));
     out.row("log", bytes(stats.log_len));
     for (name, symbol, len) in parts(&stats) {

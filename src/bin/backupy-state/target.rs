@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use clap::ValueHint;
 
+use backupy_state::testing::{self, belongs_to_store};
 use backupy_state::{AgentKey, CompactionPolicy, Error, OpenOptions, Snapshot, Store};
 
 use crate::failure::Failure;
@@ -40,6 +41,17 @@ impl Target {
         folder.map_or_else(|| DEFAULT_DIR.into(), PathBuf::from).join("state.db")
     }
 
+    /// Fails if the path means the state file, or one of the files that the store keeps next to it: a command neither
+    /// reads its input from these nor writes anything else there.
+    pub(crate) fn refuse_own_file(&self, path: &Path) -> Result<(), Failure> {
+        let state = self.state();
+        if !belongs_to_store(path, &state) {
+            return Ok(());
+        }
+        let (path, state) = (path.display(), state.display());
+        Err(Failure::usage(format!("{path} belongs to the store {state}; choose another file")))
+    }
+
     /// The length of the state file; 0 if there is none.
     pub(crate) fn state_len(&self) -> u64 {
         let mut path = self.state();
@@ -51,12 +63,31 @@ impl Target {
     }
 
     pub(crate) fn key(&self) -> Result<AgentKey, Failure> {
-        read_key("agent key", self.key_file.as_deref(), "--key-file", KEY_VAR)
+        self.read_key("agent key", self.key_file.as_deref(), "--key-file", KEY_VAR)
     }
 
     /// The key for `rekey`.
     pub(crate) fn new_key(&self, file: Option<&Path>) -> Result<AgentKey, Failure> {
-        read_key("new agent key", file, "--new-key-file", NEW_KEY_VAR)
+        self.read_key("new agent key", file, "--new-key-file", NEW_KEY_VAR)
+    }
+
+    fn read_key(&self, what: &str, file: Option<&Path>, option: &str, var: &str) -> Result<AgentKey, Failure> {
+        let key = match file {
+            Some(path) => {
+                self.refuse_own_file(path)?;
+                AgentKey::from_file(path)
+            }
+            None if env::var_os(var).is_some() => AgentKey::from_env(var),
+            None => return Err(Failure::usage(format!("no {what}; give {option} or set {var}"))),
+        };
+        if let (Ok(_), Some(path)) = (&key, file) {
+            warn_if_readable_by_all(path);
+        }
+        key.map_err(|error| match error {
+            // Not through `Failure::from`: a missing key file is not a missing store.
+            Error::Io { .. } => Failure::failed(error.to_string()),
+            error => Failure::usage(error.to_string()),
+        })
     }
 
     pub(crate) fn snapshot(&self) -> Result<Snapshot, Failure> {
@@ -93,19 +124,16 @@ pub(crate) struct Lock {
     lock_timeout: u32,
 }
 
-fn read_key(what: &str, file: Option<&Path>, option: &str, var: &str) -> Result<AgentKey, Failure> {
-    let key = match file {
-        Some(path) => AgentKey::from_file(path),
-        None if env::var_os(var).is_some() => AgentKey::from_env(var),
-        None => return Err(Failure::usage(format!("no {what}; give {option} or set {var}"))),
-    };
-    if let (Ok(_), Some(path)) = (&key, file) {
-        warn_if_readable_by_all(path);
-    }
-    key.map_err(|error| match error {
-        // Not through `Failure::from`: a missing key file is not a missing store.
+/// Where a copy of the store that is to be made at `to` will be.
+pub(crate) fn path_of_copy(to: &Path) -> Result<PathBuf, Failure> {
+    testing::path_of_copy(to).map_err(|error| match error {
+        // Not through `Failure::from`: a missing folder for the copy is not a missing store, and a folder in its place
+        // is no foreign one.
         Error::Io { .. } => Failure::failed(error.to_string()),
-        error => Failure::usage(error.to_string()),
+        Error::NotAStore { path, what, .. } => {
+            Failure::usage(format!("{} is {what}; name a file", path.display()))
+        }
+        error => error.into(),
     })
 }
 

@@ -101,6 +101,11 @@ pub(crate) fn len_of_file(path: &Path) -> u64 {
     fs::metadata(path).map_or(0, |found| found.len())
 }
 
+/// What to say where the log cannot be compacted, with the library's reason.
+pub(crate) fn no_compaction(reason: &str) -> String {
+    format!("compaction is unavailable: {reason}")
+}
+
 /// The current time in ms since 1970; 0 if the clock is set to before 1970.
 pub(crate) fn now_ms() -> i64 {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();

@@ -1,6 +1,6 @@
 //! Runs one compaction, rekey or backup on the calling thread, and remembers how it ended.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
@@ -36,6 +36,8 @@ struct History {
     stats: CompactionStats,
     /// After a failure: when the next automatic compaction may start, and how long the wait was.
     backoff: Option<(Instant, Duration)>,
+    /// Where the last compaction has kept a log that was in its way, until the event is emitted.
+    kept: Option<PathBuf>,
 }
 
 impl Runner {
@@ -118,7 +120,9 @@ impl Runner {
             return Err(builder::mounted_by_itself(path));
         }
         let id = self.shared.header().id;
-        left_over::clear(&**storage, path, Unfinished::NextGeneration(&id))?;
+        if let Some(kept) = left_over::clear_silently(&**storage, path, Unfinished::NextGeneration(&id))? {
+            self.history().kept = Some(kept);
+        }
         let copier = Copier::create(&self.shared, &self.progress, path, id.generation + 1, key)?;
         let attributes = self.shared.write()?.log.attributes()?;
         let set_error = |source| Error::io("set the owner and the permissions of", copier.new.temporary(), source);
@@ -179,9 +183,13 @@ impl Runner {
         copier.new.name(&target, "create the backup")
     }
 
-    /// Records how a compaction ended, unless the store is being closed, and emits the event. Each failure in a row
+    /// Records how a compaction ended, unless the store is being closed, and emits the events. Each failure in a row
     /// doubles the wait before the next automatic one. The caller holds no lock.
     pub(super) fn note(&self, done: &Result<CompactionReport>) {
+        let kept = self.history().kept.take();
+        if let Some(kept) = kept {
+            events::left_over_kept(&self.shared.path, &kept);
+        }
         if self.progress.is_stopping() {
             return;
         }
