@@ -65,7 +65,7 @@ impl LogBuilder {
     /// `path` is its final name.
     ///
     /// # Errors
-    /// `Invalid` if there is a file at `<path>.new`, `Full`, `Io`.
+    /// `Locked` if there is a file at `<path>.new`, `Full`, `Io`.
     pub(crate) fn create(
         storage: &Arc<dyn Storage>,
         path: &Path,

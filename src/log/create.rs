@@ -6,6 +6,7 @@
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::file::LogFile;
 use super::header::open_log;
@@ -18,7 +19,8 @@ use crate::{AgentKey, Error, Result};
 /// durable, but its name is not. After an error the file is removed.
 ///
 /// # Errors
-/// `Invalid` if there is a file at `temporary`, which is not changed; `Full`; `Io`.
+/// `Locked` if there is a file at `temporary`, which is not changed: the caller has cleared it, so another process has
+/// just made it. `Full`, `Io`.
 pub(crate) fn create_log(
     storage: &dyn Storage,
     temporary: &Path,
@@ -32,14 +34,14 @@ pub(crate) fn create_log(
     let authenticated = header::encode_authenticated(&GenerationId { generation, store_id, salt });
     let authenticator = Prk::extract(&salt, key).authenticator(&authenticated);
     let file = storage.open(temporary, Access::CreateNew).map_err(|source| match source.kind() {
-        io::ErrorKind::AlreadyExists => in_the_way(temporary),
+        io::ErrorKind::AlreadyExists => in_use(temporary),
         _ => storage::create_error("create", temporary)(source),
     })?;
     let file: Arc<dyn File> = file.into();
     let locked = match file.try_lock() {
         Ok(true) => Ok(()),
         // Another process has opened it since, to find out whether it is a left-over.
-        Ok(false) => Err(in_the_way(temporary)),
+        Ok(false) => Err(in_use(temporary)),
         Err(source) => Err(Error::io("lock", temporary, source)),
     };
     let written = || {
@@ -55,9 +57,10 @@ pub(crate) fn create_log(
     })
 }
 
-fn in_the_way(temporary: &Path) -> Error {
-    let name = temporary.display();
-    Error::Invalid { what: format!("{name} is in the way: another copy is being made there") }
+/// The error for a file that another process is writing.
+pub(super) fn in_use(temporary: &Path) -> Error {
+    let hint = "another process is creating a log there; try again when it is done";
+    Error::Locked { path: temporary.to_path_buf(), holder: None, waited: Duration::ZERO, hint }
 }
 
 /// Fills `bytes` from the system's random generator. `path` is for the error message.

@@ -18,6 +18,7 @@ use std::path::{Path, PathBuf};
 
 use rustix::io::Errno;
 
+use super::create::in_use;
 use super::header::read_header_page;
 use super::quarantine;
 use super::scan::{Concurrency, RawScanner, ScanItem};
@@ -52,7 +53,7 @@ enum Verdict {
 /// kept, so the caller holds no lock.
 ///
 /// # Errors
-/// `Invalid` if something is in the way, which is not changed; `Io`.
+/// `Invalid` if something is in the way, which is not changed; `Locked` if another process is writing it; `Io`.
 pub(crate) fn clear(storage: &dyn Storage, path: &Path, expected: Unfinished<'_>) -> Result<()> {
     if let Some(kept) = clear_silently(storage, path, expected)? {
         events::left_over_kept(path, &kept);
@@ -84,7 +85,11 @@ pub(crate) fn clear_silently(
         _ => Error::io("open", &new, source),
     })?;
     if !lock::is_locked_now(storage, &new, &*file)? {
-        return Err(in_the_way(&new, "a process is writing it: another copy is being made there"));
+        return Err(match expected {
+            // Another process is creating the store, or compacts it.
+            Unfinished::Store | Unfinished::NextGeneration(_) => in_use(&new),
+            Unfinished::Copy(_) => in_the_way(&new, "a process is writing it, to make another copy there"),
+        });
     }
     match verdict(&*file, &new, expected)? {
         Verdict::Remove => remove(),

@@ -32,8 +32,8 @@ pub enum Enqueued {
 
 /// The persistent state of one agent, opened exclusively: by one process, through one handle.
 ///
-/// The handle belongs to the process that opened it: in a child of `fork`, its calls fail with [`Error::Failed`], and
-/// dropping it does nothing.
+/// The handle belongs to the process that opened it. In a child of `fork`, dropping it does nothing, and the calls that
+/// return a `Result` fail with [`Error::Failed`]; make no other calls there.
 ///
 /// Every method takes `&self`; share the store between threads by reference or in an [`Arc`]. One sync can cover
 /// the writing calls of several threads. All calls block; from async code, run them where blocking is allowed.

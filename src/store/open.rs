@@ -76,13 +76,18 @@ impl Store {
             lock_file.note_holder();
             match log {
                 Some(file) => break open_existing(options, file, &path, key)?,
-                None => {
-                    if let Some(created) = create(options, &path, key)? {
-                        break (created, key);
+                None => match create(options, &path, key) {
+                    // A file has appeared at the path.
+                    Ok(None) => {}
+                    // Another process, with another lock file, is creating the store.
+                    Err(Error::Locked { .. }) if wait.pause() => {}
+                    created => {
+                        if let Some(created) = created? {
+                            break (created, key);
+                        }
                     }
-                }
+                },
             }
-            // A file has appeared at the path while a store was being created.
         };
         let mut store = Store::new(options, path, current_key, recovered, lock_file)?;
         if !std::ptr::eq(current_key, key) {

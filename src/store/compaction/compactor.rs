@@ -34,7 +34,12 @@ impl Compactor {
     /// Starts a thread if a compaction is due, none is running, and the last failure is long enough ago.
     pub(crate) fn start_if_due(&self) {
         let runner = &self.runner;
-        if !runner.shared.compaction_is_due() || runner.running.swap(true, Ordering::AcqRel) {
+        if !runner.shared.compaction_is_due() {
+            return;
+        }
+        // Locked until the handle is in its place: a later thread's handle must not be replaced by it.
+        let mut slot = lock(&self.thread);
+        if runner.running.swap(true, Ordering::AcqRel) {
             return;
         }
         if runner.is_backing_off() {
@@ -48,8 +53,10 @@ impl Compactor {
         };
         match thread::Builder::new().name("state-compaction".to_owned()).spawn(run) {
             // The previous thread is done: it clears `running` as its last step.
-            Ok(thread) => drop(lock(&self.thread).replace(thread)),
+            Ok(thread) => drop(slot.replace(thread)),
             Err(source) => {
+                // The event may be the caller's code.
+                drop(slot);
                 let error = Error::io("start the compaction thread of", &runner.shared.path, source);
                 runner.note(&Err(error));
                 runner.running.store(false, Ordering::Release);
