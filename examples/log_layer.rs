@@ -4,8 +4,8 @@
 //! cargo run --example log_layer --features tracing
 //! ```
 //!
-//! - It does not buffer the events of the store itself, whose target starts with `backupy_state`: on a full disk, each
-//!   event that cannot be buffered would cause another one, without end.
+//! - It does not buffer the events of the store itself, whose target starts with `backupy_state`: on a full disk,
+//!   each event that cannot be buffered would cause another one, without end.
 //! - It does not report its own failures through `tracing`, for the same reason.
 //! - It has a `Weak` handle: a subscriber lives as long as the process, and would keep the store open.
 //!

@@ -122,8 +122,8 @@ pub enum Error {
         /// How it differs from what was expected.
         what: &'static str,
     },
-    /// The disk, the quota or the limit on the length of a file is reached. Nothing was written, and the store stays
-    /// usable: free some space and call again.
+    /// The disk, the quota or the limit on the length of a file is reached. Nothing was written, and the store
+    /// stays usable: free some space and call again.
     #[non_exhaustive]
     Full {
         /// The log.
@@ -131,9 +131,9 @@ pub enum Error {
         /// What is full.
         what: &'static str,
     },
-    /// The handle accepts no more writes: an earlier write or sync failed, or this process is a child, by `fork`, of
-    /// the one that opened the store. After a failure, reads still work; drop the handle and open the store again to
-    /// write.
+    /// The handle accepts no more writes: an earlier write or sync failed, or this process is a child, by `fork`,
+    /// of the one that opened the store. After a failure, reads still work; drop the handle and open the store
+    /// again to write.
     #[non_exhaustive]
     Failed {
         /// The log.
@@ -141,9 +141,10 @@ pub enum Error {
         /// Why, and what to do about it.
         what: &'static str,
     },
-    /// The file at the store's path is not the one that the store has open any more: it was moved, removed or replaced.
-    /// The store accepts no more writes, and has left the file that is there now alone. What earlier calls wrote is in
-    /// the file that was open, if that still has a name. Reads still work until the handle is dropped.
+    /// The file at the store's path is not the one that the store has open any more: it was moved, removed or
+    /// replaced. The store accepts no more writes, and has left the file that is there now alone. What earlier
+    /// calls wrote is in the file that was open, if that still has a name. Reads still work until the handle is
+    /// dropped.
     #[non_exhaustive]
     Replaced {
         /// The path.
@@ -245,8 +246,8 @@ impl fmt::Display for Error {
             Error::Failed { path, what } => write!(f, "cannot write to {}: {what}", path.display()),
             Error::Replaced { path } => write!(
                 f,
-                "{} is not the file that the store has open: it was moved, removed or replaced; the store accepts no \
-                 more writes; look for the file it had open, put it back, and open the store again",
+                "{} is not the file that the store has open: it was moved, removed or replaced; the store accepts \
+                 no more writes; look for the file it had open, put it back, and open the store again",
                 path.display()
             ),
             Error::Io { operation, path, source } => {

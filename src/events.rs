@@ -70,7 +70,8 @@ mod traced {
                 error!(path = %path.display(), operation, %source, "the store accepts no more writes");
             }
             Error::Replaced { .. } => {
-                error!(path = %path.display(), "the file was moved, removed or replaced; the store accepts no more writes");
+                let what = "the file was moved, removed or replaced; the store accepts no more writes";
+                error!(path = %path.display(), "{what}");
             }
             _ => {}
         }

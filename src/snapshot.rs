@@ -105,9 +105,8 @@ impl Snapshot {
         &self.path
     }
 
-    /// Updates the view to the current state of the store that is at the path now, also if another file has been put
-    /// there. After an error, the view is still a state that the
-    /// store had.
+    /// Updates the view to the current state of the store that is at the path now, also if another file has been
+    /// put there. After an error, the view is still a state that the store had.
     ///
     /// # Errors
     /// Those of [`open`](Snapshot::open).

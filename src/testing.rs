@@ -62,8 +62,8 @@ pub fn live_ranges(snapshot: &Snapshot) -> Vec<Range<u64>> {
     snapshot.live_ranges()
 }
 
-/// Whether a path means the store's log or one of the files next to it: the command line reads its input from no such
-/// file, and writes no drawing there. `state` is taken as [`Store::open`] takes it.
+/// Whether a path means the store's log or one of the files next to it: the command line reads its input from no
+/// such file, and writes no drawing there. `state` is taken as [`Store::open`] takes it.
 #[must_use]
 pub fn belongs_to_store(path: &Path, state: &Path) -> bool {
     let state = place::resolve(&Disk, state, Purpose::Reading);
@@ -73,8 +73,8 @@ pub fn belongs_to_store(path: &Path, state: &Path) -> bool {
 /// Where [`Store::backup`] and [`salvage`](crate::salvage()) put a copy that is to be made at `to`.
 ///
 /// # Errors
-/// [`Error::Invalid`](crate::Error::Invalid), [`Error::NotAStore`](crate::Error::NotAStore) for a folder or a device,
-/// [`Error::Io`](crate::Error::Io).
+/// [`Error::Invalid`](crate::Error::Invalid), [`Error::NotAStore`](crate::Error::NotAStore) for a folder or a
+/// device, [`Error::Io`](crate::Error::Io).
 pub fn path_of_copy(to: &Path) -> Result<PathBuf> {
     place::resolve(&Disk, to, Purpose::Copy)
 }

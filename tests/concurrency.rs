@@ -297,8 +297,8 @@ fn settling_and_failing_release_waiters_while_a_sync_hangs() {
     }
 }
 
-/// A compaction renames the next generation over the file, which loses its name before the next generation has taken
-/// over.
+/// A compaction renames the next generation over the file, which loses its name before the next generation has
+/// taken over.
 #[test]
 fn a_file_that_is_being_replaced_may_have_no_name() {
     in_many_orders(|| {

@@ -1,6 +1,6 @@
-//! The events of the `tracing` feature: for open, recovery and failure, and never a secret; and who listens to them may
-//! call the store. Alone in its binary: other tests without a subscriber could make `tracing` disable an event for the
-//! whole process.
+//! The events of the `tracing` feature: for open, recovery and failure, and never a secret; and who listens to
+//! them may call the store. Alone in its binary: other tests without a subscriber could make `tracing` disable an
+//! event for the whole process.
 #![cfg(feature = "tracing")]
 #![allow(clippy::unwrap_used, reason = "a test panics where something is wrong")]
 
@@ -63,8 +63,9 @@ impl Visit for Text {
     }
 }
 
-/// A place for a store. From the first one on, there is always a subscriber, the [`Router`]. Without one, `tracing` may
-/// disable an event for the whole process when it first occurs, even if another thread sets a subscriber at that moment.
+/// A place for a store. From the first one on, there is always a subscriber, the [`Router`]. Without one,
+/// `tracing` may disable an event for the whole process when it first occurs, even if another thread sets a
+/// subscriber at that moment.
 fn place() -> Place {
     static ROUTER: Once = Once::new();
     ROUTER.call_once(|| tracing::subscriber::set_global_default(Router).unwrap());
@@ -191,8 +192,8 @@ type Layer = Arc<dyn Fn(&str) + Send + Sync>;
 /// The layers, each with the folder of its store.
 static LAYERS: Mutex<Vec<(PathBuf, Layer)>> = Mutex::new(Vec::new());
 
-/// The subscriber of the whole process, also of the threads that a store starts. Calls the layer of the store that an
-/// event is about.
+/// The subscriber of the whole process, also of the threads that a store starts. Calls the layer of the store that
+/// an event is about.
 struct Router;
 
 thread_local! {
@@ -237,8 +238,9 @@ fn listen(place: &Place, layer: impl Fn(&str) + Send + Sync + 'static) {
     LAYERS.lock().unwrap().push((fs::canonicalize(place.folder()).unwrap(), Arc::new(layer)));
 }
 
-/// Opens a store, and from then on makes every kind of call on it at each of its events, on the thread of the event.
-/// What the calls return does not matter, as long as they return. The texts of the events arrive after the calls.
+/// Opens a store, and from then on makes every kind of call on it at each of its events, on the thread of the
+/// event. What the calls return does not matter, as long as they return. The texts of the events arrive after the
+/// calls.
 fn open_with_layer(place: &Place, options: &OpenOptions) -> (Arc<Store>, Receiver<(ThreadId, String)>) {
     let store = Arc::new(options.open(place.path(), &key()).unwrap());
     let (weak, path, copy) = (Arc::downgrade(&store), place.path(), place.at("copy"));

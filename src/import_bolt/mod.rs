@@ -105,8 +105,8 @@ pub struct ImportReport {
 /// - [`Error::WrongKey`]: no value opens under the key. Damage to the only value of a file looks the same.
 /// - [`Error::Corrupt`]: the file is damaged at the given offset.
 /// - [`Error::TooLarge`]: a run id is over 1024 bytes, or a value over 16 MiB.
-/// - [`Error::Invalid`]: the store holds anything else, there is a store of this crate at the path, or the path belongs
-///   to the store.
+/// - [`Error::Invalid`]: the store holds anything else, there is a store of this crate at the path, or the path
+///   belongs to the store.
 ///
 /// With [`Error::Full`], [`Error::Failed`] and [`Error::Io`], records may have been written. They stay, and the
 /// next call continues after them.

@@ -12,8 +12,8 @@
 //! Then the file gets its final name. A compaction, and an open that salvages, rename it over the old log
 //! themselves. For a backup or a salvaged copy, [`LogBuilder::name`] renames it to a name that is free.
 //!
-//! If a step fails, the file is removed, and the old log is unchanged. If the process crashes, the file remains, and
-//! `left_over` removes it when the next copy is to be made there, or the store is opened.
+//! If a step fails, the file is removed, and the old log is unchanged. If the process crashes, the file remains,
+//! and `left_over` removes it when the next copy is to be made there, or the store is opened.
 //!
 //! Never touches the old log. Implements steps 1 to 4 of *Compaction* in *Writing* of FORMAT.md.
 
@@ -183,8 +183,8 @@ impl LogBuilder {
         Ok(len)
     }
 
-    /// Renames the finished file over the log `old`, which is at `path`. Returns the folder, for the caller to sync.
-    /// `operation` is for the error message.
+    /// Renames the finished file over the log `old`, which is at `path`. Returns the folder, for the caller to
+    /// sync. `operation` is for the error message.
     ///
     /// # Errors
     /// `Replaced` if `path` does not mean `old` any more; nothing was renamed. `Full`, `Io`.

@@ -1,7 +1,8 @@
 //! Creates an empty log: the header page of a new generation, with a new random salt.
 //!
-//! The file has a temporary name, and is locked before it gets another one. Its caller renames it: `recovery` for a
-//! new store, `builder` for a log that compaction, backup or salvage fills. Implements steps C2 and C3 of *Creation* in *Writing* of FORMAT.md.
+//! The file has a temporary name, and is locked before it gets another one. Its caller renames it: `recovery` for
+//! a new store, `builder` for a log that compaction, backup or salvage fills. Implements steps C2 and C3 of
+//! *Creation* in *Writing* of FORMAT.md.
 
 use std::io;
 use std::path::Path;
@@ -19,8 +20,8 @@ use crate::{AgentKey, Error, Result};
 /// durable, but its name is not. After an error the file is removed.
 ///
 /// # Errors
-/// `Locked` if there is a file at `temporary`, which is not changed: the caller has cleared it, so another process has
-/// just made it. `Full`, `Io`.
+/// `Locked` if there is a file at `temporary`, which is not changed: the caller has cleared it, so another process
+/// has just made it. `Full`, `Io`.
 pub(crate) fn create_log(
     storage: &dyn Storage,
     temporary: &Path,

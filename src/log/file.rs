@@ -21,8 +21,8 @@ pub(crate) struct LogFile {
     pub(crate) path: PathBuf,
     /// The one handle of this process. It has the lock, if the log is open to write.
     pub(crate) file: Arc<dyn File>,
-    /// Whether the name of the file is known to be durable. Whoever put a log in its place, by `mv` for instance, need
-    /// not have synced the folder.
+    /// Whether the name of the file is known to be durable. Whoever put a log in its place, by `mv` for instance,
+    /// need not have synced the folder.
     pub(crate) is_name_durable: AtomicBool,
     pub(crate) sealer: Sealer,
     pub(crate) crc: SaltedCrc,

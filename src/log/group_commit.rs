@@ -8,9 +8,9 @@
 //! wake up syncs next, for all frames written by then. So each thread syncs at most once, and under load many
 //! frames share a sync.
 //!
-//! A file can be removed while it is open. So after each sync the caller says whether the file still has a name; if
-//! it has none, its frames are lost, and that is a failure too. While a compaction renames the next generation over
-//! the file, it is no failure: the wait goes on until the next generation has taken over, or has not.
+//! A file can be removed while it is open. So after each sync the caller says whether the file still has a name;
+//! if it has none, its frames are lost, and that is a failure too. While a compaction renames the next generation
+//! over the file, it is no failure: the wait goes on until the next generation has taken over, or has not.
 //!
 //! A failed sync is never repeated. After a failure, Linux marks the dirty pages as clean, so a second sync would
 //! succeed without having written them. The failure is latched instead: every wait for a frame that is not yet
@@ -130,8 +130,8 @@ impl GroupCommit {
         self.changed.notify_all();
     }
 
-    /// Waits until the frame `seq` is durable. Calls `sync` only if no other thread is syncing, and never again after
-    /// it has failed.
+    /// Waits until the frame `seq` is durable. Calls `sync` only if no other thread is syncing, and never again
+    /// after it has failed.
     ///
     /// # Errors
     /// The first failure of this log, even if it happened in another thread.

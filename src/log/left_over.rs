@@ -1,7 +1,7 @@
 //! What a crash has left at `<path>.new`: removes it if it is provably a left-over, and nothing else.
 //!
-//! A copy is written to `<path>.new` and then renamed. A crash before the rename leaves the file there; it holds no
-//! acknowledged record that the log does not have. But an operator may have put a file there too. So a file is
+//! A copy is written to `<path>.new` and then renamed. A crash before the rename leaves the file there; it holds
+//! no acknowledged record that the log does not have. But an operator may have put a file there too. So a file is
 //! removed only if no other handle has it locked, and
 //!
 //! - it has no whole header, and looks like the beginning of one; or
@@ -49,8 +49,8 @@ enum Verdict {
     InTheWay(&'static str),
 }
 
-/// Clears `<path>.new`, where `expected` is about to be written. `path` is the final name. Emits the event if a log is
-/// kept, so the caller holds no lock.
+/// Clears `<path>.new`, where `expected` is about to be written. `path` is the final name. Emits the event if a
+/// log is kept, so the caller holds no lock.
 ///
 /// # Errors
 /// `Invalid` if something is in the way, which is not changed; `Locked` if another process is writing it; `Io`.

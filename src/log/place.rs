@@ -1,7 +1,8 @@
 //! Maps a caller's path to the log that it means.
 //!
-//! Every call that takes the path of a store, or of a new copy of one, maps it here. So a copy can be opened by the
-//! same words that made it. Reads only the first bytes of a file. Implements *Names* in *Writing* of FORMAT.md.
+//! Every call that takes the path of a store, or of a new copy of one, maps it here. So a copy can be opened by
+//! the same words that made it. Reads only the first bytes of a file. Implements *Names* in *Writing* of
+//! FORMAT.md.
 
 use std::path::{Path, PathBuf};
 
@@ -96,9 +97,9 @@ fn is_store(storage: &dyn Storage, path: &Path) -> bool {
     file.is_ok_and(|file| storage::read_exact_at(&*file, &mut magic, 0).is_ok()) && magic == MAGIC
 }
 
-/// Whether a caller's path means the log at `log`, or one of the files next to it. Of a file that a caller reads or
-/// writes for another purpose, this must not be so. If `log` is quarantined, it also asks this about the log that it
-/// comes from.
+/// Whether a caller's path means the log at `log`, or one of the files next to it. Of a file that a caller reads
+/// or writes for another purpose, this must not be so. If `log` is quarantined, it also asks this about the log
+/// that it comes from.
 pub(crate) fn belongs_to(storage: &dyn Storage, path: &Path, log: &Path) -> bool {
     let Ok(path) = storage.resolve(path) else { return false };
     let (Some(name), Some(of_log)) = (path.file_name(), log_name(log)) else { return false };

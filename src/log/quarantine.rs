@@ -1,13 +1,13 @@
 //! Quarantine: keeps the bytes of a torn tail, and damaged logs, under another name.
 //!
 //! - A torn tail is copied to `<path>.torn-<n>` before it is cut off. The 8 newest of these files are kept.
-//! - A damaged log gets the second name `<path>.damaged-<n>` before a salvaged one is renamed over it. There are at
-//!   most 8; none of them is ever removed.
+//! - A damaged log gets the second name `<path>.damaged-<n>` before a salvaged one is renamed over it. There are
+//!   at most 8; none of them is ever removed.
 //!
-//! A copy that is there already is not made again: an open that fails after its quarantine can be repeated for ever.
-//! The original stays in place until its copy or its second name is durable, so a crash at any point leaves the bytes
-//! in at least one file. What counts as a torn tail or as damage is decided in `scan`. Implements steps T4 to T8 and
-//! D1 to D2 of *Opening* of FORMAT.md.
+//! A copy that is there already is not made again: an open that fails after its quarantine can be repeated for
+//! ever. The original stays in place until its copy or its second name is durable, so a crash at any point leaves
+//! the bytes in at least one file. What counts as a torn tail or as damage is decided in `scan`. Implements steps
+//! T4 to T8 and D1 to D2 of *Opening* of FORMAT.md.
 
 use std::io::ErrorKind;
 use std::ops::Range;
@@ -23,8 +23,8 @@ use crate::{Error, Result};
 /// How many torn tails, and how many damaged logs, are kept.
 const KEPT_MAX: usize = 8;
 
-/// Copies the torn tail of the log, from `offset` up to `until`, to the next free `<path>.torn-<n>`, and then cuts the
-/// log at `offset`. Both are durable on return. Returns the path of the copy.
+/// Copies the torn tail of the log, from `offset` up to `until`, to the next free `<path>.torn-<n>`, and then cuts
+/// the log at `offset`. Both are durable on return. Returns the path of the copy.
 pub(crate) fn quarantine_torn_tail(
     storage: &dyn Storage,
     log: &LogFile,
@@ -65,8 +65,8 @@ fn keep_torn_tail(storage: &dyn Storage, tail: &Part<'_>) -> Result<PathBuf> {
     }
 }
 
-/// Removes all but the newest torn tails. What is not provably one of them stays, and so does a file that cannot be
-/// removed: the next quarantine tries again.
+/// Removes all but the newest torn tails. What is not provably one of them stays, and so does a file that cannot
+/// be removed: the next quarantine tries again.
 fn remove_oldest_torn_tails(storage: &dyn Storage, path: &Path) {
     let numbers = torn_numbers(storage, path);
     let (oldest, _) = numbers.split_at(numbers.len().saturating_sub(KEPT_MAX));
@@ -90,9 +90,9 @@ fn torn_numbers(storage: &dyn Storage, path: &Path) -> Vec<u32> {
     numbers
 }
 
-/// Gives the damaged log `file`, which is at `path`, the second name `<path>.damaged-<n>`, durably, and returns that
-/// name. `n` is the first free number, from 1 to 8. Where the file system has no hard links, the file is copied to that
-/// name instead. If the file has such a name already, or there is such a copy, returns that.
+/// Gives the damaged log `file`, which is at `path`, the second name `<path>.damaged-<n>`, durably, and returns
+/// that name. `n` is the first free number, from 1 to 8. Where the file system has no hard links, the file is
+/// copied to that name instead. If the file has such a name already, or there is such a copy, returns that.
 ///
 /// # Errors
 /// `Invalid` if all names are taken, `Replaced` if `path` means another file by now, `Full`, `Io`.
@@ -194,8 +194,8 @@ impl Part<'_> {
         Ok(())
     }
 
-    /// Copies the part to a new file at `to`, and syncs its contents. The name is not durable yet. After an error, the
-    /// new file is removed.
+    /// Copies the part to a new file at `to`, and syncs its contents. The name is not durable yet. After an error,
+    /// the new file is removed.
     fn copy_to(&self, storage: &dyn Storage, to: &Path, operation: &'static str) -> Result<FileId> {
         let write_error = full_or_io(operation, to);
         let file = storage.open(to, Access::CreateNew).map_err(storage::create_error(operation, to))?;

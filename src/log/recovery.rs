@@ -46,8 +46,8 @@ pub(crate) struct Recovered {
     pub(crate) report: RecoveryReport,
 }
 
-/// Creates an empty log at `path`, durably. The caller holds the lock on the lock file. Returns `None` if a file has
-/// appeared at `path` meanwhile, which is not changed.
+/// Creates an empty log at `path`, durably. The caller holds the lock on the lock file. Returns `None` if a file
+/// has appeared at `path` meanwhile, which is not changed.
 ///
 /// The log gets its name only once its header is durable, so a crash leaves an empty store or no store.
 pub(crate) fn create(
@@ -80,8 +80,8 @@ pub(crate) fn create(
     Ok(Some(Recovered { log: Arc::new(log), header, replay, allocated: HEADER_PAGE_LEN as u64, report }))
 }
 
-/// Opens an existing log, replays it, makes it durable, and quarantines a torn tail. `file` is the one at `path`, and
-/// the caller holds the locks. A left-over next to it is cleared once the key has been proven.
+/// Opens an existing log, replays it, makes it durable, and quarantines a torn tail. `file` is the one at `path`,
+/// and the caller holds the locks. A left-over next to it is cleared once the key has been proven.
 ///
 /// # Errors
 /// - `NotAStore`, `UnsupportedFormat`, `WrongKey`, `Corrupt`, `Unauthentic`; `Stale` if the log does not satisfy

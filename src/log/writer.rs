@@ -24,8 +24,8 @@
 //! failure is latched in `group_commit`, and only a new open writes again.
 //!
 //! **Identity.** The file may be moved, removed or replaced while it is open. So the writer asks whether the path
-//! still means its file before it grows or closes the log, and after each sync whether the file still has a name. If
-//! not, the log has failed: what is written from then on would be lost.
+//! still means its file before it grows or closes the log, and after each sync whether the file still has a name.
+//! If not, the log has failed: what is written from then on would be lost.
 //!
 //! Never repeats a failed sync, and never looks into values. Implements *Writing* of FORMAT.md.
 
@@ -299,8 +299,8 @@ impl LogWriter {
                 return Ok(());
             }
             let Err(error) = self.grow_to(target.next_multiple_of(PAGE_LEN), frame_end) else { return Ok(()) };
-            // Some of the zeros may have been written: they are harmless, but a full disk needs the space. Nothing else
-            // was written, so the log has not failed.
+            // Some of the zeros may have been written: they are harmless, but a full disk needs the space. Nothing
+            // else was written, so the log has not failed.
             self.cut_to(self.allocated)?;
             if !storage::is_full(&error) {
                 return Err(Error::io("allocate space in", &self.file.path, error));

@@ -26,8 +26,8 @@ use crate::{AgentKey, Anchor, Error, Result, SalvageReport};
 /// Copies everything that is authentic in the store `from` into a new store `to`, under the same key.
 ///
 /// `from` is only read, and without the lock. A damaged store can be salvaged if each field of its header is
-/// intact in one of the two copies. Of an intact store, this makes a copy. A path without an extension gets `.db`, as
-/// with [`Store::open`](crate::Store::open).
+/// intact in one of the two copies. Of an intact store, this makes a copy. A path without an extension gets `.db`,
+/// as with [`Store::open`](crate::Store::open).
 ///
 /// The report lists what was lost. A lost put restores nothing, and a lost delete or ack removes nothing: the key
 /// may have an older value again, and an acked job may be queued again. So jobs are still delivered at least once.
@@ -42,8 +42,8 @@ use crate::{AgentKey, Anchor, Error, Result, SalvageReport};
 /// it.
 ///
 /// # Errors
-/// - [`Error::Invalid`]: there is something at `to`, which is not changed, or at `to` followed by `.new`; `to` is a
-///   name that a store keeps for its own files; or one of the paths names no file.
+/// - [`Error::Invalid`]: there is something at `to`, which is not changed, or at `to` followed by `.new`; `to` is
+///   a name that a store keeps for its own files; or one of the paths names no file.
 /// - [`Error::NotFound`], [`Error::NotAStore`], [`Error::UnsupportedFormat`]: there is no store at `from` that
 ///   this version can read.
 /// - [`Error::WrongKey`]: `from` is under another key.
@@ -105,7 +105,8 @@ pub(crate) struct Source {
 }
 
 impl Source {
-    /// Checks the key of a log, which is at `path`. Puts the header together from both copies if neither is intact.
+    /// Checks the key of a log, which is at `path`. Puts the header together from both copies if neither is
+    /// intact.
     pub(crate) fn of(file: Arc<dyn File>, path: &Path, key: &AgentKey) -> Result<Self> {
         let page = header::read_header_page(&*file, path)?;
         let (header, _) = header::recover_header(&page, path, key)?;

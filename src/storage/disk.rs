@@ -149,16 +149,16 @@ fn id_of(found: &fs::Metadata) -> FileId {
 
 /// Asks for one thing about a file; `None` if the system does not tell.
 ///
-/// std asks for all times as well. Since Linux 6.13, a write to a file whose times were asked for changes its inode,
-/// and the next sync then takes half as long again.
+/// std asks for all times as well. Since Linux 6.13, a write to a file whose times were asked for changes its
+/// inode, and the next sync then takes half as long again.
 #[cfg(target_os = "linux")]
 fn status(folder: impl AsFd, path: &Path, flags: AtFlags, what: StatxFlags) -> Option<Statx> {
     let found = statx(folder, path, flags, what).ok()?;
     (found.stx_mask & what.bits() == what.bits()).then_some(found)
 }
 
-/// To read. A FIFO that has replaced the file would make an open without `O_NONBLOCK` hang, and a symbolic link would
-/// lead to another file.
+/// To read. A FIFO that has replaced the file would make an open without `O_NONBLOCK` hang, and a symbolic link
+/// would lead to another file.
 fn options() -> fs::OpenOptions {
     let mut options = fs::OpenOptions::new();
     let flags = rustix::fs::OFlags::NONBLOCK | rustix::fs::OFlags::NOFOLLOW;

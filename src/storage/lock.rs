@@ -1,10 +1,10 @@
 //! Waiting for a lock, and the lock file `state.db.lock`.
 //!
-//! Two locks make a handle the only writer: one on the lock file, one on the log itself. The lock file serves for the
-//! time when there is no log, and while a compaction replaces it: an exclusive lock belongs to a file, not to its
-//! name. The lock on the log still holds if somebody deletes the lock file, or reaches the log by another name. The
-//! lock file is never removed: else one process could hold the lock on the removed file, and another one on a new
-//! file of the same name. `store/lock.rs` takes both. Implements the locks of *Writing* in FORMAT.md.
+//! Two locks make a handle the only writer: one on the lock file, one on the log itself. The lock file serves for
+//! the time when there is no log, and while a compaction replaces it: an exclusive lock belongs to a file, not to
+//! its name. The lock on the log still holds if somebody deletes the lock file, or reaches the log by another
+//! name. The lock file is never removed: else one process could hold the lock on the removed file, and another one
+//! on a new file of the same name. `store/lock.rs` takes both. Implements the locks of *Writing* in FORMAT.md.
 
 use std::path::Path;
 use std::process;
@@ -29,8 +29,8 @@ impl<'a> Wait<'a> {
         Wait { storage, started: Instant::now(), timeout, paused: Duration::ZERO, pause: PAUSE_MIN }
     }
 
-    /// Pauses before the next try. Returns `false` if the time is up. The last pause is cut short, so that the last
-    /// try is at the deadline.
+    /// Pauses before the next try. Returns `false` if the time is up. The last pause is cut short, so that the
+    /// last try is at the deadline.
     pub(crate) fn pause(&mut self) -> bool {
         let left = self.timeout.saturating_sub(self.started.elapsed().max(self.paused));
         if left.is_zero() {
@@ -83,8 +83,8 @@ impl LockFile {
         }
     }
 
-    /// Writes the pid, for the error message of another process. With a fixed width, so that no digit of a longer old
-    /// one is left after it.
+    /// Writes the pid, for the error message of another process. With a fixed width, so that no digit of a longer
+    /// old one is left after it.
     pub(crate) fn note_holder(&self) {
         // A full disk must not keep the agent from its store.
         let _ = write_all_at(&*self.file, format!("{:>10}\n", self.owner).as_bytes(), 0);
@@ -120,5 +120,5 @@ fn has_ended(pid: u32) -> bool {
     pid.is_some_and(|pid| rustix::process::test_kill_process(pid) == Err(rustix::io::Errno::SRCH))
 }
 
-const FORKED_HINT: &str = "that process has ended here: a process that it forked may hold the lock, or a process in \
-                           another container";
+const FORKED_HINT: &str =
+    "no such process runs here: a child of it may hold the lock, or a process in another container";

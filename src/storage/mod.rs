@@ -79,8 +79,8 @@ impl From<io::Error> for RenameError {
 
 /// A file system.
 ///
-/// Names can be moved by others at any time. So what a name means is compared with a [`FileId`] before something is
-/// renamed over it or removed. The comparison and the change are as close together as the system allows.
+/// Names can be moved by others at any time. So what a name means is compared with a [`FileId`] before something
+/// is renamed over it or removed. The comparison and the change are as close together as the system allows.
 pub trait Storage: Debug + Send + Sync {
     /// Makes the folder of `path` absolute and follows a symbolic link at its end, so that a later rename replaces
     /// the file and not the link. The file need not exist.
@@ -91,13 +91,13 @@ pub trait Storage: Debug + Send + Sync {
     fn id(&self, path: &Path) -> io::Result<Option<FileId>>;
     /// The names in the folder at `path`, in any order.
     fn names(&self, path: &Path) -> io::Result<Vec<OsString>>;
-    /// Whether `path` is mounted by itself, as a container runtime mounts a single file: then no file can be renamed
-    /// over it.
+    /// Whether `path` is mounted by itself, as a container runtime mounts a single file: then no file can be
+    /// renamed over it.
     fn is_mount_point(&self, _path: &Path) -> bool {
         false
     }
-    /// Opens a regular file. Anything else is an error, without waiting as a FIFO would, and so is a symbolic link.
-    /// A new file gets mode 0600.
+    /// Opens a regular file. Anything else is an error, without waiting as a FIFO would, and so is a symbolic
+    /// link. A new file gets mode 0600.
     fn open(&self, path: &Path, access: Access) -> io::Result<Box<dyn File>>;
     /// Renames `file`, which is at `from`, to `to`, in one step. `over` is the file that it replaces; with `None`,
     /// it replaces nothing. Durable after [`Folder::sync`].
@@ -160,8 +160,8 @@ pub trait File: Debug + Send + Sync {
     fn attributes(&self) -> io::Result<Attributes> {
         Ok(Attributes::default())
     }
-    /// Gives a new file the attributes of the one that it will replace. What cannot be set leaves the new file with
-    /// fewer permissions, never with more.
+    /// Gives a new file the attributes of the one that it will replace. What cannot be set leaves the new file
+    /// with fewer permissions, never with more.
     fn set_attributes(&self, _attributes: &Attributes) -> io::Result<()> {
         Ok(())
     }

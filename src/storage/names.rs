@@ -1,8 +1,8 @@
-//! The names of the files next to a log, which belong to the store: `.lock`, `.new`, `.torn-<n>`, `.damaged-<n>`, and
-//! `.index` for a later version.
+//! The names of the files next to a log, which belong to the store: `.lock`, `.new`, `.torn-<n>`, `.damaged-<n>`,
+//! and `.index` for a later version.
 //!
-//! Only names, no file is looked at. A name never proves what a file is: who removes or replaces one of these files
-//! looks at the file first.
+//! Only names, no file is looked at. A name never proves what a file is: who removes or replaces one of these
+//! files looks at the file first.
 
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
@@ -53,8 +53,8 @@ pub(crate) fn torn_number(path: &Path, name: &OsStr) -> Option<u32> {
     std::str::from_utf8(number.strip_prefix(b"-")?).ok()?.parse().ok()
 }
 
-/// Which file next to a log has this name, if one has. The name of a log has an extension, so `state.db.new` belongs
-/// to `state.db`, and `state.new` to no log.
+/// Which file next to a log has this name, if one has. The name of a log has an extension, so `state.db.new`
+/// belongs to `state.db`, and `state.new` to no log.
 pub(crate) fn own_name(path: &Path) -> Option<OwnName> {
     Some(split(path)?.1)
 }

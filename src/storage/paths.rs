@@ -45,8 +45,8 @@ pub(crate) fn open_file(storage: &dyn Storage, path: &Path) -> Result<Box<dyn Fi
     storage.open(path, Access::Read).map_err(|source| Error::io("open", path, source))
 }
 
-/// Opens the folder of `path`, to sync it. Done before a rename, so that the sync after it cannot fail for want of a
-/// descriptor.
+/// Opens the folder of `path`, to sync it. Done before a rename, so that the sync after it cannot fail for want of
+/// a descriptor.
 pub(crate) fn open_folder(storage: &dyn Storage, path: &Path) -> Result<Box<dyn Folder>> {
     let folder = folder_of(path);
     storage.open_folder(folder).map_err(|source| Error::io("open the folder", folder, source))

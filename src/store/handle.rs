@@ -32,8 +32,8 @@ pub enum Enqueued {
 
 /// The persistent state of one agent, opened exclusively: by one process, through one handle.
 ///
-/// The handle belongs to the process that opened it. In a child of `fork`, dropping it does nothing, and the calls that
-/// return a `Result` fail with [`Error::Failed`]; make no other calls there.
+/// The handle belongs to the process that opened it. In a child of `fork`, dropping it does nothing, and the calls
+/// that return a `Result` fail with [`Error::Failed`]; make no other calls there.
 ///
 /// Every method takes `&self`; share the store between threads by reference or in an [`Arc`]. One sync can cover
 /// the writing calls of several threads. All calls block; from async code, run them where blocking is allowed.
@@ -48,10 +48,10 @@ pub enum Enqueued {
 ///   while the reserve of 64 KiB lasts, other calls once there is space again.
 /// - [`Error::Io`]: the write or the sync of this call failed. Its effect is unknown until the store is reopened.
 /// - [`Error::Failed`]: an earlier call failed in that way. Reading calls still work.
-/// - [`Error::Replaced`]: the file at the store's path is another one by now, or none. Nothing was written to that one.
-///   It is noticed by the next sync if the file has been removed or replaced, and at the latest by
-///   [`sync`](Store::sync), [`close`](Store::close), a compaction, or when the file grows. From then on every writing
-///   call returns it.
+/// - [`Error::Replaced`]: the file at the store's path is another one by now, or none. Nothing was written to that
+///   one. It is noticed by the next sync if the file has been removed or replaced, and at the latest by
+///   [`sync`](Store::sync), [`close`](Store::close), a compaction, or when the file grows. From then on every
+///   writing call returns it.
 ///
 /// ```
 /// use backupy_state::{AgentKey, Enqueued, Store};
@@ -155,8 +155,8 @@ impl Store {
     /// [`CompactionPolicy`]: crate::CompactionPolicy
     ///
     /// # Errors
-    /// [`Error::Io`], [`Error::Replaced`], or [`Error::Failed`] after an earlier failure. The store is unlocked in any
-    /// case.
+    /// [`Error::Io`], [`Error::Replaced`], or [`Error::Failed`] after an earlier failure. The store is unlocked in
+    /// any case.
     ///
     /// ```
     /// # use backupy_state::{AgentKey, Store};
@@ -356,7 +356,8 @@ impl Drop for Store {
     fn drop(&mut self) {
         if self.shared.is_owner() {
             let _ = self.finish();
-            // A reader may still hold the file. The lock file is unlocked after the log, as the last field is dropped.
+            // A reader may still hold the file. The lock file is unlocked after the log, as the last field is
+            // dropped.
             self.shared.unlock();
         }
     }

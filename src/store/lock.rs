@@ -1,8 +1,8 @@
 //! The two locks that make a handle the only writer of a log, and which file they are on.
 //!
 //! The lock on the lock file comes first, then the one on the log itself. After each, the path must still mean the
-//! locked file: else it is opened anew, until the time is up. So two handles never write one log, whatever happens to
-//! its names. Implements the locks of *Writing* in FORMAT.md.
+//! locked file: else it is opened anew, until the time is up. So two handles never write one log, whatever happens
+//! to its names. Implements the locks of *Writing* in FORMAT.md.
 
 use std::path::Path;
 use std::sync::Arc;

@@ -12,8 +12,8 @@ impl Store {
     /// Makes everything durable that [`Buffered`](crate::Durability::Buffered) calls have written so far.
     ///
     /// # Errors
-    /// [`Error::Io`] if the sync fails, [`Error::Replaced`] if the path means another file by now, [`Error::Failed`]
-    /// after an earlier failure.
+    /// [`Error::Io`] if the sync fails, [`Error::Replaced`] if the path means another file by now,
+    /// [`Error::Failed`] after an earlier failure.
     ///
     /// ```
     /// # use backupy_state::{AgentKey, Durability, OpenOptions};
@@ -40,9 +40,10 @@ impl Store {
     /// - [`Error::Full`]: the disk has no space for the new file.
     /// - [`Error::Unauthentic`]: a live value fails authentication. For a job's payload, the error names the run
     ///   id.
-    /// - [`Error::Invalid`]: something is at the store's path followed by `.new`, and is no left-over of a compaction.
-    /// - [`Error::Replaced`]: the path means another file by now. That one was not changed, and the store takes no more
-    ///   writes.
+    /// - [`Error::Invalid`]: something is at the store's path followed by `.new`, and is no left-over of a
+    ///   compaction.
+    /// - [`Error::Replaced`]: the path means another file by now. That one was not changed, and the store takes no
+    ///   more writes.
     /// - [`Error::Io`], for instance because the file is mounted by itself; [`Error::Failed`].
     ///
     /// The old log is kept and the store stays usable, unless later writing calls return `Failed`.
@@ -93,9 +94,9 @@ impl Store {
     /// again, it is an older state, which [`expect_at_least`](crate::OpenOptions::expect_at_least) can detect.
     ///
     /// # Errors
-    /// [`Error::Invalid`] if there is a file at `path`, which is not changed, or if `path` names no file or one of those
-    /// that a store keeps next to its log. Also those of [`compact`](Store::compact). A left-over of an interrupted
-    /// backup to the same path is replaced.
+    /// [`Error::Invalid`] if there is a file at `path`, which is not changed, or if `path` names no file or one of
+    /// those that a store keeps next to its log. Also those of [`compact`](Store::compact). A left-over of an
+    /// interrupted backup to the same path is replaced.
     ///
     /// ```
     /// # use backupy_state::{AgentKey, Snapshot, Store};

@@ -7,7 +7,7 @@
 //! | | step | crash after this step: the next open sees |
 //! |---|---|---|
 //! | D1 | write the new log to `<path>.new`, sync it, read it back | the damaged store; `<path>.new` is removed |
-//! | D2 | link `<path>` to the first free `<path>.damaged-<n>`, or copy it there, unless that was done before | the damaged store |
+//! | D2 | link `<path>` to a free `<path>.damaged-<n>`, or copy it there, if there is none | the damaged store |
 //! | D3 | sync the folder | the damaged store, and that name |
 //! | D4 | rename `<path>.new` to `<path>` | killed: the new store; power cut: that or the damaged one |
 //! | D5 | sync the folder | the new store |

@@ -21,9 +21,9 @@ impl OpenOptions {
     /// On return, everything that [`Store::recovery`] reports as replayed is durable.
     ///
     /// # Errors
-    /// - [`Error::Invalid`]: the path is empty, names no file, belongs to the files next to another store or is too
-    ///   long for the names of its own; the path without `.db` is a store, and the one with `.db` does not exist; or a
-    ///   file that is no left-over is at the path followed by `.new`.
+    /// - [`Error::Invalid`]: the path is empty, names no file, belongs to the files next to another store or is
+    ///   too long for the names of its own; the path without `.db` is a store, and the one with `.db` does not
+    ///   exist; or a file that is no left-over is at the path followed by `.new`.
     /// - [`Error::NotFound`]: there is no file, and `create(false)` was set.
     /// - [`Error::Locked`]: another handle holds the store.
     /// - [`Error::NotAStore`], [`Error::UnsupportedFormat`], [`Error::WrongKey`], [`Error::Corrupt`],
@@ -117,8 +117,8 @@ fn open_existing<'a>(
     let open = |key| Ok((on_damage::open(options, Arc::clone(&file), path, key)?, key));
     match (open(key), &options.previous_key) {
         (Err(Error::WrongKey { .. }), Some(previous)) => open(previous),
-        // A damaged header does not show which key it was written under. If the previous one does not fit either, the
-        // first error counts.
+        // A damaged header does not show which key it was written under. If the previous one does not fit either,
+        // the first error counts.
         (Err(error @ Error::Corrupt { offset: 0, .. }), Some(previous)) => open(previous).map_err(|_| error),
         (opened, _) => opened,
     }

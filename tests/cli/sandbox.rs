@@ -84,8 +84,8 @@ impl Sandbox {
         paths
     }
 
-    /// Runs the command where the state file is mounted by itself, as a container runtime mounts a single file. `None`
-    /// if nothing can be mounted here.
+    /// Runs the command where the state file is mounted by itself, as a container runtime mounts a single file.
+    /// `None` if nothing can be mounted here.
     pub(crate) fn run_mounted(&self, args: &str) -> Option<Outcome> {
         let state = self.state();
         let in_namespace = |program: &Path, args: &str| {
@@ -260,8 +260,8 @@ pub(crate) const OWN_NAMES: [&str; 7] = [
 ];
 
 /// What is printed where the log is mounted by itself.
-pub(crate) const MOUNTED: &str = "compaction is unavailable: the log is mounted by itself, so no other file can take \
-                                  its place; mount its folder instead";
+pub(crate) const MOUNTED: &str = "compaction is unavailable: the log is mounted by itself, so no other file \
+                                  can take its place; mount its folder instead";
 
 /// Every command that only reads a store.
 pub(crate) const READS: [&str; 17] = [

@@ -262,8 +262,8 @@ fn a_log_that_failed_authentication_is_quarantined_and_rekeyed() {
     assert_eq!(start(&subject.frames[0]), 4096);
 }
 
-/// Both copies of the header are damaged in different fields. Which key it was written under shows only when the fields
-/// are combined.
+/// Both copies of the header are damaged in different fields. Which key it was written under shows only when the
+/// fields are combined.
 #[test]
 fn a_damaged_header_is_combined_under_the_previous_key_too() {
     let (_, mut image, expected) = damaged();

@@ -340,8 +340,8 @@ impl Storage for Sim {
         Ok(in_folder.map(|name| name.file_name().unwrap().to_owned()).collect())
     }
 
-    /// What replaces nothing takes two steps, as on a file system that cannot do it in one: a power cut or a failure may
-    /// come between them.
+    /// What replaces nothing takes two steps, as on a file system that cannot do it in one: a power cut or a
+    /// failure may come between them.
     fn rename(&self, from: &Path, file: FileId, to: &Path, over: Option<FileId>) -> Result<(), RenameError> {
         let (mut state, _) = self.begin(if over.is_some() { Op::Rename } else { Op::Link })?;
         if state.id(from) != Some(file) {

@@ -177,8 +177,8 @@ impl World {
     pub fn of(image: &Image) -> Self {
         let mut world = World::default();
         for (path, content) in image {
-            // An image does not say which names are of one file. Each log has a salt of its own, so two files that are
-            // equal are one.
+            // An image does not say which names are of one file. Each log has a salt of its own, so two files that
+            // are equal are one.
             let same =
                 world.inodes.iter().position(|inode| inode.live.len() > 0 && inode.live.hash() == content.hash());
             let inode = same.unwrap_or(world.inodes.len());

@@ -12,11 +12,10 @@ use crate::text::{Out, bytes, counted, escaped, grouped};
 
 /// Copy everything that is still authentic in a damaged store to a new store
 ///
-/// The damaged store is not changed, and an existing file is never overwritten. If TO has no extension, .db is added,
-/// as for --state. Exits with 0 if nothing is lost,
-/// and with 3 if something is; the new store is usable in both cases. To use it, stop the agent and replace the
-/// damaged store with it. Where acks and deletes are lost, what they removed is present again, so jobs may be
-/// delivered twice.
+/// The damaged store is not changed, and an existing file is never overwritten. If TO has no extension, .db is
+/// added, as for --state. Exits with 0 if nothing is lost, and with 3 if something is; the new store is usable in
+/// both cases. To use it, stop the agent and replace the damaged store with it. Where acks and deletes are lost,
+/// what they removed is present again, so jobs may be delivered twice.
 #[derive(clap::Args)]
 #[command(after_help = "Example:
   backupy-state --state /var/lib/backupy/state.db salvage /var/lib/backupy/salvaged.db

@@ -41,8 +41,8 @@ impl Target {
         folder.map_or_else(|| DEFAULT_DIR.into(), PathBuf::from).join("state.db")
     }
 
-    /// Fails if the path means the state file, or one of the files that the store keeps next to it: a command neither
-    /// reads its input from these nor writes anything else there.
+    /// Fails if the path means the state file, or one of the files that the store keeps next to it: a command
+    /// neither reads its input from these nor writes anything else there.
     pub(crate) fn refuse_own_file(&self, path: &Path) -> Result<(), Failure> {
         let state = self.state();
         if !belongs_to_store(path, &state) {
@@ -127,8 +127,8 @@ pub(crate) struct Lock {
 /// Where a copy of the store that is to be made at `to` will be.
 pub(crate) fn path_of_copy(to: &Path) -> Result<PathBuf, Failure> {
     testing::path_of_copy(to).map_err(|error| match error {
-        // Not through `Failure::from`: a missing folder for the copy is not a missing store, and a folder in its place
-        // is no foreign one.
+        // Not through `Failure::from`: a missing folder for the copy is not a missing store, and a folder in its
+        // place is no foreign one.
         Error::Io { .. } => Failure::failed(error.to_string()),
         Error::NotAStore { path, what, .. } => {
             Failure::usage(format!("{} is {what}; name a file", path.display()))

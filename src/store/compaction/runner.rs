@@ -66,8 +66,8 @@ impl Runner {
         done.iter().for_each(|done| self.note(done));
     }
 
-    /// Compacts the log, into a new one under `key`. On return the new log is durable. The caller has locked the key,
-    /// and notes the result once it has unlocked it.
+    /// Compacts the log, into a new one under `key`. On return the new log is durable. The caller has locked the
+    /// key, and notes the result once it has unlocked it.
     pub(super) fn run(&self, key: &AgentKey, release: Release) -> Result<CompactionReport> {
         match self.replace_log(key) {
             Err(full @ Error::Full { .. }) => self.run_with_less_preallocated(key, release, full),
@@ -183,8 +183,8 @@ impl Runner {
         copier.new.name(&target, "create the backup")
     }
 
-    /// Records how a compaction ended, unless the store is being closed, and emits the events. Each failure in a row
-    /// doubles the wait before the next automatic one. The caller holds no lock.
+    /// Records how a compaction ended, unless the store is being closed, and emits the events. Each failure in a
+    /// row doubles the wait before the next automatic one. The caller holds no lock.
     pub(super) fn note(&self, done: &Result<CompactionReport>) {
         let kept = self.history().kept.take();
         if let Some(kept) = kept {
