@@ -345,6 +345,22 @@ fn a_replacement_that_fails_ends_the_wait() {
     }
 }
 
+/// The rename fails, and somebody else has removed the file: no next generation will take over.
+#[test]
+fn a_file_that_is_removed_while_its_replacement_fails_ends_the_wait() {
+    in_many_orders(|| {
+        let log = Log::new(None);
+        log.nameless.store(true, Ordering::SeqCst);
+        log.commit.set_replacing(true);
+        let seq = log.write().unwrap();
+        let waiting = Arc::clone(&log);
+        let waiting = thread::spawn(move || waiting.commit.wait_durable(seq, || waiting.sync()));
+        thread::yield_now();
+        log.commit.set_replacing(false);
+        assert_eq!(waiting.join().unwrap(), Err(Failure::Replaced));
+    });
+}
+
 /// Somebody removes the file. What was acknowledged before is not looked at again.
 #[test]
 fn a_file_that_has_been_removed_takes_no_more_frames() {
