@@ -15,4 +15,5 @@ mod failed_copies;
 mod failed_writes;
 mod failing_calls;
 mod full_disk;
+mod outsider;
 mod survival;
