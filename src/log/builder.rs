@@ -253,6 +253,8 @@ fn name_temporary(temporary: &Path) -> impl Fn(Error) -> Error + use<> {
         Error::Full { what, .. } => Error::Full { path: path.clone(), what },
         Error::Corrupt { offset, what, .. } => Error::corrupt(&path, offset, what),
         Error::Unauthentic { offset, what, .. } => Error::unauthentic(&path, offset, what),
+        // Only the new file has lost its name.
+        Error::Replaced { .. } => paths::moved(&path),
         error => error,
     }
 }

@@ -43,6 +43,16 @@ pub(crate) fn failure_step() -> usize {
     choose(25, 1)
 }
 
+/// `outsider`: of the operations before which an outsider acts, one in this many is tried.
+pub(crate) fn outsider_step() -> usize {
+    choose(13, 1)
+}
+
+/// `outsider`: the same, in histories of two calls.
+pub(crate) fn outsider_pairs_step() -> usize {
+    choose(97, 1)
+}
+
 /// How many images of the disk are opened, at most, for each choice of names after a failure.
 pub(crate) fn survival_images() -> usize {
     choose(60, usize::MAX)

@@ -66,7 +66,8 @@ impl Agent {
         self.started(Opened { store, is_other_key })
     }
 
-    fn started(&mut self, opened: Opened) -> Result<()> {
+    /// Goes on with a store that was just opened, which must hold a state that the oracle allows.
+    pub fn started(&mut self, opened: Opened) -> Result<()> {
         (self.memory, self.peeked, self.is_open_ended) = (Memory::default(), None, false);
         let store = self.store.insert(opened);
         let found = Model::read(store)?;
@@ -211,7 +212,7 @@ fn leaves_effect_open(call: Call, error: &Error) -> bool {
     match call {
         // The rename was made; a power cut may leave either of the two files.
         Call::Rekey => matches!(error, Error::Io { operation: "sync the folder", .. }),
-        _ => matches!(error, Error::Io { operation: "write" | "sync", .. }),
+        _ => matches!(error, Error::Io { operation: "write" | "sync", .. } | Error::Replaced { .. }),
     }
 }
 

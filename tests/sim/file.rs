@@ -145,6 +145,7 @@ impl File for SimFile {
 
 impl Drop for SimFile {
     fn drop(&mut self) {
+        self.sim.state().writers.remove(&self.handle);
         self.sim.unlock(self.inode as u64, self.handle);
     }
 }

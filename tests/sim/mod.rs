@@ -4,6 +4,7 @@
 //! - [`Sim`] implements the store's seam. [`Sim::fail`] and the like plan failures by operation number.
 //! - [`world`] is the model of the disk: live and durable, per sector, per name.
 //! - [`crash`] lists the images after a power cut.
+//! - [`outsider`] changes names and files between two operations, as another program could.
 //! - [`Agent`] makes a [`Call`], [`Model`] says what the store should then hold, and [`Oracle`] what a crash may
 //!   leave.
 //!
@@ -29,6 +30,7 @@ pub mod crash;
 mod file;
 mod model;
 mod oracle;
+pub mod outsider;
 #[path = "../model/random.rs"]
 pub mod random;
 #[path = "../model/state.rs"]
@@ -42,9 +44,10 @@ pub use call::Call;
 pub use model::Model;
 pub use oracle::{BackedUp, Oracle};
 pub use state::State;
-pub use store::{FEW, Mode, Opened, PATH, TORN, exists, key, open, other_key};
+pub use store::{FEW, Mode, Opened, PATH, TORN, exists, key, key_of, open, other_key};
 
 use file::{SimFile, SimLockFile};
+use outsider::Outsider;
 use random::Random;
 use world::{FailedSync, Image, NameChange, World};
 
@@ -135,6 +138,11 @@ struct DiskState {
     /// Which handle has the lock on a file.
     locks: BTreeMap<u64, u64>,
     handles: u64,
+    /// The handles that are open to write, and of which file.
+    writers: BTreeMap<u64, usize>,
+    /// Which file was renamed over which, in order: the new one first.
+    replaced: Vec<(usize, usize)>,
+    outsider: Outsider,
     /// For each sync of a file: its operation number, and which file.
     syncs: Vec<(usize, usize)>,
     /// Files opened in an earlier session belong to a dead process.
@@ -168,6 +176,9 @@ impl Sim {
             lock_files: BTreeMap::new(),
             locks: BTreeMap::new(),
             handles: 0,
+            writers: BTreeMap::new(),
+            replaced: Vec::new(),
+            outsider: Outsider::default(),
             syncs: Vec::new(),
             session: 0,
         })))
@@ -252,6 +263,7 @@ impl Sim {
         let mut state = self.state();
         state.session += 1;
         state.locks.clear();
+        state.writers.clear();
     }
 
     /// Handles are never numbered twice, so a dead process unlocks nothing of a later one.
@@ -269,6 +281,11 @@ impl Sim {
     /// Numbers an operation. Returns the state of the disk, and how the operation is to fail.
     fn begin(&self, op: Op) -> io::Result<(MutexGuard<'_, DiskState>, Option<Failure>)> {
         let mut state = self.state();
+        if state.outsider.is_due(state.ops.len()) {
+            drop(state);
+            self.let_outsider_act();
+            state = self.state();
+        }
         let number = state.ops.len();
         if op.follows_change() && state.moments.is_some() {
             let moment = Moment { ops: number, world: state.world.clone() };
@@ -314,7 +331,8 @@ impl Storage for Sim {
         if access == Access::Lock {
             let (mut state, _) = self.begin(Op::OpenLock)?;
             let (handle, session) = (state.new_handle(), state.session);
-            let number = LOCK_FILES + state.lock_files.len() as u64;
+            // Not the number of a lock file that was removed.
+            let number = LOCK_FILES + handle;
             let inode = *state.lock_files.entry(path.to_owned()).or_insert(number);
             return Ok(Box::new(SimLockFile { sim: self.clone(), inode, handle, session }));
         }
@@ -327,6 +345,9 @@ impl Storage for Sim {
         };
         let writes = access != Access::Read;
         let (handle, session) = (state.new_handle(), state.session);
+        if writes {
+            state.writers.insert(handle, inode);
+        }
         Ok(Box::new(SimFile { sim: self.clone(), inode, handle, session, writes }))
     }
 
@@ -353,6 +374,8 @@ impl Storage for Sim {
         let inode = state.world.named(from).unwrap();
         let (from, to) = (from.to_owned(), to.to_owned());
         if over.is_some() {
+            let old = state.world.named(&to).unwrap();
+            state.replaced.push((inode, old));
             state.world.change_name(NameChange::Rename { from, to, inode });
             return Ok(());
         }

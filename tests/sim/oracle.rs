@@ -55,6 +55,12 @@ impl Oracle {
         Oracle { states: vec![found], durable: 0 }
     }
 
+    /// The same states, under one of the two keys.
+    pub fn under(mut self, is_other_key: bool) -> Self {
+        self.states.iter_mut().for_each(|state| state.is_other_key = is_other_key);
+        self
+    }
+
     /// The state that was found is durable from now on, and the calls in flight after it are lost.
     pub(super) fn settle(&mut self, found: Model) {
         if *self.current() != found {

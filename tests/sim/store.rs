@@ -32,7 +32,7 @@ pub const FEW: usize = 2;
 impl Mode {
     pub const ALL: [Mode; 3] = [Mode::Sync, Mode::Mixed, Mode::Buffered];
 
-    pub(super) fn options(self, sim: &Sim) -> OpenOptions {
+    pub fn options(self, sim: &Sim) -> OpenOptions {
         let mut options = options_on(Arc::new(sim.clone()));
         options.mmap(false).queue_order(QueueOrder::Fifo);
         // A compaction on its own thread would start at another operation in each run.
@@ -85,7 +85,7 @@ pub fn other_key() -> AgentKey {
 }
 
 /// The first key, or the other one.
-pub(super) fn key_of(is_other: bool) -> AgentKey {
+pub fn key_of(is_other: bool) -> AgentKey {
     let key = ["bkpy_0123456789abcdef0123456789abcdef", "bkpy_fedcba9876543210fedcba9876543210"];
     AgentKey::new(key[usize::from(is_other)]).unwrap()
 }

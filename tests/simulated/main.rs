@@ -15,5 +15,6 @@ mod failed_copies;
 mod failed_writes;
 mod failing_calls;
 mod full_disk;
+mod outsider;
 mod put_in_place;
 mod survival;
