@@ -60,7 +60,7 @@ pub(crate) fn create_log(
 
 /// The error for a file that another process is writing.
 pub(super) fn in_use(temporary: &Path) -> Error {
-    let hint = "another process is creating a log there; try again when it is done";
+    let hint = "another process has just made it; try again when that is done";
     Error::Locked { path: temporary.to_path_buf(), holder: None, waited: Duration::ZERO, hint }
 }
 
