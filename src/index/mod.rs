@@ -124,11 +124,13 @@ impl Index {
             self.staged[bucket as usize].push((key.into(), location));
             let count = self.staged.iter().map(Vec::len).sum::<usize>();
             // Only when the number has doubled since the last time. So sorting is rare enough, and of
-            // more than `drop_above` staged operations, at most half have been replaced.
+            // more than `drop_above` staged operations, at most half have been replaced or have no effect.
             if count as u64 > drop_above && count >= 2 * self.staged_kept {
                 self.staged_kept = 0;
-                for staged in &mut self.staged {
+                for (staged, keys) in self.staged.iter_mut().zip(&self.buckets) {
                     keep_last_of_each(staged);
+                    // A delete of a key that is not there has no effect.
+                    staged.retain(|(key, location)| location.is_some() || keys.contains_key(&**key));
                     self.staged_kept += staged.len();
                 }
             }

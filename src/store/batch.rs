@@ -1,5 +1,6 @@
 //! Writing calls that commit together. Checks and collects them; `log_events.rs` writes them.
 
+use std::collections::HashMap;
 use std::fmt;
 
 use crate::crypto::secret_vec::SecretVec;
@@ -194,14 +195,28 @@ impl Batch {
     }
 
     /// The changes that the calls make. `log_keys` come from [`log_keys`](Self::log_keys); `admitted` says for
-    /// each log event whether it is buffered.
-    pub(crate) fn changes<'a>(&'a self, log_keys: &'a [[u8; LOG_KEY_LEN]], admitted: &[bool]) -> Vec<Change<'a>> {
+    /// each log event whether it is buffered, and `is_queued` whether a job is in the queue before the batch. An ack
+    /// of a job that is not there changes nothing.
+    pub(crate) fn changes<'a>(
+        &'a self,
+        log_keys: &'a [[u8; LOG_KEY_LEN]],
+        admitted: &[bool],
+        is_queued: impl Fn(&[u8]) -> bool,
+    ) -> Vec<Change<'a>> {
         let mut log_keys = log_keys.iter().zip(admitted);
+        // Whether a job is there, after the calls so far.
+        let mut is_there = HashMap::new();
         let change = |call: &'a Call| match call {
             Call::Put { bucket, key, prefix, value } => {
+                if *bucket == Bucket::Queue {
+                    is_there.insert(&**key, true);
+                }
                 Some(Change::put(*bucket, key, prefix.as_ref().map_or(&[], |prefix| prefix), value))
             }
-            Call::Ack { run_id } => Some(Change::delete(Bucket::Queue, run_id)),
+            Call::Ack { run_id } => {
+                let was_there = is_there.insert(run_id, false).unwrap_or_else(|| is_queued(run_id));
+                was_there.then(|| Change::delete(Bucket::Queue, run_id))
+            }
             Call::Log { payload, .. } => {
                 let (key, admitted) = log_keys.next()?;
                 admitted.then(|| Change::put(Bucket::Logs, key, &[], payload))

@@ -268,9 +268,11 @@ impl Store {
         let (plan, _) = self.with_index(|index| quota.plan(index, &batch.log_lens()));
         let (ordinal, _) = self.with_index(Index::next_ordinal);
         let log_keys = batch.log_keys(ordinal).ok_or_else(ordinals_used_up)?;
-        let changes = batch.changes(&log_keys, &plan.admitted);
+        let is_queued = |index: &Index, run_id: &[u8]| index.get(Bucket::Queue, run_id).is_some();
+        let (changes, _) =
+            self.with_index(|index| batch.changes(&log_keys, &plan.admitted, |run_id| is_queued(index, run_id)));
         if changes.is_empty() {
-            // The batch is empty, or has only log events and all of them are over the limits.
+            // The batch is empty, or has only acks of jobs that are not queued and log events over the limits.
             quota.dropped += plan.dropped();
             return Ok(());
         }

@@ -15,6 +15,7 @@ pub(crate) type CountedDisk = Hooked<Counts>;
 pub(crate) struct Counts {
     syncs: Arc<AtomicU64>,
     reads: Arc<AtomicU64>,
+    bytes_read: Arc<AtomicU64>,
     pauses_ms: Arc<AtomicU64>,
     before_read: Arc<Mutex<Option<BeforeRead>>>,
 }
@@ -39,6 +40,11 @@ impl CountedDisk {
         during(&self.hooks.reads, call)
     }
 
+    /// How many bytes the call reads from files, likewise.
+    pub(crate) fn bytes_read_of(&self, call: impl FnOnce()) -> u64 {
+        during(&self.hooks.bytes_read, call)
+    }
+
     /// How many milliseconds the call would pause on a real disk.
     pub(crate) fn pauses_ms_of(&self, call: impl FnOnce()) -> u64 {
         during(&self.hooks.pauses_ms, call)
@@ -58,7 +64,8 @@ fn during(count: &AtomicU64, call: impl FnOnce()) -> u64 {
 }
 
 impl Hooks for Counts {
-    fn read(&self) {
+    fn read(&self, len: usize) {
+        self.bytes_read.fetch_add(len as u64, Ordering::SeqCst);
         let n = self.reads.fetch_add(1, Ordering::SeqCst) + 1;
         if let Some((_, call)) = self.before_read.lock().unwrap().take_if(|(due, _)| *due == n) {
             call();

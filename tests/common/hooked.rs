@@ -20,8 +20,8 @@ pub(crate) trait Hooks: Clone + Debug + Send + Sync + 'static {
         Ok(false)
     }
 
-    /// Before each read of a file. Not called when bytes are read through a memory map.
-    fn read(&self) {}
+    /// Before each read of a file, of at most `len` bytes. Not called when bytes are read through a memory map.
+    fn read(&self, _len: usize) {}
 
     /// Before a write of a handle that [`Hooks::open`] chose. The returned bytes are written.
     fn write<'a>(&self, bytes: &'a [u8], _offset: u64) -> Cow<'a, [u8]> {
@@ -163,7 +163,7 @@ impl<H: Hooks> File for HookedFile<H> {
     }
 
     fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<usize> {
-        self.hooks.read();
+        self.hooks.read(buf.len());
         self.file.read_at(buf, offset)
     }
 

@@ -10,6 +10,7 @@ mod common;
 mod sim;
 
 mod cases;
+mod crafted;
 mod cuts_and_flips;
 mod damage;
 mod on_damage;

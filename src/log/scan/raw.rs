@@ -20,6 +20,7 @@
 //! reads. It never continues after damage by itself; `resync.rs` does that.
 
 use std::io;
+use std::ops::Range;
 use std::time::Duration;
 
 use super::window::{READ_LEN, Window};
@@ -64,8 +65,10 @@ pub(crate) struct RawScanner<'a> {
     rechecks: u32,
     /// The result of the last [`last_nonzero_end`](Self::last_nonzero_end).
     nonzero_end: Option<u64>,
-    /// The offset and the `durable_seq` of the last witness found. One witness often proves damage at many places.
-    witness: Option<(u64, u64)>,
+    /// The headers that may be witnesses.
+    witnesses: Witnesses<'a>,
+    /// How many more bytes of bodies that do not match their CRC are read: see [`BUDGET_FACTOR`].
+    budget: u64,
 }
 
 impl<'a> RawScanner<'a> {
@@ -78,7 +81,9 @@ impl<'a> RawScanner<'a> {
         seq: u64,
     ) -> io::Result<Self> {
         let window = Window::new(file)?;
-        Ok(RawScanner { crc, window, concurrency, offset, seq, rechecks: 0, nonzero_end: None, witness: None })
+        let witnesses = Witnesses::new(window.beside());
+        let budget = window.file_len.saturating_mul(BUDGET_FACTOR).saturating_add(BUDGET_MIN);
+        Ok(RawScanner { crc, window, concurrency, offset, seq, rechecks: 0, nonzero_end: None, witnesses, budget })
     }
 
     /// Where [`next`](Self::next) looks, in bytes from the start of the file.
@@ -117,7 +122,8 @@ impl<'a> RawScanner<'a> {
                 }
             }
             self.window.renew()?;
-            (self.nonzero_end, self.witness) = (None, None);
+            self.nonzero_end = None;
+            self.witnesses = Witnesses::new(self.window.beside());
         };
         Ok(match outcome {
             Outcome::Frame(header) => {
@@ -142,13 +148,16 @@ impl<'a> RawScanner<'a> {
         let what = match frame::parse_header(self.window.bytes(self.offset, FRAME_HEADER_LEN)?, self.crc) {
             ParsedFrameHeader::Implausible(what) => return Ok(Outcome::Tampered(what)),
             ParsedFrameHeader::Plausible(header) => {
-                let frame = self.window.bytes(self.offset, header.len as usize)?;
-                if header.body_checks(&frame[FRAME_HEADER_LEN..], self.crc) {
-                    return Ok(if header.seq == self.seq + 1 {
-                        Outcome::Frame(header)
-                    } else {
-                        Outcome::Tampered("the frame does not have the expected seq")
-                    });
+                if self.budget > 0 {
+                    let frame = self.window.bytes(self.offset, header.len as usize)?;
+                    if header.body_checks(&frame[FRAME_HEADER_LEN..], self.crc) {
+                        return Ok(if header.seq == self.seq + 1 {
+                            Outcome::Frame(header)
+                        } else {
+                            Outcome::Tampered("the frame does not have the expected seq")
+                        });
+                    }
+                    self.budget = self.budget.saturating_sub(frame.len() as u64);
                 }
                 "the frame's body does not match its CRC"
             }
@@ -188,14 +197,7 @@ impl<'a> RawScanner<'a> {
 
     /// Whether a header after the current offset proves that the frame expected here was durable.
     fn has_witness(&mut self, until: u64) -> io::Result<bool> {
-        let missing = self.seq + 1;
-        if self.witness.is_some_and(|(at, durable_seq)| at > self.offset && durable_seq >= missing) {
-            return Ok(true);
-        }
-        let is_witness = |header: &FrameHeader| header.seq > missing && header.durable_seq >= missing;
-        let witness = self.find_header(self.offset + ALIGNMENT as u64, until, is_witness)?;
-        self.witness = witness.map(|(at, header)| (at, header.durable_seq));
-        Ok(witness.is_some())
+        self.witnesses.reach(self.seq + 1, self.offset, until, self.crc)
     }
 
     /// Returns the first plausible header at `from` or later that is wanted, and its offset. From `until` on,
@@ -206,26 +208,81 @@ impl<'a> RawScanner<'a> {
         until: u64,
         is_wanted: impl Fn(&FrameHeader) -> bool,
     ) -> io::Result<Option<(u64, FrameHeader)>> {
-        let mut at = from;
+        find_header(&mut self.window, self.crc, from, until, is_wanted)
+    }
+}
+
+/// As [`RawScanner::find_header`].
+fn find_header(
+    window: &mut Window<'_>,
+    crc: &SaltedCrc,
+    from: u64,
+    until: u64,
+    is_wanted: impl Fn(&FrameHeader) -> bool,
+) -> io::Result<Option<(u64, FrameHeader)>> {
+    let mut at = from;
+    loop {
+        let bytes = window.bytes(at, READ_LEN)?;
+        if bytes.len() < FRAME_HEADER_LEN || at >= until {
+            return Ok(None);
+        }
+        let last = bytes.len() - FRAME_HEADER_LEN;
+        let last = usize::try_from(until - at).map_or(last, |left| last.min(left));
+        for candidate in (0..=last).step_by(ALIGNMENT) {
+            // An implausible header is passed over: in random bytes, one CRC in 2^32 is right by chance.
+            let bytes = &bytes[candidate..];
+            if frame::may_be_header(bytes)
+                && let ParsedFrameHeader::Plausible(header) = frame::parse_header(bytes, crc)
+                && is_wanted(&header)
+            {
+                return Ok(Some((at + candidate as u64, header)));
+            }
+        }
+        // Continue with the first candidate whose header was not in memory as a whole.
+        at += (last - last % ALIGNMENT + ALIGNMENT) as u64;
+    }
+}
+
+/// The plausible headers of the file that can still prove something, found by one search from front to back.
+///
+/// A header proves that the frames up to its `durable_seq` were durable. So of two headers, the first one is of no use
+/// if the second one proves as much, and only a falling sequence is kept. Each byte of the file is searched once,
+/// however many places ask for a witness.
+struct Witnesses<'a> {
+    window: Window<'a>,
+    /// Offset and `durable_seq`: the offsets rise, and the others fall.
+    kept: Vec<(u64, u64)>,
+    /// Which part of the file has been searched.
+    searched: Range<u64>,
+}
+
+impl<'a> Witnesses<'a> {
+    fn new(window: Window<'a>) -> Self {
+        Witnesses { window, kept: Vec::new(), searched: 0..0 }
+    }
+
+    /// Whether a header after `offset` proves that the frame `seq`, which is expected there, was durable. From `until`
+    /// on, there are only zeros.
+    fn reach(&mut self, seq: u64, offset: u64, until: u64, crc: &SaltedCrc) -> io::Result<bool> {
+        let from = offset + ALIGNMENT as u64;
+        if from < self.searched.start || self.searched.is_empty() {
+            self.kept.clear();
+            self.searched = from..from;
+        }
         loop {
-            let bytes = self.window.bytes(at, READ_LEN)?;
-            if bytes.len() < FRAME_HEADER_LEN || at >= until {
-                return Ok(None);
+            let first = self.kept.partition_point(|&(at, _)| at <= offset);
+            if self.kept.get(first).is_some_and(|&(_, durable_seq)| durable_seq >= seq) {
+                return Ok(true);
             }
-            let last = bytes.len() - FRAME_HEADER_LEN;
-            let last = usize::try_from(until - at).map_or(last, |left| last.min(left));
-            for candidate in (0..=last).step_by(ALIGNMENT) {
-                // An implausible header is passed over: in random bytes, one CRC in 2^32 is right by chance.
-                let bytes = &bytes[candidate..];
-                if frame::may_be_header(bytes)
-                    && let ParsedFrameHeader::Plausible(header) = frame::parse_header(bytes, self.crc)
-                    && is_wanted(&header)
-                {
-                    return Ok(Some((at + candidate as u64, header)));
-                }
-            }
-            // Continue with the first candidate whose header was not in memory as a whole.
-            at += (last - last % ALIGNMENT + ALIGNMENT) as u64;
+            let found = find_header(&mut self.window, crc, self.searched.end, until, |_| true)?;
+            let Some((at, FrameHeader { durable_seq, .. })) = found else {
+                self.searched.end = self.searched.end.max(until);
+                return Ok(false);
+            };
+            self.searched.end = at + ALIGNMENT as u64;
+            let useless = self.kept.iter().rev().take_while(|&&(_, kept)| kept <= durable_seq).count();
+            self.kept.truncate(self.kept.len() - useless);
+            self.kept.push((at, durable_seq));
         }
     }
 }
@@ -244,6 +301,13 @@ const PAUSES_MS: [u64; 5] = [1, 2, 4, 8, 16];
 /// After this many doubtful places, the scanner pauses no more: a write in progress does not explain them, and the
 /// pauses would add up.
 const RECHECKS_MAX: u32 = 8;
+
+/// A crafted file could have a header every few bytes, each of which claims all the bytes that follow. This bounds the
+/// bytes of all bodies that do not match their CRC to a multiple of the file's length; after that, no body matches.
+/// Frames do not overlap, so in a file that is only damaged, these bytes are at most its length.
+const BUDGET_FACTOR: u64 = 8;
+/// Added to the budget, in bytes, so that a short file has enough for many tries.
+const BUDGET_MIN: u64 = 1 << 20;
 
 /// How many bytes are compared with zero at once.
 const ZERO_CHECK_LEN: usize = 512;

@@ -27,6 +27,11 @@ impl<'a> Window<'a> {
         Ok(Window { file, file_len: file.len()?, start: 0, bytes: Vec::new(), valid_len: 0 })
     }
 
+    /// Another window on the same file.
+    pub(super) fn beside(&self) -> Self {
+        Window { file: self.file, file_len: self.file_len, start: 0, bytes: Vec::new(), valid_len: 0 }
+    }
+
     /// Discards what was read, and queries the file's length again.
     pub(super) fn renew(&mut self) -> io::Result<()> {
         self.valid_len = 0;

@@ -1,0 +1,98 @@
+//! Crafted files: whoever can write the file cannot make reading it take more than a multiple of its length.
+
+use std::sync::Arc;
+
+use backupy_state::testing::{Storage, options_on, policy, salvage_on, verify_on};
+use backupy_state::{Durability, OpenOptions, verify};
+
+use crate::common::{CountedDisk, HEADER_PAGE_LEN, Image, Place, key};
+
+/// A closed log with this many records of one heartbeat each.
+fn log_of(records: usize) -> Image {
+    let place = Place::new();
+    let compaction = policy(|policy| policy.automatic = false);
+    let mut options = OpenOptions::new();
+    let store =
+        options.durability(Durability::Buffered).compaction(compaction).open(place.path(), &key()).unwrap();
+    (0..records).for_each(|ts| store.record_heartbeat(ts as i64).unwrap());
+    store.close().unwrap();
+    Image::read(place.path())
+}
+
+/// In the place of the frame's header: a whole one with other fields.
+fn forge(image: &mut Image, at: usize, len: u32, seq: u64, durable_seq: u64) {
+    image.bytes[at + 8..at + 12].copy_from_slice(&len.to_le_bytes());
+    image.bytes[at + 12..at + 16].copy_from_slice(&0_u32.to_le_bytes());
+    image.bytes[at + 16..at + 24].copy_from_slice(&seq.to_le_bytes());
+    image.bytes[at + 24..at + 32].copy_from_slice(&durable_seq.to_le_bytes());
+    image.fix_header_crc(at);
+}
+
+/// Each frame has a wrong header CRC, and far behind it a header that vouches for no frame after it.
+fn with_a_witness_for_each_frame(records: usize) -> Image {
+    let mut image = log_of(records);
+    let frames = image.frames();
+    for frame in &frames {
+        image.flip(frame.start);
+    }
+    let template = image.bytes[frames[0].clone()].to_vec();
+    for seq in 1..=frames.len() as u64 {
+        let at = image.len();
+        image.append(&template);
+        forge(&mut image, at, 64, seq + 1, seq);
+    }
+    image
+}
+
+#[test]
+fn witnesses_far_behind_are_searched_for_once() {
+    let mut read = Vec::new();
+    for records in [2000, 8000] {
+        let image = with_a_witness_for_each_frame(records);
+        let (place, disk) = (Place::new(), CountedDisk::default());
+        image.write(place.path());
+        let storage: Arc<dyn Storage> = Arc::new(disk.clone());
+        let verified = disk.bytes_read_of(|| {
+            let report = verify_on(&disk, place.path(), Some(&key()), |_| {}).unwrap();
+            assert!(!report.is_intact());
+        });
+        let salvaged = disk.bytes_read_of(|| {
+            let report = salvage_on(&storage, place.path(), &key(), place.at("salvaged.db")).unwrap();
+            assert_eq!(report.records, records as u64);
+        });
+        let mut options = options_on(storage);
+        let opened = disk.bytes_read_of(|| drop(options.create(false).open(place.path(), &key()).unwrap_err()));
+        read.extend([verified, salvaged, opened].map(|bytes| bytes / image.len() as u64));
+    }
+    // Eight doubtful places are looked at again five times each, down to the end of the file.
+    assert!(read.iter().all(|&times| times <= 80), "{read:?} times the file were read");
+}
+
+/// Each header claims all that follows it. Together that is thousands of times the file, and a body that does not match
+/// its CRC costs its length. So there is a limit, after which no body matches, not even that of a whole frame.
+#[test]
+fn without_the_key_only_so_many_bodies_are_compared_with_their_crc() {
+    for (headers, is_found) in [(10, true), (16_000, false)] {
+        let mut image = log_of(1);
+        let frame = image.bytes[image.frames()[0].clone()].to_vec();
+        image.cut(HEADER_PAGE_LEN);
+        let len = headers * 64;
+        image.append(&vec![0xA5; len]).append(&frame);
+        for i in 0..headers {
+            let at = HEADER_PAGE_LEN + i * 64;
+            let left = (image.len() - at) as u32;
+            image.bytes[at + 32..at + 48].fill(0);
+            image.bytes[at + 44] = 1;
+            forge(&mut image, at, left, i as u64 + 1, i as u64);
+        }
+        let last = HEADER_PAGE_LEN + len;
+        // It also vouches for the forged ones, so that they are damage and no torn tail.
+        image.bytes[last + 16..last + 24].copy_from_slice(&(headers as u64 + 1).to_le_bytes());
+        image.bytes[last + 24..last + 32].copy_from_slice(&(headers as u64).to_le_bytes());
+        image.fix_crc(last);
+        let place = Place::new();
+        image.write(place.path());
+        let report = verify(place.path(), None).unwrap();
+        assert_eq!(report.frames, u64::from(is_found), "{headers} forged headers");
+    }
+}
