@@ -309,6 +309,17 @@ impl File for DiskFile {
         self.file.read_at(buf, offset)
     }
 
+    #[cfg(target_os = "linux")]
+    fn skip_hole(&self, offset: u64) -> u64 {
+        // Moves the cursor of the file, which nothing uses.
+        match rustix::fs::seek(&self.file, rustix::fs::SeekFrom::Data(offset)) {
+            Ok(data) => data,
+            // There is only a hole up to the end.
+            Err(Errno::NXIO) => self.len().unwrap_or(offset),
+            Err(_) => offset,
+        }
+    }
+
     fn write_at(&self, buf: &[u8], offset: u64) -> io::Result<usize> {
         self.file.write_at(buf, offset)
     }

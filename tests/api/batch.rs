@@ -86,6 +86,25 @@ fn a_batch_is_one_record_with_one_sync_or_none() {
 }
 
 #[test]
+fn an_ack_of_a_job_that_is_not_there_is_not_written() {
+    let place = Place::new();
+    let store = place.open();
+    store.enqueue_job("run-1", b"payload").unwrap();
+    let len = |batch| {
+        let before = store.stats().log_len;
+        store.write(batch).unwrap();
+        store.stats().log_len - before
+    };
+    assert_eq!(len(Batch::new().ack_job("never").ack_job("queued")), 0);
+    let one = len(Batch::new().ack_job("run-1"));
+    store.enqueue_job("run-1", b"payload").unwrap();
+    assert_eq!(len(Batch::new().ack_job("never").ack_job("run-1").ack_job("run-1")), one);
+    // What the batch itself has enqueued is there.
+    store.write(Batch::new().enqueue_job("run-2", b"").ack_job("run-2").enqueue_job("run-3", b"")).unwrap();
+    assert_eq!(run_ids(&store), ["run-3"]);
+}
+
+#[test]
 fn whatever_is_wrong_with_a_call_nothing_of_the_batch_is_written() {
     let place = Place::new();
     let store = place.open();

@@ -167,6 +167,10 @@ impl<H: Hooks> File for HookedFile<H> {
         self.file.read_at(buf, offset)
     }
 
+    fn skip_hole(&self, offset: u64) -> u64 {
+        self.file.skip_hole(offset)
+    }
+
     fn write_at(&self, buf: &[u8], offset: u64) -> io::Result<usize> {
         self.hooks.refuse(Refusable::Write)?;
         if self.sees_writes {

@@ -1,11 +1,13 @@
 //! Crafted files: whoever can write the file cannot make reading it take more than a multiple of its length.
 
+use std::fs;
+use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 
-use backupy_state::testing::{Storage, options_on, policy, salvage_on, verify_on};
+use backupy_state::testing::{Storage, open_snapshot_on, options_on, policy, salvage_on, verify_on};
 use backupy_state::{Durability, OpenOptions, verify};
 
-use crate::common::{CountedDisk, HEADER_PAGE_LEN, Image, Place, key};
+use crate::common::{CountedDisk, HEADER_PAGE_LEN, Image, Place, key, say_skipped};
 
 /// A closed log with this many records of one heartbeat each.
 fn log_of(records: usize) -> Image {
@@ -94,5 +96,28 @@ fn without_the_key_only_so_many_bodies_are_compared_with_their_crc() {
         image.write(place.path());
         let report = verify(place.path(), None).unwrap();
         assert_eq!(report.frames, u64::from(is_found), "{headers} forged headers");
+    }
+}
+
+/// A log that somebody has extended, and one with a byte far behind its end.
+#[test]
+fn a_hole_is_not_read() {
+    const HOLE_LEN: u64 = 8 << 30;
+    for has_byte_behind in [false, true] {
+        let (place, disk) = (Place::new(), CountedDisk::default());
+        log_of(10).write(place.path());
+        let file = fs::File::options().write(true).open(place.path()).unwrap();
+        if file.set_len(HOLE_LEN).is_err() {
+            return say_skipped("the file system has no long files");
+        }
+        if has_byte_behind {
+            file.write_all_at(b"x", HOLE_LEN - 1).unwrap();
+        }
+        let storage: Arc<dyn Storage> = Arc::new(disk.clone());
+        let read = disk.bytes_read_of(|| {
+            let snapshot = open_snapshot_on(storage, place.path(), &key()).unwrap();
+            assert_eq!(snapshot.last_heartbeat().unwrap(), Some(9));
+        });
+        assert!(read < 8 << 20, "{read} bytes were read");
     }
 }

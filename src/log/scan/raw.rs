@@ -183,15 +183,15 @@ impl<'a> RawScanner<'a> {
                 self.nonzero_end = Some(end);
                 return Ok(end);
             }
-            // A fixed length without an early exit compiles to vector instructions: preallocated space can be
-            // long.
-            let is_zero = |part: &[u8]| part.iter().fold(0, |all, byte| all | byte) == 0;
             if let Some(part) = bytes.chunks(ZERO_CHECK_LEN).rposition(|part| !is_zero(part)) {
                 let until = bytes.len().min((part + 1) * ZERO_CHECK_LEN);
                 let last = bytes[..until].iter().rposition(|&byte| byte != 0).unwrap_or_default();
                 end = at + last as u64 + 1;
             }
             at += bytes.len() as u64;
+            if at - end >= HOLE_LEN_MIN {
+                at = self.window.skip_hole(at);
+            }
         }
     }
 
@@ -238,9 +238,20 @@ fn find_header(
                 return Ok(Some((at + candidate as u64, header)));
             }
         }
+        let is_hole = is_zero(bytes);
         // Continue with the first candidate whose header was not in memory as a whole.
         at += (last - last % ALIGNMENT + ALIGNMENT) as u64;
+        if is_hole {
+            // A header begins at a multiple of 8, and at most as far before the data as it is long.
+            let data = window.skip_hole(at).saturating_sub(FRAME_HEADER_LEN as u64);
+            at = at.max(data - data % ALIGNMENT as u64);
+        }
     }
+}
+
+// A fixed length without an early exit compiles to vector instructions: preallocated space can be long.
+fn is_zero(part: &[u8]) -> bool {
+    part.iter().fold(0, |all, byte| all | byte) == 0
 }
 
 /// The plausible headers of the file that can still prove something, found by one search from front to back.
@@ -308,6 +319,9 @@ const RECHECKS_MAX: u32 = 8;
 const BUDGET_FACTOR: u64 = 8;
 /// Added to the budget, in bytes, so that a short file has enough for many tries.
 const BUDGET_MIN: u64 = 1 << 20;
+
+/// After this many zeros, the file system is asked for the end of a hole. Preallocated space is mostly shorter.
+const HOLE_LEN_MIN: u64 = 1 << 20;
 
 /// How many bytes are compared with zero at once.
 const ZERO_CHECK_LEN: usize = 512;

@@ -32,6 +32,11 @@ impl<'a> Window<'a> {
         Window { file: self.file, file_len: self.file_len, start: 0, bytes: Vec::new(), valid_len: 0 }
     }
 
+    /// Where the first byte at `offset` or later is that need not be zero, within the file.
+    pub(super) fn skip_hole(&self, offset: u64) -> u64 {
+        self.file.skip_hole(offset).clamp(offset, self.file_len.max(offset))
+    }
+
     /// Discards what was read, and queries the file's length again.
     pub(super) fn renew(&mut self) -> io::Result<()> {
         self.valid_len = 0;
