@@ -42,7 +42,11 @@ pub(crate) fn open_file(storage: &dyn Storage, path: &Path) -> Result<Box<dyn Fi
     if !is_file(storage, path)? {
         return Err(Error::NotFound { path: path.to_path_buf() });
     }
-    storage.open(path, Access::Read).map_err(|source| Error::io("open", path, source))
+    storage.open(path, Access::Read).map_err(|source| match source.kind() {
+        // It has been moved or removed since.
+        io::ErrorKind::NotFound => Error::NotFound { path: path.to_path_buf() },
+        _ => Error::io("open", path, source),
+    })
 }
 
 /// Opens the folder of `path`, to sync it. Done before a rename, so that the sync after it cannot fail for want of

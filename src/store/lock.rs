@@ -4,6 +4,7 @@
 //! locked file: else it is opened anew, until the time is up. So two handles never write one log, whatever happens
 //! to its names. Implements the locks of *Writing* in FORMAT.md.
 
+use std::io::ErrorKind;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -17,8 +18,9 @@ use crate::{Error, Result};
 /// # Errors
 /// `NotAStore`, also where another program has the file locked; `Locked`, `Io`.
 pub(super) fn lock_file(storage: &dyn Storage, path: &Path, wait: &mut Wait<'_>) -> Result<LockFile> {
-    if paths::is_file(storage, path)? {
-        refuse_foreign(&*paths::open_file(storage, path)?, path)?;
+    match paths::open_file(storage, path) {
+        Err(Error::NotFound { .. }) => {}
+        file => refuse_foreign(&*file?, path)?,
     }
     LockFile::acquire(storage, path, wait)
 }
@@ -34,7 +36,11 @@ pub(super) fn log(storage: &dyn Storage, path: &Path, wait: &mut Wait<'_>) -> Re
         if !paths::is_file(storage, path)? {
             return Ok(None);
         }
-        let file = storage.open(path, Access::Write).map_err(|source| Error::io("open", path, source))?;
+        let file = match storage.open(path, Access::Write) {
+            // It has been moved or removed since.
+            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
+            opened => opened.map_err(|source| Error::io("open", path, source))?,
+        };
         refuse_foreign(&*file, path)?;
         if is_locked_now(storage, path, &*file)? {
             return Ok(Some(file.into()));

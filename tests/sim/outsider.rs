@@ -96,6 +96,8 @@ pub(super) struct Outsider {
     acted_at: Option<usize>,
     visit: Option<Result<Visit>>,
     foreign: Vec<Foreign>,
+    /// What the store had done to a foreign file before the outsider acted.
+    fault: Option<String>,
 }
 
 /// A file that the store did not make.
@@ -174,25 +176,23 @@ impl Sim {
         self.state().syncs.iter().any(|(number, synced)| *number >= from && *synced == inode)
     }
 
-    /// Every foreign file has the bytes that it had, and the name that it had; only what was found at `<path>.new`
-    /// may have been renamed to one of a damaged log.
+    /// Every foreign file has had its bytes and its name all the time; only what was found at `<path>.new` may have been
+    /// renamed to one of a damaged log.
     pub fn check_foreign_files(&self) {
-        // A panic with the disk locked would be followed by more of them.
-        let (world, foreign) = (self.world(), self.state().outsider.foreign.clone());
-        for Foreign { inode, path, hash, may_be_kept } in &foreign {
-            assert_eq!(world.inode(*inode).live.hash(), *hash, "the file {} was changed", path.display());
-            let names = names_of(&world, *inode);
-            let is_kept = |name: &&PathBuf| name.to_str().unwrap().starts_with(DAMAGED);
-            let is_there = names.contains(&path) || *may_be_kept && names.iter().any(is_kept);
-            assert!(is_there, "the file {} has been replaced or removed: {names:?}", path.display());
-        }
+        let mut state = self.state();
+        let fault = state.outsider.fault.take().or_else(|| state.foreign_fault());
+        drop(state);
+        assert_eq!(fault, None);
     }
 
     pub(super) fn let_outsider_act(&self) {
-        self.check_foreign_files();
         let (_, acts) = self.state().outsider.plan.take().unwrap();
-        let number = self.ops();
-        self.state().outsider.acted_at = Some(number);
+        {
+            let mut state = self.state();
+            state.outsider.acted_at = Some(state.ops.len());
+            // The acts may hide it. No panic here: the store would unwind with a sync under way.
+            state.outsider.fault = state.foreign_fault();
+        }
         for act in &acts {
             match act {
                 Act::Open(path, compacts) => {
@@ -240,6 +240,23 @@ impl Sim {
 }
 
 impl super::DiskState {
+    /// What the store has done to a file that it did not make.
+    fn foreign_fault(&self) -> Option<String> {
+        self.outsider.foreign.iter().find_map(|foreign| {
+            let Foreign { inode, path, hash, may_be_kept } = foreign;
+            let names = names_of(&self.world, *inode);
+            let is_kept = |name: &&PathBuf| name.to_str().unwrap().starts_with(DAMAGED);
+            let is_there = names.contains(&path) || *may_be_kept && names.iter().any(is_kept);
+            if self.world.inode(*inode).live.hash() != *hash {
+                Some(format!("the file {} was changed", path.display()))
+            } else if !is_there {
+                Some(format!("the file {} has been replaced or removed: {names:?}", path.display()))
+            } else {
+                None
+            }
+        })
+    }
+
     /// What the outsider has changed is no fault of the store.
     fn note_own_changes(&mut self) {
         let super::DiskState { world, outsider, .. } = self;
