@@ -20,6 +20,9 @@ pub(crate) trait Hooks: Clone + Debug + Send + Sync + 'static {
         Ok(false)
     }
 
+    /// After a file was opened.
+    fn opened(&self, _path: &Path) {}
+
     /// Before each read of a file, of at most `len` bytes. Not called when bytes are read through a memory map.
     fn read(&self, _len: usize) {}
 
@@ -93,6 +96,7 @@ impl<H: Hooks> Storage for Hooked<H> {
     fn open(&self, path: &Path, access: Access) -> io::Result<Box<dyn File>> {
         let sees_writes = self.hooks.open(path)?;
         let file = self.disk.open(path, access)?;
+        self.hooks.opened(path);
         Ok(Box::new(HookedFile { file, hooks: self.hooks.clone(), sees_writes }))
     }
 

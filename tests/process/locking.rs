@@ -1,10 +1,14 @@
 //! One handle at a time, across processes and within one. The lock is free once its holder ends, in whatever way.
 
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use backupy_state::testing::options_on;
 use backupy_state::{Error, OpenOptions, Store};
 
-use crate::common::{Child, Place, child_path, key, say, spawn, test_binary};
+use crate::common::{Child, Hooked, Hooks, Place, child_path, key, say, spawn, test_binary};
 
 #[test]
 fn child_that_holds_the_store() {
@@ -197,4 +201,27 @@ fn a_lock_file_with_anything_in_it_is_only_a_lock_file() {
             "{error:?}"
         );
     }
+}
+
+/// Removes the lock file once, before it can be locked.
+#[derive(Clone, Debug, Default)]
+struct RemovesLockFile(Arc<AtomicBool>);
+
+impl Hooks for RemovesLockFile {
+    fn opened(&self, path: &Path) {
+        if path.ends_with("state.db.lock") && !self.0.swap(true, Ordering::SeqCst) {
+            std::fs::remove_file(path).unwrap();
+        }
+    }
+}
+
+/// A lock on a file that has no name shuts nobody out.
+#[test]
+fn a_lock_file_that_is_removed_before_it_is_locked_is_made_anew() {
+    let place = Place::new();
+    let disk = Arc::new(Hooked::<RemovesLockFile>::default());
+    let _store = options_on(disk).lock_timeout(LONG).open(place.path(), &key()).unwrap();
+    let error = place.try_open().unwrap_err();
+    let Error::Locked { path, holder, .. } = &error else { panic!("{error:?}") };
+    assert!(path.ends_with("state.db.lock") && *holder == Some(std::process::id()), "{error:?}");
 }
