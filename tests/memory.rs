@@ -203,7 +203,8 @@ fn opening_a_short_log_of_many_void_operations_holds_few_of_them() {
     }
 }
 
-/// Each job has another run id, and none is left. Deletes of what is not there are not kept until the end of the log.
+/// Each job has another run id, and none is left. Deletes of what is not there are not kept until the end of the
+/// log.
 #[test]
 fn opening_a_log_of_jobs_that_are_gone_holds_few_of_them() {
     let folder = tempfile::tempdir().unwrap();

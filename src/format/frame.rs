@@ -96,6 +96,16 @@ pub(crate) fn parse_unchecked(bytes: &[u8]) -> Option<FrameHeader> {
     parse_fields(bytes.first_chunk()?).ok()
 }
 
+/// Where a frame whose header begins with these bytes stores its tag, and where it ends, counted from its
+/// beginning. Of the header, only the two lengths need be right.
+pub(crate) fn tag_and_end(bytes: &[u8]) -> Option<(u64, u64)> {
+    let u32_at = |at| bytes_at(bytes, at).map(u32::from_le_bytes);
+    let (len, manifest_len) = (u32_at(LEN_AT)?, u32_at(MANIFEST_LEN_AT)?);
+    let end_of_tag = u64::from(manifest_len) + FRAME_LEN_MIN as u64;
+    let is_in_range = (len as usize).is_multiple_of(ALIGNMENT) && len as usize <= FRAME_LEN_MAX;
+    (is_in_range && end_of_tag <= u64::from(len)).then_some((end_of_tag - TAG_LEN as u64, u64::from(len)))
+}
+
 fn parse_fields(bytes: &[u8; FRAME_HEADER_LEN]) -> Result<FrameHeader, &'static str> {
     // Cannot happen: every field is within the 48 bytes.
     const SHORT: &str = "the frame header is cut short";

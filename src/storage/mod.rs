@@ -141,8 +141,8 @@ pub trait File: Debug + Send + Sync {
     fn len(&self) -> io::Result<u64>;
     /// Reads at most `buf.len()` bytes and returns how many. 0 means the end of the file.
     fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<usize>;
-    /// Where the first byte at `offset` or later is that need not be zero: a hole reads as zeros. A file system that
-    /// does not know its holes returns `offset`.
+    /// Where the first byte at `offset` or later is that need not be zero: a hole reads as zeros. A file system
+    /// that does not know its holes returns `offset`.
     fn skip_hole(&self, offset: u64) -> u64 {
         offset
     }

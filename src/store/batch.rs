@@ -195,8 +195,8 @@ impl Batch {
     }
 
     /// The changes that the calls make. `log_keys` come from [`log_keys`](Self::log_keys); `admitted` says for
-    /// each log event whether it is buffered, and `is_queued` whether a job is in the queue before the batch. An ack
-    /// of a job that is not there changes nothing.
+    /// each log event whether it is buffered, and `is_queued` whether a job is in the queue before the batch. An
+    /// ack of a job that is not there changes nothing.
     pub(crate) fn changes<'a>(
         &'a self,
         log_keys: &'a [[u8; LOG_KEY_LEN]],

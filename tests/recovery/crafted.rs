@@ -70,8 +70,9 @@ fn witnesses_far_behind_are_searched_for_once() {
     assert!(read.iter().all(|&times| times <= 80), "{read:?} times the file were read");
 }
 
-/// Each header claims all that follows it. Together that is thousands of times the file, and a body that does not match
-/// its CRC costs its length. So there is a limit, after which no body matches, not even that of a whole frame.
+/// Each header claims all that follows it. Together that is thousands of times the file, and a body that does not
+/// match its CRC costs its length. So there is a limit, after which no body matches, not even that of a whole
+/// frame.
 #[test]
 fn without_the_key_only_so_many_bodies_are_compared_with_their_crc() {
     for (headers, is_found) in [(10, true), (16_000, false)] {

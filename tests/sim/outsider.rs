@@ -176,8 +176,8 @@ impl Sim {
         self.state().syncs.iter().any(|(number, synced)| *number >= from && *synced == inode)
     }
 
-    /// Every foreign file has had its bytes and its name all the time; only what was found at `<path>.new` may have been
-    /// renamed to one of a damaged log.
+    /// Every foreign file has had its bytes and its name all the time; only what was found at `<path>.new` may
+    /// have been renamed to one of a damaged log.
     pub fn check_foreign_files(&self) {
         let mut state = self.state();
         let fault = state.outsider.fault.take().or_else(|| state.foreign_fault());

@@ -256,9 +256,9 @@ fn is_zero(part: &[u8]) -> bool {
 
 /// The plausible headers of the file that can still prove something, found by one search from front to back.
 ///
-/// A header proves that the frames up to its `durable_seq` were durable. So of two headers, the first one is of no use
-/// if the second one proves as much, and only a falling sequence is kept. Each byte of the file is searched once,
-/// however many places ask for a witness.
+/// A header proves that the frames up to its `durable_seq` were durable. So of two headers, the first one is of no
+/// use if the second one proves as much, and only a falling sequence is kept. Each byte of the file is searched
+/// once, however many places ask for a witness.
 struct Witnesses<'a> {
     window: Window<'a>,
     /// Offset and `durable_seq`: the offsets rise, and the others fall.
@@ -272,8 +272,8 @@ impl<'a> Witnesses<'a> {
         Witnesses { window, kept: Vec::new(), searched: 0..0 }
     }
 
-    /// Whether a header after `offset` proves that the frame `seq`, which is expected there, was durable. From `until`
-    /// on, there are only zeros.
+    /// Whether a header after `offset` proves that the frame `seq`, which is expected there, was durable. From
+    /// `until` on, there are only zeros.
     fn reach(&mut self, seq: u64, offset: u64, until: u64, crc: &SaltedCrc) -> io::Result<bool> {
         let from = offset + ALIGNMENT as u64;
         if from < self.searched.start || self.searched.is_empty() {
@@ -313,9 +313,9 @@ const PAUSES_MS: [u64; 5] = [1, 2, 4, 8, 16];
 /// pauses would add up.
 const RECHECKS_MAX: u32 = 8;
 
-/// A crafted file could have a header every few bytes, each of which claims all the bytes that follow. This bounds the
-/// bytes of all bodies that do not match their CRC to a multiple of the file's length; after that, no body matches.
-/// Frames do not overlap, so in a file that is only damaged, these bytes are at most its length.
+/// A crafted file could have a header every few bytes, each of which claims all the bytes that follow. This bounds
+/// the bytes of all bodies that do not match their CRC to a multiple of the file's length; after that, no body
+/// matches. Frames do not overlap, so in a file that is only damaged, these bytes are at most its length.
 const BUDGET_FACTOR: u64 = 8;
 /// Added to the budget, in bytes, so that a short file has enough for many tries.
 const BUDGET_MIN: u64 = 1 << 20;

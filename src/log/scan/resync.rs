@@ -7,22 +7,22 @@
 //!    damaged, the right tag can be computed, and is confirmed if the next manifest opens with it.
 //! 2. *A later frame.* A manifest opens only with the tag of the manifest before it, which was in the bytes that
 //!    are damaged. The reader looks for a plausible header at each multiple of 8. As the tag, it tries the one of
-//!    the last authentic frame, and then every 16 consecutive bytes, at any offset, between that frame and the
-//!    header. If the manifest opens, it is authentic: without the key, no such tag can be made. The frames in
-//!    between are reported as a gap.
+//!    the last authentic frame, and the one stored in a frame that ends, by its header, where this one begins. If
+//!    the manifest opens, it is authentic: without the key, no such tag can be made. The frames in between are
+//!    reported as a gap.
 //!
-//! If the tag was destroyed, the frame after it cannot be authenticated even if it is whole, and it is lost too:
-//! it is reported as unproven. But that frame stores its own tag, so the frame that follows it can be found.
+//! If the tag or the header before it was destroyed, the frame after it cannot be authenticated even if it is
+//! whole, and it is lost too: it is reported as unproven. But that frame stores its own tag, so the frame that
+//! follows it can be found.
 //!
 //! Implements *Reading past damage*, rules G1 to G4, of *Opening* in FORMAT.md.
 
+use std::collections::HashMap;
 use std::io;
 
 use super::raw::{Concurrency, RawScanner};
 use super::scanner::{OpenFrame, Scanned, Scanner};
-use super::window::READ_LEN;
 use crate::crypto::{TAG_LEN, Tag};
-use crate::format::chain::ChainProbe;
 use crate::format::frame::{self, ALIGNMENT, FRAME_HEADER_LEN, FRAME_LEN_MIN, FrameHeader};
 use crate::log::file::{LogFile, LogPosition};
 use crate::{Error, Result};
@@ -32,6 +32,8 @@ use crate::{Error, Result};
 pub(crate) struct Resync<'a> {
     scanner: Scanner<'a>,
     state: State,
+    /// Where tags are stored in the present gap, by what would follow them: the offset and the seq of a frame.
+    tags: HashMap<(u64, u64), u64>,
     /// How many more bytes the search may process: see [`BUDGET_FACTOR`].
     budget: u64,
 }
@@ -84,7 +86,7 @@ impl<'a> Resync<'a> {
     pub(crate) fn new(log: &'a LogFile, concurrency: Concurrency<'a>, tip: LogPosition) -> Result<Self> {
         let scanner = Scanner::new(log, concurrency, tip)?;
         let budget = scanner.file_len().saturating_mul(BUDGET_FACTOR).saturating_add(BUDGET_MIN);
-        Ok(Resync { scanner, state: State::Chained, budget })
+        Ok(Resync { scanner, state: State::Chained, tags: HashMap::new(), budget })
     }
 
     /// The position after the last frame that was returned, or the end of the last gap.
@@ -110,7 +112,10 @@ impl<'a> Resync<'a> {
                 self.scanner.raw.move_to(end, seq);
                 match self.open_by_seal()? {
                     Some(header) => Ok(ResyncItem::Frame { frame: self.frame_at(end, header)?, is_whole: false }),
-                    None => self.search(end),
+                    None => {
+                        self.note_tag_at_tip()?;
+                        self.search(end)
+                    }
                 }
             }
             State::Searching { from } => self.search(from),
@@ -202,59 +207,58 @@ impl<'a> Resync<'a> {
             };
             from = at + ALIGNMENT as u64;
             // `open_by_seal` has tried the frame that was expected at the tip.
-            let was_tried = at == tip.end && header.seq == first_seq;
-            if was_tried || !self.spend(&header, at - tip.end) {
-                continue;
-            }
-            if let Some(chain) = self.chain_before(at, &header)? {
+            let is_worth_a_try = (at, header.seq) != (offset, first_seq) && self.spend(&header);
+            let chain = if is_worth_a_try { self.chain_before(at, &header)? } else { None };
+            if let Some(chain) = chain {
                 let seq = header.seq - 1;
                 self.scanner.tip = LogPosition { end: at, seq, chain };
                 self.scanner.raw.move_to(at, seq);
                 self.state = State::Chained;
+                self.tags.clear();
                 return Ok(ResyncItem::Gap(Gap { offset, end: at, first_seq, last_seq: Some(seq) }));
             }
-            if self.decrypt_unproven(at, &header)? {
+            let tag_at = at + (FRAME_LEN_MIN - TAG_LEN) as u64 + u64::from(header.manifest_len);
+            self.tags.entry((at + u64::from(header.len), header.seq + 1)).or_insert(tag_at);
+            if is_worth_a_try && self.decrypt_unproven(at, &header)? {
                 self.state = State::Searching { from };
                 return Ok(ResyncItem::Unproven(self.frame_at(at, header)?));
             }
         }
     }
 
+    /// Notes where the tag of the lost frame at the tip is, if the lengths in its header are right.
+    fn note_tag_at_tip(&mut self) -> Result<()> {
+        let Scanner { log, raw, tip, .. } = &mut self.scanner;
+        let head = raw.window.bytes(tip.end, FRAME_HEADER_LEN).map_err(log.io("read"))?;
+        if let Some((tag, end)) = frame::tag_and_end(head) {
+            self.tags.insert((tip.end + end, tip.seq + 2), tip.end + tag);
+        }
+        Ok(())
+    }
+
     /// Takes the cost of trying a header from the budget. Returns `false` if too little is left.
-    fn spend(&mut self, header: &FrameHeader, gap_len: u64) -> bool {
+    fn spend(&mut self, header: &FrameHeader) -> bool {
         let sealed_len = u64::from(header.manifest_len) + FRAME_LEN_MIN as u64;
-        let cost = sealed_len * ChainProbe::SEALINGS + gap_len + u64::from(header.len);
-        let left = self.budget.checked_sub(cost);
+        let left = self.budget.checked_sub(2 * sealed_len + u64::from(header.len));
         self.budget = left.unwrap_or(self.budget);
         left.is_some()
     }
 
-    /// Returns the tag that the frame at `at` is chained to, if that is the tip's tag or is stored anywhere
-    /// between the tip and `at`.
+    /// Returns the tag that the frame at `at` is chained to, if that is the tip's tag, or the one stored in a
+    /// frame that ends there.
     fn chain_before(&mut self, at: u64, header: &FrameHeader) -> Result<Option<Tag>> {
         let Scanner { log, raw, tip, text } = &mut self.scanner;
-        let window = &mut raw.window;
-        let manifest_end = FRAME_LEN_MIN + header.manifest_len as usize;
-        let frame = window.bytes(at, manifest_end).map_err(log.io("read"))?;
-        let probe = frame.get(FRAME_HEADER_LEN..).and_then(|body| ChainProbe::new(header, body, &log.sealer));
-        let Some(probe) = probe else { return Ok(None) };
-        let mut found = Some(tip.chain).filter(|chain| probe.fits(chain));
-        let mut start = tip.end;
-        while found.is_none() && at - start >= TAG_LEN as u64 {
-            let len = usize::try_from(at - start).map_or(READ_LEN, |left| left.min(READ_LEN));
-            let bytes = window.bytes(start, len).map_err(log.io("read"))?;
-            let mut chains = bytes.windows(TAG_LEN).filter_map(|bytes| bytes.first_chunk());
-            found = chains.find(|chain| probe.fits(chain)).copied();
-            // The next read begins 15 bytes before the end of this one, so that it finds a tag across the two.
-            start += (len - TAG_LEN + 1) as u64;
+        let read_error = log.io("read");
+        let mut chains = vec![tip.chain];
+        if let Some(&tag_at) = self.tags.get(&(at, header.seq)) {
+            let tag = raw.window.bytes(tag_at, TAG_LEN).map_err(&read_error)?;
+            chains.extend(tag.first_chunk().copied());
         }
-        let Some(chain) = found else { return Ok(None) };
-        let frame = window.bytes(at, manifest_end).map_err(log.io("read"))?;
+        let manifest_end = FRAME_LEN_MIN + header.manifest_len as usize;
+        let frame = raw.window.bytes(at, manifest_end).map_err(&read_error)?;
         let body = frame.get(FRAME_HEADER_LEN..).unwrap_or_default();
-        let is_sealed = header
-            .stored_tag(body)
-            .is_some_and(|tag| header.unseal_manifest(body, &chain, &tag, &log.sealer, text).is_ok());
-        Ok(is_sealed.then_some(chain))
+        let Some(tag) = header.stored_tag(body) else { return Ok(None) };
+        Ok(chains.into_iter().find(|chain| header.unseal_manifest(body, chain, &tag, &log.sealer, text).is_ok()))
     }
 
     /// Decrypts the manifest of the frame at `at` into `text` without authenticating it. Returns whether the frame
@@ -291,9 +295,9 @@ impl RawScanner<'_> {
     }
 }
 
-/// The search for a chain costs more than reading: a crafted file could make each of its headers worth a try. This
-/// bounds the bytes that all tries together process to a multiple of the file's length. The multiple is large
-/// enough for any one frame of the file: see *Reading past damage* in FORMAT.md.
-const BUDGET_FACTOR: u64 = 256;
+/// A crafted file could make each of its headers worth a try. This bounds the bytes that all tries together
+/// process to a multiple of the file's length. Frames do not overlap, so a file that is only damaged takes less
+/// than half of it.
+const BUDGET_FACTOR: u64 = 8;
 /// Added to the budget, in bytes, so that a short file has enough for many tries.
 const BUDGET_MIN: u64 = 1 << 20;
