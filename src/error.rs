@@ -53,7 +53,8 @@ pub enum Error {
     /// Another handle or process has the store open, or has the file open that was to be imported.
     #[non_exhaustive]
     Locked {
-        /// The lock file, or the file that was to be imported.
+        /// The lock file, the log, a file next to it that another process is writing, or the file that was to be
+        /// imported.
         path: PathBuf,
         /// The process id that the holder wrote into the lock file. `None` if it could not be read. In another
         /// process id namespace, such as a container, the same process has another id.
@@ -247,7 +248,8 @@ impl fmt::Display for Error {
             Error::Replaced { path } => write!(
                 f,
                 "{} is not the file that the store has open: it was moved, removed or replaced; the store accepts \
-                 no more writes; look for the file it had open, put it back, and open the store again",
+                 no more writes, and has not changed what is there now; if the file it had open was moved, and no \
+                 other agent uses the path, move it back; then open the store again",
                 path.display()
             ),
             Error::Io { operation, path, source } => {

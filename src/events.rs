@@ -63,11 +63,15 @@ mod traced {
         warn!(path = %path.display(), %error, "could not compact the log; the old log stays in use");
     }
 
-    pub(crate) fn failed(path: &Path, error: &Error) {
+    /// A call failed to write or to sync. `ends_writing` says whether the store accepts no more writes.
+    pub(crate) fn failed(path: &Path, error: &Error, ends_writing: bool) {
         match error {
             Error::Full { what, .. } => warn!(path = %path.display(), "{what}"),
-            Error::Io { operation, source, .. } => {
+            Error::Io { operation, source, .. } if ends_writing => {
                 error!(path = %path.display(), operation, %source, "the store accepts no more writes");
+            }
+            Error::Io { operation, source, .. } => {
+                warn!(path = %path.display(), operation, %source, "a call failed; nothing was written");
             }
             Error::Replaced { .. } => {
                 let what = "the file was moved, removed or replaced; the store accepts no more writes";
@@ -92,5 +96,5 @@ mod silent {
     pub(crate) fn drops_unreadable(_: &Path, _: &Error) {}
     pub(crate) fn compacted(_: &Path, _: &CompactionReport) {}
     pub(crate) fn compaction_failed(_: &Path, _: &Error) {}
-    pub(crate) fn failed(_: &Path, _: &Error) {}
+    pub(crate) fn failed(_: &Path, _: &Error, _: bool) {}
 }

@@ -256,7 +256,8 @@ fn call_everything(store: &Weak<Store>, path: &Path, copy: &Path) {
     // While the store is being closed, only its file is left to call.
     let _ = Snapshot::open(path, &key()).map(|mut snapshot| snapshot.refresh());
     let Some(store) = store.upgrade() else {
-        assert!(matches!(existing().open(path, &key()), Err(Error::Locked { .. })));
+        let opened = existing().open(path, &key());
+        assert!(matches!(opened, Err(Error::Locked { .. })), "{opened:?}");
         return;
     };
     let _ = (store.stats(), store.queue_depth(), store.anchor(), store.job("run-1"), store.dequeue_jobs(1));

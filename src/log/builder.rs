@@ -20,7 +20,6 @@
 use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
 use super::create::create_log;
 use super::file::{LogFile, LogPosition};
@@ -76,8 +75,6 @@ impl LogBuilder {
         let temporary = sibling(path, NEW);
         let (log, header) = create_log(&**storage, &temporary, path, id.generation, id.store_id, key)?;
         let first = LogPosition::first(&header.authenticator);
-        // Until the file is renamed, its name does not matter.
-        log.is_name_durable.store(true, Ordering::Relaxed);
         let file = Arc::new(log);
         let log = LogWriter::new(Arc::clone(&file), Arc::clone(storage), first, first.end, false);
         Ok(LogBuilder {
@@ -138,7 +135,7 @@ impl LogBuilder {
 
     fn read_back(&mut self, before_frame: impl Fn(u64) -> Result<()>) -> Result<()> {
         // Guards against a power cut after the rename that keeps the new name but loses some of the contents.
-        self.log.pending().wait(&*self.storage)?;
+        self.log.pending().wait()?;
         match self.file.file.drop_cache(self.checked.end) {
             // In a sandbox that does not allow this, the check reads what is in the page cache.
             Err(error) if storage::is_refused(&error) => {}

@@ -5,8 +5,7 @@
 
 use std::io;
 use std::path::PathBuf;
-use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, Mutex};
 
 use super::group_commit::FrameId;
 use crate::Error;
@@ -14,16 +13,16 @@ use crate::crypto::seal::Sealer;
 use crate::crypto::{TAG_LEN, Tag};
 use crate::format::SaltedCrc;
 use crate::format::header::HEADER_PAGE_LEN;
-use crate::storage::File;
+use crate::storage::{File, Folder};
 
 /// An open log file, with the keys that its header and the agent key give.
 pub(crate) struct LogFile {
     pub(crate) path: PathBuf,
     /// The one handle of this process. It has the lock, if the log is open to write.
     pub(crate) file: Arc<dyn File>,
-    /// Whether the name of the file is known to be durable. Whoever put a log in its place, by `mv` for instance,
-    /// need not have synced the folder.
-    pub(crate) is_name_durable: AtomicBool,
+    /// The folder, until the name of the file is known to be durable. Whoever put a log in its place, by `mv` for
+    /// instance, need not have synced it.
+    pub(crate) unsynced_folder: Mutex<Option<Box<dyn Folder>>>,
     pub(crate) sealer: Sealer,
     pub(crate) crc: SaltedCrc,
 }

@@ -8,8 +8,7 @@
 //! FORMAT.md, and *A damaged header*.
 
 use std::path::Path;
-use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, Mutex};
 
 use super::file::LogFile;
 use crate::crypto::seal::{self, Prk};
@@ -35,7 +34,7 @@ pub(crate) fn with_keys(file: Arc<dyn File>, path: &Path, key: &AgentKey, header
     };
     let sealer = prk.frame_sealer(&header.id);
     let crc = SaltedCrc::new(&header.id.salt);
-    Ok(LogFile { path: path.to_path_buf(), file, is_name_durable: AtomicBool::new(false), sealer, crc })
+    Ok(LogFile { path: path.to_path_buf(), file, unsynced_folder: Mutex::default(), sealer, crc })
 }
 
 /// The key material of the generation; `None` if the authenticator shows that the key is wrong.

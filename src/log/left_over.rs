@@ -82,6 +82,7 @@ pub(crate) fn clear_silently(
     }
     let file = storage.open(&new, Access::Write).map_err(|source| match source.raw_os_error() {
         Some(code) if code == Errno::LOOP.raw_os_error() => in_the_way(&new, "it is a symbolic link"),
+        Some(code) if code == Errno::ACCESS.raw_os_error() => in_the_way(&new, "it belongs to another user"),
         _ => Error::io("open", &new, source),
     })?;
     if !lock::is_locked_now(storage, &new, &*file)? {
@@ -147,7 +148,9 @@ fn has_had_a_name(file: &dyn File, path: &Path, header: &Header) -> Result<bool>
             ScanItem::Frame { .. } if is_closed => return Ok(true),
             ScanItem::Frame { header, .. } => is_closed = header.kind == FrameKind::Close,
             ScanItem::End => return Ok(is_closed && scanner.offset() == scanner.file_len()),
-            ScanItem::Torn { .. } | ScanItem::Damage(_) | ScanItem::Tampered(_) => return Ok(is_closed),
+            ScanItem::Torn { .. } => return Ok(is_closed),
+            // No crash leaves this. Whether a close frame was in what is damaged is not known.
+            ScanItem::Damage(_) | ScanItem::Tampered(_) => return Ok(true),
         }
     }
 }

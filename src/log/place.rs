@@ -7,7 +7,7 @@
 use std::path::{Path, PathBuf};
 
 use crate::format::header::MAGIC;
-use crate::storage::names::{NAME_LEN_MAX, OwnName, SUFFIX_LEN_MAX, log_name, own_name};
+use crate::storage::names::{NAME_LEN_MAX, OwnName, PATH_LEN_MAX, SUFFIX_LEN_MAX, log_name, own_name};
 use crate::storage::paths::{self, kind_at, not_a_file};
 use crate::storage::{self, Access, PathKind, Storage};
 use crate::{Error, Result};
@@ -70,6 +70,10 @@ pub(crate) fn resolve(storage: &dyn Storage, path: &Path, purpose: Purpose) -> R
             log.display(),
             NAME_LEN_MAX - SUFFIX_LEN_MAX
         ));
+    }
+    if purpose != Purpose::Reading && log.as_os_str().len() + SUFFIX_LEN_MAX > PATH_LEN_MAX {
+        let max = PATH_LEN_MAX - SUFFIX_LEN_MAX;
+        return invalid(format!("the path {} is too long: at most {max} bytes", log.display()));
     }
     Ok(log)
 }

@@ -106,7 +106,9 @@ pub(crate) fn quarantine_damaged(storage: &dyn Storage, path: &Path, file: &dyn 
             Some(found) if found == id => return Ok(name),
             Some(_) if is_copy_of(storage, &name, &whole)? => return Ok(name),
             Some(_) => {}
-            None => free.push(name),
+            // What an interrupted copy has left is not proven to be one, and stays.
+            None if paths::id_at(storage, &sibling(&name, NEW))?.is_none() => free.push(name),
+            None => {}
         }
     }
     for name in free {
@@ -218,13 +220,6 @@ impl Part<'_> {
     /// incomplete file under a final name.
     fn copy_whole_to(&self, storage: &dyn Storage, to: &Path) -> Result<()> {
         let temporary = sibling(to, NEW);
-        if let Some(left_over) = paths::id_at(storage, &temporary)?
-            && paths::kind_at(storage, &temporary)? == PathKind::File
-        {
-            storage
-                .remove_file(&temporary, left_over)
-                .map_err(|source| Error::io("remove the left-over", &temporary, source))?;
-        }
         let operation = "quarantine the damaged log in";
         let id = self.copy_to(storage, &temporary, operation)?;
         let error = match storage.rename(&temporary, id, to, None) {

@@ -19,8 +19,7 @@
 //! Implements *Creation* in *Writing*, and *Opening* with steps T1 to T8, of FORMAT.md.
 
 use std::path::Path;
-use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
 use super::create::{create_log, fill_random};
@@ -74,7 +73,6 @@ pub(crate) fn create(
     }
     // Guards against a power cut that removes the new name after calls were acknowledged.
     paths::sync(&*folder, path)?;
-    log.is_name_durable.store(true, Ordering::Relaxed);
     let replay = Replay::new(order, LogPosition::first(&header.authenticator));
     let report = RecoveryReport { created: true, clean: true, ..report(&replay, started) };
     Ok(Some(Recovered { log: Arc::new(log), header, replay, allocated: HEADER_PAGE_LEN as u64, report }))
@@ -97,13 +95,15 @@ pub(crate) fn open(
     expected: Option<&Anchor>,
 ) -> Result<Recovered> {
     let started = Instant::now();
-    let (log, header) = open_log(file, path, key)?;
+    let (mut log, header) = open_log(file, path, key)?;
     left_over::clear(storage, path, Unfinished::NextGeneration(&header.id))?;
     let first = LogPosition::first(&header.authenticator);
     let new_replay = || Replay::watching(order, first, expected.map(Anchor::seq));
     let mut replay = new_replay();
     let mut ending = replay.run(&log, Concurrency::Exclusive)?;
 
+    // Opened now, so that a lack of descriptors cannot fail the first sync.
+    let folder = paths::open_folder(storage, path)?;
     let clean = replay.ends_closed && ending == (Ending { file_len: replay.tip.end, torn_until: None });
     if !clean {
         // Guards against a power cut after this open has reported frames that are only in the page cache. It also
@@ -111,8 +111,7 @@ pub(crate) fn open(
         log.file.sync_data().map_err(log.io("sync"))?;
         // Guards against a power cut that undoes a rename: a crash may have come between the rename of a creation
         // or a compaction and the sync of its folder.
-        paths::sync_folder(storage, path)?;
-        log.is_name_durable.store(true, Ordering::Relaxed);
+        paths::sync(&*folder, path)?;
         let recheck_from = replay.recheck_from();
         log.file.drop_cache(recheck_from.end).map_err(log.io("drop the page cache of"))?;
         let mut recheck = Replay::new(order, recheck_from);
@@ -123,6 +122,9 @@ pub(crate) fn open(
         }
     }
 
+    if clean {
+        log.unsynced_folder = Mutex::new(Some(folder));
+    }
     if let Some(what) = expected.and_then(|anchor| anchor.shortfall(&header, |_| replay.watched_tag)) {
         return Err(Error::Stale { path: path.to_path_buf(), what });
     }

@@ -30,8 +30,7 @@
 //! Never repeats a failed sync, and never looks into values. Implements *Writing* of FORMAT.md.
 
 use std::io;
-use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::{Arc, PoisonError};
 
 use super::file::{LogFile, LogPosition};
 use super::group_commit::{Failure, GroupCommit, Synced};
@@ -74,16 +73,16 @@ pub(crate) struct Pending {
 
 impl Pending {
     /// Waits until the frames are durable. Syncs if no other thread is syncing.
-    pub(crate) fn wait(&self, storage: &dyn Storage) -> Result<()> {
-        let LogFile { path, is_name_durable, .. } = &*self.file;
+    pub(crate) fn wait(&self) -> Result<()> {
         let sync = || {
             // Guards against a power cut after the call has returned.
             self.file.file.sync_data()?;
-            if !is_name_durable.load(Ordering::Relaxed) {
+            let mut unsynced_folder = self.file.unsynced_folder.lock().unwrap_or_else(PoisonError::into_inner);
+            if let Some(folder) = &*unsynced_folder {
                 // Guards against a power cut that takes the name of a log that was put in its place before it was
                 // opened.
-                storage.open_folder(paths::folder_of(path))?.sync()?;
-                is_name_durable.store(true, Ordering::Relaxed);
+                folder.sync()?;
+                *unsynced_folder = None;
             }
             let has_name = self.file.file.names()? > 0;
             Ok(if has_name { Synced::Named } else { Synced::Nameless })
@@ -198,12 +197,12 @@ impl LogWriter {
 
     fn write_close_frame(&mut self) -> Result<()> {
         // Guards against a power cut that keeps the close frame but loses frames before it, which it vouches for.
-        self.pending().wait(&*self.storage)?;
+        self.pending().wait()?;
         // With zeros after the close frame, the log does not look clean: the frame's own sync may fail.
         let len = encoding::frame_len(&[]) + ALIGNMENT as u64;
         match self.make_room(len, 0).and_then(|()| self.write(&[])) {
             // Guards against a power cut after close has reported success.
-            Ok(written) => written.pending.wait(&*self.storage),
+            Ok(written) => written.pending.wait(),
             Err(Error::Full { .. }) => Ok(()),
             Err(error) => Err(error),
         }
@@ -376,6 +375,7 @@ pub(crate) enum Release {
 #[cfg(test)]
 mod tests {
     use std::path::Path;
+    use std::sync::Mutex;
 
     use super::*;
     use crate::AgentKey;
@@ -397,7 +397,7 @@ mod tests {
         let file: Arc<dyn File> = Disk.open(&path, Access::CreateNew).unwrap().into();
         let id = GenerationId { generation: 1, store_id: [1; 16], salt: [2; 32] };
         let sealer = Prk::extract(&id.salt, &AgentKey::new("key").unwrap()).frame_sealer(&id);
-        let log = LogFile { path, file, is_name_durable: true.into(), sealer, crc: SaltedCrc::new(&id.salt) };
+        let log = LogFile { path, file, unsynced_folder: Mutex::default(), sealer, crc: SaltedCrc::new(&id.salt) };
         let tip = LogPosition { end: 4096, seq, chain: [0; TAG_LEN] };
         LogWriter::new(Arc::new(log), Arc::new(Disk), tip, tip.end, false)
     }

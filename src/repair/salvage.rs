@@ -89,9 +89,14 @@ pub(crate) fn salvage_on(
     let source = Source::of(Arc::clone(&file), &from, key)?;
     let target = place::free_target(&**storage, to)?;
     left_over::clear(&**storage, &target, Unfinished::Copy(&source.id_of_copy()))?;
-    let (mut new, report) = source.copy_into(storage, key, &target, Concurrency::WithWriter(&**storage))?;
-    // Root may salvage for an agent that is not root. Without root this can fail: the caller then owns the file.
-    let _ = file.attributes().and_then(|attributes| new.file.file.set_attributes(&attributes));
+    let prepare = |new: &dyn File| {
+        // Root may salvage for an agent that is not root. Without root this can fail: the caller then owns the
+        // file.
+        let _ = file.attributes().and_then(|attributes| new.set_attributes(&attributes));
+        Ok(())
+    };
+    let concurrency = Concurrency::WithWriter(&**storage);
+    let (mut new, report) = source.copy_into(storage, key, &target, concurrency, prepare)?;
     new.name(&target, "rename the salvaged store to")?;
     Ok(report)
 }
@@ -126,17 +131,20 @@ impl Source {
     }
 
     /// Copies everything that is authentic into a new log, which is complete, synced and read back, but does not
-    /// have the name `target` yet.
+    /// have the name `target` yet. `prepare` is called with the empty file.
     pub(crate) fn copy_into(
         &self,
         storage: &Arc<dyn Storage>,
         key: &AgentKey,
         target: &Path,
         concurrency: Concurrency<'_>,
+        prepare: impl FnOnce(&dyn File) -> Result<()>,
     ) -> Result<(LogBuilder, SalvageReport)> {
         let Header { authenticator, .. } = self.header;
         let id = self.id_of_copy();
-        let mut salvaged = Salvaged::new(LogBuilder::create(storage, target, &id, key, QueueOrder::RunId)?);
+        let new = LogBuilder::create(storage, target, &id, key, QueueOrder::RunId)?;
+        prepare(&*new.file.file)?;
+        let mut salvaged = Salvaged::new(new);
         let mut losses = Losses::default();
         let mut at_anchor =
             self.expected.filter(|anchor| anchor.seq() == 0).map(|_| LogPosition::first(&authenticator));

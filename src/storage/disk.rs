@@ -178,7 +178,7 @@ fn open_lock_file(path: &Path) -> io::Result<Box<dyn File>> {
         return Err(refused_lock_file("is not a regular file"));
     }
     if found.nlink() > 1 {
-        return Err(refused_lock_file("has another name (a hard link)"));
+        return Err(refused_lock_file("has another name (a hard link, as cp -al makes)"));
     }
     Ok(Box::new(DiskFile { file, id: id_of(&found) }))
 }
@@ -204,7 +204,10 @@ fn open_or_create(lock_file: &Path) -> io::Result<fs::File> {
 const LOCK_TRIES_MAX: u32 = 100;
 
 fn refused_lock_file(what: &str) -> io::Error {
-    io::Error::new(ErrorKind::InvalidInput, format!("it {what}; remove it while no agent runs"))
+    io::Error::new(
+        ErrorKind::InvalidInput,
+        format!("it {what}; remove this name while no agent runs: nothing in it is needed"),
+    )
 }
 
 /// Gives a new lock file to the owner of the log. If root creates it from a shell, the agent must still be able to

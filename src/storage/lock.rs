@@ -6,6 +6,7 @@
 //! name. The lock file is never removed: else one process could hold the lock on the removed file, and another one
 //! on a new file of the same name. `store/lock.rs` takes both. Implements the locks of *Writing* in FORMAT.md.
 
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::process;
 use std::time::{Duration, Instant};
@@ -51,12 +52,39 @@ impl<'a> Wait<'a> {
 const PAUSE_MIN: Duration = Duration::from_millis(1);
 const PAUSE_MAX: Duration = Duration::from_millis(50);
 
+/// A process. Descriptors and locks are its own, and in a child of `fork` they are not.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Owner {
+    pid: u32,
+    /// The inode of its process id namespace. The first process of a container and a child of it in a namespace of
+    /// its own both have the id 1.
+    namespace: Option<u64>,
+}
+
+impl Owner {
+    /// The present process.
+    pub(crate) fn current() -> Self {
+        let namespace = std::fs::metadata("/proc/self/ns/pid").ok().map(|found| found.ino());
+        Owner { pid: process::id(), namespace }
+    }
+
+    /// Whether this is probably the present process: by its id alone, which takes no time.
+    pub(crate) fn has_current_pid(self) -> bool {
+        self.pid == process::id()
+    }
+
+    /// Whether this is the present process. Asked before anything is unlocked, closed or renamed.
+    pub(crate) fn is_current(self) -> bool {
+        self.has_current_pid() && self == Owner::current()
+    }
+}
+
 /// The open, locked lock file. Dropping it unlocks, except in the child of a fork: there, it only closes the file.
 #[derive(Debug)]
 pub(crate) struct LockFile {
     file: Box<dyn File>,
     /// The process that took the lock.
-    owner: u32,
+    owner: Owner,
 }
 
 impl LockFile {
@@ -70,7 +98,7 @@ impl LockFile {
             let file = storage.open(&path, Access::Lock);
             let file = file.map_err(create_error("open the lock file", &path))?;
             if is_locked_now(storage, &path, &*file)? {
-                return Ok(LockFile { file, owner: process::id() });
+                return Ok(LockFile { file, owner: Owner::current() });
             }
             if !wait.pause() {
                 let holder = holder(&*file);
@@ -87,13 +115,13 @@ impl LockFile {
     /// old one is left after it.
     pub(crate) fn note_holder(&self) {
         // A full disk must not keep the agent from its store.
-        let _ = write_all_at(&*self.file, format!("{:>10}\n", self.owner).as_bytes(), 0);
+        let _ = write_all_at(&*self.file, format!("{:>10}\n", self.owner.pid).as_bytes(), 0);
     }
 }
 
 impl Drop for LockFile {
     fn drop(&mut self) {
-        if self.owner == process::id() {
+        if self.owner.is_current() {
             // If this fails, closing the file unlocks, unless a child of a fork has a copy of it.
             let _ = self.file.unlock();
         }

@@ -20,6 +20,9 @@ pub(crate) const SUFFIX_LEN_MAX: usize = 16;
 /// The longest name of a file.
 pub(crate) const NAME_LEN_MAX: usize = 255;
 
+/// The longest path.
+pub(crate) const PATH_LEN_MAX: usize = 4095;
+
 /// A kind of file next to a log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum OwnName {

@@ -49,9 +49,9 @@ pub enum Enqueued {
 /// - [`Error::Io`]: the write or the sync of this call failed. Its effect is unknown until the store is reopened.
 /// - [`Error::Failed`]: an earlier call failed in that way. Reading calls still work.
 /// - [`Error::Replaced`]: the file at the store's path is another one by now, or none. Nothing was written to that
-///   one. It is noticed by the next sync if the file has been removed or replaced, and at the latest by
-///   [`sync`](Store::sync), [`close`](Store::close), a compaction, or when the file grows. From then on every
-///   writing call returns it.
+///   one. If the file has no name left, the next durable call notices. If it was only moved, or has a hard link,
+///   it is noticed at the latest by [`sync`](Store::sync), [`close`](Store::close), a compaction, or when the file
+///   grows. From then on every writing call returns it.
 ///
 /// ```
 /// use backupy_state::{AgentKey, Enqueued, Store};
@@ -150,7 +150,8 @@ impl Store {
     /// Makes everything durable, writes a close frame, cuts off the preallocated space and unlocks the store.
     ///
     /// A log with little live data is compacted first, so that the next open is quick; [`CompactionPolicy`] says
-    /// when. Dropping the store does the same, but reports no error.
+    /// when. Dropping the store does the same, but reports no error. Hold no lock that a `tracing` layer of yours
+    /// takes: closing waits for a compaction thread, which may be emitting an event.
     ///
     /// [`CompactionPolicy`]: crate::CompactionPolicy
     ///
@@ -175,8 +176,17 @@ impl Store {
     }
 
     fn finish(&self) -> Result<()> {
-        let place = self.shared.write()?.log.check_place();
-        self.tell_failure(place)?;
+        if !self.shared.is_owner() {
+            return self.shared.check_owner();
+        }
+        // The event for a store that had failed before has been emitted.
+        let place = self.shared.write().map(|guard| guard.log.check_place());
+        let usable = place.and_then(|place| self.tell_failure(place));
+        if usable.is_err() {
+            // Its thread has the next generation locked.
+            self.compactor.stop();
+            return usable;
+        }
         self.compactor.finish();
         self.record_drops()?;
         let closed = self.shared.write()?.close();
@@ -185,7 +195,7 @@ impl Store {
 
     /// Emits the event for a failed write or sync. The caller holds no lock.
     pub(super) fn tell_failure<T>(&self, result: Result<T>) -> Result<T> {
-        result.inspect_err(|error| events::failed(&self.shared.path, error))
+        result.inspect_err(|error| events::failed(&self.shared.path, error, self.shared.has_failed()))
     }
 
     /// Saves the configuration and its version, replacing the previous one.
@@ -336,7 +346,7 @@ impl Store {
     }
 
     pub(super) fn wait_durable(&self, pending: &Pending) -> Result<()> {
-        self.tell_failure(pending.wait(&*self.shared.storage))
+        self.tell_failure(pending.wait())
     }
 }
 

@@ -46,7 +46,8 @@ impl Store {
     ///   more writes.
     /// - [`Error::Io`], for instance because the file is mounted by itself; [`Error::Failed`].
     ///
-    /// The old log is kept and the store stays usable, unless later writing calls return `Failed`.
+    /// The old log is kept and the store stays usable, unless later writing calls return `Failed`: then a power
+    /// cut may leave the old log or the new one, each of them whole.
     ///
     /// ```
     /// # let folder = tempfile::tempdir()?;
@@ -68,7 +69,9 @@ impl Store {
     /// new file is durable. A crash at any point leaves a complete store that opens with one of the two keys.
     ///
     /// # Errors
-    /// Those of [`compact`](Store::compact). The old key stays valid.
+    /// Those of [`compact`](Store::compact). While the store still accepts writes, the old key stays valid. If it
+    /// does not, the file may be under either key: keep both, and open it with
+    /// [`previous_key`](crate::OpenOptions::previous_key).
     ///
     /// ```
     /// # use backupy_state::{AgentKey, Error, Store};

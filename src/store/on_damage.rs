@@ -57,9 +57,12 @@ fn replace_damaged(
     let attributes = file.attributes().map_err(|source| Error::io("look at", path, source))?;
     let source = Source::of(Arc::clone(&file), path, key)?.expecting(options.expected);
     left_over::clear(&**storage, path, Unfinished::NextGeneration(&source.header.id))?;
-    let (mut new, report) = source.copy_into(storage, key, path, Concurrency::Exclusive)?;
-    let set_error = |source| Error::io("set the owner and the permissions of", new.temporary(), source);
-    new.file.file.set_attributes(&attributes).map_err(set_error)?;
+    // At once: if root is killed while it copies, the agent must be able to open the left-over.
+    let prepare = |new: &dyn File| {
+        let set_error = |source| Error::io("set the owner and the permissions of the new log for", path, source);
+        new.set_attributes(&attributes).map_err(set_error)
+    };
+    let (mut new, report) = source.copy_into(storage, key, path, Concurrency::Exclusive, prepare)?;
     let damaged = quarantine::quarantine_damaged(&**storage, path, &*file)?;
     let folder = new.rename_over(path, file.id(), "replace the damaged log with the salvaged one at")?;
     // Guards against a power cut that brings back the damaged log after calls on the new one were acknowledged.

@@ -75,7 +75,11 @@ impl Store {
             // Noted only now: until the log is locked too, another process may be the writer.
             lock_file.note_holder();
             match log {
-                Some(file) => break open_existing(options, file, &path, key)?,
+                Some(file) => match open_existing(options, file, &path, key) {
+                    // Another process is still writing a file next to the log.
+                    Err(Error::Locked { .. }) if wait.pause() => {}
+                    opened => break opened?,
+                },
                 None => match create(options, &path, key) {
                     // A file has appeared at the path.
                     Ok(None) => {}

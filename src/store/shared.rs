@@ -9,7 +9,6 @@
 //! nothing: its calls fail before they take a lock.
 
 use std::path::PathBuf;
-use std::process;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
@@ -20,6 +19,7 @@ use crate::log::values::Values;
 use crate::log::writer::{LogWriter, Pending};
 use crate::read::{self, Reader};
 use crate::storage::Storage;
+use crate::storage::lock::Owner;
 use crate::{Anchor, CompactionPolicy, Error, OpenOptions, QueueOrder, Result, Stats};
 
 /// The state of a store that its threads share.
@@ -32,7 +32,7 @@ pub(crate) struct Shared {
     /// Whether the log is mounted by itself, so that no compaction can replace it.
     pub(crate) is_mounted: bool,
     /// The process that opened the store.
-    owner: u32,
+    owner: Owner,
     compaction_due: AtomicBool,
     log: Mutex<LogWriter>,
     view: RwLock<View>,
@@ -50,7 +50,7 @@ impl Shared {
         let due = options.compaction.is_due(log.tip(), log.allocated(), &view.index);
         Shared {
             is_mounted: options.storage.is_mount_point(&path),
-            owner: process::id(),
+            owner: Owner::current(),
             path,
             storage: Arc::clone(&options.storage),
             queue_order: options.queue_order,
@@ -80,13 +80,19 @@ impl Shared {
         Ok(WriteGuard { shared: self, log })
     }
 
+    /// Whether this process opened the store, also where a child of `fork` has the same process id.
     pub(crate) fn is_owner(&self) -> bool {
-        self.owner == process::id()
+        self.owner.is_current()
+    }
+
+    /// Whether the log takes no more writes.
+    pub(crate) fn has_failed(&self) -> bool {
+        self.lock_log().check_not_failed().is_err()
     }
 
     /// Fails in a child of `fork`.
     pub(crate) fn check_owner(&self) -> Result<()> {
-        if self.is_owner() {
+        if self.owner.has_current_pid() {
             return Ok(());
         }
         let what = "another process opened it, and this one is its child; open the store in this process";

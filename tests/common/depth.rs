@@ -6,8 +6,6 @@
 
 #![allow(dead_code, reason = "each test binary uses a part of it")]
 
-use std::time::Duration;
-
 fn choose<T>(sample: T, full: T) -> T {
     if std::env::var("CI").is_ok_and(|ci| ci == "true") { full } else { sample }
 }
@@ -88,9 +86,9 @@ pub(crate) fn full_disk_cycles() -> usize {
     choose(3, 20)
 }
 
-/// `identity`: how long threads write while a log is compacted again and again, on each file system.
-pub(crate) fn compaction_race() -> Duration {
-    choose(Duration::from_secs(1), Duration::from_secs(20))
+/// `identity`: how many compactions eight writers race with.
+pub(crate) fn raced_compactions() -> usize {
+    choose(16, 500)
 }
 
 /// `identity`: how many times several processes create a store at the same path at once.

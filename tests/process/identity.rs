@@ -5,7 +5,7 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -584,27 +584,24 @@ fn writers_do_not_take_a_compaction_for_an_outsider() {
             continue;
         };
         let path = folder.path().join("state.db");
-        let (calls, compactions) = write_and_compact(&path, depth::compaction_race());
-        println!("{calls} durable calls, {compactions} compactions");
-        assert!(calls > 100 && compactions > 10, "{calls} calls, {compactions} compactions");
+        write_and_compact(&path, depth::raced_compactions());
         let store = existing().open(&path, &key()).unwrap();
         assert_eq!(store.queue_depth(), WRITERS);
     }
 }
 
-/// Returns how many durable calls and how many compactions were made. None of them fails.
-fn write_and_compact(path: &Path, time: Duration) -> (usize, usize) {
+/// Writes from several threads during at least so many compactions, and ten times as many durable calls. None of
+/// them fails.
+fn write_and_compact(path: &Path, compactions: usize) {
     let store = &Store::open(path, &key()).unwrap();
-    let is_over = &AtomicBool::new(false);
+    let (is_over, calls) = (&AtomicBool::new(false), &AtomicUsize::new(0));
     let keys = ["one", "another"].map(|key| AgentKey::new(key).unwrap());
-    let counts = thread::scope(|threads| {
+    thread::scope(|threads| {
         let writers: Vec<_> = (0..WRITERS)
             .map(|writer| {
                 threads.spawn(move || {
-                    let mut calls = 0;
                     while !is_over.load(Ordering::Relaxed) {
-                        let call = calls;
-                        calls += 1;
+                        let call = calls.fetch_add(1, Ordering::Relaxed);
                         let done = if call % 16 == 15 {
                             store.sync()
                         } else {
@@ -612,26 +609,22 @@ fn write_and_compact(path: &Path, time: Duration) -> (usize, usize) {
                         };
                         done.unwrap_or_else(|error| panic!("writer {writer}, call {call}: {error}"));
                     }
-                    calls
                 })
             })
             .collect();
-        let started = Instant::now();
-        let mut compactions = 0;
-        while started.elapsed() < time && !writers.iter().any(thread::ScopedJoinHandle::is_finished) {
-            let done = match compactions % 8 {
-                7 => store.rekey(&keys[compactions / 8 % 2]),
+        let mut number = 0;
+        while !is_over.load(Ordering::Relaxed) {
+            let done = match number % 8 {
+                7 => store.rekey(&keys[number / 8 % 2]),
                 _ => store.compact().map(drop),
             };
-            is_over.fetch_or(done.is_err(), Ordering::Relaxed);
+            number += 1;
+            let is_enough = number >= compactions && calls.load(Ordering::Relaxed) >= 10 * compactions;
+            let is_writer_gone = writers.iter().any(thread::ScopedJoinHandle::is_finished);
+            is_over.fetch_or(is_enough || done.is_err() || is_writer_gone, Ordering::Relaxed);
             done.unwrap();
-            compactions += 1;
         }
-        is_over.store(true, Ordering::Relaxed);
-        let calls = writers.into_iter().map(|writer| writer.join().unwrap()).sum();
-        (calls, compactions)
     });
     store.rekey(&key()).unwrap();
     store.sync().unwrap();
-    counts
 }

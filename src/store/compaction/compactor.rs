@@ -78,7 +78,7 @@ impl Compactor {
     }
 
     /// Stops a compaction that runs on its own thread, and waits for the thread to end.
-    fn stop(&self) {
+    pub(crate) fn stop(&self) {
         self.runner.progress.set_stopping(true);
         let thread = lock(&self.thread).take();
         // An event of the compaction may close the store, on that thread.
