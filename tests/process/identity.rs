@@ -571,6 +571,43 @@ fn a_snapshot_whose_log_was_removed_says_so() {
     assert!(salvage(place.path(), &key(), place.at("salvaged.db")).is_err());
 }
 
+/// The first durable call of a session also syncs the folder.
+#[test]
+fn a_folder_that_was_removed_before_the_first_durable_call_is_replaced() {
+    let place = Place::new();
+    let folder = place.at("data");
+    fs::create_dir(&folder).unwrap();
+    Store::open(folder.join("state.db"), &key()).unwrap().enqueue_job("run-1", b"one").unwrap();
+    let mut options = existing();
+    let store = options.heartbeat_durability(Durability::Buffered).open(folder.join("state.db"), &key()).unwrap();
+    assert!(store.recovery().clean);
+    store.record_heartbeat(1).unwrap();
+    fs::remove_dir_all(&folder).unwrap();
+    assert!(matches!(store.enqueue_job("run-2", b"two"), Err(Error::Replaced { .. })));
+}
+
+/// The compaction that was running has the next generation locked.
+#[test]
+fn a_store_that_has_failed_leaves_no_compaction_behind() {
+    let place = Place::new();
+    let store = place.open();
+    let payload = vec![7; 1 << 20];
+    (0..60).for_each(|i| _ = store.enqueue_job(&format!("run-{i}"), &payload).unwrap());
+    (0..40).for_each(|i| _ = store.enqueue_job(&format!("run-{i}"), &payload[1..]).unwrap());
+    // More than half is dead from here on, so a compaction begins.
+    (0..30).for_each(|i| _ = store.ack_job(&format!("run-{i}")).unwrap());
+    while !place.at("state.db.new").exists() && store.stats().compaction.completed == 0 {
+        thread::yield_now();
+    }
+    fs::rename(place.path(), place.at("moved.db")).unwrap();
+    assert!(store.sync().is_err());
+    fs::rename(place.at("moved.db"), place.path()).unwrap();
+    drop(store);
+    assert!(!place.at("state.db.new").exists());
+    let store = existing().lock_timeout(Duration::ZERO).open(place.path(), &key()).unwrap();
+    assert_eq!(store.queue_depth(), 30);
+}
+
 // ---- No false alarm ----
 
 const WRITERS: usize = 8;

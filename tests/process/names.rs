@@ -157,6 +157,24 @@ fn a_salvaged_store_that_is_parked_at_new_is_kept_under_another_name() {
     assert_eq!(Snapshot::open(place.at("state.db.damaged-2"), &key()).unwrap().queue_depth(), 1);
 }
 
+/// In the copied records, before the close frame that would show that the log has had a name.
+#[test]
+fn a_damaged_log_that_is_parked_at_new_is_kept_under_another_name() {
+    let place = place_with_store();
+    let store = place.open();
+    store.backup(place.at("backup.db")).unwrap();
+    (0..200).for_each(|i| _ = store.enqueue_job(&format!("run-{i}"), &[7; 1000]).unwrap());
+    store.compact().unwrap();
+    store.close().unwrap();
+    let mut image = Image::read(place.path());
+    image.flip(image.frames()[0].start + 60).write(place.path());
+    fs::rename(place.path(), place.at("state.db.new")).unwrap();
+    fs::rename(place.at("backup.db"), place.path()).unwrap();
+    assert_eq!(place.open().queue_depth(), 1);
+    assert!(Image::read(place.at("state.db.damaged-1")) == image);
+    assert!(!place.at("state.db.new").exists());
+}
+
 #[test]
 fn a_wrong_key_does_not_touch_what_is_parked_at_new() {
     let (place, _) = parked();
@@ -482,4 +500,20 @@ fn a_copy_can_be_opened_by_the_words_that_made_it() {
         assert_invalid(salvage(place.path(), &key(), words), "");
     }
     assert_eq!(everything(place.folder()), before);
+}
+
+#[test]
+fn a_path_that_leaves_no_space_for_the_names_next_to_it_is_refused() {
+    let place = Place::new();
+    let mut folder = fs::canonicalize(place.folder()).unwrap();
+    let name = "x".repeat(200);
+    while folder.as_os_str().len() < 4075 - 201 {
+        folder.push(&name);
+    }
+    folder.push("y".repeat(4075 - folder.as_os_str().len() - 1 - "/a.db".len()));
+    fs::create_dir_all(&folder).unwrap();
+    let path = folder.join("abcdef.db");
+    assert_eq!(path.as_os_str().len(), 4080);
+    assert_invalid(Store::open(&path, &key()), "too long");
+    drop(Store::open(folder.join("abcde.db"), &key()).unwrap());
 }

@@ -94,6 +94,20 @@ fn names_that_are_taken_stay_as_they_are() {
     }
 }
 
+/// Where the file system has no links, the log is copied to that name, with `.new` after it until the copy is whole.
+#[test]
+fn a_file_in_the_place_of_an_unfinished_copy_stays_as_it_is() {
+    let (_, mut image, expected) = damaged();
+    let in_the_way = "/sim/state.db.damaged-1.new";
+    image.insert(PathBuf::from(in_the_way), Content::of(b"another file"));
+    let sim = Sim::on(&image, 114);
+    without_links(&image, &sim);
+    let store = options(&sim).open(PATH, &key()).unwrap();
+    assert!(store.recovery().salvaged.as_ref().unwrap().from.ends_with("state.db.damaged-2"));
+    assert_eq!(take(store), expected);
+    assert_eq!(bytes_of(&sim.live(), in_the_way).unwrap().bytes(), b"another file");
+}
+
 #[test]
 fn files_with_other_faults_than_damage_are_refused_and_not_changed() {
     let (subject, _, _) = damaged();
