@@ -128,14 +128,24 @@ impl LogWriter {
         self.allocated
     }
 
-    /// Fails for good if the path means another file by now.
+    /// Fails for good if the path means another file by now, or the file was cut.
     pub(crate) fn check_place(&self) -> Result<()> {
         let path = &self.file.path;
         if paths::id_at(&*self.storage, path)? == Some(self.file_id()) {
-            return Ok(());
+            return self.check_length();
         }
         self.group_commit.fail(Failure::Replaced);
         Err(Error::Replaced { path: path.clone() })
+    }
+
+    /// Fails for good if somebody has cut the file: what is written after the cut could not be read again.
+    fn check_length(&self) -> Result<()> {
+        let len = self.file.file.len().map_err(self.file.io("look at"))?;
+        if len >= self.tip.end {
+            return Ok(());
+        }
+        self.group_commit.fail(&io::Error::from(io::ErrorKind::UnexpectedEof));
+        Err(Error::corrupt(&self.file.path, len, "another process has cut the file while it was open"))
     }
 
     /// Fails if the log takes no more writes.

@@ -305,6 +305,10 @@ impl File for DiskFile {
     }
 
     fn len(&self) -> io::Result<u64> {
+        #[cfg(target_os = "linux")]
+        if let Some(found) = status(&self.file, Path::new(""), AtFlags::EMPTY_PATH, StatxFlags::SIZE) {
+            return Ok(found.stx_size);
+        }
         Ok(self.file.metadata()?.len())
     }
 

@@ -12,8 +12,8 @@ impl Store {
     /// Makes everything durable that [`Buffered`](crate::Durability::Buffered) calls have written so far.
     ///
     /// # Errors
-    /// [`Error::Io`] if the sync fails, [`Error::Replaced`] if the path means another file by now,
-    /// [`Error::Failed`] after an earlier failure.
+    /// [`Error::Corrupt`] if somebody has cut the file, [`Error::Io`] if the sync fails, [`Error::Replaced`] if
+    /// the path means another file by now, [`Error::Failed`] after an earlier failure.
     ///
     /// ```
     /// # use backupy_state::{AgentKey, Durability, OpenOptions};

@@ -586,6 +586,21 @@ fn a_folder_that_was_removed_before_the_first_durable_call_is_replaced() {
     assert!(matches!(store.enqueue_job("run-2", b"two"), Err(Error::Replaced { .. })));
 }
 
+/// As `copytruncate` of logrotate does it.
+#[test]
+fn a_log_that_is_cut_while_it_is_open_is_an_error_of_the_next_sync_and_of_close() {
+    for len in [0, 5000] {
+        for is_closed in [false, true] {
+            let place = Place::new();
+            let store = OpenOptions::new().mmap(false).open(place.path(), &key()).unwrap();
+            (0..20).for_each(|i| _ = store.enqueue_job(&format!("run-{i}"), &[7; 100]).unwrap());
+            fs::File::options().write(true).open(place.path()).unwrap().set_len(len).unwrap();
+            let cut = if is_closed { store.close() } else { store.sync() };
+            assert!(matches!(cut, Err(Error::Corrupt { offset, .. }) if offset == len), "{cut:?}");
+        }
+    }
+}
+
 /// The compaction that was running has the next generation locked.
 #[test]
 fn a_store_that_has_failed_leaves_no_compaction_behind() {

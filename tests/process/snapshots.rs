@@ -284,8 +284,8 @@ fn damage_that_stays_is_reported() {
     assert_eq!(shown.job("run-0").unwrap().unwrap().payload, b"payload");
 }
 
-/// What looks like damage may be half written, so it is looked at up to six times, after the header. Each look is two
-/// reads: the bytes, and the search for a witness. Here the writer is done before read `n`.
+/// What looks like damage may be half written, so it is looked at up to six times, after the header. Each look is
+/// two reads: the bytes, and the search for a witness. Here the writer is done before read `n`.
 #[test]
 fn what_only_looks_like_damage_is_looked_at_again() {
     for n in 1..=13 {

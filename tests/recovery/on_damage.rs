@@ -94,7 +94,8 @@ fn names_that_are_taken_stay_as_they_are() {
     }
 }
 
-/// Where the file system has no links, the log is copied to that name, with `.new` after it until the copy is whole.
+/// Where the file system has no links, the log is copied to that name, with `.new` after it until the copy is
+/// whole.
 #[test]
 fn a_file_in_the_place_of_an_unfinished_copy_stays_as_it_is() {
     let (_, mut image, expected) = damaged();

@@ -497,7 +497,7 @@ impl<'a> Run<'a> {
             Error::Replaced { .. } => assert!(!self.agent.is_open()),
             // It has made a file there after the store had cleared the name.
             Error::Locked { path, .. } if path.extension().is_some_and(|extension| extension == "new") => {}
-            Error::Corrupt { .. } | Error::Unauthentic { .. } if self.is_truncated() => {}
+            Error::Corrupt { .. } | Error::Unauthentic { .. } | Error::Failed { .. } if self.is_truncated() => {}
             _ => panic!("{error:?}"),
         }
     }
