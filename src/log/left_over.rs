@@ -108,7 +108,9 @@ fn verdict(file: &dyn File, path: &Path, expected: Unfinished<'_>) -> Result<Ver
             let GenerationId { generation, store_id, .. } = header.id;
             let is_expected = match expected {
                 Unfinished::Store => generation == 1 && len <= HEADER_PAGE_LEN as u64,
-                Unfinished::NextGeneration(log) => store_id == log.store_id && generation == log.generation + 1,
+                Unfinished::NextGeneration(log) => {
+                    store_id == log.store_id && log.generation.checked_add(1) == Some(generation)
+                }
                 Unfinished::Copy(copy) => store_id == copy.store_id && generation == copy.generation,
             };
             if !is_expected {
