@@ -405,6 +405,7 @@ mod tests {
     fn log_at(seq: u64, folder: &Path) -> LogWriter {
         let path = folder.join("state.db");
         let file: Arc<dyn File> = Disk.open(&path, Access::CreateNew).unwrap().into();
+        file.set_len(4096).unwrap();
         let id = GenerationId { generation: 1, store_id: [1; 16], salt: [2; 32] };
         let sealer = Prk::extract(&id.salt, &AgentKey::new("key").unwrap()).frame_sealer(&id);
         let log = LogFile { path, file, unsynced_folder: Mutex::default(), sealer, crc: SaltedCrc::new(&id.salt) };
