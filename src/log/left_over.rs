@@ -5,8 +5,8 @@
 //! removed only if no other handle has it locked, and
 //!
 //! - it has no whole header, and looks like the beginning of one; or
-//! - its header shows that it is the copy that was to be made here, and its frames show that it never had the
-//!   copy's final name.
+//! - its header shows that it is the copy that was to be made here, or a new store without a frame, and its frames
+//!   show that it never had the copy's final name.
 //!
 //! A log that has had its final name ends exactly with a close frame, or has frames after one. A left-over has at
 //! most 8 zeros after its only close frame. A log that could replace this one and has had a name, for instance a
@@ -106,10 +106,14 @@ fn verdict(file: &dyn File, path: &Path, expected: Unfinished<'_>) -> Result<Ver
     Ok(match header::parse_page(&page) {
         ParsedHeaderPage::Valid(header) => {
             let GenerationId { generation, store_id, .. } = header.id;
+            // Of a creation that a crash has interrupted, also if the next one was completed: a power cut may take
+            // back the removal of the file and not the creation.
+            let is_new_store = generation == 1 && len <= HEADER_PAGE_LEN as u64;
             let is_expected = match expected {
-                Unfinished::Store => generation == 1 && len <= HEADER_PAGE_LEN as u64,
+                Unfinished::Store => is_new_store,
                 Unfinished::NextGeneration(log) => {
-                    store_id == log.store_id && log.generation.checked_add(1) == Some(generation)
+                    let is_next = log.generation.checked_add(1) == Some(generation);
+                    is_new_store || store_id == log.store_id && is_next
                 }
                 Unfinished::Copy(copy) => store_id == copy.store_id && generation == copy.generation,
             };

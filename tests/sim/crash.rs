@@ -50,17 +50,16 @@ pub fn images(world: &World, seed: u64, each: &mut dyn FnMut(&Image)) {
 pub fn some_images(world: &World, seed: u64, most: usize, each: &mut dyn FnMut(&Image)) {
     let mut random = Random::new(seed);
     for names in name_variants(world, &mut random) {
-        let files: Vec<_> = names.iter().map(|(path, &inode)| (path, Suspect::new(world.inode(inode)))).collect();
-        let variants: Vec<_> = files.iter().map(|(_, file)| file.variants(&mut random)).collect();
+        // By file, not by name: a file with two names has one content.
+        let inodes: BTreeSet<usize> = names.values().copied().collect();
+        let files: Vec<_> = inodes.iter().map(|&inode| Suspect::new(world.inode(inode))).collect();
+        let variants: Vec<_> = files.iter().map(|file| file.variants(&mut random)).collect();
         let counts: Vec<_> = variants.iter().map(Vec::len).collect();
         for chosen in at_most(most, combinations(&counts, &mut random), &mut random) {
-            let image = files.iter().zip(&variants).zip(chosen);
-            let image: Image = image
-                .map(|(((path, file), variants), chosen)| {
-                    ((*path).clone(), file.content(&variants[chosen], &mut random))
-                })
-                .collect();
-            each(&image);
+            let files = files.iter().zip(&variants).zip(chosen);
+            let contents = files.map(|((file, variants), chosen)| file.content(&variants[chosen], &mut random));
+            let contents: BTreeMap<usize, Content> = inodes.iter().copied().zip(contents).collect();
+            each(&names.iter().map(|(path, inode)| (path.clone(), contents[inode].clone())).collect());
         }
     }
 }
