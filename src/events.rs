@@ -15,7 +15,7 @@ mod traced {
     use crate::{CompactionReport, Error, RecoveryReport, SalvageReport};
 
     pub(crate) fn key_readable_by_all(path: &Path, mode: u32) {
-        let mode = format_args!("{mode:04o}");
+        let mode = format!("{mode:04o}");
         warn!(path = %path.display(), %mode, "every user can read the key file");
     }
 
