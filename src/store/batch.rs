@@ -204,11 +204,12 @@ impl Batch {
         is_queued: impl Fn(&[u8]) -> bool,
     ) -> Vec<Change<'a>> {
         let mut log_keys = log_keys.iter().zip(admitted);
-        // Whether a job is there, after the calls so far.
+        // Whether a job is there, after the calls so far. Only acks ask for it.
         let mut is_there = HashMap::new();
+        let has_acks = self.calls.iter().any(|call| matches!(call, Call::Ack { .. }));
         let change = |call: &'a Call| match call {
             Call::Put { bucket, key, prefix, value } => {
-                if *bucket == Bucket::Queue {
+                if *bucket == Bucket::Queue && has_acks {
                     is_there.insert(&**key, true);
                 }
                 Some(Change::put(*bucket, key, prefix.as_ref().map_or(&[], |prefix| prefix), value))
