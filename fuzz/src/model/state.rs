@@ -69,8 +69,8 @@ impl State {
         jobs.into_iter().skip(from).take(n).collect()
     }
 
-    /// A call that is not about log events and was not refused.
-    pub(super) fn apply(&mut self, write: &Write) {
+    /// A call that is not about log events and was not refused. Returns whether it is written.
+    pub(super) fn apply(&mut self, write: &Write) -> bool {
         match *write {
             Write::Config { version, value } => self.kept.config = Some((version, value.bytes())),
             Write::Session { value, time } => self.kept.session = Some((text(value), time.ms())),
@@ -81,16 +81,18 @@ impl State {
                     self.kept.enqueue(&id, value.bytes());
                 }
             }
-            Write::Ack { id } => drop(self.kept.ack(&id.text())),
-            Write::Log { .. } => {}
+            Write::Ack { id } => return self.kept.ack(&id.text()),
+            Write::Log { .. } => return false,
         }
+        true
     }
 
     /// A batch; `events` are its log events.
     pub(super) fn write(&mut self, how: &How, writes: &[Write], events: &[(i64, Vec<u8>)]) {
-        writes.iter().for_each(|write| self.apply(write));
+        // An ack of a job that is not queued is not written.
+        let effective = writes.iter().filter(|write| self.apply(write)).count();
         let (admitted, _) = self.buffer_logs(how, events);
-        if admitted > 0 || writes.len() > events.len() {
+        if admitted > 0 || effective > 0 {
             self.recorded = self.dropped;
         }
     }
