@@ -49,7 +49,7 @@ fn keep_torn_tail(storage: &dyn Storage, tail: &Part<'_>) -> Result<PathBuf> {
     let numbers = torn_numbers(storage, tail.path);
     for number in &numbers {
         let kept = names::torn(tail.path, *number);
-        if is_copy_of(storage, &kept, tail)? {
+        if is_durable_copy_of(storage, &kept, tail)? {
             return Ok(kept);
         }
     }
@@ -97,35 +97,47 @@ fn torn_numbers(storage: &dyn Storage, path: &Path) -> Vec<u32> {
 /// # Errors
 /// `Invalid` if all names are taken, `Replaced` if `path` means another file by now, `Full`, `Io`.
 pub(crate) fn quarantine_damaged(storage: &dyn Storage, path: &Path, file: &dyn File) -> Result<PathBuf> {
-    let id = file.id();
     let len = file.len().map_err(|source| Error::io("look at", path, source))?;
     let whole = Part { file, path, range: 0..len };
-    let mut free = Vec::new();
-    for name in damaged_names(path) {
-        match paths::id_at(storage, &name)? {
-            Some(found) if found == id => return Ok(name),
-            Some(_) if is_copy_of(storage, &name, &whole)? => return Ok(name),
-            Some(_) => {}
-            // What an interrupted copy has left is not proven to be one, and stays.
-            None if paths::id_at(storage, &sibling(&name, NEW))?.is_none() => free.push(name),
-            None => {}
+    let quarantined = match kept_before(storage, &whole)? {
+        Some(name) => name,
+        None => keep_damaged(storage, &whole)?,
+    };
+    // Guards against a power cut that keeps the caller's rename over `path`, but loses this name.
+    sync_folder(storage, &quarantined)?;
+    Ok(quarantined)
+}
+
+/// The name that an earlier call has given to the log, or to a copy of it. The name may not be durable.
+fn kept_before(storage: &dyn Storage, log: &Part<'_>) -> Result<Option<PathBuf>> {
+    for name in damaged_names(log.path) {
+        let found = paths::id_at(storage, &name)?;
+        if found == Some(log.file.id()) || found.is_some() && is_durable_copy_of(storage, &name, log)? {
+            return Ok(Some(name));
         }
     }
-    for name in free {
-        match storage.link(path, &name) {
-            Ok(()) if paths::id_at(storage, &name)? != Some(id) => {
-                return Err(Error::Replaced { path: path.to_path_buf() });
+    Ok(None)
+}
+
+fn keep_damaged(storage: &dyn Storage, log: &Part<'_>) -> Result<PathBuf> {
+    for name in damaged_names(log.path) {
+        // What an interrupted copy has left is not proven to be one, and stays.
+        let taken = [paths::id_at(storage, &name)?, paths::id_at(storage, &sibling(&name, NEW))?];
+        if taken != [None, None] {
+            continue;
+        }
+        match storage.link(log.path, &name) {
+            Ok(()) if paths::id_at(storage, &name)? != Some(log.file.id()) => {
+                return Err(Error::Replaced { path: log.path.to_path_buf() });
             }
             Ok(()) => {}
             Err(error) if error.kind() == ErrorKind::AlreadyExists => continue,
             // Some file systems have no hard links, and none leads out of a mount.
-            Err(_) => whole.copy_whole_to(storage, &name)?,
+            Err(_) => log.copy_whole_to(storage, &name)?,
         }
-        // Guards against a power cut that keeps the caller's rename over `path`, but loses this name.
-        sync_folder(storage, &name)?;
         return Ok(name);
     }
-    Err(too_many(path, "damaged logs"))
+    Err(too_many(log.path, "damaged logs"))
 }
 
 /// Renames `file`, which is at `from`, to the first free `<path>.damaged-<n>`, and returns that name.
@@ -153,8 +165,9 @@ fn too_many(path: &Path, what: &str) -> Error {
     Error::Invalid { what: format!("too many {what} are kept next to {name}; move them to another folder") }
 }
 
-/// Whether the file at `name` holds the same bytes.
-fn is_copy_of(storage: &dyn Storage, name: &Path, part: &Part<'_>) -> Result<bool> {
+/// Whether the file at `name` holds the same bytes. If it does, they are durable on return: the process that wrote
+/// them may have been killed before its sync.
+fn is_durable_copy_of(storage: &dyn Storage, name: &Path, part: &Part<'_>) -> Result<bool> {
     if paths::kind_at(storage, name)? != PathKind::File {
         return Ok(false);
     }
@@ -170,7 +183,8 @@ fn is_copy_of(storage: &dyn Storage, name: &Path, part: &Part<'_>) -> Result<boo
         is_equal &= storage::read_exact_at(&*kept, kept_bytes, at).is_ok() && kept_bytes == bytes;
         Ok(())
     })?;
-    Ok(is_equal)
+    // After a failed sync, another copy is made.
+    Ok(is_equal && kept.sync_data().is_ok())
 }
 
 /// A part of a file.

@@ -235,6 +235,34 @@ fn whatever_call_fails_the_next_opening_finds_all_that_is_authentic() {
     }
 }
 
+/// The process is killed while it quarantines the log, so what it wrote is in the page cache only. The next process
+/// finds it there.
+#[test]
+fn a_damaged_log_survives_a_kill_in_its_quarantine_and_then_a_power_cut() {
+    let (_, image, _) = damaged();
+    let damaged = bytes_of(&image, PATH).unwrap();
+    for has_links in [true, false] {
+        let sim = Sim::on(&image, 118);
+        if !has_links {
+            without_links(&image, &sim);
+        }
+        sim.record();
+        drop(options(&sim).open(PATH, &key()).unwrap());
+        for moment in sim.take_moments() {
+            let sim = Sim::at(moment.world, 119);
+            sim.record();
+            drop(options(&sim).open(PATH, &key()).unwrap());
+            for second in sim.take_moments() {
+                crash::some_images(&second.world, 120, 200, &mut |image| {
+                    let what =
+                        format!("links {has_links}, killed before {}, cut before {}", moment.ops, second.ops);
+                    assert_kept(image, damaged, &what);
+                });
+            }
+        }
+    }
+}
+
 #[test]
 fn an_anchor_is_checked_against_the_authentic_records() {
     let (subject, image, expected) = damaged();

@@ -10,6 +10,7 @@ use backupy_state::{Error, Stats};
 
 use super::survival::{refuses_writes_and_still_reads, survives_some, take};
 use crate::common::depth;
+use crate::sim::content::Content;
 use crate::sim::random::mix;
 use crate::sim::world::{self, FailedSync, World};
 use crate::sim::{Agent, Call, EDQUOT, EINTR, EIO, ENOSPC, Failure, Mode, Op, PATH, Sim, TORN, crash, key, open};
@@ -323,6 +324,30 @@ fn io_error_during_recovery_leaves_the_file_unchanged() {
         assert_eq!(take(&Sim::at(sim.world(), 8)).unwrap(), expected);
         crash::images(&sim.world(), 9, &mut |image| assert_eq!(take(&Sim::on(image, 10)).unwrap(), expected));
     });
+}
+
+/// The process is killed while it quarantines the tail, so what it wrote is in the page cache only. The next process
+/// finds it there.
+#[test]
+fn a_torn_tail_survives_a_kill_in_its_quarantine_and_then_a_power_cut() {
+    let torn = torn_store();
+    let tail = torn.live()[Path::new(PATH)].trimmed_bytes().split_off(log_len(&torn));
+    let sim = Sim::at(torn, 11);
+    sim.record();
+    drop(open(&sim, Mode::Sync).unwrap());
+    for moment in sim.take_moments() {
+        let sim = Sim::at(moment.world, 12);
+        sim.record();
+        drop(open(&sim, Mode::Sync).unwrap());
+        for second in sim.take_moments() {
+            crash::some_images(&second.world, 13, 60, &mut |image| {
+                let holds_tail =
+                    |content: &Content| content.trimmed_bytes().windows(tail.len()).any(|bytes| bytes == tail);
+                let ops = (moment.ops, second.ops);
+                assert!(image.values().any(holds_tail), "killed and cut before {ops:?}: {:?}", image.keys());
+            });
+        }
+    }
 }
 
 /// After a kill in the middle of a write: three whole records, and a part of the fourth.
