@@ -2,6 +2,7 @@
 //!
 //! **No part of the interface.** Anything here may change or go in any release.
 
+use std::fs::Metadata;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -68,6 +69,12 @@ pub fn live_ranges(snapshot: &Snapshot) -> Vec<Range<u64>> {
 pub fn belongs_to_store(path: &Path, state: &Path) -> bool {
     let state = place::resolve(&Disk, state, Purpose::Reading);
     state.is_ok_and(|log| place::belongs_to(&Disk, path, &log))
+}
+
+/// The mode of a key file that every user can read: the command line warns of it.
+#[must_use]
+pub fn mode_if_readable_by_all(key_file: &Metadata) -> Option<u32> {
+    crate::crypto::agent_key::mode_if_readable_by_all(key_file)
 }
 
 /// Where [`Store::backup`] and [`salvage`](crate::salvage()) put a copy that is to be made at `to`.

@@ -3,7 +3,7 @@
 //! Derives nothing from it: `seal.rs` does. See *Keys* of FORMAT.md.
 
 use std::fmt;
-use std::fs::File;
+use std::fs::{File, Metadata};
 use std::io::{self, Read};
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
@@ -100,8 +100,8 @@ impl AgentKey {
         if key.is_empty() {
             return Err(invalid("is empty"));
         }
-        if metadata.is_file() && metadata.mode() & READABLE_BY_ALL != 0 {
-            events::key_readable_by_all(path, metadata.mode() & 0o7777);
+        if let Some(mode) = mode_if_readable_by_all(&metadata) {
+            events::key_readable_by_all(path, mode);
         }
         AgentKey::new(key)
     }
@@ -125,6 +125,12 @@ impl AgentKey {
 const KEY_FILE_LEN_MAX: usize = 64 << 10;
 /// `S_IROTH` of POSIX.
 const READABLE_BY_ALL: u32 = 0o004;
+
+/// The mode of a key file that every user can read. A pipe or a device is no key file.
+pub(crate) fn mode_if_readable_by_all(key_file: &Metadata) -> Option<u32> {
+    let is_readable_by_all = key_file.is_file() && key_file.mode() & READABLE_BY_ALL != 0;
+    is_readable_by_all.then(|| key_file.mode() & 0o7777)
+}
 
 /// Reads the whole file, or one byte over the limit.
 fn read_key_file(file: impl Read) -> io::Result<Zeroizing<Vec<u8>>> {

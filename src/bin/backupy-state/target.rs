@@ -3,13 +3,12 @@
 use std::env;
 use std::fs;
 use std::io::{self, Write};
-use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::ValueHint;
 
-use backupy_state::testing::{self, belongs_to_store};
+use backupy_state::testing::{self, belongs_to_store, mode_if_readable_by_all};
 use backupy_state::{AgentKey, CompactionPolicy, Error, OpenOptions, Snapshot, Store};
 
 use crate::failure::Failure;
@@ -139,9 +138,7 @@ pub(crate) fn path_of_copy(to: &Path) -> Result<PathBuf, Failure> {
 
 /// The library has an event for this, which nothing in this program listens to. A failure to print is ignored.
 fn warn_if_readable_by_all(path: &Path) {
-    let Ok(metadata) = fs::metadata(path) else { return };
-    let mode = metadata.mode() & 0o7777;
-    if metadata.is_file() && mode & 0o004 != 0 {
+    if let Some(mode) = fs::metadata(path).ok().as_ref().and_then(mode_if_readable_by_all) {
         let path = path.display();
         let warning = format!("every user can read the key file {path} (mode {mode:04o}); chmod 600 {path}");
         let _ = writeln!(io::stderr(), "warning: {warning}");
