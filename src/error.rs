@@ -6,8 +6,6 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use crate::AgentKey;
-
 /// What a call of this crate returns.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
@@ -174,9 +172,9 @@ impl Error {
         Error::Failed { path: path.to_path_buf(), what }
     }
 
-    pub(crate) fn wrong_key(path: &Path, key: &AgentKey) -> Self {
+    pub(crate) fn wrong_key(path: &Path, ends_in_white_space: bool) -> Self {
         let hint = "the given key ends in white space: is that part of it?";
-        Error::WrongKey { path: path.to_path_buf(), hint: key.ends_in_white_space().then_some(hint) }
+        Error::WrongKey { path: path.to_path_buf(), hint: ends_in_white_space.then_some(hint) }
     }
 
     pub(crate) fn corrupt(path: &Path, offset: u64, what: &'static str) -> Self {

@@ -83,7 +83,6 @@ mod read;
 mod repair;
 mod options;
 mod settings;
-mod events;
 mod log;
 mod anchor;
 mod index;
@@ -92,6 +91,7 @@ mod format;
 mod crypto;
 #[allow(clippy::missing_errors_doc, reason = "its traits return what the system said")]
 mod storage;
+mod events;
 mod report;
 mod error;
 // What log/group_commit.rs waits with, by this name because its tests put other mutexes in its place.

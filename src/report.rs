@@ -75,7 +75,7 @@ pub struct CompactionStats {
     pub unavailable: Option<&'static str>,
 }
 
-/// For [`CompactionStats::unavailable`].
+/// For [`CompactionStats::unavailable`], and for the error of a compaction that was asked for.
 pub(crate) const MOUNTED: &str =
     "the log is mounted by itself, so no other file can take its place; mount its folder instead";
 

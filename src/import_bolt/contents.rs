@@ -168,7 +168,7 @@ impl Contents {
             None => {}
             Some(extent) if any_opens => return Err(unauthentic(pages, extent)),
             // If no value opens, the key is wrong. Damage to the only value of a file looks the same.
-            Some(_) => return Err(Error::wrong_key(pages.path, key)),
+            Some(_) => return Err(Error::wrong_key(pages.path, key.ends_in_white_space())),
         }
         let session_id = self.session.map(|(_, extent)| Ok((extent, opener.value(pages, extent)?))).transpose()?;
         match session_id {

@@ -36,8 +36,9 @@ use crate::format::header::Header;
 use crate::format::location::ValueCursor;
 use crate::format::record::Operation;
 use crate::index::{Index, QueueOrder};
+use crate::report::MOUNTED;
 use crate::storage::names::{NEW, sibling};
-use crate::storage::{self, FileId, Folder, RenameError, Storage, paths};
+use crate::storage::{self, Attributes, FileId, Folder, RenameError, Storage, paths};
 use crate::{AgentKey, Error, Result};
 
 /// A new log under its temporary name. Dropping it removes the file, unless the file has been renamed.
@@ -91,9 +92,10 @@ impl LogBuilder {
         })
     }
 
-    /// The temporary name of the file.
-    pub(crate) fn temporary(&self) -> &Path {
-        &self.temporary
+    /// Gives the new file the owner, the permissions and the like of the log that it will replace.
+    pub(crate) fn set_attributes(&self, attributes: &Attributes) -> Result<()> {
+        let set_error = |source| Error::io("set the owner and the permissions of", &self.temporary, source);
+        self.file.file.set_attributes(attributes).map_err(set_error)
     }
 
     /// Keeps the file when the builder is dropped: it has been renamed.
@@ -237,8 +239,7 @@ impl Drop for LogBuilder {
 
 /// The error for a log over which nothing can be renamed.
 pub(crate) fn mounted_by_itself(path: &Path) -> Error {
-    let what = "it is mounted by itself, so no other file can take its place; mount its folder instead";
-    Error::io("replace", path, io::Error::new(ErrorKind::ResourceBusy, what))
+    Error::io("replace", path, io::Error::new(ErrorKind::ResourceBusy, MOUNTED))
 }
 
 /// Makes errors name the temporary file instead of the final path. A sync that finds the disk full becomes `Full`

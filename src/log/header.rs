@@ -13,7 +13,7 @@ use std::sync::{Arc, Mutex};
 use super::file::LogFile;
 use crate::crypto::seal::{self, Prk};
 use crate::format::SaltedCrc;
-use crate::format::header::{self, HEADER_PAGE_LEN, Header, ParsedHeaderPage};
+use crate::format::header::{self, HEADER_PAGE_LEN, Header, MAGIC, ParsedHeaderPage};
 use crate::storage::{self, File};
 use crate::{AgentKey, Error, Result};
 
@@ -30,7 +30,7 @@ pub(crate) fn open_log(file: Arc<dyn File>, path: &Path, key: &AgentKey) -> Resu
 /// with `WrongKey`.
 pub(crate) fn with_keys(file: Arc<dyn File>, path: &Path, key: &AgentKey, header: &Header) -> Result<LogFile> {
     let Some(prk) = authentic_prk(key, header) else {
-        return Err(Error::wrong_key(path, key));
+        return Err(Error::wrong_key(path, key.ends_in_white_space()));
     };
     let sealer = prk.frame_sealer(&header.id);
     let crc = SaltedCrc::new(&header.id.salt);
@@ -56,6 +56,12 @@ pub(crate) fn recover_header(page: &[u8], path: &Path, key: &AgentKey) -> Result
         }
         parsed => Ok((parsed?, None)),
     }
+}
+
+/// Whether the file begins as a log does. One that cannot be read does not.
+pub(crate) fn begins_as_log(file: &dyn File) -> bool {
+    let mut magic = [0; MAGIC.len()];
+    storage::read_exact_at(file, &mut magic, 0).is_ok() && magic == MAGIC
 }
 
 /// Fails with `NotAStore` if the file has not the magic of a store.

@@ -6,10 +6,10 @@
 
 use std::path::{Path, PathBuf};
 
-use crate::format::header::MAGIC;
+use super::header::begins_as_log;
 use crate::storage::names::{NAME_LEN_MAX, OwnName, PATH_LEN_MAX, SUFFIX_LEN_MAX, log_name, own_name};
 use crate::storage::paths::{self, kind_at, not_a_file};
-use crate::storage::{self, Access, PathKind, Storage};
+use crate::storage::{Access, PathKind, Storage};
 use crate::{Error, Result};
 
 /// What a caller's path is for.
@@ -93,12 +93,10 @@ pub(crate) fn reserved(path: &Path) -> Error {
     Error::Invalid { what: format!("{name} is a name that a store keeps for its own files; choose another one") }
 }
 
-/// Whether the file at the path begins as a log does. If it cannot be read, it is taken for none.
+/// Whether the file at the path begins as a log does. If it cannot be opened, it is taken for none.
 fn is_store(storage: &dyn Storage, path: &Path) -> bool {
-    let mut magic = [0; MAGIC.len()];
-    let path = storage.resolve(path);
-    let file = path.and_then(|path| storage.open(&path, Access::Read));
-    file.is_ok_and(|file| storage::read_exact_at(&*file, &mut magic, 0).is_ok()) && magic == MAGIC
+    let file = storage.resolve(path).and_then(|path| storage.open(&path, Access::Read));
+    file.is_ok_and(|file| begins_as_log(&*file))
 }
 
 /// Whether a caller's path means the log at `log`, or one of the files next to it. Of a file that a caller reads

@@ -14,7 +14,7 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use super::file::LogFile;
-use crate::format::header::MAGIC;
+use super::header::begins_as_log;
 use crate::storage::names::{self, NEW, sibling};
 use crate::storage::paths::{self, sync_folder};
 use crate::storage::{self, Access, File, FileId, PathKind, RenameError, Storage, full_or_io};
@@ -73,10 +73,8 @@ fn remove_oldest_torn_tails(storage: &dyn Storage, path: &Path) {
     for number in oldest {
         let name = names::torn(path, *number);
         let Ok(file) = storage.open(&name, Access::Read) else { continue };
-        let mut start = [0; MAGIC.len()];
-        // A torn tail is never the beginning of a log. An error reads as no magic.
-        let is_log = storage::read_exact_at(&*file, &mut start, 0).is_ok() && start == MAGIC;
-        if file.names().is_ok_and(|names| names == 1) && !is_log {
+        // A torn tail is never the beginning of a log.
+        if file.names().is_ok_and(|names| names == 1) && !begins_as_log(&*file) {
             let _ = storage.remove_file(&name, file.id());
         }
     }

@@ -89,10 +89,12 @@ pub(crate) fn salvage_on(
     let source = Source::of(Arc::clone(&file), &from, key)?;
     let target = place::free_target(&**storage, to)?;
     left_over::clear(&**storage, &target, Unfinished::Copy(&source.id_of_copy()))?;
-    let prepare = |new: &dyn File| {
+    let prepare = |new: &LogBuilder| {
         // Root may salvage for an agent that is not root. Without root this can fail: the caller then owns the
         // file.
-        let _ = file.attributes().and_then(|attributes| new.set_attributes(&attributes));
+        if let Ok(attributes) = file.attributes() {
+            let _ = new.set_attributes(&attributes);
+        }
         Ok(())
     };
     let concurrency = Concurrency::WithWriter(&**storage);
@@ -131,19 +133,19 @@ impl Source {
     }
 
     /// Copies everything that is authentic into a new log, which is complete, synced and read back, but does not
-    /// have the name `target` yet. `prepare` is called with the empty file.
+    /// have the name `target` yet. `prepare` is called with the empty log.
     pub(crate) fn copy_into(
         &self,
         storage: &Arc<dyn Storage>,
         key: &AgentKey,
         target: &Path,
         concurrency: Concurrency<'_>,
-        prepare: impl FnOnce(&dyn File) -> Result<()>,
+        prepare: impl FnOnce(&LogBuilder) -> Result<()>,
     ) -> Result<(LogBuilder, SalvageReport)> {
         let Header { authenticator, .. } = self.header;
         let id = self.id_of_copy();
         let new = LogBuilder::create(storage, target, &id, key, QueueOrder::RunId)?;
-        prepare(&*new.file.file)?;
+        prepare(&new)?;
         let mut salvaged = Salvaged::new(new);
         let mut losses = Losses::default();
         let mut at_anchor =

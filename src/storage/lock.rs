@@ -83,7 +83,6 @@ impl Owner {
 #[derive(Debug)]
 pub(crate) struct LockFile {
     file: Box<dyn File>,
-    /// The process that took the lock.
     owner: Owner,
 }
 
@@ -109,6 +108,11 @@ impl LockFile {
                 return Err(Error::Locked { path, holder, waited: wait.waited(), hint });
             }
         }
+    }
+
+    /// The process that took the lock.
+    pub(crate) fn owner(&self) -> Owner {
+        self.owner
     }
 
     /// Writes the pid, for the error message of another process. With a fixed width, so that no digit of a longer

@@ -111,7 +111,7 @@ impl Store {
         let values = Arc::new(Values::new(Arc::clone(&file), options.mmap));
         let view = View { header, index: replay.index, values };
         let log = LogWriter::new(file, Arc::clone(&options.storage), replay.tip, allocated, replay.ends_closed);
-        let shared = Arc::new(Shared::new(options, path, log, view));
+        let shared = Arc::new(Shared::new(options, path, lock_file.owner(), log, view));
         // A counter that cannot be read must not keep the agent from its queue.
         let drops = match Reader::recorded_drops(&*shared) {
             Err(error @ Error::Unauthentic { .. }) => {
@@ -172,13 +172,12 @@ impl Store {
     pub fn close(self) -> Result<()> {
         // The drop that follows finds nothing left to do: a closed log is not closed again, and one whose close
         // has failed takes no more writes.
+        self.shared.check_owner_for_sure()?;
         self.finish()
     }
 
+    /// The caller has made sure that this process is the owner.
     fn finish(&self) -> Result<()> {
-        if !self.shared.is_owner() {
-            return self.shared.check_owner();
-        }
         // The event for a store that had failed before has been emitted.
         let place = self.shared.write().map(|guard| guard.log.check_place());
         let usable = place.and_then(|place| self.tell_failure(place));
@@ -364,7 +363,7 @@ impl_reading_calls!(Store);
 
 impl Drop for Store {
     fn drop(&mut self) {
-        if self.shared.is_owner() {
+        if self.shared.check_owner_for_sure().is_ok() {
             let _ = self.finish();
             // A reader may still hold the file. The lock file is unlocked after the log, as the last field is
             // dropped.

@@ -15,7 +15,7 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use crate::log::builder;
+use crate::log::builder::{self, LogBuilder};
 use crate::log::left_over::{self, Unfinished};
 use crate::log::quarantine;
 use crate::log::recovery::{self, Recovered};
@@ -58,10 +58,7 @@ fn replace_damaged(
     let source = Source::of(Arc::clone(&file), path, key)?.expecting(options.expected);
     left_over::clear(&**storage, path, Unfinished::NextGeneration(&source.header.id))?;
     // At once: if root is killed while it copies, the agent must be able to open the left-over.
-    let prepare = |new: &dyn File| {
-        let set_error = |source| Error::io("set the owner and the permissions of the new log for", path, source);
-        new.set_attributes(&attributes).map_err(set_error)
-    };
+    let prepare = |new: &LogBuilder| new.set_attributes(&attributes);
     let (mut new, report) = source.copy_into(storage, key, path, Concurrency::Exclusive, prepare)?;
     let damaged = quarantine::quarantine_damaged(&**storage, path, &*file)?;
     let folder = new.rename_over(path, file.id(), "replace the damaged log with the salvaged one at")?;

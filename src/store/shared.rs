@@ -46,11 +46,11 @@ pub(crate) struct View {
 }
 
 impl Shared {
-    pub(crate) fn new(options: &OpenOptions, path: PathBuf, log: LogWriter, view: View) -> Self {
+    pub(crate) fn new(options: &OpenOptions, path: PathBuf, owner: Owner, log: LogWriter, view: View) -> Self {
         let due = options.compaction.is_due(log.tip(), log.allocated(), &view.index);
         Shared {
             is_mounted: options.storage.is_mount_point(&path),
-            owner: Owner::current(),
+            owner,
             path,
             storage: Arc::clone(&options.storage),
             queue_order: options.queue_order,
@@ -80,9 +80,9 @@ impl Shared {
         Ok(WriteGuard { shared: self, log })
     }
 
-    /// Whether this process opened the store, also where a child of `fork` has the same process id.
-    pub(crate) fn is_owner(&self) -> bool {
-        self.owner.is_current()
+    /// Fails in a child of `fork`, also where the child has the same process id. Asked before the store is closed.
+    pub(crate) fn check_owner_for_sure(&self) -> Result<()> {
+        if self.owner.is_current() { Ok(()) } else { Err(self.not_the_owner()) }
     }
 
     /// Whether the log takes no more writes.
@@ -92,11 +92,12 @@ impl Shared {
 
     /// Fails in a child of `fork`.
     pub(crate) fn check_owner(&self) -> Result<()> {
-        if self.owner.has_current_pid() {
-            return Ok(());
-        }
+        if self.owner.has_current_pid() { Ok(()) } else { Err(self.not_the_owner()) }
+    }
+
+    fn not_the_owner(&self) -> Error {
         let what = "another process opened it, and this one is its child; open the store in this process";
-        Err(Error::Failed { path: self.path.clone(), what })
+        Error::Failed { path: self.path.clone(), what }
     }
 
     /// Frees the lock on the log. Nothing is written from now on.

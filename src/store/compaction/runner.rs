@@ -125,8 +125,7 @@ impl Runner {
         }
         let copier = Copier::create(&self.shared, &self.progress, path, id.generation + 1, key)?;
         let attributes = self.shared.write()?.log.attributes()?;
-        let set_error = |source| Error::io("set the owner and the permissions of", copier.new.temporary(), source);
-        copier.new.file.file.set_attributes(&attributes).map_err(set_error)?;
+        copier.new.set_attributes(&attributes)?;
         Ok(copier)
     }
 
