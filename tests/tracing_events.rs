@@ -25,13 +25,10 @@ use tracing::field::{Field, Visit};
 use tracing::span::{Attributes, Id, Record};
 use tracing::{Event, Level, Metadata, Subscriber};
 
-/// Keeps every event as a level and a line of text.
-#[derive(Clone, Default)]
-struct Listener {
-    events: Arc<Mutex<Vec<(Level, String)>>>,
-}
+/// Calls a function with each event and its fields in a line of text.
+struct EachEvent<F>(F);
 
-impl Subscriber for Listener {
+impl<F: Fn(&Event<'_>, &str) + Send + Sync + 'static> Subscriber for EachEvent<F> {
     fn enabled(&self, _: &Metadata<'_>) -> bool {
         true
     }
@@ -47,7 +44,7 @@ impl Subscriber for Listener {
     fn event(&self, event: &Event<'_>) {
         let mut text = Text(String::new());
         event.record(&mut text);
-        self.events.lock().unwrap().push((*event.metadata().level(), text.0));
+        (self.0)(event, &text.0);
     }
 
     fn enter(&self, _: &Id) {}
@@ -63,20 +60,24 @@ impl Visit for Text {
     }
 }
 
-/// A place for a store. From the first one on, there is always a subscriber, the [`Router`]. Without one,
+/// A place for a store. From the first one on, there is always a subscriber, which [`route`]s events. Without one,
 /// `tracing` may disable an event for the whole process when it first occurs, even if another thread sets a
 /// subscriber at that moment.
 fn place() -> Place {
     static ROUTER: Once = Once::new();
-    ROUTER.call_once(|| tracing::subscriber::set_global_default(Router).unwrap());
+    ROUTER.call_once(|| tracing::subscriber::set_global_default(EachEvent(route)).unwrap());
     Place::new()
 }
 
 /// The events during the call.
 fn events_of(call: impl FnOnce()) -> Vec<(Level, String)> {
-    let listener = Listener::default();
-    tracing::subscriber::with_default(listener.clone(), call);
-    let events = listener.events.lock().unwrap().clone();
+    let events = Arc::new(Mutex::new(Vec::new()));
+    let heard = Arc::clone(&events);
+    let keep = move |event: &Event<'_>, text: &str| {
+        heard.lock().unwrap().push((*event.metadata().level(), text.to_owned()));
+    };
+    tracing::subscriber::with_default(EachEvent(keep), call);
+    let events = events.lock().unwrap().clone();
     for (_, text) in &events {
         for secret in [KEY, "secret payload", "secret session", "secret configuration", "secret event"] {
             assert!(!text.contains(secret), "{text}");
@@ -192,46 +193,23 @@ type Layer = Arc<dyn Fn(&str) + Send + Sync>;
 /// The layers, each with the folder of its store.
 static LAYERS: Mutex<Vec<(PathBuf, Layer)>> = Mutex::new(Vec::new());
 
-/// The subscriber of the whole process, also of the threads that a store starts. Calls the layer of the store that
-/// an event is about.
-struct Router;
-
 thread_local! {
     /// Whether this thread is in a layer, whose own calls cause events too.
     static IN_LAYER: Cell<bool> = const { Cell::new(false) };
 }
 
-impl Subscriber for Router {
-    fn enabled(&self, _: &Metadata<'_>) -> bool {
-        true
+/// Calls the layer of the store that an event is about, also for the threads that a store starts.
+fn route(_: &Event<'_>, text: &str) {
+    let is_about = |folder: &PathBuf| text.contains(&format!("path={}/", folder.display()));
+    let layers = LAYERS.lock().unwrap();
+    let layer = layers.iter().find(|(folder, _)| is_about(folder)).map(|(_, layer)| Arc::clone(layer));
+    drop(layers);
+    if let Some(layer) = layer
+        && !IN_LAYER.replace(true)
+    {
+        layer(text);
+        IN_LAYER.set(false);
     }
-
-    fn new_span(&self, _: &Attributes<'_>) -> Id {
-        Id::from_u64(1)
-    }
-
-    fn record(&self, _: &Id, _: &Record<'_>) {}
-
-    fn record_follows_from(&self, _: &Id, _: &Id) {}
-
-    fn event(&self, event: &Event<'_>) {
-        let mut text = Text(String::new());
-        event.record(&mut text);
-        let is_about = |folder: &PathBuf| text.0.contains(&format!("path={}/", folder.display()));
-        let layers = LAYERS.lock().unwrap();
-        let layer = layers.iter().find(|(folder, _)| is_about(folder)).map(|(_, layer)| Arc::clone(layer));
-        drop(layers);
-        if let Some(layer) = layer
-            && !IN_LAYER.replace(true)
-        {
-            layer(&text.0);
-            IN_LAYER.set(false);
-        }
-    }
-
-    fn enter(&self, _: &Id) {}
-
-    fn exit(&self, _: &Id) {}
 }
 
 fn listen(place: &Place, layer: impl Fn(&str) + Send + Sync + 'static) {

@@ -121,6 +121,23 @@ pub(crate) fn names(folder: &Path) -> Vec<String> {
     names
 }
 
+/// Makes every writing call, each of which a store that is refused to its caller must refuse.
+pub(crate) fn every_writing_call(store: &Store) -> Vec<Result<()>> {
+    vec![
+        store.enqueue_job("later", b"job").map(drop),
+        store.ack_job("run-1").map(drop),
+        store.save_config(1, b"later"),
+        store.save_session("later", 1),
+        store.record_heartbeat(1),
+        store.buffer_log(1, b"later").map(drop),
+        store.drain_logs(1).map(drop),
+        store.sync(),
+        store.compact().map(drop),
+        store.rekey(&AgentKey::new("another").unwrap()),
+        store.backup(store.path().with_file_name("backup.db")),
+    ]
+}
+
 /// Runs `call` on a thread of its own: a call that hangs fails the test instead of hanging it.
 pub(crate) fn without_hanging<R: Send + 'static>(call: impl FnOnce() -> R + Send + 'static) -> R {
     let (send, receive) = mpsc::channel();

@@ -14,10 +14,11 @@ use std::time::{Duration, Instant};
 use std::{fs, io, thread};
 
 use backupy_state::testing::{options_on, policy};
-use backupy_state::{AgentKey, Error, Store};
+use backupy_state::{Error, Store};
 
 use crate::common::{
-    Hooked, Hooks, Place, child_path, existing, key, listing, names, say, spawn, started_by, test_binary,
+    Hooked, Hooks, Place, child_path, every_writing_call, existing, key, listing, names, say, spawn, started_by,
+    test_binary,
 };
 
 /// Forks, calls `act` in the child with a store that was the parent's, and waits until it returns. A panic there
@@ -115,25 +116,16 @@ fn parent_whose_child_makes_every_call() {
 }
 
 fn every_call(store: &Store) -> Vec<Result<(), Error>> {
-    vec![
-        store.enqueue_job("later", b"job").map(drop),
-        store.ack_job("run-1").map(drop),
-        store.save_config(1, b"later"),
-        store.save_session("later", 1),
-        store.record_heartbeat(1),
-        store.buffer_log(1, b"later").map(drop),
-        store.drain_logs(1).map(drop),
-        store.sync(),
-        store.compact().map(drop),
-        store.rekey(&AgentKey::new("another").unwrap()),
-        store.backup(store.path().with_file_name("backup.db")),
+    let mut made = every_writing_call(store);
+    made.extend([
         store.load_config().map(drop),
         store.load_session().map(drop),
         store.last_heartbeat().map(drop),
         store.dequeue_jobs(1).map(drop),
         store.job("run-1").map(drop),
         store.peek_logs(1).map(drop),
-    ]
+    ]);
+    made
 }
 
 // ---- A fork while threads of the store work ----

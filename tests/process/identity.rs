@@ -14,8 +14,8 @@ use backupy_state::testing::{options_on, policy};
 use backupy_state::{AgentKey, Durability, Error, OnDamage, OpenOptions, Result, Snapshot, Store, salvage};
 
 use crate::common::{
-    CountedDisk, Hooked, Hooks, Image, Place, bare, child_path, depth, existing, key, listing, names, say,
-    say_skipped, spawn, test_binary, with_mounts,
+    CountedDisk, Hooked, Hooks, Image, Place, bare, child_path, depth, every_writing_call, existing, key, listing,
+    names, say, say_skipped, spawn, test_binary, with_mounts,
 };
 
 // ---- One log, two ways to it ----
@@ -232,20 +232,7 @@ impl Agents {
 }
 
 fn assert_every_writing_call_is_refused(store: &Store) {
-    let refused = [
-        store.enqueue_job("later", b"job").map(drop),
-        store.ack_job("first-1").map(drop),
-        store.save_config(1, b"later").map(drop),
-        store.save_session("later", 1).map(drop),
-        store.record_heartbeat(1).map(drop),
-        store.buffer_log(1, b"later").map(drop),
-        store.drain_logs(1).map(drop),
-        store.sync(),
-        store.compact().map(drop),
-        store.rekey(&AgentKey::new("another").unwrap()),
-        store.backup(store.path().with_file_name("backup.db")),
-    ];
-    for (call, refused) in refused.into_iter().enumerate() {
+    for (call, refused) in every_writing_call(store).into_iter().enumerate() {
         assert!(matches!(refused, Err(Error::Replaced { .. })), "call {call}: {refused:?}");
     }
 }

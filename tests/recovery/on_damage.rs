@@ -235,8 +235,8 @@ fn whatever_call_fails_the_next_opening_finds_all_that_is_authentic() {
     }
 }
 
-/// The process is killed while it quarantines the log, so what it wrote is in the page cache only. The next process
-/// finds it there.
+/// The process is killed while it quarantines the log, so what it wrote is in the page cache only. The next
+/// process finds it there.
 #[test]
 fn a_damaged_log_survives_a_kill_in_its_quarantine_and_then_a_power_cut() {
     let (_, image, _) = damaged();

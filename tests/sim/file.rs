@@ -18,10 +18,7 @@ pub(super) struct SimFile {
 
 impl SimFile {
     fn begin(&self, op: Op) -> io::Result<(MutexGuard<'_, DiskState>, Option<Failure>)> {
-        if self.sim.state().session != self.session {
-            return Err(io::Error::from_raw_os_error(EIO));
-        }
-        self.sim.begin(op)
+        self.sim.begin_in(self.session, op)
     }
 
     fn begin_write(&self, op: Op) -> io::Result<(MutexGuard<'_, DiskState>, Option<Failure>)> {
@@ -161,10 +158,7 @@ pub(super) struct SimLockFile {
 
 impl SimLockFile {
     fn begin(&self, op: Op) -> io::Result<(MutexGuard<'_, DiskState>, Option<Failure>)> {
-        if self.sim.state().session != self.session {
-            return Err(io::Error::from_raw_os_error(EIO));
-        }
-        self.sim.begin(op)
+        self.sim.begin_in(self.session, op)
     }
 }
 

@@ -300,6 +300,16 @@ impl Sim {
     }
 }
 
+impl Sim {
+    /// [`begin`](Sim::begin) of a process: one that has ended does nothing any more.
+    fn begin_in(&self, session: u32, op: Op) -> io::Result<(MutexGuard<'_, DiskState>, Option<Failure>)> {
+        if self.state().session != session {
+            return Err(io::Error::from_raw_os_error(EIO));
+        }
+        self.begin(op)
+    }
+}
+
 impl DiskState {
     fn new_handle(&mut self) -> u64 {
         self.handles += 1;

@@ -326,8 +326,8 @@ fn io_error_during_recovery_leaves_the_file_unchanged() {
     });
 }
 
-/// The process is killed while it quarantines the tail, so what it wrote is in the page cache only. The next process
-/// finds it there.
+/// The process is killed while it quarantines the tail, so what it wrote is in the page cache only. The next
+/// process finds it there.
 #[test]
 fn a_torn_tail_survives_a_kill_in_its_quarantine_and_then_a_power_cut() {
     let torn = torn_store();
