@@ -70,7 +70,8 @@ pub enum Error {
         /// What it is instead.
         what: &'static str,
     },
-    /// A newer version of this crate wrote the store. It was not changed. Open it with that version.
+    /// A newer version of this crate wrote the store, or a draft of it that was never released. It was not
+    /// changed. Open it with that version.
     #[non_exhaustive]
     UnsupportedFormat {
         /// The log.
@@ -214,6 +215,12 @@ impl fmt::Display for Error {
             Error::NotAStore { path, what } => {
                 write!(f, "{} is not a store but {what}; it was not changed", path.display())
             }
+            Error::UnsupportedFormat { path, version: 1, .. } => write!(
+                f,
+                "{} is in format version 1, a draft that was never released; it was not changed; only the version \
+                 of this crate that wrote it can open it",
+                path.display()
+            ),
             Error::UnsupportedFormat { path, version, flags } => write!(
                 f,
                 "{} was written by a newer version of this crate (format {version}, feature flags {flags:#x}); \

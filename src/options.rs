@@ -253,7 +253,7 @@ impl OpenOptions {
     /// # store.enqueue_job("run-2", b"dump of users")?;
     /// # store.close()?;
     /// # let mut bytes = std::fs::read(&path)?;
-    /// # bytes[4096 + 100] ^= 1;
+    /// # bytes[8192 + 100] ^= 1;
     /// # std::fs::write(&path, bytes)?;
     /// let store = OpenOptions::new().on_damage(OnDamage::SetAside).open(&path, &key)?;
     /// if let Some(report) = &store.recovery().salvaged {

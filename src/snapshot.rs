@@ -8,8 +8,9 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use crate::format::header::Header;
+use crate::format::position::LogPosition;
 use crate::index::{Index, QueueOrder};
-use crate::log::file::{LogFile, LogPosition};
+use crate::log::file::LogFile;
 use crate::log::header::{open_log, read_header};
 use crate::log::place::{self, Purpose};
 use crate::log::replay::Replay;

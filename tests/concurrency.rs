@@ -13,15 +13,21 @@ mod group_commit;
 mod depth;
 
 /// What `group_commit.rs` takes from the crate that it is a part of.
-mod crypto {
-    pub(crate) type Tag = [u8; 16];
+mod format {
+    pub(crate) mod position {
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        pub(crate) struct LogPosition {
+            pub(crate) seq: u64,
+        }
+    }
 }
 use shuttle::sync;
 
 use std::io;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
-use group_commit::{Failure, FrameId, GroupCommit, Synced};
+use format::position::LogPosition;
+use group_commit::{Failure, GroupCommit, Synced};
 use shuttle::scheduler::DfsScheduler;
 use shuttle::sync::{Arc, Mutex, mpsc};
 use shuttle::{Config, Runner, thread};
@@ -33,10 +39,8 @@ const UNFAIR_ORDERS: usize = 10_000;
 const UNFAIR_CHANGES: usize = 4;
 const EIO: i32 = 5;
 
-fn mark(seq: u64) -> FrameId {
-    let mut tag = [0; 16];
-    tag[..8].copy_from_slice(&seq.to_le_bytes());
-    FrameId { seq, tag }
+fn after(seq: u64) -> LogPosition {
+    LogPosition { seq }
 }
 
 /// A log: numbers of frames, and a disk. Its atomics are those of std: shuttle runs one thread at a time, and need
@@ -60,7 +64,7 @@ struct Log {
 impl Log {
     fn new(fails_at: Option<u64>) -> Arc<Self> {
         Arc::new(Log {
-            commit: GroupCommit::new(mark(0)),
+            commit: GroupCommit::new(after(0)),
             written: Mutex::new(0),
             in_file: AtomicU64::new(0),
             on_disk: AtomicU64::new(0),
@@ -81,7 +85,7 @@ impl Log {
         }
         *written += 1;
         self.in_file.store(*written, Ordering::SeqCst);
-        self.commit.note_written(mark(*written));
+        self.commit.note_written(after(*written));
         Some(*written)
     }
 
@@ -134,7 +138,7 @@ impl Log {
         let durable = self.commit.durable();
         assert!(durable.seq <= self.on_disk.load(Ordering::SeqCst), "the mark is ahead of the disk");
         assert!(durable.seq >= at_least, "the mark went back");
-        assert_eq!(durable, mark(durable.seq));
+        assert_eq!(durable, after(durable.seq));
         durable.seq
     }
 }

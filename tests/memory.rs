@@ -90,18 +90,25 @@ fn opening_holds_at_most_twice_the_file() {
     let path = folder.path().join("state.db");
     store_of(&path, &[9 * MIB, 1, 10 * MIB, MIB, LARGEST]);
     let bytes = fs::read(&path).unwrap();
-    // Whole, with a torn tail of every size, and damaged in front of large frames.
-    let mut cases: Vec<Vec<u8>> =
-        (1..=16).step_by(depth::sixteenths_step()).map(|n| bytes[..bytes.len() / 16 * n].to_vec()).collect();
-    cases.extend([4096, 4200, 5 * MIB, bytes.len() - 100].map(|at| {
+    let mut without_marks = bytes.clone();
+    without_marks[4096..8192].fill(0);
+    // Cut at every size, with and without a torn tail that no mark vouches for; and damaged in front of large
+    // frames.
+    let mut cases = Vec::new();
+    for n in (1..=16).step_by(depth::sixteenths_step()) {
+        let len = bytes.len() / 16 * n;
+        cases.extend([(without_marks[..len].to_vec(), true), (bytes[..len].to_vec(), len == bytes.len())]);
+    }
+    cases.extend([8192, 8296, 5 * MIB, bytes.len() - 100].map(|at| {
         let mut damaged = bytes.clone();
         damaged[at] ^= 1;
-        damaged
+        (damaged, false)
     }));
-    for (i, case) in cases.iter().enumerate() {
+    for (i, (case, opens)) in cases.iter().enumerate() {
         fs::write(&path, case).unwrap();
         let (peak, opened) = peak_of(|| open(&path));
         assert!(peak <= 2 * case.len() + MIB, "case {i}: {peak} bytes for a file of {}", case.len());
+        assert_eq!(opened.is_ok(), *opens, "case {i}: {opened:?}");
         drop(opened);
         let (peak, _) = peak_of(|| verify(&path, Some(&key())));
         assert!(peak <= 2 * case.len() + MIB, "case {i}: verify took {peak} bytes");
@@ -125,7 +132,7 @@ fn a_huge_length_in_a_small_file_allocates_nothing() {
     for len in [64_u32 << 20, (64 << 20) - 8, (64 << 20) + 8, u32::MAX, 0] {
         for manifest_len in [len.saturating_sub(64), u32::MAX, 0, 40] {
             let mut forged = bytes.clone();
-            let frame = &mut forged[4096..];
+            let frame = &mut forged[8192..];
             frame[8..12].copy_from_slice(&len.to_le_bytes());
             frame[12..16].copy_from_slice(&manifest_len.to_le_bytes());
             let crc = crc32(salt.iter().chain(&frame[4..48]));
@@ -134,7 +141,7 @@ fn a_huge_length_in_a_small_file_allocates_nothing() {
             let (peak, opened) = peak_of(|| open(&path));
             let is_refused = matches!(
                 opened,
-                Err(Error::Corrupt { offset: 4096, .. } | Error::Unauthentic { offset: 4096, .. })
+                Err(Error::Corrupt { offset: 8192, .. } | Error::Unauthentic { offset: 8192, .. })
             );
             assert!(is_refused, "len {len}, manifest {manifest_len}: {opened:?}");
             assert!(peak <= 2 * forged.len() + MIB, "{peak} bytes for len {len}, manifest {manifest_len}");

@@ -1,5 +1,6 @@
 //! The log that is mutated: the same bytes in each run, with every state that the store had.
 
+use std::ops::Range;
 use std::path::Path;
 use std::sync::OnceLock;
 
@@ -10,8 +11,15 @@ use crate::sim::{Mode, Model, Opened, PATH, open};
 
 /// The key of the workload in `tests/sim/`.
 pub const KEY: &[u8] = b"bkpy_0123456789abcdef0123456789abcdef";
-pub const HEADER_PAGE_LEN: usize = 4096;
+pub const FIRST_FRAME_AT: usize = 8192;
 pub const FRAME_HEADER_LEN: usize = 48;
+const MARK_PAGE: Range<usize> = 4096..FIRST_FRAME_AT;
+/// Where the two marks are.
+pub const SLOTS: [usize; 2] = [4096, 6144];
+pub const SLOT_LEN: usize = 40;
+/// Where the two copies of the base record are.
+pub const BASES: [usize; 2] = [1024, 3072];
+pub const BASE_LEN: usize = 72;
 
 /// Logs of one store.
 pub struct Base {
@@ -21,6 +29,8 @@ pub struct Base {
     pub fork: Vec<u8>,
     /// The previous generation. All its live data is also in `main`.
     pub older: Vec<u8>,
+    /// The same without its marks: nothing but its frames says how long it is.
+    pub unmarked: Vec<u8>,
     /// The states of `main` and `fork` after each frame.
     pub states: Vec<Model>,
 }
@@ -54,7 +64,9 @@ fn make() -> Base {
     let main = log_of(&sim);
     sim.kill();
     drop(last);
-    Base { main, fork: log_of(&fork), older, states }
+    let mut unmarked = older.clone();
+    unmarked[MARK_PAGE].fill(0);
+    Base { main, fork: log_of(&fork), older, unmarked, states }
 }
 
 fn session(states: &mut Vec<Model>, sim: &Sim, store: Opened, calls: std::ops::Range<u64>) {
@@ -98,9 +110,9 @@ fn log_of(sim: &Sim) -> Vec<u8> {
 }
 
 /// The ranges of the frames, according to their length fields, up to the first length that cannot be right.
-pub fn frames(log: &[u8]) -> Vec<std::ops::Range<usize>> {
+pub fn frames(log: &[u8]) -> Vec<Range<usize>> {
     let mut frames = Vec::new();
-    let mut at = HEADER_PAGE_LEN;
+    let mut at = FIRST_FRAME_AT;
     while let Some(len) = log.get(at + 8..at + 12) {
         let len = u32::from_le_bytes(len.try_into().unwrap()) as usize;
         if len < FRAME_HEADER_LEN + 16 || len > log.len() - at {
@@ -113,7 +125,7 @@ pub fn frames(log: &[u8]) -> Vec<std::ops::Range<usize>> {
 }
 
 /// Recomputes both CRCs of the frame.
-pub fn fix_crcs(log: &mut [u8], frame: std::ops::Range<usize>) {
+pub fn fix_crcs(log: &mut [u8], frame: Range<usize>) {
     let (start, end) = (frame.start, frame.end);
     let body_crc = salted_crc(log, start + FRAME_HEADER_LEN..end);
     log[start + 4..start + 8].copy_from_slice(&body_crc.to_le_bytes());
@@ -125,7 +137,13 @@ pub fn fix_header_crc(log: &mut [u8], at: usize) {
     log[at..at + 4].copy_from_slice(&header_crc.to_le_bytes());
 }
 
-fn salted_crc(log: &[u8], range: std::ops::Range<usize>) -> u32 {
+/// Recomputes the CRC of the mark or the copy of the base record of `len` bytes at `at`.
+pub fn fix_position_crc(log: &mut [u8], at: usize, len: usize) {
+    let crc = salted_crc(log, at + 4..at + len);
+    log[at..at + 4].copy_from_slice(&crc.to_le_bytes());
+}
+
+fn salted_crc(log: &[u8], range: Range<usize>) -> u32 {
     let mut crc = crc32fast::Hasher::new();
     crc.update(&log[48..80]);
     crc.update(&log[range]);

@@ -85,7 +85,7 @@ fn check_readers(file: &[u8]) -> Verdict {
     let sim = Sim::on(&image, 1);
     let opened = open_snapshot_on(Arc::new(sim.clone()), PATH, &key());
     let snapshot = opened.map_or_else(|error| verdict(&error), |_| Verdict::Opens);
-    let mut end = 4096;
+    let mut end = 8192;
     let verified = verify_on(&sim, PATH, Some(&key()), |frame| {
         assert!(frame.offset >= end, "frames overlap");
         end = frame.offset + frame.len;

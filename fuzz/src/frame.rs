@@ -3,7 +3,7 @@
 
 use arbitrary::{Arbitrary, Unstructured};
 
-use crate::base::{HEADER_PAGE_LEN, KEY, base, frames};
+use crate::base::{FIRST_FRAME_AT, KEY, base, frames};
 use crate::checks::check_log;
 use crate::page_reader::{self, Header};
 use crate::page_writer::{Draft, fix_crcs};
@@ -53,6 +53,7 @@ enum Key {
     Log([u8; 16]),
     Short(u8),
     Any(Vec<u8>),
+    Data(Vec<u8>),
 }
 
 #[derive(Arbitrary, Debug)]
@@ -65,9 +66,9 @@ enum Tail {
 pub fn run(bytes: &[u8]) {
     let mut input = Unstructured::new(bytes);
     let base = base();
-    let real = frames(&base.main);
+    let real = frames(&base.unmarked);
     let kept = usize::from(input.arbitrary::<u8>().unwrap_or(0)) % 4;
-    let mut log = base.main[..kept.checked_sub(1).map_or(HEADER_PAGE_LEN, |last| real[last].end)].to_vec();
+    let mut log = base.unmarked[..kept.checked_sub(1).map_or(FIRST_FRAME_AT, |last| real[last].end)].to_vec();
     let before = page_reader::read(&log, KEY).unwrap_or_else(|refusal| panic!("{refusal:?}"));
     let last = before.frames.last();
     let (mut seq, first) = (kept as u64, before.header.authenticator[..16].try_into().unwrap());
@@ -166,6 +167,7 @@ impl Key {
             Key::Heartbeat => (3, b"heartbeat".to_vec()),
             Key::Dropped => (3, b"dropped".to_vec()),
             Key::Log(key) => (4, key.to_vec()),
+            Key::Data(bytes) => (5, bytes.clone()),
         }
     }
 }

@@ -3,7 +3,7 @@
 
 use arbitrary::{Arbitrary, Unstructured};
 
-use crate::base::{self, Base, FRAME_HEADER_LEN, HEADER_PAGE_LEN, base};
+use crate::base::{self, BASE_LEN, BASES, Base, FIRST_FRAME_AT, FRAME_HEADER_LEN, SLOT_LEN, SLOTS, base};
 use crate::checks::{check_log, check_salvage};
 use crate::sim::Model;
 
@@ -73,6 +73,28 @@ enum Mutation {
         at: u8,
         mask: u8,
     },
+    /// A byte of one or both copies of the base record. Their CRCs are recomputed.
+    BaseRecord {
+        copies: u8,
+        at: u8,
+        mask: u8,
+    },
+    /// A mark that names a frame of the log, or almost.
+    Mark {
+        slot: bool,
+        frame: u8,
+        seq_off_by: i8,
+        end_off_by: i8,
+        tag_mask: u8,
+    },
+    /// Both marks are removed.
+    Unmark,
+    /// A byte of a header copy, a copy of the base record or a mark. No CRC is recomputed.
+    Page {
+        part: u8,
+        at: u8,
+        mask: u8,
+    },
 }
 
 #[derive(Arbitrary, Clone, Copy, Debug)]
@@ -123,8 +145,8 @@ pub fn run(bytes: &[u8]) {
 
 fn mutate(log: &mut Vec<u8>, mutation: &Mutation, base: &Base) {
     let len = log.len();
-    // Offsets start near the end of the header page, which is mostly zeros.
-    let place = |at: u16| (HEADER_PAGE_LEN - 8 + usize::from(at) % (len + 8 - HEADER_PAGE_LEN).max(1)).min(len);
+    // Offsets start near the end of the first pages, which are mostly zeros.
+    let place = |at: u16| (FIRST_FRAME_AT - 8 + usize::from(at) % (len + 8 - FIRST_FRAME_AT).max(1)).min(len);
     let frames = base::frames(log);
     let frame = |number: u8| frames.get(usize::from(number) % frames.len().max(1)).cloned();
     match *mutation {
@@ -194,7 +216,47 @@ fn mutate(log: &mut Vec<u8>, mutation: &Mutation, base: &Base) {
                 header[112..].copy_from_slice(&crc.to_le_bytes());
             }
         }
+        Mutation::BaseRecord { copies, at, mask } => {
+            for (_, place) in BASES.into_iter().enumerate().filter(|(number, _)| copies & 1 << number != 0) {
+                let Some(copy) = log.get_mut(place..place + BASE_LEN) else { return };
+                copy[4 + usize::from(at) % (BASE_LEN - 4)] ^= mask;
+                base::fix_position_crc(log, place, BASE_LEN);
+            }
+        }
+        Mutation::Mark { slot, frame: number, seq_off_by, end_off_by, tag_mask } => {
+            let Some(named) = frame(number) else { return };
+            let tag_at = named.start + FRAME_HEADER_LEN + u32_at(log, named.start + 12) as usize;
+            let Some(&tag) = log.get(tag_at..).and_then(|rest| rest.first_chunk::<16>()) else { return };
+            let seq = u64::from(u32_at(log, named.start + 16)).wrapping_add_signed(seq_off_by.into());
+            let end = (named.end as u64).wrapping_add_signed(8 * i64::from(end_off_by));
+            let place = SLOTS[usize::from(slot)];
+            log[place + 4..place + 8].fill(0);
+            log[place + 8..place + 16].copy_from_slice(&seq.to_le_bytes());
+            log[place + 16..place + 24].copy_from_slice(&end.to_le_bytes());
+            log[place + 24..place + SLOT_LEN].copy_from_slice(&tag);
+            log[place + 24] ^= tag_mask;
+            base::fix_position_crc(log, place, SLOT_LEN);
+        }
+        Mutation::Unmark => {
+            if let Some(page) = log.get_mut(SLOTS[0]..FIRST_FRAME_AT) {
+                page.fill(0);
+            }
+        }
+        Mutation::Page { part, at, mask } => {
+            let (place, len) = [(0, 116), (2048, 116), (BASES[0], BASE_LEN), (BASES[1], BASE_LEN)]
+                .into_iter()
+                .chain(SLOTS.map(|slot| (slot, SLOT_LEN)))
+                .nth(usize::from(part) % 6)
+                .unwrap();
+            if let Some(byte) = log.get_mut(place + usize::from(at) % len) {
+                *byte ^= mask;
+            }
+        }
     }
+}
+
+fn u32_at(log: &[u8], at: usize) -> u32 {
+    u32::from_le_bytes(log[at..at + 4].try_into().unwrap())
 }
 
 fn frame_bytes(from: Source, number: u8, log: &[u8], base: &Base) -> Option<Vec<u8>> {

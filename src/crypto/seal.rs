@@ -3,6 +3,7 @@
 //! | primitive | source |
 //! |---|---|
 //! | `PRK = HKDF-Extract(salt, IKM)`, `OKM = HKDF-Expand(PRK, info, L)` | HKDF-SHA-256, RFC 5869 |
+//! | `HMAC-SHA-256(K, text)` | RFC 2104, FIPS 198-1 |
 //! | `(C, T) = AES-256-GCM-Seal(K, N, A, P)`, `P or failure = AES-256-GCM-Open(K, N, A, C, T)` | NIST SP 800-38D |
 //!
 //! `||` joins bytes, integers are little-endian unless it says otherwise, labels are ASCII.
@@ -13,6 +14,7 @@ use super::by_aes_gcm::Cipher;
 use super::by_ring::Cipher;
 use ctutils::CtEq;
 use hkdf::Hkdf;
+use hkdf::hmac::{Hmac, KeyInit, Mac};
 use sha2::Sha256;
 use zeroize::{Zeroize, Zeroizing};
 
@@ -44,28 +46,69 @@ impl Prk {
         Prk(hkdf)
     }
 
-    /// `authenticator = HKDF-Expand(PRK, "backupy-state v1 header" || header 0..80, 32)`.
+    /// `authenticator = HKDF-Expand(PRK, "backupy-state v2 header" || header 0..80, 32)`.
     ///
-    /// RFC 5869, section 2.3. It ties the file to one agent key; AES-GCM, which is not key-committing, does not.
+    /// RFC 5869, section 2.3. It makes the sealing key-committing, which AES-GCM by itself is not: it ties the
+    /// file to one agent key.
     pub(crate) fn authenticator(&self, header: &[u8; 80]) -> [u8; 32] {
         let mut authenticator = [0; 32];
-        self.expand(&[b"backupy-state v1 header", header], &mut authenticator);
+        self.expand(&[b"backupy-state v2 header", header], &mut authenticator);
         authenticator
     }
 
-    /// `frame key = HKDF-Expand(PRK, "backupy-state v1 frames" || store id || u64(generation), 32)`.
+    /// `frame key = HKDF-Expand(PRK, "backupy-state v2 frames" || store id || u64(generation), 32)`.
     ///
     /// RFC 5869, section 2.3.
     pub(crate) fn frame_sealer(&self, id: &GenerationId) -> Sealer {
         let mut key = Zeroizing::new([0; 32]);
-        let info: [&[u8]; 3] = [b"backupy-state v1 frames", &id.store_id, &id.generation.to_le_bytes()];
+        let info: [&[u8]; 3] = [b"backupy-state v2 frames", &id.store_id, &id.generation.to_le_bytes()];
         self.expand(&info, &mut key);
         Sealer(Cipher::new(&key))
+    }
+
+    /// `MAC = HKDF-Expand(PRK, "backupy-state v2 base" || header 0..80 || base record 8..40, 32)`.
+    ///
+    /// RFC 5869, section 2.3.
+    pub(crate) fn base_mac(&self, header: &[u8; 80], position: &[u8; 32]) -> [u8; 32] {
+        let mut mac = [0; 32];
+        self.expand(&[b"backupy-state v2 base", header, position], &mut mac);
+        mac
+    }
+
+    /// `nonce key = HKDF-Expand(PRK, "backupy-state v2 nonces" || store id || u64(generation), 32)`.
+    ///
+    /// RFC 5869, section 2.3.
+    pub(crate) fn nonce_key(&self, id: &GenerationId) -> NonceKey {
+        let mut key = Zeroizing::new([0; 32]);
+        let info: [&[u8]; 3] = [b"backupy-state v2 nonces", &id.store_id, &id.generation.to_le_bytes()];
+        self.expand(&info, &mut key);
+        // Cannot fail: HMAC takes keys of any length.
+        NonceKey(Hmac::new_from_slice(&*key).expect("HMAC takes keys of any length"))
     }
 
     fn expand(&self, info: &[&[u8]], out: &mut [u8; 32]) {
         // Cannot fail: HKDF-Expand refuses only more than 255 times 32 bytes.
         self.0.expand_multi_info(info, out).expect("32 bytes are within the limit of HKDF-Expand");
+    }
+}
+
+/// Makes the nonces of one generation.
+pub(crate) struct NonceKey(Hmac<Sha256>);
+
+impl NonceKey {
+    /// `N = HMAC-SHA-256(nonce key, random || u64(clock) || u64(seq) || chain)`, its first 12 bytes.
+    ///
+    /// RFC 2104. `random` is from the operating system and `clock_ns` is its time, both asked for this attempt.
+    /// Two clones of a process whose random generators repeat still differ by the clock, or by what they chain to.
+    pub(crate) fn nonce(&self, random: &[u8; 32], clock_ns: u64, seq: u64, chain: &Tag) -> Nonce {
+        let mut mac = self.0.clone();
+        mac.update(random);
+        mac.update(&clock_ns.to_le_bytes());
+        mac.update(&seq.to_le_bytes());
+        mac.update(chain);
+        let mut nonce = [0; NONCE_LEN];
+        nonce.copy_from_slice(&mac.finalize().into_bytes()[..NONCE_LEN]);
+        nonce
     }
 }
 

@@ -1,4 +1,4 @@
-//! The four buckets, and which keys and values each of them allows.
+//! The five buckets, and which keys and values each of them allows.
 //!
 //! Knows the shape of a value, never its meaning. Implements *Buckets and their keys* of FORMAT.md.
 
@@ -15,7 +15,7 @@ pub(crate) const LOG_KEY_LEN: usize = 16;
 /// The number before a configuration (its version) or a session id (the server's time).
 pub(crate) const VALUE_PREFIX_LEN: usize = 8;
 
-pub(crate) const BUCKET_COUNT: usize = 4;
+pub(crate) const BUCKET_COUNT: usize = 5;
 
 /// A map from keys to values.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -24,10 +24,13 @@ pub(crate) enum Bucket {
     Queue,
     Registry,
     Logs,
+    /// The agent's own values.
+    Data,
 }
 
 impl Bucket {
-    pub(crate) const ALL: [Bucket; BUCKET_COUNT] = [Bucket::Config, Bucket::Queue, Bucket::Registry, Bucket::Logs];
+    pub(crate) const ALL: [Bucket; BUCKET_COUNT] =
+        [Bucket::Config, Bucket::Queue, Bucket::Registry, Bucket::Logs, Bucket::Data];
 
     pub(crate) fn code(self) -> u8 {
         match self {
@@ -35,6 +38,7 @@ impl Bucket {
             Bucket::Queue => 2,
             Bucket::Registry => 3,
             Bucket::Logs => 4,
+            Bucket::Data => 5,
         }
     }
 
@@ -45,6 +49,7 @@ impl Bucket {
             Bucket::Queue => "queue",
             Bucket::Registry => "registry",
             Bucket::Logs => "logs",
+            Bucket::Data => "data",
         }
     }
 
@@ -54,6 +59,7 @@ impl Bucket {
             2 => Bucket::Queue,
             3 => Bucket::Registry,
             4 => Bucket::Logs,
+            5 => Bucket::Data,
             _ => return None,
         })
     }
@@ -62,7 +68,9 @@ impl Bucket {
     pub(crate) fn allows_key(self, key: &[u8]) -> bool {
         match self {
             Bucket::Config => key == CONFIG_KEY,
-            Bucket::Queue => (1..=RUN_ID_LEN_MAX).contains(&key.len()) && std::str::from_utf8(key).is_ok(),
+            Bucket::Queue | Bucket::Data => {
+                (1..=RUN_ID_LEN_MAX).contains(&key.len()) && std::str::from_utf8(key).is_ok()
+            }
             Bucket::Registry => [SESSION_KEY, HEARTBEAT_KEY, DROPPED_KEY].contains(&key),
             Bucket::Logs => key.len() == LOG_KEY_LEN,
         }
@@ -76,7 +84,7 @@ impl Bucket {
                 value.get(VALUE_PREFIX_LEN..).is_some_and(|id| std::str::from_utf8(id).is_ok())
             }
             Bucket::Registry => value.len() == VALUE_PREFIX_LEN,
-            Bucket::Queue | Bucket::Logs => true,
+            Bucket::Queue | Bucket::Logs | Bucket::Data => true,
         }
     }
 }
@@ -112,9 +120,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_four_codes_name_a_bucket() {
+    fn only_five_codes_name_a_bucket() {
         let named: Vec<_> = (0..=u8::MAX).filter_map(Bucket::from_code).collect();
-        assert_eq!(named, [Bucket::Config, Bucket::Queue, Bucket::Registry, Bucket::Logs]);
+        assert_eq!(named, Bucket::ALL);
         assert!(named.iter().all(|&bucket| Bucket::from_code(bucket.code()) == Some(bucket)));
     }
 
@@ -123,11 +131,12 @@ mod tests {
         let longest = [b'r'; RUN_ID_LEN_MAX];
         let too_long = [b'r'; RUN_ID_LEN_MAX + 1];
         type Keys<'a> = &'a [&'a [u8]];
-        let rows: [(Bucket, Keys<'_>, Keys<'_>); 4] = [
+        let rows: [(Bucket, Keys<'_>, Keys<'_>); 5] = [
             (Bucket::Config, &[b"current"], &[b"", b"curren", b"current\0", b"session"]),
             (Bucket::Queue, &[b"a", b"\0", "ü".as_bytes(), &longest], &[b"", b"\xFF", &too_long]),
             (Bucket::Registry, &[b"session", b"heartbeat", b"dropped"], &[b"", b"current", b"Session"]),
             (Bucket::Logs, &[&[0; 16], &[0xFF; 16]], &[b"", &[0; 15], &[0; 17]]),
+            (Bucket::Data, &[b"a", b"\0", "ü".as_bytes(), &longest], &[b"", b"\xFF", &too_long]),
         ];
         for (bucket, allowed, refused) in rows {
             assert!(allowed.iter().all(|key| bucket.allows_key(key)), "{bucket:?}");
@@ -137,7 +146,7 @@ mod tests {
 
     #[test]
     fn a_bucket_allows_the_values_that_its_readers_can_read_and_no_others() {
-        let rows: [(Bucket, &[u8], &[u8], bool); 12] = [
+        let rows: [(Bucket, &[u8], &[u8], bool); 13] = [
             (Bucket::Config, CONFIG_KEY, &[7; 8], true),
             (Bucket::Config, CONFIG_KEY, &[7; 9], true),
             (Bucket::Config, CONFIG_KEY, &[7; 7], false),
@@ -150,6 +159,7 @@ mod tests {
             (Bucket::Registry, DROPPED_KEY, &[7; 8], true),
             (Bucket::Queue, b"job", b"", true),
             (Bucket::Logs, &[0; LOG_KEY_LEN], b"", true),
+            (Bucket::Data, b"cursor", b"", true),
         ];
         for (bucket, key, value, allowed) in rows {
             assert_eq!(bucket.allows_value(key, value), allowed, "{bucket:?} {key:?} {value:?}");

@@ -27,9 +27,11 @@ pub(crate) const ALIGNMENT: usize = 8;
 pub(crate) const FRAME_LEN_MIN: usize = FRAME_HEADER_LEN + TAG_LEN;
 /// 64 MiB: recovery reads one whole frame into memory.
 pub(crate) const FRAME_LEN_MAX: usize = 64 << 20;
-/// Nonces are 96 random bits. With 2^31 of them under one key, two are equal with a probability below 2^-32: see
-/// *Security* in FORMAT.md.
+/// Nonces are 96 bits that cannot be told from random ones. Within these two limits, two nonces of a generation
+/// are equal with a probability of at most 2^-32: see *Security* in FORMAT.md.
 pub(crate) const SEQ_MAX: u64 = 1 << 31;
+/// The most manifests and values that are sealed in a generation.
+pub(crate) const SEALINGS_MAX: u64 = (1 << 32) - 1;
 
 pub(super) const RECORD: u8 = 1;
 pub(super) const CLOSE: u8 = 2;

@@ -3,10 +3,14 @@
 //! Parses and encodes the page. It has no key, so it never checks the authenticator: `log/header.rs` does.
 //! Implements *Header* of FORMAT.md.
 
+use super::base::{BASE_LEN, BASES_AT};
 use super::bytes_at;
+use super::mark::MARK_PAGE_LEN;
 use crate::crypto::seal::GenerationId;
 
 pub(crate) const HEADER_PAGE_LEN: usize = 4096;
+/// The first frame follows the header page and the mark page. A shorter file is damaged.
+pub(crate) const FIRST_FRAME_AT: usize = HEADER_PAGE_LEN + MARK_PAGE_LEN;
 const COPY_OFFSETS: [usize; 2] = [0, 2048];
 
 // One copy of the header.
@@ -23,8 +27,12 @@ const CRC_AT: usize = 112;
 const COPY_LEN: usize = 116;
 
 pub(crate) const MAGIC: [u8; 12] = *b"\x89BKPYLOG\r\n\x1a\n";
-const VERSION: u16 = 1;
-const KNOWN_FLAGS: u32 = 0;
+pub(crate) const VERSION: u16 = 2;
+/// The log has a base record.
+pub(crate) const HAS_BASE: u32 = 1;
+const KNOWN_FLAGS: u32 = HAS_BASE;
+/// Of the flags that it does not know, a reader may ignore these. A writer may not.
+const WRITER_FLAGS: u32 = 0xFFFF_0000;
 
 /// The length of what the authenticator covers.
 pub(crate) const AUTHENTICATED_LEN: usize = AUTHENTICATOR_AT;
@@ -33,6 +41,7 @@ pub(crate) const AUTHENTICATED_LEN: usize = AUTHENTICATOR_AT;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Header {
     pub(crate) id: GenerationId,
+    pub(crate) flags: u32,
     pub(crate) authenticated: [u8; AUTHENTICATED_LEN],
     pub(crate) authenticator: [u8; 32],
 }
@@ -42,6 +51,8 @@ pub(crate) struct Header {
 pub(crate) enum ParsedHeaderPage {
     /// Neither copy has the magic.
     NotAStore,
+    /// At least one copy has the magic, but the file ends before its first frame could begin.
+    CutShort,
     /// At least one copy has the magic, but no copy has the magic and a right CRC.
     Damaged,
     /// The first copy with a right CRC has a version, flags or reserved bytes that this crate does not know.
@@ -50,18 +61,34 @@ pub(crate) enum ParsedHeaderPage {
     Valid(Header),
 }
 
-/// Parses the header page. `page` is shorter than [`HEADER_PAGE_LEN`] only if the file is.
-pub(crate) fn parse_page(page: &[u8]) -> ParsedHeaderPage {
-    if !has_magic(page) {
+/// Parses the header page at the start of `pages`, the bytes before the first frame. They are fewer than
+/// [`FIRST_FRAME_AT`] only if the file is shorter.
+pub(crate) fn parse_page(pages: &[u8]) -> ParsedHeaderPage {
+    if !has_magic(pages) {
         return ParsedHeaderPage::NotAStore;
     }
-    if page.len() < HEADER_PAGE_LEN {
-        return ParsedHeaderPage::Damaged;
+    let copies = || COPY_OFFSETS.iter().find_map(|&at| parse_copy(pages.get(at..)?));
+    match copies() {
+        // A log of another version may be shorter.
+        Some(parsed @ ParsedHeaderPage::Unsupported { .. }) => parsed,
+        _ if pages.len() < FIRST_FRAME_AT => ParsedHeaderPage::CutShort,
+        parsed => parsed.unwrap_or(ParsedHeaderPage::Damaged),
     }
-    COPY_OFFSETS.iter().find_map(|&at| parse_copy(page.get(at..)?)).unwrap_or(ParsedHeaderPage::Damaged)
 }
 
-/// Lists what is wrong with a page that [`parse_page`] accepted, each fault with its offset: for `verify`.
+impl Header {
+    pub(crate) fn has_base(&self) -> bool {
+        self.flags & HAS_BASE != 0
+    }
+}
+
+/// Whether a flag is set that a writer must know, and this one does not.
+pub(crate) fn refuses_writers(flags: u32) -> bool {
+    flags & WRITER_FLAGS & !KNOWN_FLAGS != 0
+}
+
+/// Lists what is wrong with a page that [`parse_page`] accepted, each fault with its offset: for `verify`. What is
+/// wrong with its base record is up to `base.rs`.
 pub(crate) fn copy_faults(page: &[u8]) -> Vec<(u64, &'static str)> {
     let copies = COPY_OFFSETS.map(|at| page.get(at..at + COPY_LEN).unwrap_or_default());
     let mut found = Vec::new();
@@ -73,9 +100,13 @@ pub(crate) fn copy_faults(page: &[u8]) -> Vec<(u64, &'static str)> {
     if found.is_empty() && copies[0] != copies[1] {
         found.push((COPY_OFFSETS[1] as u64, "the header copies differ"));
     }
-    let is_outside = |at: usize| COPY_OFFSETS.iter().all(|&copy| !(copy..copy + COPY_LEN).contains(&at));
-    if let Some((at, _)) = page.iter().enumerate().find(|&(at, &byte)| byte != 0 && is_outside(at)) {
-        found.push((at as u64, "the header page has non-zero bytes outside its two copies"));
+    let copies = COPY_OFFSETS.map(|at| at..at + COPY_LEN);
+    let has_base = matches!(parse_page(page), ParsedHeaderPage::Valid(header) if header.has_base());
+    let bases = BASES_AT.map(|at| if has_base { at..at + BASE_LEN } else { at..at });
+    let is_outside = |at| !copies.iter().chain(&bases).any(|used| used.contains(&at));
+    let mut page = page.iter().take(HEADER_PAGE_LEN).enumerate();
+    if let Some((at, _)) = page.find(|&(at, &byte)| byte != 0 && is_outside(at)) {
+        found.push((at as u64, "the header page has non-zero bytes that belong to nothing"));
     }
     found
 }
@@ -83,13 +114,14 @@ pub(crate) fn copy_faults(page: &[u8]) -> Vec<(u64, &'static str)> {
 /// Where no copy of the header has a right CRC: every header that can be put together from both copies, each field
 /// from one of them. The right one is the one whose authenticator fits the agent key.
 pub(crate) fn candidates(page: &[u8]) -> impl Iterator<Item = Header> {
-    // Bit `number` of `choice` says which copy the field is taken from.
+    // Bit `number` of `choice` says which copy the field is taken from. The last bit is the flags, since all that
+    // this version knows is one.
     let field = |choice: u8, number: u8, at| {
         let copy = COPY_OFFSETS.get(usize::from(choice >> number & 1));
         copy.map(|copy| copy + at)
     };
-    // A file that ends within its header page has no frames, so no header is worth recovering.
-    let choices = if page.len() < HEADER_PAGE_LEN { 0..0 } else { 0..16 };
+    // A file that ends before its first frame could begin has none, so no header is worth recovering.
+    let choices = if page.len() < FIRST_FRAME_AT { 0..0 } else { 0..32 };
     choices.filter_map(move |choice| {
         let id = GenerationId {
             generation: u64::from_le_bytes(bytes_at(page, field(choice, 0, GENERATION_AT)?)?),
@@ -97,14 +129,16 @@ pub(crate) fn candidates(page: &[u8]) -> impl Iterator<Item = Header> {
             salt: bytes_at(page, field(choice, 2, SALT_AT)?)?,
         };
         let authenticator = bytes_at(page, field(choice, 3, AUTHENTICATOR_AT)?)?;
-        Some(Header { id, authenticated: encode_authenticated(&id), authenticator })
+        let flags = if choice >> 4 & 1 == 0 { 0 } else { HAS_BASE };
+        Some(Header { id, flags, authenticated: encode_authenticated(&id, flags), authenticator })
     })
 }
 
-/// Encodes the page: both copies, and zeros. `authenticator` is that of `authenticated`.
-#[allow(clippy::indexing_slicing, reason = "fixed offsets in a buffer of one page")]
-pub(crate) fn encode_page(authenticated: &[u8; AUTHENTICATED_LEN], authenticator: &[u8; 32]) -> Vec<u8> {
-    let mut page = vec![0; HEADER_PAGE_LEN];
+/// Encodes what precedes the first frame of a new log: both copies, and zeros. `authenticator` is that of
+/// `authenticated`.
+#[allow(clippy::indexing_slicing, reason = "fixed offsets in a buffer of two pages")]
+pub(crate) fn encode_pages(authenticated: &[u8; AUTHENTICATED_LEN], authenticator: &[u8; 32]) -> Vec<u8> {
+    let mut page = vec![0; FIRST_FRAME_AT];
     for at in COPY_OFFSETS {
         let copy = &mut page[at..at + COPY_LEN];
         copy[..AUTHENTICATOR_AT].copy_from_slice(authenticated);
@@ -117,10 +151,11 @@ pub(crate) fn encode_page(authenticated: &[u8; AUTHENTICATED_LEN], authenticator
 
 /// Encodes the bytes that the authenticator covers.
 #[allow(clippy::indexing_slicing, reason = "fixed offsets in a buffer of 80 bytes")]
-pub(crate) fn encode_authenticated(id: &GenerationId) -> [u8; AUTHENTICATED_LEN] {
+pub(crate) fn encode_authenticated(id: &GenerationId, flags: u32) -> [u8; AUTHENTICATED_LEN] {
     let mut bytes = [0; AUTHENTICATED_LEN];
     bytes[MAGIC_AT..VERSION_AT].copy_from_slice(&MAGIC);
     bytes[VERSION_AT..ZERO_16_AT].copy_from_slice(&VERSION.to_le_bytes());
+    bytes[FLAGS_AT..ZERO_32_AT].copy_from_slice(&flags.to_le_bytes());
     bytes[GENERATION_AT..STORE_ID_AT].copy_from_slice(&id.generation.to_le_bytes());
     bytes[STORE_ID_AT..SALT_AT].copy_from_slice(&id.store_id);
     bytes[SALT_AT..AUTHENTICATOR_AT].copy_from_slice(&id.salt);
@@ -137,11 +172,12 @@ fn parse_copy(copy: &[u8]) -> Option<ParsedHeaderPage> {
     let flags = u32::from_le_bytes(bytes_at(copy, FLAGS_AT)?);
     let generation = u64::from_le_bytes(bytes_at(copy, GENERATION_AT)?);
     let zeros = bytes_at(copy, ZERO_16_AT) == Some([0; 2]) && bytes_at(copy, ZERO_32_AT) == Some([0; 4]);
-    if version != VERSION || flags & !KNOWN_FLAGS != 0 || !zeros || generation == 0 {
+    if version != VERSION || flags & !(KNOWN_FLAGS | WRITER_FLAGS) != 0 || !zeros || generation == 0 {
         return Some(ParsedHeaderPage::Unsupported { version, flags });
     }
     Some(ParsedHeaderPage::Valid(Header {
         id: GenerationId { generation, store_id: bytes_at(copy, STORE_ID_AT)?, salt: bytes_at(copy, SALT_AT)? },
+        flags,
         authenticated: bytes_at(copy, 0)?,
         authenticator: bytes_at(copy, AUTHENTICATOR_AT)?,
     }))
@@ -177,7 +213,7 @@ mod tests {
     const AUTHENTICATOR: [u8; 32] = [0x3C; 32];
 
     fn page() -> Vec<u8> {
-        encode_page(&encode_authenticated(&ID), &AUTHENTICATOR)
+        encode_pages(&encode_authenticated(&ID, HAS_BASE), &AUTHENTICATOR)
     }
 
     /// Changes one byte of a copy and fixes its CRC.
@@ -190,10 +226,10 @@ mod tests {
     #[test]
     fn an_encoded_page_parses_to_the_same_header() {
         let page = page();
-        assert_eq!(page.len(), HEADER_PAGE_LEN);
+        assert_eq!(page.len(), FIRST_FRAME_AT);
         assert_eq!(copy_faults(&page), []);
-        let authenticated = encode_authenticated(&ID);
-        let header = Header { id: ID, authenticated, authenticator: AUTHENTICATOR };
+        let authenticated = encode_authenticated(&ID, HAS_BASE);
+        let header = Header { id: ID, flags: HAS_BASE, authenticated, authenticator: AUTHENTICATOR };
         assert_eq!(parse_page(&page), ParsedHeaderPage::Valid(header));
     }
 
@@ -216,8 +252,18 @@ mod tests {
         forge(&mut page, 2048, STORE_ID_AT, 0);
         page[COPY_LEN] = 1;
         let differ = (2048, "the header copies differ");
-        let not_zero = (COPY_LEN as u64, "the header page has non-zero bytes outside its two copies");
-        assert_eq!(copy_faults(&page), [differ, not_zero]);
+        let not_zero = |at| (at, "the header page has non-zero bytes that belong to nothing");
+        assert_eq!(copy_faults(&page), [differ, not_zero(COPY_LEN as u64)]);
+    }
+
+    #[test]
+    fn the_place_of_the_base_record_is_zero_in_a_log_without_one() {
+        let not_zero = |at| (at, "the header page has non-zero bytes that belong to nothing");
+        for (flags, first_fault) in [(0, 1024), (HAS_BASE, 1024 + BASE_LEN as u64)] {
+            let mut page = encode_pages(&encode_authenticated(&ID, flags), &AUTHENTICATOR);
+            page[1024..=1024 + BASE_LEN].fill(1);
+            assert_eq!(copy_faults(&page), [not_zero(first_fault)]);
+        }
     }
 
     #[test]
@@ -225,16 +271,16 @@ mod tests {
         let mut page = page();
         page[0] = 0;
         page[2048] = 0;
-        for page in [&[][..], &[0; 11], &[0; HEADER_PAGE_LEN], &page] {
+        for page in [&[][..], &[0; 11], &[0; FIRST_FRAME_AT], &page] {
             assert_eq!(parse_page(page), ParsedHeaderPage::NotAStore);
         }
     }
 
     #[test]
-    fn the_magic_without_a_whole_page_or_a_right_crc_is_damage() {
+    fn the_magic_without_both_pages_or_a_right_crc_is_damage() {
         let page = page();
-        for len in MAGIC.len()..HEADER_PAGE_LEN {
-            assert_eq!(parse_page(&page[..len]), ParsedHeaderPage::Damaged, "{len} bytes");
+        for len in MAGIC.len()..FIRST_FRAME_AT {
+            assert_eq!(parse_page(&page[..len]), ParsedHeaderPage::CutShort, "{len} bytes");
         }
         let mut both = page;
         both[CRC_AT] ^= 1;
@@ -247,18 +293,37 @@ mod tests {
     #[test]
     fn the_first_copy_with_a_right_crc_decides_what_is_unsupported() {
         let reserved = [ZERO_16_AT, ZERO_16_AT + 1, ZERO_32_AT, ZERO_32_AT + 3];
-        let rows = [(VERSION_AT, 2, 2, 0), (VERSION_AT, 0, 0, 0), (FLAGS_AT, 1, 1, 1), (GENERATION_AT, 0, 1, 0)];
-        let rows = rows.into_iter().chain(reserved.map(|at| (at, 1, 1, 0)));
+        let rows = [
+            (VERSION_AT, 1, 1, HAS_BASE),
+            (VERSION_AT, 3, 3, HAS_BASE),
+            (FLAGS_AT, 2, 2, 2),
+            (FLAGS_AT + 1, 0x80, 2, HAS_BASE | 0x8000),
+            (GENERATION_AT, 0, 2, HAS_BASE),
+        ];
+        let rows = rows.into_iter().chain(reserved.map(|at| (at, 1, 2, HAS_BASE)));
         for (at, byte, version, flags) in rows {
             let mut page = page();
             forge(&mut page, 0, at, byte);
             assert_eq!(parse_page(&page), ParsedHeaderPage::Unsupported { version, flags }, "byte {at}");
+            assert_eq!(parse_page(&page[..HEADER_PAGE_LEN]), ParsedHeaderPage::Unsupported { version, flags });
             page[CRC_AT] ^= 1;
             assert!(matches!(parse_page(&page), ParsedHeaderPage::Valid(_)), "byte {at}");
         }
         let mut page = page();
-        forge(&mut page, 2048, VERSION_AT, 2);
+        forge(&mut page, 2048, VERSION_AT, 3);
         assert!(matches!(parse_page(&page), ParsedHeaderPage::Valid(_)));
+    }
+
+    #[test]
+    fn a_reader_ignores_the_flags_that_only_writers_must_know() {
+        for at in [FLAGS_AT + 2, FLAGS_AT + 3] {
+            let mut page = page();
+            forge(&mut page, 0, at, 0x81);
+            let ParsedHeaderPage::Valid(header) = parse_page(&page) else { panic!("byte {at} is refused") };
+            assert!(header.has_base() && refuses_writers(header.flags));
+        }
+        let ParsedHeaderPage::Valid(header) = parse_page(&page()) else { panic!("a valid page is refused") };
+        assert!(header.has_base() && !refuses_writers(header.flags));
     }
 
     #[test]

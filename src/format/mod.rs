@@ -4,12 +4,15 @@
 //! or the reason why it refuses the bytes. What an offset means for the whole log (the end, damage, a torn tail)
 //! is decided in `log/scan`.
 
+pub(crate) mod base;
 pub(crate) mod bucket;
 pub(crate) mod chain;
 pub(crate) mod encoding;
 pub(crate) mod frame;
 pub(crate) mod header;
 pub(crate) mod location;
+pub(crate) mod mark;
+pub(crate) mod position;
 pub(crate) mod record;
 
 /// CRC-32/ISO-HDLC over `salt || bytes`.

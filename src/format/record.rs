@@ -53,6 +53,10 @@ pub(crate) struct Change<'a> {
 }
 
 impl<'a> Change<'a> {
+    pub(crate) fn is_put(&self) -> bool {
+        matches!(self.operation.action, Action::Put { .. })
+    }
+
     /// The caller must have checked `body` against [`VALUE_LEN_MAX`].
     pub(crate) fn put(bucket: Bucket, key: &'a [u8], prefix: &'a [u8], body: &'a [u8]) -> Self {
         debug_assert!(body.len() <= VALUE_LEN_MAX && prefix.len() <= VALUE_PREFIX_LEN);
@@ -114,6 +118,7 @@ pub(crate) fn encode_manifest(changes: &[Change<'_>], out: &mut Vec<u8>) {
 pub(crate) struct Manifest<'a> {
     operations: &'a [u8],
     count: u32,
+    puts: u32,
     sealed_values_len: u64,
 }
 
@@ -126,20 +131,26 @@ impl<'a> Manifest<'a> {
         }
         let operations = bytes.get(COUNT_LEN..).unwrap_or_default();
         let mut rest = operations;
-        let mut sealed_values_len = 0;
+        let (mut puts, mut sealed_values_len) = (0, 0);
         for _ in 0..count {
             if let Action::Put { value_len } = checked_operation(&mut rest)?.action {
+                puts += 1;
                 sealed_values_len += u64::from(value_len) + TAG_LEN as u64;
             }
         }
         if !rest.is_empty() {
             return Err("the manifest has bytes after its last operation");
         }
-        Ok(Manifest { operations, count, sealed_values_len })
+        Ok(Manifest { operations, count, puts, sealed_values_len })
     }
 
     pub(crate) fn count(&self) -> u32 {
         self.count
+    }
+
+    /// How many of the operations are puts.
+    pub(crate) fn puts(&self) -> u32 {
+        self.puts
     }
 
     /// How many bytes all values take in the frame, with their tags.
@@ -208,7 +219,7 @@ mod tests {
         assert_eq!(bytes.len() as u64, manifest_len(&changes));
 
         let manifest = Manifest::parse(&bytes).unwrap();
-        assert_eq!(manifest.count(), 5);
+        assert_eq!((manifest.count(), manifest.puts()), (5, 3));
         assert_eq!(manifest.sealed_values_len(), (11 + 16) + 16 + (8 + 16));
         assert!(manifest.operations().eq(changes.iter().map(|change| change.operation)));
     }
@@ -241,7 +252,7 @@ mod tests {
             (&[1, 0, 0, 0, 0, 2, 1, 0, b'j'], "an operation is of an unknown kind"),
             (&[1, 0, 0, 0, 4, 2, 1, 0, b'j'], "an operation is of an unknown kind"),
             (&[1, 0, 0, 0, DELETE, 0, 1, 0, b'j'], "an operation names an unknown bucket"),
-            (&[1, 0, 0, 0, DELETE, 5, 1, 0, b'j'], "an operation names an unknown bucket"),
+            (&[1, 0, 0, 0, DELETE, 6, 1, 0, b'j'], "an operation names an unknown bucket"),
             (&[1, 0, 0, 0, DELETE_THROUGH, 2, 0, 0], "an operation has a key that its bucket does not allow"),
             (&long_key, "an operation has a key that its bucket does not allow"),
             (&too_long, "a value is over its limit"),

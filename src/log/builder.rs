@@ -6,11 +6,13 @@
 //! 2. collects the operations into frames of about 48 KiB, so that frame headers cost little;
 //! 3. syncs, drops the page cache and reads back from the disk what it has written: every frame and every value
 //!    must open. After a compaction there is no other copy of them;
-//! 4. appends a close frame, which proves that all frames before it are durable, and reads that back too. 8 zeros
-//!    follow it, so that the log does not look clean until its folder is synced.
+//! 4. appends a close frame, which proves that all frames before it are durable, and writes the base record, which
+//!    proves that all of them belong to the log. Both are read back too.
 //!
 //! Then the file gets its final name. A compaction, and an open that salvages, rename it over the old log
-//! themselves. For a backup or a salvaged copy, [`LogBuilder::name`] renames it to a name that is free.
+//! themselves. For a backup or a salvaged copy, [`LogBuilder::name`] renames it to a name that is free. The mark
+//! of the close frame comes last, once the folder is synced: without it, the log does not look clean, and an open
+//! in between syncs the folder.
 //!
 //! If a step fails, the file is removed, and the old log is unchanged. If the process crashes, the file remains,
 //! and `left_over` removes it when the next copy is to be made there, or the store is opened.
@@ -18,22 +20,25 @@
 //! Never touches the old log. Implements steps 1 to 4 of *Compaction* in *Writing* of FORMAT.md.
 
 use std::io::{self, ErrorKind};
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::create::create_log;
-use super::file::{LogFile, LogPosition};
+use super::file::LogFile;
 use super::frame_builder::{FRAME_LEN_TARGET, FrameBuilder};
+use super::header::{parse_first_pages, read_first_pages};
+use super::marks::Marks;
 use super::place;
 use super::scan::{Concurrency, Scanned, Scanner};
 use super::values::Values;
 use super::writer::LogWriter;
-use crate::crypto::seal::GenerationId;
+use crate::crypto::seal::{GenerationId, Prk};
 use crate::crypto::secret_vec::SecretVec;
-use crate::format::encoding;
-use crate::format::frame::ALIGNMENT;
-use crate::format::header::Header;
+use crate::format::base::{self, BASE_LEN, BASES_AT};
+use crate::format::header::{HAS_BASE, HEADER_PAGE_LEN, Header};
 use crate::format::location::ValueCursor;
+use crate::format::position::LogPosition;
 use crate::format::record::Operation;
 use crate::index::{Index, QueueOrder};
 use crate::report::MOUNTED;
@@ -48,6 +53,8 @@ pub(crate) struct LogBuilder {
     temporary: PathBuf,
     is_named: bool,
     pub(crate) header: Header,
+    /// For the MAC of the base record.
+    prk: Prk,
     pub(crate) file: Arc<LogFile>,
     pub(crate) log: LogWriter,
     /// The live operations of the frames that have been written.
@@ -56,8 +63,6 @@ pub(crate) struct LogBuilder {
     next_frame: FrameBuilder,
     /// Up to where the file has been synced and read back.
     checked: LogPosition,
-    /// How many zeros follow the last frame.
-    zeros_len: u64,
 }
 
 impl LogBuilder {
@@ -74,21 +79,22 @@ impl LogBuilder {
         order: QueueOrder,
     ) -> Result<Self> {
         let temporary = sibling(path, NEW);
-        let (log, header) = create_log(&**storage, &temporary, path, id.generation, id.store_id, key)?;
+        let GenerationId { generation, store_id, .. } = *id;
+        let (log, header) = create_log(&**storage, &temporary, path, generation, store_id, HAS_BASE, key)?;
         let first = LogPosition::first(&header.authenticator);
         let file = Arc::new(log);
-        let log = LogWriter::new(Arc::clone(&file), Arc::clone(storage), first, first.end, false);
+        let log = LogWriter::of_new_log(Arc::clone(&file), Arc::clone(storage), first);
         Ok(LogBuilder {
             storage: Arc::clone(storage),
             temporary,
             is_named: false,
             header,
+            prk: Prk::extract(&header.id.salt, key),
             file,
             log,
             index: Index::new(order),
             next_frame: FrameBuilder::default(),
             checked: first,
-            zeros_len: 0,
         })
     }
 
@@ -138,11 +144,7 @@ impl LogBuilder {
     fn read_back(&mut self, before_frame: impl Fn(u64) -> Result<()>) -> Result<()> {
         // Guards against a power cut after the rename that keeps the new name but loses some of the contents.
         self.log.pending().wait()?;
-        match self.file.file.drop_cache(self.checked.end) {
-            // In a sandbox that does not allow this, the check reads what is in the page cache.
-            Err(error) if storage::is_refused(&error) => {}
-            dropped => dropped.map_err(self.file.io("drop the page cache of"))?,
-        }
+        self.drop_cache(self.checked.end..self.log.tip().end)?;
         let values = Values::new(Arc::clone(&self.file), false);
         let mut value = SecretVec::default();
         let mut scan = Scanner::new(&self.file, Concurrency::Exclusive, self.checked)?;
@@ -158,28 +160,54 @@ impl LogBuilder {
         self.checked = scan.tip();
         // Each tag depends on all manifests before it. So if the last tag is right, every manifest is the one that
         // was written.
-        if self.checked != self.log.tip() || scan.file_len() != self.checked.end + self.zeros_len {
-            let what = "the file does not contain what was written to it";
-            return Err(Error::corrupt(&self.temporary, self.checked.end, what));
+        if self.checked != self.log.tip() || scan.file_len() != self.checked.end {
+            return Err(self.not_as_written(self.checked.end));
         }
         Ok(())
     }
 
-    /// Ends the log with a close frame, and checks all that has not been checked. The caller has flushed. Returns
-    /// the length of the file, which includes 8 zeros.
-    pub(crate) fn finish(&mut self, before_frame: impl Fn(u64) -> Result<()>) -> Result<u64> {
+    fn drop_cache(&self, range: Range<u64>) -> Result<()> {
+        match self.file.file.drop_cache(range) {
+            // In a sandbox that does not allow this, the check reads what is in the page cache.
+            Err(error) if storage::is_refused(&error) => Ok(()),
+            dropped => dropped.map_err(self.file.io("drop the page cache of")),
+        }
+    }
+
+    fn not_as_written(&self, offset: u64) -> Error {
+        Error::corrupt(&self.temporary, offset, "the file does not contain what was written to it")
+    }
+
+    /// Ends the log with a close frame, writes the base record, and checks all that has not been checked. The
+    /// caller has flushed.
+    pub(crate) fn finish(&mut self, before_frame: impl Fn(u64) -> Result<()>) -> Result<()> {
         // Guards against a power cut that keeps the close frame but loses frames before it, which it vouches for.
         self.check(&before_frame)?;
-        // The zeros make the log unclean, so that the next open syncs the folder. A crash may come between the
-        // rename and the sync of the folder; without another sync, a power cut could then bring the old log back
-        // after calls on the new one were acknowledged. They are there before the close frame: a log without them
-        // has had its final name.
-        self.zeros_len = ALIGNMENT as u64;
-        let len = self.log.tip().end + encoding::frame_len(&[]) + self.zeros_len;
-        self.file.file.set_len(len).map_err(storage::full_or_io("extend", &self.temporary))?;
         self.log.append_unseen(&[]).map_err(name_temporary(&self.temporary))?;
+        let base = self.write_base_record()?;
         self.check(&before_frame)?;
-        Ok(len)
+        self.check_base_record(&base).map_err(name_temporary(&self.temporary))
+    }
+
+    /// Writes both copies of the base record, for all frames up to now. The sync that makes the last frame durable
+    /// makes them durable too. Returns the bytes of a copy.
+    fn write_base_record(&self) -> Result<[u8; BASE_LEN]> {
+        let mac = |position: &_| self.prk.base_mac(&self.header.authenticated, position);
+        let record = base::encode(&self.log.tip(), &self.file.crc, mac);
+        for at in BASES_AT {
+            storage::write_all_at(&*self.file.file, &record, at as u64)
+                .map_err(storage::full_or_io("write the base record in", &self.temporary))?;
+        }
+        Ok(record)
+    }
+
+    /// Reads back the base record, and the header with it: the page was written anew.
+    fn check_base_record(&self, record: &[u8; BASE_LEN]) -> Result<()> {
+        self.drop_cache(0..HEADER_PAGE_LEN as u64)?;
+        let page = read_first_pages(&*self.file.file, &self.file.path)?;
+        let is_header = parse_first_pages(&page, &self.file.path).is_ok_and(|header| header == self.header);
+        let is_base = BASES_AT.iter().all(|&at| page.get(at..at + BASE_LEN) == Some(record));
+        if is_header && is_base { Ok(()) } else { Err(self.not_as_written(0)) }
     }
 
     /// Renames the finished file over the log `old`, which is at `path`. Returns the folder, for the caller to
@@ -207,8 +235,8 @@ impl LogBuilder {
         Ok(folder)
     }
 
-    /// Renames the finished file to `target`, durably, and cuts off its zeros. `operation` is for the error
-    /// message if the rename fails.
+    /// Renames the finished file to `target`, durably, and marks it. `operation` is for the error message if the
+    /// rename fails.
     ///
     /// # Errors
     /// `Invalid` if there is something at `target`, which is not changed; `Full`; `Io`. If the sync of the
@@ -223,8 +251,15 @@ impl LogBuilder {
         self.keep();
         // Guards against a power cut that removes the name after the caller was told of success.
         paths::sync(&*folder, target)?;
-        // The folder is synced, so the log may look clean.
-        self.file.file.set_len(self.log.tip().end).map_err(self.file.io("shorten"))
+        // The folder is synced, so the log may look clean. If this fails, the copy is complete and durable anyway.
+        let marks = Marks::new(None, self.storage.clock_ns());
+        let _ = marks.write(&self.file, self.log.tip());
+        Ok(())
+    }
+
+    /// A writer that continues the finished log under its final name.
+    pub(crate) fn continuing_writer(&self) -> LogWriter {
+        LogWriter::new(Arc::clone(&self.file), Arc::clone(&self.storage), self.log.end(), None)
     }
 }
 

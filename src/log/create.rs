@@ -10,14 +10,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::file::LogFile;
-use super::header::open_log;
+use super::header::{parse_first_pages, with_keys};
 use crate::crypto::seal::{GenerationId, Prk};
 use crate::format::header::{self, Header};
 use crate::storage::{self, Access, File, Storage};
 use crate::{AgentKey, Error, Result};
 
-/// Creates an empty log at `temporary`, which the caller will rename to `path`. On return its contents are
-/// durable, but its name is not. After an error the file is removed.
+/// Creates an empty log at `temporary`, which the caller will rename to `path`. `flags` are those of its header.
+/// On return its contents are durable, but its name is not. After an error the file is removed.
 ///
 /// # Errors
 /// `Locked` if there is a file at `temporary`, which is not changed: the caller has cleared it, so another process
@@ -28,12 +28,15 @@ pub(crate) fn create_log(
     path: &Path,
     generation: u64,
     store_id: [u8; 16],
+    flags: u32,
     key: &AgentKey,
 ) -> Result<(LogFile, Header)> {
     let mut salt = [0; 32];
     fill_random(storage, path, &mut salt)?;
-    let authenticated = header::encode_authenticated(&GenerationId { generation, store_id, salt });
+    let id = GenerationId { generation, store_id, salt };
+    let authenticated = header::encode_authenticated(&id, flags);
     let authenticator = Prk::extract(&salt, key).authenticator(&authenticated);
+    let pages = header::encode_pages(&authenticated, &authenticator);
     let file = storage.open(temporary, Access::CreateNew).map_err(|source| match source.kind() {
         io::ErrorKind::AlreadyExists => in_use(temporary),
         _ => storage::create_error("create", temporary)(source),
@@ -46,13 +49,18 @@ pub(crate) fn create_log(
         Err(source) => Err(Error::io("lock", temporary, source)),
     };
     let written = || {
-        storage::write_all_at(&*file, &header::encode_page(&authenticated, &authenticator), 0)
+        storage::write_all_at(&*file, &pages, 0)
             // Guards against a power cut after the rename that keeps the new name but loses the header.
             .and_then(|()| file.sync_data())
             .map_err(storage::full_or_io("create", path))
     };
-    let opened = locked.and_then(|()| written()).and_then(|()| open_log(Arc::clone(&file), path, key));
-    opened.inspect_err(|_| {
+    let created = locked.and_then(|()| written()).and_then(|()| {
+        let header = parse_first_pages(&pages, path)?;
+        // A log that is to have a base does not have one yet.
+        let (log, _) = with_keys(Arc::clone(&file), path, key, &header, &pages)?;
+        Ok((log, header))
+    });
+    created.inspect_err(|_| {
         // If this fails too, the file remains as after a crash.
         let _ = storage.remove_file(temporary, file.id());
     })

@@ -21,15 +21,8 @@
 
 use std::io;
 
-use crate::crypto::Tag;
+use crate::format::position::LogPosition;
 use crate::sync::{Condvar, Mutex, MutexGuard, PoisonError};
-
-/// Identifies a frame of a generation: its number, and its manifest's tag, which the next frame is chained to.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct FrameId {
-    pub(crate) seq: u64,
-    pub(crate) tag: Tag,
-}
 
 /// Which frames are durable, and whether writing has failed for good.
 #[derive(Debug)]
@@ -41,10 +34,10 @@ pub(crate) struct GroupCommit {
 
 #[derive(Debug)]
 struct State {
-    /// The last frame in the file.
-    written: FrameId,
-    /// The last frame that a sync has covered.
-    durable: FrameId,
+    /// After the last frame in the file.
+    written: LogPosition,
+    /// After the last frame that a sync has covered.
+    durable: LogPosition,
     /// Whether the next generation is being renamed over the file.
     replacing: bool,
     /// Whether the next generation contains all of this one, durably.
@@ -82,11 +75,11 @@ pub(crate) enum Synced {
 }
 
 impl GroupCommit {
-    /// Starts with all frames up to `frame` written and durable.
-    pub(crate) fn new(frame: FrameId) -> Self {
+    /// Starts with all frames before `tip` written and durable.
+    pub(crate) fn new(tip: LogPosition) -> Self {
         let state = State {
-            written: frame,
-            durable: frame,
+            written: tip,
+            durable: tip,
             replacing: false,
             superseded: false,
             syncing: false,
@@ -96,8 +89,8 @@ impl GroupCommit {
         GroupCommit { state: Mutex::new(state), changed: Condvar::new() }
     }
 
-    /// The last frame that is known to be durable.
-    pub(crate) fn durable(&self) -> FrameId {
+    /// The position after the last frame that is known to be durable.
+    pub(crate) fn durable(&self) -> LogPosition {
         self.state().durable
     }
 
@@ -106,9 +99,10 @@ impl GroupCommit {
         self.state().failed
     }
 
-    /// Notes that `frame` is in the file. The caller holds the write lock, so frames are noted in order.
-    pub(crate) fn note_written(&self, frame: FrameId) {
-        self.state().written = frame;
+    /// Notes that the frames before `tip` are in the file. The caller holds the write lock, so frames are noted in
+    /// order.
+    pub(crate) fn note_written(&self, tip: LogPosition) {
+        self.state().written = tip;
     }
 
     /// Latches a failure: what is in the file is no longer known. Later failures do not replace the first one.

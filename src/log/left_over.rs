@@ -5,12 +5,11 @@
 //! removed only if no other handle has it locked, and
 //!
 //! - it has no whole header, and looks like the beginning of one; or
-//! - its header shows that it is the copy that was to be made here, or a new store without a frame, and its frames
-//!   show that it never had the copy's final name.
+//! - its header shows that it is the copy that was to be made here, or a new store without a frame, and it has no
+//!   mark: marks are written only once a log has its final name.
 //!
-//! A log that has had its final name ends exactly with a close frame, or has frames after one. A left-over has at
-//! most 8 zeros after its only close frame. A log that could replace this one and has had a name, for instance a
-//! salvaged store that an operator has put here, is kept as `<path>.damaged-<n>`. Anything else is an error.
+//! A log that could replace this one and has a mark, for instance a salvaged store that an operator has put here,
+//! is kept as `<path>.damaged-<n>`. Anything else is an error.
 //!
 //! Implements *Left-overs* in *Writing* of FORMAT.md.
 
@@ -19,13 +18,11 @@ use std::path::{Path, PathBuf};
 use rustix::io::Errno;
 
 use super::create::in_use;
-use super::header::read_header_page;
-use super::quarantine;
-use super::scan::{Concurrency, RawScanner, ScanItem};
+use super::header::read_first_pages;
+use super::{marks, quarantine};
 use crate::crypto::seal::GenerationId;
 use crate::format::SaltedCrc;
-use crate::format::frame::FrameKind;
-use crate::format::header::{self, HEADER_PAGE_LEN, Header, ParsedHeaderPage};
+use crate::format::header::{self, FIRST_FRAME_AT, ParsedHeaderPage};
 use crate::storage::names::{NEW, sibling};
 use crate::storage::{Access, File, PathKind, Storage, lock, paths};
 use crate::{Error, Result, events};
@@ -100,15 +97,17 @@ pub(crate) fn clear_silently(
 }
 
 fn verdict(file: &dyn File, path: &Path, expected: Unfinished<'_>) -> Result<Verdict> {
-    let page = read_header_page(file, path)?;
+    let pages = read_first_pages(file, path)?;
     let len = file.len().map_err(|source| Error::io("look at", path, source))?;
     let is_own_path = !matches!(expected, Unfinished::Copy(_));
-    Ok(match header::parse_page(&page) {
+    Ok(match header::parse_page(&pages) {
         ParsedHeaderPage::Valid(header) => {
-            let GenerationId { generation, store_id, .. } = header.id;
+            let GenerationId { generation, store_id, salt } = header.id;
+            let mark = marks::read(file, &SaltedCrc::new(&salt));
+            let has_had_a_name = mark.map_err(|source| Error::io("read", path, source))?.is_some();
             // Of a creation that a crash has interrupted, also if the next one was completed: a power cut may take
             // back the removal of the file and not the creation.
-            let is_new_store = generation == 1 && len <= HEADER_PAGE_LEN as u64;
+            let is_new_store = generation == 1 && len <= FIRST_FRAME_AT as u64;
             let is_expected = match expected {
                 Unfinished::Store => is_new_store,
                 Unfinished::NextGeneration(log) => {
@@ -119,7 +118,7 @@ fn verdict(file: &dyn File, path: &Path, expected: Unfinished<'_>) -> Result<Ver
             };
             if !is_expected {
                 Verdict::InTheWay("it is a store")
-            } else if !has_had_a_name(file, path, &header)? {
+            } else if !has_had_a_name {
                 Verdict::Remove
             } else if is_own_path {
                 Verdict::Keep
@@ -127,9 +126,11 @@ fn verdict(file: &dyn File, path: &Path, expected: Unfinished<'_>) -> Result<Ver
                 Verdict::InTheWay("it is a complete store")
             }
         }
-        ParsedHeaderPage::NotAStore | ParsedHeaderPage::Damaged if len <= HEADER_PAGE_LEN as u64 => {
-            // The header page was not durable yet. A power cut may leave anything in its place.
-            let may_be_header = page.iter().all(|&byte| byte == 0) || header::has_magic(&page);
+        ParsedHeaderPage::NotAStore | ParsedHeaderPage::Damaged | ParsedHeaderPage::CutShort
+            if len <= FIRST_FRAME_AT as u64 =>
+        {
+            // The first pages were not durable yet. A power cut may leave anything in their place.
+            let may_be_header = pages.iter().all(|&byte| byte == 0) || header::has_magic(&pages);
             match may_be_header {
                 true => Verdict::Remove,
                 false if is_own_path => Verdict::Keep,
@@ -137,28 +138,9 @@ fn verdict(file: &dyn File, path: &Path, expected: Unfinished<'_>) -> Result<Ver
             }
         }
         ParsedHeaderPage::NotAStore => Verdict::InTheWay("it is no store"),
-        ParsedHeaderPage::Damaged => Verdict::InTheWay("it is a damaged store"),
+        ParsedHeaderPage::Damaged | ParsedHeaderPage::CutShort => Verdict::InTheWay("it is a damaged store"),
         ParsedHeaderPage::Unsupported { .. } => Verdict::InTheWay("it is a store of another version"),
     })
-}
-
-/// Whether the log has ever had its final name. Needs no key: another key may have written it.
-fn has_had_a_name(file: &dyn File, path: &Path, header: &Header) -> Result<bool> {
-    let read_error = |source| Error::io("read", path, source);
-    let crc = SaltedCrc::new(&header.id.salt);
-    let first = HEADER_PAGE_LEN as u64;
-    let mut scanner = RawScanner::new(file, &crc, Concurrency::Exclusive, first, 0).map_err(read_error)?;
-    let mut is_closed = false;
-    loop {
-        match scanner.next().map_err(read_error)? {
-            ScanItem::Frame { .. } if is_closed => return Ok(true),
-            ScanItem::Frame { header, .. } => is_closed = header.kind == FrameKind::Close,
-            ScanItem::End => return Ok(is_closed && scanner.offset() == scanner.file_len()),
-            ScanItem::Torn { .. } => return Ok(is_closed),
-            // No crash leaves this. Whether a close frame was in what is damaged is not known.
-            ScanItem::Damage(_) | ScanItem::Tampered(_) => return Ok(true),
-        }
-    }
 }
 
 fn in_the_way(new: &Path, what: &str) -> Error {

@@ -1,14 +1,15 @@
 //! Recovery: from the path of a log to a log that is replayed, durable and ready for appends.
 //!
-//! After a clean stop, one reading of the log is enough. A clean log ends exactly with a close frame. `close`
-//! writes that frame only after all other frames are durable, and cuts the file there only after the close frame
-//! is durable too. So nothing is missing from the disk.
+//! After a clean stop, one reading of the log is enough. The last frame of a clean log is a close frame that the
+//! mark names. `close` writes that frame only after all other frames are durable, and marks it only after it is
+//! durable too. So nothing is missing from the disk.
 //!
 //! After any other stop, the first reading may show bytes that a power cut would take away. A process that was
 //! killed left frames in the page cache that no sync has covered. After a failed sync, the page cache can even
 //! show bytes that the kernel has given up writing. So recovery syncs the file, drops the page cache, and reads
 //! again from the disk. Only the end needs this: a frame with durable_seq = n proves that frames 1 to n are
-//! durable, so the second reading begins at the first frame that no later one vouches for, or a little before it.
+//! durable, and so do the mark and the base for the frames up to theirs. So the second reading begins at the first
+//! frame that nothing vouches for, or a little before it.
 //! If the two readings differ, the whole log is read once more, and that reading counts.
 //!
 //! Apart from zeros, recovery removes only a torn tail: bytes after the last whole frame that are not a frame, and
@@ -23,14 +24,17 @@ use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
 use super::create::{create_log, fill_random};
-use super::file::{LogFile, LogPosition};
-use super::header::open_log;
+use super::file::LogFile;
+use super::header::open_log_to_write;
 use super::left_over::{self, Unfinished};
 use super::quarantine;
 use super::replay::Replay;
-use super::scan::{Concurrency, Ending};
-use crate::format::header::{HEADER_PAGE_LEN, Header};
-use crate::index::QueueOrder;
+use super::scan::Concurrency;
+use super::writer::LogEnd;
+use crate::format::header::Header;
+use crate::format::mark::Mark;
+use crate::format::position::LogPosition;
+use crate::index::{Index, QueueOrder};
 use crate::storage::names::{NEW, sibling};
 use crate::storage::{self, File, RenameError, Storage, paths};
 use crate::{AgentKey, Anchor, Error, RecoveryReport, Result};
@@ -39,9 +43,9 @@ use crate::{AgentKey, Anchor, Error, RecoveryReport, Result};
 pub(crate) struct Recovered {
     pub(crate) log: Arc<LogFile>,
     pub(crate) header: Header,
-    pub(crate) replay: Replay,
-    /// The length of the file in bytes: the log and its preallocated space.
-    pub(crate) allocated: u64,
+    pub(crate) index: Index,
+    pub(crate) end: LogEnd,
+    pub(crate) mark: Option<Mark>,
     pub(crate) report: RecoveryReport,
 }
 
@@ -61,7 +65,7 @@ pub(crate) fn create(
     fill_random(storage, path, &mut store_id)?;
     let new = sibling(path, NEW);
     let folder = paths::open_folder(storage, path)?;
-    let (log, header) = create_log(storage, &new, path, 1, store_id, key)?;
+    let (log, header) = create_log(storage, &new, path, 1, store_id, 0, key)?;
     if let Err(error) = storage.rename(&new, log.file.id(), path, None) {
         // If this fails too, the file remains as after a crash.
         let _ = storage.remove_file(&new, log.file.id());
@@ -73,9 +77,10 @@ pub(crate) fn create(
     }
     // Guards against a power cut that removes the new name after calls were acknowledged.
     paths::sync(&*folder, path)?;
-    let replay = Replay::new(order, LogPosition::first(&header.authenticator));
-    let report = RecoveryReport { created: true, clean: true, ..report(&replay, started) };
-    Ok(Some(Recovered { log: Arc::new(log), header, replay, allocated: HEADER_PAGE_LEN as u64, report }))
+    let tip = LogPosition::first(&header.authenticator);
+    let report = RecoveryReport { created: true, clean: true, ..report(&Replay::new(order, tip), started) };
+    let end = LogEnd { tip, allocated: tip.end, values: 0, is_closed: false };
+    Ok(Some(Recovered { log: Arc::new(log), header, index: Index::new(order), end, mark: None, report }))
 }
 
 /// Opens an existing log, replays it, makes it durable, and quarantines a torn tail. `file` is the one at `path`,
@@ -95,7 +100,7 @@ pub(crate) fn open(
     expected: Option<&Anchor>,
 ) -> Result<Recovered> {
     let started = Instant::now();
-    let (mut log, header) = open_log(file, path, key)?;
+    let (mut log, header) = open_log_to_write(file, path, key)?;
     left_over::clear(storage, path, Unfinished::NextGeneration(&header.id))?;
     let first = LogPosition::first(&header.authenticator);
     let new_replay = || Replay::watching(order, first, expected.map(Anchor::seq));
@@ -104,7 +109,8 @@ pub(crate) fn open(
 
     // Opened now, so that a lack of descriptors cannot fail the first sync.
     let folder = paths::open_folder(storage, path)?;
-    let clean = replay.ends_closed && ending == (Ending { file_len: replay.tip.end, torn_until: None });
+    let is_marked = ending.mark.is_some_and(|mark| mark.position == replay.tip);
+    let clean = replay.ends_closed && ending.torn_until.is_none() && is_marked;
     if !clean {
         // Guards against a power cut after this open has reported frames that are only in the page cache. It also
         // makes the pages clean, so that the cache can be dropped.
@@ -112,8 +118,9 @@ pub(crate) fn open(
         // Guards against a power cut that undoes a rename: a crash may have come between the rename of a creation
         // or a compaction and the sync of its folder.
         paths::sync(&*folder, path)?;
-        let recheck_from = replay.recheck_from();
-        log.file.drop_cache(recheck_from.end).map_err(log.io("drop the page cache of"))?;
+        let recheck_from = replay.recheck_from(ending.proven);
+        let unproven = recheck_from.end..ending.file_len;
+        log.file.drop_cache(unproven).map_err(log.io("drop the page cache of"))?;
         let mut recheck = Replay::new(order, recheck_from);
         let recheck_ending = recheck.run(&log, Concurrency::Exclusive)?;
         if recheck.tip != replay.tip || recheck_ending != ending {
@@ -129,14 +136,15 @@ pub(crate) fn open(
         return Err(Error::Stale { path: path.to_path_buf(), what });
     }
     let mut report = RecoveryReport { clean, ..report(&replay, started) };
-    let mut allocated = ending.file_len;
+    let Replay { index, tip, ends_closed, values, .. } = replay;
+    let mut end = LogEnd { tip, allocated: ending.file_len, values, is_closed: ends_closed };
     if let Some(until) = ending.torn_until {
-        report.quarantined = Some(quarantine::quarantine_torn_tail(storage, &log, replay.tip.end, until)?);
-        report.quarantined_bytes = until - replay.tip.end;
-        allocated = replay.tip.end;
+        report.quarantined = Some(quarantine::quarantine_torn_tail(storage, &log, tip.end, until)?);
+        report.quarantined_bytes = until - tip.end;
+        end.allocated = tip.end;
     }
     report.took = started.elapsed();
-    Ok(Recovered { log: Arc::new(log), header, replay, allocated, report })
+    Ok(Recovered { log: Arc::new(log), header, index, end, mark: ending.mark, report })
 }
 
 fn report(replay: &Replay, started: Instant) -> RecoveryReport {
@@ -150,5 +158,26 @@ fn report(replay: &Replay, started: Instant) -> RecoveryReport {
         quarantined: None,
         salvaged: None,
         took: started.elapsed(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::storage::{Access, Disk};
+    use crate::{Batch, Store};
+
+    #[test]
+    fn the_values_of_earlier_sessions_count_toward_the_limit_of_their_key() {
+        let folder = tempfile::tempdir().unwrap();
+        let (path, key) = (folder.path().join("state.db"), AgentKey::new("key").unwrap());
+        let store = Store::open(&path, &key).unwrap();
+        store.write(Batch::new().enqueue_job("a", b"1").enqueue_job("b", b"2")).unwrap();
+        store.enqueue_job("a", b"3").unwrap();
+        store.ack_job("b").unwrap();
+        store.close().unwrap();
+        let file = Disk.open(&path, Access::Write).unwrap().into();
+        let recovered = open(&Disk, file, &path, &key, QueueOrder::RunId, None).unwrap();
+        assert_eq!(recovered.end.values, 3);
     }
 }

@@ -13,12 +13,13 @@
 
 use std::collections::VecDeque;
 
-use super::file::{LogFile, LogPosition};
+use super::file::LogFile;
 use super::scan::{self, Concurrency, Ending, OpenedFrame, Scanned, Scanner};
 use crate::Result;
 use crate::crypto::Tag;
 use crate::format::frame::FrameKind;
 use crate::format::location::ValueCursor;
+use crate::format::position::LogPosition;
 use crate::index::{Index, QueueOrder};
 
 /// The state of a log up to a position.
@@ -30,6 +31,8 @@ pub(crate) struct Replay {
     pub(crate) ends_closed: bool,
     pub(super) records: u64,
     pub(super) operations: u64,
+    /// How many values the records put, whether they are live or not.
+    pub(super) values: u64,
     /// The frame whose tag is compared with an anchor.
     watched_seq: Option<u64>,
     /// The tag of that frame; `None` if the log does not have it.
@@ -50,6 +53,7 @@ impl Replay {
             ends_closed: false,
             records: 0,
             operations: 0,
+            values: 0,
             watched_seq: None,
             watched_tag: None,
             before_last: None,
@@ -99,13 +103,17 @@ impl Replay {
         if let Some(manifest) = &frame.manifest {
             self.records += 1;
             self.operations += u64::from(manifest.count());
+            self.values += u64::from(manifest.puts());
             self.index.stage(manifest.operations(), ValueCursor::new(frame.offset, header));
         }
     }
 
-    /// A position at or before the first frame that no later frame proves to be durable.
-    pub(super) fn recheck_from(&self) -> LogPosition {
-        self.checkpoints.front().copied().unwrap_or(self.tip)
+    /// A position at or before the first frame that neither a later frame nor the frame `proven` proves to be
+    /// durable.
+    pub(super) fn recheck_from(&self, proven: Option<LogPosition>) -> LogPosition {
+        let before_proven = proven.filter(|proven| proven.seq <= self.tip.seq);
+        let vouched = self.checkpoints.front().copied().unwrap_or(self.tip);
+        before_proven.into_iter().chain([vouched]).max_by_key(|position| position.seq).unwrap_or(self.tip)
     }
 }
 

@@ -3,14 +3,15 @@
 //! A log in use ends in zeros:
 //!
 //! ```text
-//! 0        4096                         tip.end                   allocated
-//! | header | frame 1 | ... | frame n    | zeros                   |
+//! 0        4096        8192                         tip.end                   allocated
+//! | header | mark page | frame 1 | ... | frame n    | zeros                   |
 //! ```
 //!
 //! **Append.** A frame is encoded in memory and written over the zeros at the tip. The sync that follows makes
 //! only data durable: neither the file's length nor its blocks change, so the file system need not commit its
 //! journal. `append` returns a [`Pending`], which the caller waits for after it has released the write lock; so
-//! while one thread syncs, others append, and `group_commit` lets the next sync cover all of them.
+//! while one thread syncs, others append, and `group_commit` lets the next sync cover all of them. Just before
+//! some of these syncs, a mark is written: see `marks`.
 //!
 //! **Preallocation.** When the zeros run out, the writer adds more: an eighth of the log's length, at least
 //! 256 KiB and at most 4 MiB. On a full disk it makes do with less.
@@ -30,30 +31,57 @@
 //! Never repeats a failed sync, and never looks into values. Implements *Writing* of FORMAT.md.
 
 use std::io;
-use std::sync::{Arc, PoisonError};
+use std::sync::Arc;
 
-use super::file::{LogFile, LogPosition};
-use super::group_commit::{Failure, GroupCommit, Synced};
-use crate::crypto::NONCE_LEN;
+use super::commits::{Commits, Pending};
+use super::file::LogFile;
+use super::group_commit::{Failure, GroupCommit};
+use super::marks::Marks;
 use crate::format::encoding::{self, FrameSeal, Workspace};
-use crate::format::frame::{ALIGNMENT, FRAME_LEN_MAX, SEQ_MAX};
+use crate::format::frame::{FRAME_LEN_MAX, SEALINGS_MAX, SEQ_MAX};
 use crate::format::location::ValueCursor;
+use crate::format::mark::Mark;
+use crate::format::position::LogPosition;
 use crate::format::record::Change;
 use crate::storage::{self, Attributes, FileId, Storage, paths};
 use crate::{Error, Result};
 
 /// Appends frames to a log. A log has at most one writer at a time.
 pub(crate) struct LogWriter {
-    file: Arc<LogFile>,
-    storage: Arc<dyn Storage>,
+    commits: Arc<Commits>,
     /// After the last frame.
     tip: LogPosition,
     /// The length of the file. From the tip to here, the file contains zeros.
     allocated: u64,
-    /// Whether nothing was written since the log was closed.
+    /// How many values were sealed in this generation.
+    values: u64,
+    /// Whether the last frame is a close frame, and durable.
     is_closed: bool,
-    group_commit: Arc<GroupCommit>,
     workspace: Workspace,
+}
+
+/// Where a log ends, for the writer that continues it. Everything up to there is durable.
+pub(crate) struct LogEnd {
+    pub(crate) tip: LogPosition,
+    /// The length of the file.
+    pub(crate) allocated: u64,
+    /// How many values were sealed in this generation.
+    pub(crate) values: u64,
+    /// Whether the last frame is a close frame.
+    pub(crate) is_closed: bool,
+}
+
+/// How much there is in a log, for the decision to compact it.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct LogSize {
+    /// Where the last frame ends.
+    pub(crate) len: u64,
+    /// The same with the preallocated space.
+    pub(crate) file_len: u64,
+    /// The number of the last frame.
+    pub(crate) seq: u64,
+    /// How many values were sealed.
+    pub(crate) values: u64,
 }
 
 /// A frame that is in the file, but not durable yet.
@@ -63,61 +91,48 @@ pub(crate) struct Written {
     pub(crate) pending: Pending,
 }
 
-/// All frames up to one of them, which may not be durable yet. It does not borrow the writer, so the caller can
-/// wait without the write lock.
-pub(crate) struct Pending {
-    file: Arc<LogFile>,
-    group_commit: Arc<GroupCommit>,
-    seq: u64,
-}
-
-impl Pending {
-    /// Waits until the frames are durable. Syncs if no other thread is syncing.
-    pub(crate) fn wait(&self) -> Result<()> {
-        let sync = || {
-            // Guards against a power cut after the call has returned.
-            self.file.file.sync_data()?;
-            let mut unsynced_folder = self.file.unsynced_folder.lock().unwrap_or_else(PoisonError::into_inner);
-            if let Some(folder) = &*unsynced_folder {
-                // Guards against a power cut that takes the name of a log that was put in its place before it was
-                // opened.
-                folder.sync()?;
-                *unsynced_folder = None;
-            }
-            let has_name = self.file.file.names()? > 0;
-            Ok(if has_name { Synced::Named } else { Synced::Nameless })
-        };
-        self.group_commit.wait_durable(self.seq, sync).map_err(|failure| match failure {
-            Failure::Replaced => Error::Replaced { path: self.file.path.clone() },
-            Failure::Io { kind, os_code } => {
-                let source = os_code.map_or_else(|| kind.into(), io::Error::from_raw_os_error);
-                Error::io("sync", &self.file.path, source)
-            }
-        })
-    }
-}
-
 impl LogWriter {
-    /// Starts at `tip`, up to which everything is durable. `allocated` is the length of the file in bytes.
-    /// `is_closed` says whether the frame before `tip` is a close frame.
-    pub(crate) fn new(
-        file: Arc<LogFile>,
-        storage: Arc<dyn Storage>,
-        tip: LogPosition,
-        allocated: u64,
-        is_closed: bool,
-    ) -> Self {
-        let group_commit = Arc::new(GroupCommit::new(tip.frame_id()));
-        LogWriter { file, storage, tip, allocated, is_closed, group_commit, workspace: Workspace::default() }
+    /// Continues a log that has its name, and writes marks to it. `last` is its mark.
+    pub(crate) fn new(file: Arc<LogFile>, storage: Arc<dyn Storage>, end: LogEnd, last: Option<Mark>) -> Self {
+        let marks = Marks::new(last, storage.clock_ns());
+        LogWriter::continuing(Commits::new(file, storage, end.tip, Some(marks)), end)
+    }
+
+    /// Begins a log that does not have its name yet.
+    pub(crate) fn of_new_log(file: Arc<LogFile>, storage: Arc<dyn Storage>, tip: LogPosition) -> Self {
+        let end = LogEnd { tip, allocated: tip.end, values: 0, is_closed: false };
+        LogWriter::continuing(Commits::new(file, storage, tip, None), end)
+    }
+
+    fn continuing(commits: Commits, LogEnd { tip, allocated, values, is_closed }: LogEnd) -> Self {
+        let commits = Arc::new(commits);
+        LogWriter { commits, tip, allocated, values, is_closed, workspace: Workspace::default() }
     }
 
     pub(crate) fn group_commit(&self) -> &GroupCommit {
-        &self.group_commit
+        &self.commits.group_commit
+    }
+
+    pub(crate) fn commits(&self) -> &Arc<Commits> {
+        &self.commits
+    }
+
+    /// Where a finished log ends: all of it is durable, and its last frame is a close frame.
+    pub(super) fn end(&self) -> LogEnd {
+        LogEnd { tip: self.tip, allocated: self.allocated.max(self.tip.end), values: self.values, is_closed: true }
+    }
+
+    pub(crate) fn size(&self) -> LogSize {
+        LogSize { len: self.tip.end, file_len: self.allocated, seq: self.tip.seq, values: self.values }
+    }
+
+    fn file(&self) -> &LogFile {
+        &self.commits.file
     }
 
     /// All frames that have been written so far.
     pub(crate) fn pending(&self) -> Pending {
-        Pending { file: Arc::clone(&self.file), group_commit: Arc::clone(&self.group_commit), seq: self.tip.seq }
+        Pending::new(&self.commits, self.tip.seq)
     }
 
     pub(crate) fn tip(&self) -> LogPosition {
@@ -130,47 +145,47 @@ impl LogWriter {
 
     /// Fails for good if the path means another file by now, or the file was cut.
     pub(crate) fn check_place(&self) -> Result<()> {
-        let path = &self.file.path;
-        if paths::id_at(&*self.storage, path)? == Some(self.file_id()) {
+        let path = &self.file().path;
+        if paths::id_at(&*self.commits.storage, path)? == Some(self.file_id()) {
             return self.check_length();
         }
-        self.group_commit.fail(Failure::Replaced);
+        self.group_commit().fail(Failure::Replaced);
         Err(Error::Replaced { path: path.clone() })
     }
 
     /// Fails for good if somebody has cut the file: what is written after the cut could not be read again.
     fn check_length(&self) -> Result<()> {
-        let len = self.file.file.len().map_err(self.file.io("look at"))?;
+        let len = self.file().file.len().map_err(self.file().io("look at"))?;
         if len >= self.tip.end {
             return Ok(());
         }
-        self.group_commit.fail(&io::Error::from(io::ErrorKind::UnexpectedEof));
-        Err(Error::corrupt(&self.file.path, len, "another process has cut the file while it was open"))
+        self.group_commit().fail(&io::Error::from(io::ErrorKind::UnexpectedEof));
+        Err(Error::corrupt(&self.file().path, len, "another process has cut the file while it was open"))
     }
 
     /// Fails if the log takes no more writes.
     pub(crate) fn check_not_failed(&self) -> Result<()> {
-        match self.group_commit.failure() {
+        match self.group_commit().failure() {
             None => Ok(()),
-            Some(Failure::Replaced) => Err(Error::Replaced { path: self.file.path.clone() }),
-            Some(Failure::Io { .. }) => Err(Error::failed(&self.file.path)),
+            Some(Failure::Replaced) => Err(Error::Replaced { path: self.file().path.clone() }),
+            Some(Failure::Io { .. }) => Err(Error::failed(&self.file().path)),
         }
     }
 
     /// Frees the lock on the file.
     pub(crate) fn unlock(&self) {
         // If this fails, closing the file unlocks, unless a child of a fork has a copy of it.
-        let _ = self.file.file.unlock();
+        let _ = self.file().file.unlock();
     }
 
     /// Which file this writes.
     pub(crate) fn file_id(&self) -> FileId {
-        self.file.file.id()
+        self.file().file.id()
     }
 
     /// The owner, the permissions and the like of the file.
     pub(crate) fn attributes(&self) -> Result<Attributes> {
-        self.file.file.attributes().map_err(self.file.io("look at"))
+        self.file().file.attributes().map_err(self.file().io("look at"))
     }
 
     /// Appends one record. On return it is in the file, but not durable until [`Pending::wait`] returns.
@@ -190,29 +205,36 @@ impl LogWriter {
         self.write(changes)
     }
 
-    /// Ends the log cleanly, durably: syncs it, writes a close frame, syncs that, and cuts off the preallocated
-    /// space.
+    /// Ends the log cleanly, durably: syncs it, writes a close frame, syncs that, marks it, and cuts off the
+    /// preallocated space.
     ///
     /// If the disk has no space even for a close frame, the log ends without one: it is synced and cut. If nothing
-    /// was written since the log was closed, it is only cut.
+    /// was written since the log was closed, it is only marked and cut.
     pub(crate) fn close(&mut self) -> Result<()> {
         self.check_place()?;
         if !self.is_closed {
             self.write_close_frame()?;
-            self.is_closed = true;
         }
-        // Not synced: if a power cut brings the zeros back, the log is merely unclean.
+        // Not synced: if a power cut loses the mark, the log is merely unclean.
+        self.commits.write_mark(self.tip)?;
+        // Not synced: zeros that a power cut brings back do no harm.
         if self.allocated > self.tip.end { self.cut_to(self.tip.end) } else { Ok(()) }
     }
 
     fn write_close_frame(&mut self) -> Result<()> {
         // Guards against a power cut that keeps the close frame but loses frames before it, which it vouches for.
         self.pending().wait()?;
-        // With zeros after the close frame, the log does not look clean: the frame's own sync may fail.
-        let len = encoding::frame_len(&[]) + ALIGNMENT as u64;
-        match self.make_room(len, 0).and_then(|()| self.write(&[])) {
-            // Guards against a power cut after close has reported success.
-            Ok(written) => written.pending.wait(),
+        let before = self.tip;
+        match self.make_room(encoding::frame_len(&[]), 0).and_then(|()| self.write(&[])) {
+            Ok(written) => {
+                // Durable with the next sync, so that a power cut that loses the mark of the close frame leaves
+                // one.
+                self.commits.write_mark(before)?;
+                // Guards against a power cut after close has reported success.
+                written.pending.wait()?;
+                self.is_closed = true;
+                Ok(())
+            }
             Err(Error::Full { .. }) => Ok(()),
             Err(error) => Err(error),
         }
@@ -245,9 +267,9 @@ impl LogWriter {
     }
 
     fn cut_to(&mut self, len: u64) -> Result<()> {
-        self.file.file.set_len(len).map_err(|source| {
-            self.group_commit.fail(&source);
-            Error::io("cut off the preallocated space of", &self.file.path, source)
+        self.file().file.set_len(len).map_err(|source| {
+            self.group_commit().fail(&source);
+            Error::io("cut off the preallocated space of", &self.file().path, source)
         })?;
         self.allocated = len;
         Ok(())
@@ -256,15 +278,22 @@ impl LogWriter {
     /// Writes a frame at the tip: a record, or a close frame if there are no changes.
     fn write(&mut self, changes: &[Change<'_>]) -> Result<Written> {
         let seq = self.tip.seq + 1;
+        let values = self.values + changes.iter().filter(|change| change.is_put()).count() as u64;
         if seq > SEQ_MAX {
             return Err(Error::TooLarge { what: "a generation's count of frames", len: seq, max: SEQ_MAX });
         }
+        if seq + values > SEALINGS_MAX {
+            let what = "a generation's count of frames and values";
+            return Err(Error::TooLarge { what, len: seq + values, max: SEALINGS_MAX });
+        }
+        let LogFile { sealer, nonces, crc, file, .. } = &*self.commits.file;
         // Fetched for each attempt, and none ahead: a process that is restored from a snapshot of its memory would
         // use those again.
-        let mut nonce = [0; NONCE_LEN];
-        self.storage.fill_random(&mut nonce).map_err(self.file.io("get a random nonce for"))?;
-        let LogFile { sealer, crc, file, .. } = &*self.file;
-        let durable_seq = self.group_commit.durable().seq;
+        let mut random = [0; 32];
+        let storage = &self.commits.storage;
+        storage.fill_random(&mut random).map_err(self.file().io("get random bytes for"))?;
+        let nonce = nonces.nonce(&random, storage.clock_ns(), seq, &self.tip.chain);
+        let durable_seq = self.group_commit().durable().seq;
         let seal = FrameSeal { sealer, crc, chain: &self.tip.chain, seq, durable_seq, nonce };
         let encoded = encoding::encode(changes, &seal, &mut self.workspace, |bytes, at| {
             storage::write_all_at(&**file, bytes, self.tip.end + at as u64)
@@ -276,20 +305,21 @@ impl LogWriter {
         };
         let locations = ValueCursor::new(self.tip.end, &header);
         self.tip = LogPosition { end: self.tip.end + u64::from(header.len), seq, chain };
+        self.values = values;
         self.is_closed = false;
-        self.group_commit.note_written(self.tip.frame_id());
+        self.group_commit().note_written(self.tip);
         Ok(Written { locations, pending: self.pending() })
     }
 
     /// Cuts off what a failed write has left after the tip. Returns the error for the caller.
     fn undo_write(&mut self, error: io::Error) -> Error {
-        let cut = self.file.file.set_len(self.tip.end);
+        let cut = self.file().file.set_len(self.tip.end);
         if cut.is_ok() && storage::is_full(&error) {
             self.allocated = self.tip.end;
-            return storage::full_or_io("write", &self.file.path)(error);
+            return storage::full_or_io("write", &self.file().path)(error);
         }
-        self.group_commit.fail(&error);
-        Error::io("write", &self.file.path, error)
+        self.group_commit().fail(&error);
+        Error::io("write", &self.file().path, error)
     }
 
     /// Ensures `len` zeroed bytes after the tip for the next frame, and the reserve after them if the disk has
@@ -312,12 +342,12 @@ impl LogWriter {
             // else was written, so the log has not failed.
             self.cut_to(self.allocated)?;
             if !storage::is_full(&error) {
-                return Err(Error::io("allocate space in", &self.file.path, error));
+                return Err(Error::io("allocate space in", &self.file().path, error));
             }
             full = Some(error);
         }
         let full = full.unwrap_or_else(|| io::ErrorKind::StorageFull.into());
-        Err(storage::full_or_io("allocate space in", &self.file.path)(full))
+        Err(storage::full_or_io("allocate space in", &self.file().path)(full))
     }
 
     /// Extends the file with zeros up to `target`, for a frame that ends at `frame_end`.
@@ -329,6 +359,8 @@ impl LogWriter {
         let from = self.allocate_for(frame_end)?;
         self.write_zeros(from, target)?;
         self.allocated = target;
+        // The next sync commits the file system's journal anyway.
+        self.commits.marks.iter().for_each(Marks::set_due);
         Ok(())
     }
 
@@ -337,7 +369,7 @@ impl LogWriter {
         if frame_end < self.allocated + ALLOCATED_LEN_MIN {
             return Ok(self.allocated);
         }
-        match self.file.file.allocate(frame_end) {
+        match self.file().file.allocate(frame_end) {
             Ok(()) => Ok(frame_end),
             Err(error) if error.kind() == io::ErrorKind::Unsupported => Ok(self.allocated),
             Err(error) => Err(error),
@@ -349,7 +381,7 @@ impl LogWriter {
         while at < until {
             let len = (until - at).min(ZEROS.len() as u64);
             #[allow(clippy::cast_possible_truncation, reason = "at most the length of ZEROS")]
-            storage::write_all_at(&*self.file.file, &ZEROS[..len as usize], at)?;
+            storage::write_all_at(&*self.file().file, &ZEROS[..len as usize], at)?;
             at += len;
         }
         Ok(())
@@ -401,22 +433,31 @@ mod tests {
         value: [&[]; 2],
     };
 
-    /// A new log whose last frame claims to have been `seq`.
-    fn log_at(seq: u64, folder: &Path) -> LogWriter {
+    /// A new log whose last frame claims to have been `seq`, after `values` values.
+    fn log_at(seq: u64, values: u64, folder: &Path) -> LogWriter {
         let path = folder.join("state.db");
         let file: Arc<dyn File> = Disk.open(&path, Access::CreateNew).unwrap().into();
-        file.set_len(4096).unwrap();
+        file.set_len(8192).unwrap();
         let id = GenerationId { generation: 1, store_id: [1; 16], salt: [2; 32] };
-        let sealer = Prk::extract(&id.salt, &AgentKey::new("key").unwrap()).frame_sealer(&id);
-        let log = LogFile { path, file, unsynced_folder: Mutex::default(), sealer, crc: SaltedCrc::new(&id.salt) };
-        let tip = LogPosition { end: 4096, seq, chain: [0; TAG_LEN] };
-        LogWriter::new(Arc::new(log), Arc::new(Disk), tip, tip.end, false)
+        let prk = Prk::extract(&id.salt, &AgentKey::new("key").unwrap());
+        let log = LogFile {
+            path,
+            file,
+            unsynced_folder: Mutex::default(),
+            sealer: prk.frame_sealer(&id),
+            nonces: prk.nonce_key(&id),
+            crc: SaltedCrc::new(&id.salt),
+            base: None,
+        };
+        let tip = LogPosition { end: 8192, seq, chain: [0; TAG_LEN] };
+        let end = LogEnd { tip, allocated: tip.end, values, is_closed: false };
+        LogWriter::new(Arc::new(log), Arc::new(Disk), end, None)
     }
 
     #[test]
     fn a_frame_after_the_last_seq_is_refused_and_leaves_the_log_unchanged() {
         let folder = tempfile::tempdir().unwrap();
-        let mut log = log_at(SEQ_MAX - 1, folder.path());
+        let mut log = log_at(SEQ_MAX - 1, 0, folder.path());
         log.append(&[CHANGE]).unwrap();
         let tip = log.tip();
         assert_eq!(tip.seq, SEQ_MAX);
@@ -425,12 +466,24 @@ mod tests {
     }
 
     #[test]
+    fn a_record_with_more_values_than_a_generation_may_seal_is_refused_and_leaves_the_log_unchanged() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut log = log_at(9, SEALINGS_MAX - 13, folder.path());
+        let put = |key| Change::put(Bucket::Queue, key, &[], b"job");
+        log.append(&[put(b"a"), put(b"b")]).unwrap();
+        let tip = log.tip();
+        assert!(matches!(log.append(&[put(b"c")]), Err(Error::TooLarge { max: SEALINGS_MAX, .. })));
+        assert_eq!(log.tip(), tip);
+        log.append(&[]).unwrap();
+    }
+
+    #[test]
     fn the_reserve_is_released_only_with_all_space_and_can_be_retaken() {
         let folder = tempfile::tempdir().unwrap();
-        let mut log = log_at(0, folder.path());
+        let mut log = log_at(0, 0, folder.path());
         log.append(&[CHANGE]).unwrap();
         let end = log.tip().end;
-        let mut release = |what| (log.release(what).unwrap(), log.allocated(), log.file.file.len().unwrap());
+        let mut release = |what| (log.release(what).unwrap(), log.allocated(), log.file().file.len().unwrap());
         let reserve_only = end + RESERVE_LEN;
         assert_eq!(release(Release::AllButReserve), (true, reserve_only, reserve_only));
         assert_eq!(release(Release::AllButReserve), (false, reserve_only, reserve_only));
@@ -439,6 +492,6 @@ mod tests {
         assert_eq!(release(Release::AllButReserve), (false, end, end));
         log.retake_reserve();
         assert!(log.allocated() >= reserve_only);
-        assert_eq!(log.file.file.len().unwrap(), log.allocated());
+        assert_eq!(log.file().file.len().unwrap(), log.allocated());
     }
 }

@@ -9,11 +9,11 @@ use std::sync::Arc;
 use crate::format::bucket::{
     Bucket, CONFIG_KEY, DROPPED_KEY, HEARTBEAT_KEY, LogKey, RUN_ID_LEN_MAX, SESSION_KEY, VALUE_PREFIX_LEN,
 };
-use crate::format::header::HEADER_PAGE_LEN;
+use crate::format::header::FIRST_FRAME_AT;
 use crate::format::location::Location;
+use crate::format::position::LogPosition;
 use crate::format::record::VALUE_LEN_MAX;
 use crate::index::{Index, Key};
-use crate::log::file::LogPosition;
 use crate::log::values::{ValueReader, Values};
 use crate::{CompactionStats, Error, Result, Stats};
 
@@ -26,7 +26,7 @@ pub(crate) use calls::impl_reading_calls;
 
 /// The part of [`Stats`] that follows from an index and the position at the end of its log.
 pub(crate) fn stats(index: &Index, generation: u64, tip: LogPosition, file_len: u64) -> Stats {
-    let frames_len = tip.end - HEADER_PAGE_LEN as u64;
+    let frames_len = tip.end - FIRST_FRAME_AT as u64;
     Stats {
         generation,
         seq: tip.seq,

@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use crate::crypto::TAG_LEN;
 use crate::format::bucket::{BUCKET_COUNT, Bucket};
 use crate::format::location::Location;
+use crate::format::position::LogPosition;
 use crate::format::record::{Action, Manifest, Operation};
 use crate::log::scan::{Gap, OpenFrame};
 use crate::{Lost, LostKey};
@@ -84,6 +85,18 @@ impl Losses {
         }
         let what = "frames that are damaged or cannot be authenticated";
         self.gaps.push(Lost { offset, len: end - offset, first_seq, last_seq, keys: Vec::new(), what });
+    }
+
+    /// Notes that frames may be missing from the end of the log, after `tip`: its base record, which would show
+    /// it, is lost.
+    pub(crate) fn note_unknown_end(&mut self, tip: LogPosition) {
+        if self.gaps.len() == LOST_MAX {
+            self.more_gaps += 1;
+            return;
+        }
+        let what = "frames that the log may have had here: its base record, which would show them, is damaged";
+        let (offset, first_seq) = (tip.end, tip.seq + 1);
+        self.gaps.push(Lost { offset, len: 0, first_seq, last_seq: None, keys: Vec::new(), what });
     }
 
     /// The losses in the order of the file, how many more there are, and whether keys may have older values again.

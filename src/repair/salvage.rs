@@ -12,9 +12,9 @@ use crate::crypto::seal::GenerationId;
 use crate::format::bucket::{Bucket, CONFIG_KEY, SESSION_KEY};
 use crate::format::header::Header;
 use crate::format::location::ValueCursor;
+use crate::format::position::LogPosition;
 use crate::index::QueueOrder;
 use crate::log::builder::LogBuilder;
-use crate::log::file::LogPosition;
 use crate::log::header;
 use crate::log::left_over::{self, Unfinished};
 use crate::log::place::{self, Purpose};
@@ -63,7 +63,7 @@ use crate::{AgentKey, Anchor, Error, Result, SalvageReport};
 /// store.close()?;
 ///
 /// let mut bytes = std::fs::read(&path)?;
-/// let second_payload = 4096 + 120 + 100;
+/// let second_payload = 8192 + 120 + 100;
 /// bytes[second_payload] ^= 1;
 /// std::fs::write(&path, bytes)?;
 /// assert!(matches!(Store::open(&path, &key), Err(Error::Corrupt { .. })));
@@ -107,6 +107,8 @@ pub(crate) fn salvage_on(
 pub(crate) struct Source {
     values: Values,
     pub(crate) header: Header,
+    /// Whether the log has a base record, and none of its copies can be used.
+    is_base_lost: bool,
     /// The log must contain the frame of this anchor, or a later one.
     expected: Option<Anchor>,
 }
@@ -115,10 +117,11 @@ impl Source {
     /// Checks the key of a log, which is at `path`. Puts the header together from both copies if neither is
     /// intact.
     pub(crate) fn of(file: Arc<dyn File>, path: &Path, key: &AgentKey) -> Result<Self> {
-        let page = header::read_header_page(&*file, path)?;
-        let (header, _) = header::recover_header(&page, path, key)?;
-        let log = header::with_keys(file, path, key, &header)?;
-        Ok(Source { values: Values::new(Arc::new(log), false), header, expected: None })
+        let pages = header::read_first_pages(&*file, path)?;
+        let (header, _) = header::recover_header(&pages, path, key)?;
+        let (log, base_damage) = header::with_keys(file, path, key, &header, &pages)?;
+        let values = Values::new(Arc::new(log), false);
+        Ok(Source { values, header, is_base_lost: base_damage.is_some(), expected: None })
     }
 
     /// Makes [`copy_into`](Self::copy_into) fail with `Stale` if the log is older than the anchor.
@@ -164,6 +167,9 @@ impl Source {
             }
         };
         self.check_age(at_anchor, resync.tip())?;
+        if self.is_base_lost {
+            losses.note_unknown_end(resync.tip());
+        }
         let Salvaged { mut new, records, operations } = salvaged;
         new.flush()?;
         new.finish(|_| Ok(()))?;

@@ -9,15 +9,17 @@ use std::sync::Arc;
 use super::verify_report::{FaultKind, FrameInfo, OperationInfo, VerifyReport};
 use crate::crypto::secret_vec::SecretVec;
 use crate::format::SaltedCrc;
+use crate::format::base;
 use crate::format::frame::{FrameHeader, FrameKind};
 use crate::format::header::{self as header_page, Header};
 use crate::format::location::ValueCursor;
+use crate::format::mark::Mark;
+use crate::format::position::LogPosition;
 use crate::format::record::Manifest;
-use crate::log::file::LogPosition;
-use crate::log::header;
 use crate::log::place::{self, Purpose};
 use crate::log::scan::{Concurrency, OpenFrame, RawScanner, Resync, ResyncItem, ScanItem};
 use crate::log::values::Values;
+use crate::log::{header, marks};
 use crate::storage::{Disk, File, Storage, paths};
 use crate::{AgentKey, Error, Result};
 
@@ -90,16 +92,14 @@ pub(crate) fn verify_on(
     let file_len = file.len().map_err(|source| Error::io("look at", &path, source))?;
     let report = VerifyReport::new(&path, key.is_some(), file_len);
     let mut check = Check { storage, report, durable_seq: 0, each: &mut each };
-    let page = header::read_header_page(&*file, &path)?;
+    let pages = header::read_first_pages(&*file, &path)?;
     let parsed = match key {
-        Some(key) => header::recover_header(&page, &path, key),
-        None => header::parse_header_page(&page, &path).map(|header| (header, None)),
+        Some(key) => header::recover_header(&pages, &path, key),
+        None => header::parse_first_pages(&pages, &path).map(|header| (header, None)),
     };
     let header = match parsed {
         Ok((header, None)) => {
-            for (offset, what) in header_page::copy_faults(&page) {
-                check.report.note(offset, FaultKind::Header, what);
-            }
+            check.note_faults(header_page::copy_faults(&pages));
             header
         }
         Ok((header, Some(damage))) => {
@@ -112,11 +112,21 @@ pub(crate) fn verify_on(
         }
     };
     check.report.generation = header.id.generation;
-    match key {
-        Some(key) => check.check_seals(file, key, &header)?,
-        None => check.check_crcs(&*file, &header)?,
+    let crc = SaltedCrc::new(&header.id.salt);
+    if header.has_base() {
+        check.note_faults(base::copy_faults(&pages, &crc));
     }
-    check.report.ends_closed &= check.report.log_len == check.report.file_len;
+    let (torn_marks, stray) =
+        marks::check(&*file, &crc, storage).map_err(|source| Error::io("read", &path, source))?;
+    check.report.torn_marks = torn_marks;
+    let what = "the mark page has non-zero bytes that belong to nothing";
+    check.note_faults(stray.map(|at| (at, what)));
+    match key {
+        Some(key) => check.check_seals(file, key, &header, &pages)?,
+        None => check.check_crcs(&*file, &header, &pages)?,
+    }
+    // Those of the first pages were noted one page at a time.
+    check.report.faults.sort_by_key(|fault| fault.offset);
     Ok(check.report)
 }
 
@@ -130,14 +140,27 @@ struct Check<'a> {
 }
 
 impl Check<'_> {
+    fn note_faults(&mut self, faults: impl IntoIterator<Item = (u64, &'static str)>) {
+        for (offset, what) in faults {
+            self.report.note(offset, FaultKind::Header, what);
+        }
+    }
+
     /// Without the key: checks every frame's CRCs and seq.
-    fn check_crcs(&mut self, file: &dyn File, header: &Header) -> Result<()> {
+    fn check_crcs(&mut self, file: &dyn File, header: &Header, pages: &[u8]) -> Result<()> {
         let path = self.report.path.clone();
         let read_error = |source| Error::io("read", &path, source);
         let crc = SaltedCrc::new(&header.id.salt);
-        let first = LogPosition::first(&header.authenticator);
-        let mut scanner = RawScanner::new(file, &crc, Concurrency::WithWriter(self.storage), first.end, first.seq)
-            .map_err(read_error)?;
+        let base = match header::find_base(pages, header, None, &crc, &path) {
+            Ok(base) => base,
+            Err(damage) => {
+                self.report.note_error(damage)?;
+                None
+            }
+        };
+        let (concurrency, first) =
+            (Concurrency::WithWriter(self.storage), LogPosition::first(&header.authenticator));
+        let mut scanner = RawScanner::new(file, &crc, base, concurrency, first).map_err(read_error)?;
         loop {
             let offset = scanner.offset();
             let (kind, what) = match scanner.next().map_err(read_error)? {
@@ -158,13 +181,22 @@ impl Check<'_> {
                 break;
             }
         }
-        self.report.file_len = scanner.file_len();
+        self.note_end(scanner.file_len(), scanner.mark());
         Ok(())
     }
 
+    /// Notes the length of the file, and whether the log is clean.
+    fn note_end(&mut self, file_len: u64, mark: Option<Mark>) {
+        self.report.file_len = file_len;
+        let is_marked = mark.is_some_and(|mark| mark.position.end == self.report.log_len);
+        self.report.ends_closed &= is_marked && self.report.torn_len == 0;
+    }
+
     /// With the key: opens every frame and every value.
-    fn check_seals(&mut self, file: Arc<dyn File>, key: &AgentKey, header: &Header) -> Result<()> {
-        let log = Arc::new(header::with_keys(file, &self.report.path, key, header)?);
+    fn check_seals(&mut self, file: Arc<dyn File>, key: &AgentKey, header: &Header, pages: &[u8]) -> Result<()> {
+        let (log, base_damage) = header::with_keys(file, &self.report.path, key, header, pages)?;
+        base_damage.map_or(Ok(()), |damage| self.report.note_error(damage))?;
+        let log = Arc::new(log);
         let values = Values::new(Arc::clone(&log), false);
         let mut resync =
             Resync::new(&log, Concurrency::WithWriter(self.storage), LogPosition::first(&header.authenticator))?;
@@ -186,7 +218,7 @@ impl Check<'_> {
                 }
             }
         }
-        self.report.file_len = resync.file_len();
+        self.note_end(resync.file_len(), resync.mark());
         Ok(())
     }
 

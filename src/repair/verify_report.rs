@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use crate::format::bucket::Bucket;
-use crate::format::header::HEADER_PAGE_LEN;
+use crate::format::header::FIRST_FRAME_AT;
 use crate::format::record::{Action, Operation};
 use crate::{Error, Result};
 
@@ -19,7 +19,7 @@ pub struct VerifyReport {
     pub generation: u64,
     /// Whether a key was given: if so, all seals were checked, otherwise only CRCs.
     pub with_key: bool,
-    /// Whether the file ends with a close frame, as a clean close leaves it.
+    /// Whether the log ends with a close frame that the mark names, as a clean close and a compaction leave it.
     pub ends_closed: bool,
     /// The number of whole frames.
     pub frames: u64,
@@ -32,6 +32,9 @@ pub struct VerifyReport {
     /// The length in bytes of the torn tail that a crash left after the last whole frame. It is no fault: the next
     /// open quarantines it.
     pub torn_len: u64,
+    /// How many of the two marks, which note how far the log was durable, are torn. It is no fault: a power cut
+    /// can leave one, and the store writes over it.
+    pub torn_marks: u64,
     /// The first 1000 faults, in the order of the file.
     pub faults: Vec<Fault>,
     /// The number of faults after the first 1000.
@@ -73,8 +76,9 @@ impl VerifyReport {
             frames: 0,
             operations: 0,
             values: 0,
-            log_len: HEADER_PAGE_LEN as u64,
+            log_len: FIRST_FRAME_AT as u64,
             torn_len: 0,
+            torn_marks: 0,
             faults: Vec::new(),
             more_faults: 0,
         }
@@ -118,7 +122,8 @@ pub struct Fault {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum FaultKind {
-    /// The header page was changed, but one copy of the header is intact: the store can still be opened.
+    /// The header page or the mark page was changed, but one copy of the header, and of the base record if there
+    /// is one, is intact: the store can still be opened.
     Header,
     /// Bytes that had been durable were changed or lost.
     Damage,

@@ -6,6 +6,8 @@
 use std::ffi::OsString;
 use std::fs;
 use std::io::{self, ErrorKind};
+use std::num::NonZeroU64;
+use std::ops::Range;
 #[cfg(target_os = "linux")]
 use std::os::fd::AsFd;
 use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
@@ -351,11 +353,13 @@ impl File for DiskFile {
         Ok(rustix::fs::fdatasync(&self.file)?)
     }
 
-    fn drop_cache(&self, offset: u64) -> io::Result<()> {
-        // The kernel keeps a folio that is only partly in the range. So the range begins where a folio of any
-        // length begins.
-        let start = offset & !(FOLIO_LEN_MAX - 1);
-        Ok(retry_on_intr(|| rustix::fs::fadvise(&self.file, start, None, rustix::fs::Advice::DontNeed))?)
+    fn drop_cache(&self, range: Range<u64>) -> io::Result<()> {
+        // The kernel keeps a folio that is only partly in the range. So the range begins and ends where a folio of
+        // any length begins and ends.
+        let start = range.start & !(FOLIO_LEN_MAX - 1);
+        let end = range.end.saturating_add(FOLIO_LEN_MAX - 1) & !(FOLIO_LEN_MAX - 1);
+        let len = NonZeroU64::new(end.saturating_sub(start));
+        Ok(retry_on_intr(|| rustix::fs::fadvise(&self.file, start, len, rustix::fs::Advice::DontNeed))?)
     }
 
     fn map(&self) -> io::Result<Option<Map>> {

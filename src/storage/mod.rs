@@ -7,9 +7,10 @@
 use std::ffi::OsString;
 use std::fmt::Debug;
 use std::io::{self, ErrorKind};
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use crate::Error;
 
@@ -112,6 +113,11 @@ pub trait Storage: Debug + Send + Sync {
     fn open_folder(&self, path: &Path) -> io::Result<Box<dyn Folder>>;
     /// Fills `bytes` from the operating system's random generator.
     fn fill_random(&self, bytes: &mut [u8]) -> io::Result<()>;
+    /// The time since 1970 in nanoseconds, as far as the operating system knows it. It may jump.
+    fn clock_ns(&self) -> u64 {
+        let since_1970 = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        u64::try_from(since_1970.as_nanos()).unwrap_or(u64::MAX)
+    }
     /// Pauses a reader, so that a write in another process can end, or one that waits for a lock. A simulated disk
     /// returns at once.
     fn sleep(&self, duration: Duration) {
@@ -157,8 +163,8 @@ pub trait File: Debug + Send + Sync {
     fn set_len(&self, len: u64) -> io::Result<()>;
     /// Makes the contents and the length durable. After an error the data may be lost: do not call it again.
     fn sync_data(&self) -> io::Result<()>;
-    /// Drops the page cache from `offset` on, so that later reads come from the device.
-    fn drop_cache(&self, offset: u64) -> io::Result<()>;
+    /// Drops the page cache of the range, so that later reads of it come from the device.
+    fn drop_cache(&self, range: Range<u64>) -> io::Result<()>;
     /// Maps the file read-only, up to its current length. `None` where maps are not supported.
     fn map(&self) -> io::Result<Option<Map>>;
     /// The owner, the permissions and the like. A file system that has none returns the default.

@@ -13,9 +13,10 @@ use super::shared::{Shared, View, WriteGuard};
 use crate::format::bucket::{Bucket, CONFIG_KEY, HEARTBEAT_KEY, SESSION_KEY};
 use crate::format::record::Change;
 use crate::index::Index;
+use crate::log::commits::Pending;
 use crate::log::recovery::Recovered;
 use crate::log::values::Values;
-use crate::log::writer::{LogWriter, Pending};
+use crate::log::writer::LogWriter;
 use crate::read::{Reader, check_run_id, check_value, impl_reading_calls};
 use crate::storage::lock::LockFile;
 use crate::{AgentKey, Durability, Error, OpenOptions, RecoveryReport, Result, events};
@@ -107,10 +108,10 @@ impl Store {
         recovered: Recovered,
         lock_file: LockFile,
     ) -> Result<Store> {
-        let Recovered { log: file, header, replay, allocated, report } = recovered;
+        let Recovered { log: file, header, index, end, mark, report } = recovered;
         let values = Arc::new(Values::new(Arc::clone(&file), options.mmap));
-        let view = View { header, index: replay.index, values };
-        let log = LogWriter::new(file, Arc::clone(&options.storage), replay.tip, allocated, replay.ends_closed);
+        let view = View { header, index, values };
+        let log = LogWriter::new(file, Arc::clone(&options.storage), end, mark);
         let shared = Arc::new(Shared::new(options, path, lock_file.owner(), log, view));
         // A counter that cannot be read must not keep the agent from its queue.
         let drops = match Reader::recorded_drops(&*shared) {

@@ -14,7 +14,7 @@ use crate::crypto::secret_vec::SecretVec;
 use crate::format::bucket::{Bucket, DROPPED_KEY, LogKey};
 use crate::format::record::Change;
 use crate::index::{Index, Key};
-use crate::log::writer::Pending;
+use crate::log::commits::Pending;
 use crate::read::{self, LogBatch, LogEvent, Reader, check_value};
 use crate::{Error, Result};
 

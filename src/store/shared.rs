@@ -15,8 +15,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, Rw
 use crate::format::header::Header;
 use crate::format::record::Change;
 use crate::index::Index;
+use crate::log::commits::Pending;
 use crate::log::values::Values;
-use crate::log::writer::{LogWriter, Pending};
+use crate::log::writer::LogWriter;
 use crate::read::{self, Reader};
 use crate::storage::Storage;
 use crate::storage::lock::Owner;
@@ -47,7 +48,7 @@ pub(crate) struct View {
 
 impl Shared {
     pub(crate) fn new(options: &OpenOptions, path: PathBuf, owner: Owner, log: LogWriter, view: View) -> Self {
-        let due = options.compaction.is_due(log.tip(), log.allocated(), &view.index);
+        let due = options.compaction.is_due(&log.size(), &view.index);
         Shared {
             is_mounted: options.storage.is_mount_point(&path),
             owner,
@@ -69,7 +70,7 @@ impl Shared {
     pub(crate) fn compaction_is_due_at_close(&self) -> bool {
         let log = self.lock_log();
         let is_possible = !self.is_mounted && log.check_not_failed().is_ok();
-        is_possible && self.policy.is_due_at_close(log.tip(), &self.view().index)
+        is_possible && self.policy.is_due_at_close(log.tip().end, &self.view().index)
     }
 
     /// Takes the write lock. Fails if an earlier write or sync failed, and in a child of `fork`.
@@ -112,7 +113,7 @@ impl Shared {
     pub(crate) fn anchor(&self) -> Anchor {
         let log = self.lock_log();
         let durable = log.group_commit().durable();
-        Anchor::new(&self.header(), durable.seq, durable.tag)
+        Anchor::new(&self.header(), durable.seq, durable.chain)
     }
 
     pub(crate) fn stats(&self) -> Stats {
@@ -123,7 +124,7 @@ impl Shared {
     }
 
     fn update_compaction_due(&self, log: &LogWriter, index: &Index) {
-        let due = self.policy.is_due(log.tip(), log.allocated(), index);
+        let due = self.policy.is_due(&log.size(), index);
         self.compaction_due.store(due, Ordering::Relaxed);
     }
 

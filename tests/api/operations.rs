@@ -321,7 +321,7 @@ fn the_statistics_add_up() {
         let stats = store.stats();
         assert_eq!(stats.file_len, std::fs::metadata(store.path()).unwrap().len());
         assert_eq!(stats.file_len, stats.log_len + stats.free_bytes);
-        assert_eq!(stats.log_len, 4096 + stats.live_bytes + stats.dead_bytes);
+        assert_eq!(stats.log_len, 8192 + stats.live_bytes + stats.dead_bytes);
         assert_eq!((stats.jobs, stats.log_events), (state.jobs.len() as u64, state.logs.len() as u64));
         let payloads: usize = state.jobs.iter().map(|(_, payload)| payload.len()).sum();
         assert!(stats.live_bytes >= payloads as u64);
@@ -409,7 +409,7 @@ fn verify_each_shows_every_frame_and_what_its_record_does() {
     store.drain_logs(1).unwrap();
     store.close().unwrap();
 
-    let (mut operations, mut closes, mut end) = (Vec::new(), Vec::new(), 4096);
+    let (mut operations, mut closes, mut end) = (Vec::new(), Vec::new(), 8192);
     let report = verify_each(place.path(), Some(&key()), |frame| {
         assert_eq!(frame.offset, end);
         end += frame.len;

@@ -120,13 +120,13 @@ fn code_3_is_damage_or_tampering() {
     let sandbox = Sandbox::filled();
     let whole = sandbox.bytes();
     let mut bytes = whole.clone();
-    bytes[4096 + 60] ^= 1;
+    bytes[8192 + 60] ^= 1;
     sandbox.write(&bytes);
-    every_read_fails_with(&sandbox, 3, "at offset 4096");
+    every_read_fails_with(&sandbox, 3, "at offset 8192");
     let outcome = sandbox.run("verify");
     assert!(outcome.out.contains("intact      no\n"), "{outcome:?}");
     assert!(
-        outcome.out.contains("damage      at offset 4096: the frame's body does not match its CRC\n"),
+        outcome.out.contains("damage      at offset 8192: the frame's body does not match its CRC\n"),
         "{outcome:?}"
     );
 
@@ -175,14 +175,20 @@ fn code_6_is_not_found() {
 #[test]
 fn code_7_is_not_a_store_or_an_unsupported_format() {
     let sandbox = Sandbox::filled();
-    let mut newer = sandbox.bytes();
-    for copy in [0, 2048] {
-        newer[copy + 12] = 2;
-        let crc = crc32(&[&newer[copy..copy + 112]]);
-        newer[copy + 112..copy + 116].copy_from_slice(&crc);
+    let mut other = sandbox.bytes();
+    let words = [
+        (3, "was written by a newer version of this crate (format 3,"),
+        (1, "is in format version 1, a draft that was never released"),
+    ];
+    for (version, words) in words {
+        for copy in [0, 2048] {
+            other[copy + 12] = version;
+            let crc = crc32(&[&other[copy..copy + 112]]);
+            other[copy + 112..copy + 116].copy_from_slice(&crc);
+        }
+        sandbox.write(&other);
+        every_read_fails_with(&sandbox, 7, words);
     }
-    sandbox.write(&newer);
-    every_read_fails_with(&sandbox, 7, "was written by a newer version of this crate (format 2,");
     sandbox.write(b"To do: milk, bread\n");
     every_read_fails_with(&sandbox, 7, "is not a store but");
     sandbox.run(&format!("stats --state {}", sandbox.folder.path().display())).failed(7);

@@ -25,7 +25,7 @@ fn frames_lists_every_frame_with_its_operations() {
         "",
     ];
     assert_eq!(operations, expected, "{out}");
-    assert!(out.starts_with("    offset      len      seq durable_seq  kind    operations\n      4096 "), "{out}");
+    assert!(out.starts_with("    offset      len      seq durable_seq  kind    operations\n      8192 "), "{out}");
     assert!(out.ends_with("11          10  close\n"), "{out}");
 }
 
@@ -35,7 +35,7 @@ fn frames_as_json_are_one_object_per_line_and_adjacent() {
     for args in ["frames --json", "frames --json --no-key"] {
         let out = sandbox.run(args).success();
         let frames: Vec<Value> = out.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
-        let mut offset = 4096;
+        let mut offset = 8192;
         for (seq, frame) in (1..).zip(&frames) {
             assert_eq!((&frame["offset"], &frame["seq"]), (&json!(offset), &json!(seq)));
             offset += frame["len"].as_u64().unwrap();

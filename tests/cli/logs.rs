@@ -73,7 +73,7 @@ fn logs_peek_fails_if_it_stops_before_an_unreadable_event() {
     assert!(outcome.out.contains("\"events\":[{\"len\":5,\"ts_ms\":1}]"), "{outcome:?}");
     sandbox.run("logs peek --limit 1").success();
     sandbox.tamper_with_frame(1);
-    assert!(sandbox.run("logs peek").failed(3).contains("failed authentication at offset 4"));
+    assert!(sandbox.run("logs peek").failed(3).contains("failed authentication at offset 8"));
 }
 
 #[test]

@@ -73,7 +73,7 @@ fn maintenance_of_a_missing_foreign_or_damaged_store_changes_nothing() {
     Store::open(sandbox.state(), &AgentKey::new("another").unwrap()).unwrap().close().unwrap();
     let foreign = sandbox.bytes();
     let mut damaged = Sandbox::filled().bytes();
-    damaged[4096 + 60] ^= 1;
+    damaged[8192 + 60] ^= 1;
     for (bytes, code) in [(foreign, 4), (damaged, 3), (b"To do: milk, bread\n".to_vec(), 7)] {
         sandbox.write(&bytes);
         for command in MAINTENANCE {

@@ -19,7 +19,7 @@ impl Sandbox {
     fn with_regions(&self) -> Store {
         let store = self.open_without_compaction();
         store.enqueue_job("kept", &[1; 20_000]).unwrap();
-        store.enqueue_job("acked", &[2; 40_000]).unwrap();
+        store.enqueue_job("acked", &[2; 36_000]).unwrap();
         store.ack_job("acked").unwrap();
         store
     }
@@ -89,24 +89,25 @@ fn the_map_shows_each_region_at_its_offset() {
 state       [DIR]/state.db
 generation  1
 frames      4
-file        64,440 bytes, 64 bytes per symbol
+file        64,536 bytes, 64 bytes per symbol
 
           0 HHHHHHHHHHHHHHHHHHHHHHHHHHHHHHHHHHHHHHHHHHHHHHHHHHHHHHHHHHHHHHHH
-      4,096 x###############################################################
-      8,192 ################################################################
+      4,096 HHHHHHHHHHHHHHHHHHHHHHHHHHHHHHHHHHHHHHHHHHHHHHHHHHHHHHHHHHHHHHHH
+      8,192 x###############################################################
      12,288 ################################################################
      16,384 ################################################################
-     20,480 ##########################################################xxxxxx
+     20,480 ################################################################
+     24,576 ##########################################################xxxxxx
 ";
     let out = sandbox.run("map").success();
     let dead = "x".repeat(64);
     let rows = out.strip_prefix(expected).expect(&out).lines().take_while(|line| !line.is_empty());
     let rows: Vec<_> = rows.map(|row| row.trim_start().split_once(' ').unwrap().1).collect();
-    assert!(rows.len() == 10 && rows.iter().all(|row| dead.starts_with(row)), "{out}");
+    assert!(rows.len() == 9 && rows.iter().all(|row| dead.starts_with(row)), "{out}");
     let legend = "
-            H header      4,096 bytes  written once, in two copies
+            H header      8,192 bytes  two copies, and marks of how far the log is durable
             # live       20,028 bytes  the contents of the store
-            x dead       40,316 bytes  replaced or removed data, and the frames' own bytes
+            x dead       36,316 bytes  replaced or removed data, and the frames' own bytes
             . free            0 bytes  zeros, preallocated for the next frames
 ";
     assert!(out.ends_with(legend), "{out}");
@@ -165,26 +166,32 @@ fn the_map_shows_damage_and_exits_with_3() {
     let sandbox = Sandbox::empty();
     sandbox.with_regions().close().unwrap();
     let whole = sandbox.bytes();
-    let second = 4096 + 64 + 20_000;
-    for offset in [4096, second] {
+    let second = 8192 + 64 + 20_000;
+    for offset in [8192, second] {
         let mut bytes = whole.clone();
         bytes[offset + 200] ^= 1;
         sandbox.write(&bytes);
         let map = sandbox.map_of_damage();
         assert_covers_the_file(&map, &sandbox);
         assert!(map["cells"].as_str().unwrap().contains('!') && part(&map, "damaged") > 20_000, "{map}");
-        assert_eq!((part(&map, "header"), &map["intact"]), (4096, &json!(false)));
+        assert_eq!((part(&map, "header"), &map["intact"]), (8192, &json!(false)));
         let outcome = sandbox.run("map --no-key");
         assert!(outcome.failed(3).contains("damage at offset"), "{outcome:?}");
         assert!(outcome.out.contains("fails its checks, or cannot be reached"), "{outcome:?}");
     }
 
-    // First one copy of the header, then both.
-    let mut bytes = whole;
+    // A byte of the mark page, then one copy of the header, then both.
+    let mut bytes = whole.clone();
+    bytes[4096 + 1000] = 1;
+    sandbox.write(&bytes);
+    let map = sandbox.map_of_damage();
+    assert_eq!((part(&map, "damaged"), part(&map, "header")), (4096, 4096));
+    assert!(part(&map, "live") > 20_000, "{map}");
+    bytes = whole;
     bytes[2048 + 30] ^= 1;
     sandbox.write(&bytes);
     let map = sandbox.map_of_damage();
-    assert_eq!((part(&map, "damaged"), part(&map, "header")), (2048, 2048));
+    assert_eq!((part(&map, "damaged"), part(&map, "header")), (2048, 2048 + 4096));
     assert!(part(&map, "live") > 20_000, "live bytes are still known: {map}");
     bytes[30] ^= 1;
     sandbox.write(&bytes);
@@ -192,6 +199,48 @@ fn the_map_shows_damage_and_exits_with_3() {
     assert_eq!(part(&map, "damaged"), bytes.len() as u64, "{map}");
     sandbox.write(&bytes[..100]);
     assert_eq!(part(&sandbox.map_of_damage(), "damaged"), 100);
+}
+
+#[test]
+fn the_map_shows_what_is_read_past_a_damaged_header_page() {
+    let sandbox = Sandbox::filled();
+    sandbox.open().compact().unwrap();
+    let whole = sandbox.bytes();
+    let damage = |offsets: &[usize]| {
+        let mut bytes = whole.clone();
+        offsets.iter().for_each(|&offset| bytes[offset] ^= 1);
+        sandbox.write(&bytes);
+        let map = sandbox.map_of_damage();
+        assert_covers_the_file(&map, &sandbox);
+        map
+    };
+    let frames_len = whole.len() as u64 - 8192;
+
+    // One copy of the base record: the other one counts.
+    let map = damage(&[3072 + 20]);
+    assert_eq!((part(&map, "damaged"), part(&map, "header")), (2048, 2048 + 4096), "{map}");
+    assert_eq!(part(&map, "live") + part(&map, "dead"), frames_len, "{map}");
+    // Both of them; then both copies of the header, which the key can put together: the store cannot be opened.
+    for offsets in [[1024 + 20, 3072 + 20], [30, 2048 + 50]] {
+        let map = damage(&offsets);
+        assert_eq!((part(&map, "damaged"), part(&map, "header")), (4096, 4096), "{map}");
+        assert_eq!(part(&map, "records"), frames_len, "{map}");
+    }
+    let without_key: Value = serde_json::from_str(&sandbox.run("map --json --no-key").out).unwrap();
+    assert_eq!(part(&without_key, "damaged"), whole.len() as u64, "{without_key}");
+}
+
+/// No byte of what is left is wrong.
+#[test]
+fn the_map_of_a_log_that_was_cut_shows_no_damaged_byte_and_exits_with_3() {
+    let sandbox = Sandbox::filled();
+    let (last, _) = *sandbox.frames().last().unwrap();
+    sandbox.write(&sandbox.bytes()[..last]);
+    let map = sandbox.map_of_damage();
+    assert_covers_the_file(&map, &sandbox);
+    assert_eq!((part(&map, "damaged"), &map["frames"]), (0, &json!(10)), "{map}");
+    let message = format!("damage at offset {last}: the log ends here, but continued once");
+    assert!(sandbox.run("map").failed(3).contains(&message));
 }
 
 #[test]
@@ -220,7 +269,7 @@ fn the_svg_is_well_formed_and_shows_the_parts() {
     for (name, len) in sandbox.map("")["parts"].as_object().unwrap() {
         assert!(svg.contains(&format!(">{name}</text>")) && svg.contains(&grouped(len)), "{name}");
     }
-    assert!(svg.contains("4 frames in a file of 64,440 bytes, generation 1"), "{svg}");
+    assert!(svg.contains("4 frames in a file of 64,536 bytes, generation 1"), "{svg}");
 
     let outcome = sandbox.run(&format!("map --json --svg {}/second.svg", sandbox.folder.path().display())).json();
     assert_eq!((&outcome["svg"], &outcome["svg_len"]), (&json!("[DIR]/second.svg"), &json!(svg.len())));
@@ -269,14 +318,14 @@ fn the_svg_overwrites_nothing() {
 fn the_svg_names_the_offset_of_damage_and_is_well_formed_for_any_path() {
     let sandbox = Sandbox::filled();
     let mut bytes = sandbox.bytes();
-    bytes[4096 + 60] ^= 1;
+    bytes[8192 + 60] ^= 1;
     let odd_path = sandbox.folder.path().join("<a href=\"&\">\u{1b}[2J.db");
     fs::write(&odd_path, bytes).unwrap();
     let mut command = sandbox.command("map --svg - --state");
     let outcome = sandbox.outcome(command.arg(odd_path).stdout(Stdio::piped()).output().unwrap());
     outcome.failed(3);
     assert_well_formed(&outcome.out);
-    assert!(outcome.out.contains("At offset 4,096: the frame's body does not match its CRC."), "{}", outcome.out);
+    assert!(outcome.out.contains("At offset 8,192: the frame's body does not match its CRC."), "{}", outcome.out);
     assert!(outcome.out.contains("&lt;a href=") && !outcome.out.contains('\x1b'), "{}", outcome.out);
 }
 

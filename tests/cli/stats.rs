@@ -11,7 +11,7 @@ fn the_parts_in_stats_add_up_to_the_file() {
     let outcome = sandbox.run("stats --json").json();
     let number = |name: &str| outcome[name].as_u64().unwrap();
     assert_eq!(number("file_len"), sandbox.bytes().len() as u64);
-    assert_eq!(number("log_len"), 4096 + number("live_bytes") + number("dead_bytes"));
+    assert_eq!(number("log_len"), 8192 + number("live_bytes") + number("dead_bytes"));
     assert_eq!((number("jobs"), number("log_events"), number("seq")), (2, 1, 11));
 
     let out = sandbox.run("stats").success();

@@ -27,7 +27,7 @@ log         {log_len} bytes in a file of {log_len} bytes
     let expected = json!({
         "state": "[DIR]/state.db", "intact": true, "with_key": true, "generation": 1, "frames": 11,
         "operations": 10, "values": 8, "ends_closed": true, "file_len": log_len, "log_len": log_len,
-        "torn_len": 0, "faults": [], "more_faults": 0,
+        "torn_len": 0, "torn_marks": 0, "faults": [], "more_faults": 0,
     });
     assert_eq!(outcome, expected);
 }
@@ -41,6 +41,20 @@ fn verify_reports_a_torn_tail_and_does_not_fail() {
     let out = sandbox.run("verify").success();
     assert!(out.contains("torn tail   12 bytes after the last frame; the next open quarantines them\n"), "{out}");
     assert_eq!(sandbox.run("verify --json").json()["torn_len"], 12);
+}
+
+#[test]
+fn verify_reports_a_torn_mark_and_does_not_fail() {
+    let sandbox = Sandbox::filled();
+    let mut bytes = sandbox.bytes();
+    // That of the close frame.
+    bytes[4096 + 20] ^= 1;
+    sandbox.write(&bytes);
+    let out = sandbox.run("verify").success();
+    assert!(out.contains("torn marks  1; a crash leaves one, and the store writes over it\n"), "{out}");
+    assert!(out.contains("frames      11, in use, or not closed\n"), "{out}");
+    let report = sandbox.run("verify --json").json();
+    assert_eq!((&report["torn_marks"], &report["ends_closed"]), (&json!(1), &json!(false)));
 }
 
 #[test]

@@ -5,11 +5,18 @@ use std::ops::Range;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 
-pub(crate) const HEADER_PAGE_LEN: usize = 4096;
+pub(crate) const FIRST_FRAME_AT: usize = 8192;
 const COPIES: [usize; 2] = [0, 2048];
 const COPY_CRC_AT: usize = 112;
 const SALT: Range<usize> = 48..80;
 const FRAME_HEADER_LEN: usize = 48;
+pub(crate) const MARK_PAGE: Range<usize> = 4096..8192;
+/// Where the marks are.
+pub(crate) const SLOTS: [usize; 2] = [4096, 6144];
+pub(crate) const SLOT_LEN: usize = 40;
+/// Where the copies of the base record are.
+pub(crate) const BASES: [usize; 2] = [1024, 3072];
+pub(crate) const BASE_LEN: usize = 72;
 
 /// The bytes of a log.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -36,7 +43,7 @@ impl Image {
     /// The ranges of the frames, by their own lengths, up to the first zero length.
     pub(crate) fn frames(&self) -> Vec<Range<usize>> {
         let mut frames = Vec::new();
-        let mut at = HEADER_PAGE_LEN;
+        let mut at = FIRST_FRAME_AT;
         while at + FRAME_HEADER_LEN <= self.len() && self.u32_at(at + 8) != 0 {
             let end = at + self.u32_at(at + 8) as usize;
             frames.push(at..end);
@@ -47,7 +54,7 @@ impl Image {
 
     /// Where the last frame ends.
     pub(crate) fn end(&self) -> usize {
-        self.frames().last().map_or(HEADER_PAGE_LEN, |frame| frame.end)
+        self.frames().last().map_or(FIRST_FRAME_AT, |frame| frame.end)
     }
 
     pub(crate) fn flip(&mut self, at: usize) -> &mut Self {
@@ -94,6 +101,45 @@ impl Image {
             self.bytes[copy + COPY_CRC_AT..copy + COPY_CRC_AT + 4].copy_from_slice(&crc.to_le_bytes());
         }
         self
+    }
+
+    /// The last frame that the marks, or the base record of a log that has one, prove to have been durable: its
+    /// number and its end. `None` if neither does.
+    pub(crate) fn proven(&self) -> Option<(u64, u64)> {
+        let marks = SLOTS.iter().filter_map(|&at| self.position_at(at, SLOT_LEN));
+        let bases = BASES.iter().filter_map(|&at| self.position_at(at, BASE_LEN));
+        let has_base = COPIES.iter().any(|&copy| self.bytes.get(copy + 16) == Some(&1));
+        marks.chain(bases.filter(|_| has_base)).max()
+    }
+
+    /// What a mark or a base record of `len` bytes names, if its CRC is right.
+    fn position_at(&self, at: usize, len: usize) -> Option<(u64, u64)> {
+        let bytes = self.bytes.get(at..at + len)?;
+        let u64_at = |at: usize| u64::from_le_bytes(bytes[at..at + 8].try_into().unwrap());
+        let checks = self.u32_at(at) == self.salted_crc(at + 4..at + len) && u64_at(8) > 0;
+        checks.then(|| (u64_at(8), u64_at(16)))
+    }
+
+    /// Removes both marks, so that only frames vouch for frames.
+    pub(crate) fn without_marks(&mut self) -> &mut Self {
+        self.bytes[MARK_PAGE].fill(0);
+        self
+    }
+
+    /// Writes a mark with a right CRC.
+    pub(crate) fn put_mark(&mut self, slot: usize, seq: u64, end: u64, tag: &[u8; 16]) -> &mut Self {
+        let at = SLOTS[slot];
+        let mark = [&[0; 4][..], &seq.to_le_bytes(), &end.to_le_bytes(), tag].concat();
+        self.bytes[at + 4..at + SLOT_LEN].copy_from_slice(&mark);
+        let crc = self.salted_crc(at + 4..at + SLOT_LEN);
+        self.bytes[at..at + 4].copy_from_slice(&crc.to_le_bytes());
+        self
+    }
+
+    /// The manifest tag of the frame at `at`.
+    pub(crate) fn tag_of(&self, at: usize) -> [u8; 16] {
+        let tag = at + FRAME_HEADER_LEN + self.u32_at(at + 12) as usize;
+        self.bytes[tag..tag + 16].try_into().unwrap()
     }
 
     fn salted_crc(&self, range: Range<usize>) -> u32 {

@@ -76,6 +76,11 @@ pub(crate) fn real_byte_step() -> usize {
     choose(7, 1)
 }
 
+/// `mutated`: how many logs are changed, each 20 times.
+pub(crate) fn mutated_logs() -> u64 {
+    choose(30, 600)
+}
+
 /// `kills`: how many times the agent is killed.
 pub(crate) fn kills() -> usize {
     choose(20, 200)

@@ -4,6 +4,7 @@ use std::borrow::Cow;
 use std::ffi::OsString;
 use std::fmt::Debug;
 use std::io;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -198,8 +199,8 @@ impl<H: Hooks> File for HookedFile<H> {
         self.file.sync_data()
     }
 
-    fn drop_cache(&self, offset: u64) -> io::Result<()> {
-        self.file.drop_cache(offset)
+    fn drop_cache(&self, range: Range<u64>) -> io::Result<()> {
+        self.file.drop_cache(range)
     }
 
     fn map(&self) -> io::Result<Option<Map>> {

@@ -29,8 +29,7 @@ pub(crate) use child::{
     Child, after_script, child_path, is_root, say, say_skipped, spawn, started_by, test_binary, with_mounts,
 };
 pub(crate) use counted::CountedDisk;
-pub(crate) use damage::HEADER_PAGE_LEN;
-pub(crate) use damage::Image;
+pub(crate) use damage::{BASE_LEN, BASES, FIRST_FRAME_AT, Image, MARK_PAGE, SLOT_LEN, SLOTS};
 pub(crate) use hooked::{Hooked, Hooks, Refusable};
 pub(crate) use model::{Action, Shown};
 pub(crate) use random::Random;

@@ -36,8 +36,8 @@ pub(crate) fn agree(file: &[u8], key: &[u8], what: &str) -> &'static str {
             };
             let verdict = match row {
                 "H3" => "not a store",
-                "H4" | "H5" | "F6" => "damage",
-                "H6" => "unsupported format",
+                "H4" => "unsupported format",
+                "H5" | "H6" | "H9" | "F6" => "damage",
                 "H7" => "wrong key",
                 _ => "tampering",
             };

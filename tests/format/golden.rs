@@ -7,7 +7,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use backupy_state::{
-    AgentKey, Batch, Durability, LogLimits, OpenOptions, QueueOrder, Snapshot, Store, WhenFull, salvage,
+    AgentKey, Batch, Durability, Error, LogLimits, OpenOptions, QueueOrder, Snapshot, Store, WhenFull, salvage,
     verify_each,
 };
 
@@ -93,19 +93,38 @@ fn copy(name: &str) -> (tempfile::TempDir, PathBuf) {
 fn names(extension: &str) -> BTreeSet<String> {
     let files = fs::read_dir(folder()).unwrap().map(|file| file.unwrap().path());
     let files = files.filter(|path| path.extension().is_some_and(|found| found == extension));
+    let files = files.filter(|path| path.file_name().unwrap().to_str().unwrap().starts_with("format-"));
     files.map(|path| path.file_stem().unwrap().to_str().unwrap().to_owned()).collect()
 }
 
 #[test]
 fn every_golden_file_holds_what_its_text_says() {
     let stores = names("db");
-    assert!(stores.contains("format-1") && stores.contains("format-1-torn"), "{stores:?}");
+    assert!(stores.contains("format-2") && stores.contains("format-2-torn"), "{stores:?}");
     assert_eq!(stores, names("txt"));
     for name in stores {
         let expected = fs::read_to_string(folder().join(format!("{name}.txt"))).unwrap();
         let (_place, path) = copy(&format!("{name}.db"));
         assert_eq!(describe(&path), expected, "{name}");
     }
+}
+
+/// It was never released, and nothing reads it any more.
+#[test]
+fn a_file_of_the_draft_is_refused_by_its_name_and_not_changed() {
+    let (_place, path) = copy("draft-1.db");
+    let before = fs::read(&path).unwrap();
+    let errors = [
+        Store::open(&path, &key()).unwrap_err(),
+        Snapshot::open(&path, &key()).unwrap_err(),
+        verify_each(&path, None, |_| {}).unwrap_err(),
+        salvage(&path, &key(), path.with_file_name("salvaged.db")).unwrap_err(),
+    ];
+    for error in errors {
+        assert!(matches!(error, Error::UnsupportedFormat { version: 1, .. }), "{error:?}");
+        assert!(error.to_string().contains("is in format version 1, a draft that was never released"), "{error}");
+    }
+    assert_eq!(fs::read(&path).unwrap(), before);
 }
 
 /// And so it does after everything that copies it.
@@ -128,14 +147,15 @@ fn every_golden_file_can_be_written_compacted_and_salvaged() {
     }
 }
 
-/// How the files were made: `cargo test --test golden -- --ignored`. It does not replace what is there.
+/// How the files were made: `cargo test --test format make_the_golden -- --ignored`. It does not replace what is
+/// there.
 #[test]
 #[ignore = "makes golden files"]
 fn make_the_golden_files() {
     let place = tempfile::tempdir().unwrap();
     let path = place.path().join("state.db");
     write_sessions(&path);
-    put(&path, "format-1", usize::MAX);
+    put(&path, "format-2", usize::MAX);
 
     // As a power cut leaves it in the middle of the last record.
     let store = Store::open(&path, &key()).unwrap();
@@ -143,7 +163,7 @@ fn make_the_golden_files() {
     store.ack_job("run-b").unwrap();
     store.enqueue_job("run-torn", &[7; 600]).unwrap();
     let end = usize::try_from(store.stats().log_len).unwrap();
-    put(&path, "format-1-torn", end - 300);
+    put(&path, "format-2-torn", end - 300);
 }
 
 /// Several sessions with every kind of operation on every bucket that has it.

@@ -1,5 +1,5 @@
-//! Compares FORMAT.md with the code: the file on the page, its intermediate values, and a reader written from the
-//! page alone.
+//! Compares FORMAT.md with the code: the files on the page, their intermediate values, and two readers written
+//! from the page alone, one in Rust and one in Python.
 //!
 //! The hex on the page is generated: `BACKUPY_WRITE_VECTORS=1 cargo test --test format the_page_is` writes it
 //! anew.
@@ -13,16 +13,30 @@
 use std::path::Path;
 
 mod agree;
+mod damaged;
+#[path = "../common/depth.rs"]
+mod depth;
 mod golden;
 mod memory;
+mod mutated;
 mod page_reader;
 mod page_writer;
+#[cfg(feature = "cli")]
+mod python;
 #[path = "../model/random.rs"]
 mod random;
 mod shapes;
 mod tables;
 mod vectors;
 mod workload;
+
+/// Has the store and both readers read the file, compares all that they say, and returns the row of FORMAT.md that
+/// decided.
+fn agree(file: &[u8], key: &[u8], what: &str) -> &'static str {
+    #[cfg(feature = "cli")]
+    python::agree(file, key, what);
+    agree::agree(file, key, what)
+}
 
 fn page() -> String {
     std::fs::read_to_string(page_path()).unwrap()
@@ -36,7 +50,7 @@ fn page_path() -> std::path::PathBuf {
 fn the_page_is_as_generated() {
     let page = page();
     let range = vectors::generated_part(&page);
-    let generated = vectors::render(&vectors::write_store());
+    let generated = vectors::render(&vectors::vectors());
     if std::env::var_os("BACKUPY_WRITE_VECTORS").is_some() {
         let (before, after) = (&page[..range.start], &page[range.end..]);
         std::fs::write(page_path(), [before, &generated, after].concat()).unwrap();
@@ -49,16 +63,21 @@ fn the_page_is_as_generated() {
 }
 
 #[test]
-fn the_store_writes_the_file_on_the_page() {
-    assert_eq!(vectors::file_on_page(&page()), vectors::write_store());
+fn the_store_writes_the_files_on_the_page() {
+    let written = vectors::vectors().map(|vector| vector.bytes);
+    assert_eq!(vectors::files_on_page(&page()), written);
 }
 
 #[test]
 fn every_intermediate_value_on_the_page_follows_from_its_file() {
     let page = page();
-    let log = page_reader::read(&vectors::file_on_page(&page), vectors::AGENT_KEY).unwrap();
-    let (on_page, computed) = (vectors::values_on_page(&page), vectors::values_of(&log));
-    assert!(on_page.len() > 60, "only {} values were found on the page", on_page.len());
+    let mut vectors = vectors::vectors();
+    for (vector, bytes) in vectors.iter_mut().zip(vectors::files_on_page(&page)) {
+        vector.bytes = bytes;
+    }
+    let computed: Vec<_> = vectors.iter().flat_map(vectors::Vector::values).collect();
+    let on_page = vectors::values_on_page(&page);
+    assert!(on_page.len() > 100, "only {} values were found on the page", on_page.len());
     assert_eq!(on_page, computed);
 }
 

@@ -1,8 +1,9 @@
-//! A file system in memory whose random generator counts: 00 01 02 ... ff 00 ...
+//! A file system in memory whose random generator counts, 00 01 02 ... ff 00 ..., and whose clock stands still.
 
 use std::collections::HashMap;
 use std::ffi::OsString;
 use std::io::{self, ErrorKind};
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -22,6 +23,9 @@ struct Random {
     first: Vec<u8>,
     next: u8,
 }
+
+/// In November 2023.
+pub(crate) const CLOCK_NS: u64 = 1_700_000_000_000_000_000;
 
 #[derive(Clone, Debug, Default)]
 struct MemoryFile(Arc<Mutex<Vec<u8>>>);
@@ -104,6 +108,10 @@ impl Storage for Memory {
         Ok(())
     }
 
+    fn clock_ns(&self) -> u64 {
+        CLOCK_NS
+    }
+
     /// Takes no time: nothing else writes while a call of this thread waits.
     fn sleep(&self, _duration: Duration) {}
 }
@@ -165,7 +173,7 @@ impl File for MemoryFile {
         Ok(())
     }
 
-    fn drop_cache(&self, _: u64) -> io::Result<()> {
+    fn drop_cache(&self, _: Range<u64>) -> io::Result<()> {
         Ok(())
     }
 

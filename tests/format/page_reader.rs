@@ -38,6 +38,20 @@ pub(crate) struct Header {
     pub(crate) prk: [u8; 32],
     pub(crate) authenticator: [u8; 32],
     pub(crate) frame_key: [u8; 32],
+    pub(crate) nonce_key: [u8; 32],
+    pub(crate) base: Option<Position>,
+    pub(crate) mark: Option<Position>,
+}
+
+/// What a mark or a base record names. Section *Positions*.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Position {
+    pub(crate) seq: u64,
+    pub(crate) end: u64,
+    pub(crate) tag: [u8; 16],
+    /// Where its slot or its copy is, and the MAC of a base record.
+    pub(crate) offset: usize,
+    pub(crate) mac: Option<[u8; 32]>,
 }
 
 pub(crate) struct Frame {
@@ -93,16 +107,19 @@ pub(crate) fn read(file: &[u8], agent_key: &[u8]) -> Result<Log, Refusal> {
     let header = read_header(file, agent_key)?;
     let cipher = Aes256Gcm::new((&header.frame_key).into());
     let salt = header.salt;
+    let named = [header.mark, header.base];
+    let proven = named.iter().flatten().map(|position| position.seq).max().unwrap_or(0);
     let mut chain: [u8; 16] = array(&header.authenticator, 0);
     let mut expected = 1;
     let mut log =
-        Log { header, frames: Vec::new(), contents: Contents::default(), row: "", end: 4096, torn_until: None };
+        Log { header, frames: Vec::new(), contents: Contents::default(), row: "", end: 8192, torn_until: None };
     loop {
         let at = log.end;
         let rest = &file[at..];
-        if rest.iter().all(|&byte| byte == 0) {
-            let closed = log.frames.last().is_some_and(|frame| frame.kind == 2);
-            log.row = if closed && rest.is_empty() { "E1" } else { "E2" };
+        if proven < expected && rest.iter().all(|&byte| byte == 0) {
+            let last = log.frames.last().filter(|frame| frame.kind == 2);
+            let is_marked = last.is_some_and(|last| log.header.mark.is_some_and(|mark| mark.seq == last.seq));
+            log.row = if is_marked { "E1" } else { "E2" };
             return Ok(log);
         }
         let refuse = |row| Refusal { row, offset: at };
@@ -112,7 +129,11 @@ pub(crate) fn read(file: &[u8], agent_key: &[u8]) -> Result<Log, Refusal> {
             }
             let len = u32_at(header, 8) as usize;
             if len <= rest.len() && crc32(&[&salt, &rest[48..len]]) == u32_at(header, 4) {
-                if u64_at(header, 16) != expected {
+                let tag_at = 48 + u32_at(header, 12) as usize;
+                let is_named =
+                    |named: Position| (named.end, named.tag) == ((at + len) as u64, array(rest, tag_at));
+                let is_another = |named: &Position| named.seq == expected && !is_named(*named);
+                if u64_at(header, 16) != expected || named.iter().flatten().any(is_another) {
                     return Err(refuse("F3"));
                 }
                 let frame = open_frame(at, &rest[..len], &chain, &cipher).ok_or(refuse("F4"))?;
@@ -128,7 +149,7 @@ pub(crate) fn read(file: &[u8], agent_key: &[u8]) -> Result<Log, Refusal> {
             let header = header_whose_crc_is_right(&rest[at..], &salt).filter(|header| is_plausible(header));
             header.is_some_and(|header| u64_at(header, 16) > expected && u64_at(header, 24) >= expected)
         };
-        if (8..rest.len()).step_by(8).any(vouches) {
+        if proven >= expected || (8..rest.len()).step_by(8).any(vouches) {
             return Err(refuse("F6"));
         }
         log.row = "E3";
@@ -144,22 +165,25 @@ fn read_header(file: &[u8], agent_key: &[u8]) -> Result<Header, Refusal> {
     if !has_magic(0) && !has_magic(2048) {
         return Err(refuse("H3"));
     }
-    if file.len() < 4096 {
-        return Err(refuse("H4"));
+    let checks = |at: usize| {
+        let copy = file.get(at..at + 116);
+        copy.is_some_and(|copy| has_magic(at) && crc32(&[&copy[..112]]) == u32_at(copy, 112))
+    };
+    let found = [0, 2048].into_iter().find(|&at| checks(at));
+    if let Some(at) = found {
+        let is_zero = |range: std::ops::Range<usize>| file[at..][range].iter().all(|&byte| byte == 0);
+        // For a writer: of the flags, only bit 0 is known.
+        let is_known = u32_at(file, at + 16) & !1 == 0;
+        let version = u16::from_le_bytes(array(file, at + 12));
+        if version != 2 || !is_known || !is_zero(14..16) || !is_zero(20..24) || is_zero(24..32) {
+            return Err(refuse("H4"));
+        }
     }
-    let checks = |at: usize| has_magic(at) && crc32(&[&file[at..at + 112]]) == u32_at(file, at + 112);
-    let at = [0, 2048].into_iter().find(|&at| checks(at)).ok_or(refuse("H5"))?;
-    let copy: [u8; 116] = array(file, at);
-    let version = u16::from_le_bytes(array(&copy, 12));
+    if file.len() < 8192 {
+        return Err(refuse("H5"));
+    }
+    let copy: [u8; 116] = array(file, found.ok_or(refuse("H6"))?);
     let generation = u64_at(&copy, 24);
-    if version != 1
-        || copy[14..16] != [0; 2]
-        || copy[16..20] != [0; 4]
-        || copy[20..24] != [0; 4]
-        || generation == 0
-    {
-        return Err(refuse("H6"));
-    }
     let (store_id, salt): ([u8; 16], [u8; 32]) = (array(&copy, 32), array(&copy, 48));
     let (prk, hkdf) = Hkdf::<Sha256>::extract(Some(&salt), agent_key);
     let expand = |info: &[u8]| {
@@ -167,12 +191,49 @@ fn read_header(file: &[u8], agent_key: &[u8]) -> Result<Header, Refusal> {
         hkdf.expand(info, &mut out).unwrap();
         out
     };
-    let authenticator = expand(&[b"backupy-state v1 header", &copy[..80]].concat());
+    let authenticator = expand(&[b"backupy-state v2 header", &copy[..80]].concat());
     if authenticator != copy[80..112] {
         return Err(refuse("H7"));
     }
-    let frame_key = expand(&[&b"backupy-state v1 frames"[..], &store_id, &generation.to_le_bytes()].concat());
-    Ok(Header { copy, generation, store_id, salt, prk: prk.into(), authenticator, frame_key })
+    let key_of = |label: &[u8]| expand(&[label, &store_id, &generation.to_le_bytes()].concat());
+    let (frame_key, nonce_key) = (key_of(b"backupy-state v2 frames"), key_of(b"backupy-state v2 nonces"));
+    let has_base = copy[16] & 1 == 1;
+    let mac_of = |position: &[u8]| expand(&[&b"backupy-state v2 base"[..], &copy[..80], position].concat());
+    let has_right_crc = |at: usize| crc32(&[&salt, &file[at + 4..at + 72]]) == u32_at(file, at);
+    let good = |at: usize| {
+        let position = position(file, at, 72, &salt)?;
+        let mac: [u8; 32] = array(file, at + 40);
+        (mac == mac_of(&file[at + 8..at + 40])).then_some(Position { mac: Some(mac), ..position })
+    };
+    let base = if has_base { [1024, 3072].into_iter().find_map(good) } else { None };
+    if has_base && base.is_none() {
+        let has_right_crc = [1024, 3072].into_iter().any(has_right_crc);
+        return Err(if has_right_crc { Refusal { row: "H8", offset: 1024 } } else { refuse("H9") });
+    }
+    let slots = [4096, 6144].map(|at| position(file, at, 40, &salt));
+    // Of two with the same seq, the first.
+    let mark = slots.into_iter().flatten().reduce(|a, b| if b.seq > a.seq { b } else { a });
+    Ok(Header {
+        copy,
+        generation,
+        store_id,
+        salt,
+        prk: prk.into(),
+        authenticator,
+        frame_key,
+        nonce_key,
+        base,
+        mark,
+    })
+}
+
+/// Sections *Mark page* and *Base record*: what a slot or a copy of `len` bytes names.
+fn position(file: &[u8], at: usize, len: usize, salt: &[u8; 32]) -> Option<Position> {
+    let (seq, end) = (u64_at(file, at + 8), u64_at(file, at + 16));
+    let checks = crc32(&[salt, &file[at + 4..at + len]]) == u32_at(file, at) && u32_at(file, at + 4) == 0;
+    let is_possible = (1..=1 << 31).contains(&seq) && end % 8 == 0 && end >= 8192 + 64 * seq;
+    let tag = array(file, at + 24);
+    (checks && is_possible).then_some(Position { seq, end, tag, offset: at, mac: None })
 }
 
 /// Section *Frame*.
@@ -263,7 +324,7 @@ fn parse_manifest(manifest: &[u8]) -> Option<Vec<Operation>> {
         let (key, behind) = behind.split_at_checked(u16::from_le_bytes(array(head, 2)).into())?;
         let allowed = match bucket {
             1 => key == b"current",
-            2 => (1..=1024).contains(&key.len()) && std::str::from_utf8(key).is_ok(),
+            2 | 5 => (1..=1024).contains(&key.len()) && std::str::from_utf8(key).is_ok(),
             3 => [&b"session"[..], b"heartbeat", b"dropped"].contains(&key),
             4 => key.len() == 16,
             _ => false,
@@ -305,6 +366,24 @@ impl Contents {
     fn value(&self, bucket: u8, key: &[u8]) -> Result<Option<&[u8]>, BadValue> {
         let Some(live) = self.0.get(&bucket).and_then(|bucket| bucket.get(key)) else { return Ok(None) };
         live.value.as_deref().map(Some).ok_or(BadValue)
+    }
+
+    /// The live values by bucket and key; `None` where one does not open or is not as its bucket's values are.
+    #[allow(dead_code, reason = "only the comparison with the reader in Python needs it")]
+    pub(crate) fn readable(&self) -> BTreeMap<u8, BTreeMap<Vec<u8>, Option<Vec<u8>>>> {
+        let has_form = |bucket: u8, key: &[u8], value: &[u8]| match bucket {
+            1 => value.len() >= 8,
+            3 if key == b"session" => value.get(8..).is_some_and(|id| std::str::from_utf8(id).is_ok()),
+            3 => value.len() == 8,
+            _ => true,
+        };
+        let buckets = self.0.iter().filter(|(_, values)| !values.is_empty());
+        let readable = |bucket: u8, (key, live): (&Vec<u8>, &Live)| {
+            (key.clone(), live.value.clone().filter(|value| has_form(bucket, key, value)))
+        };
+        buckets
+            .map(|(&bucket, values)| (bucket, values.iter().map(|value| readable(bucket, value)).collect()))
+            .collect()
     }
 
     fn all(&self, bucket: u8) -> impl Iterator<Item = (&[u8], &Live)> {

@@ -5,7 +5,7 @@ use backupy_state::{AgentKey, FaultKind, Store, salvage, verify};
 
 use crate::page_reader::{self, Header};
 use crate::page_writer::Draft;
-use crate::vectors::{AGENT_KEY, file_on_page};
+use crate::vectors::{AGENT_KEY, files_on_page};
 
 const REGISTRY: u8 = 3;
 
@@ -29,7 +29,8 @@ fn draft(seq: u64, bucket: u8, key: &str, value: &[u8]) -> Draft {
 
 /// A log of these frames under the header of the page, and where each of them begins.
 fn log_of(drafts: &[Draft]) -> (Vec<u8>, Vec<usize>) {
-    let mut log = file_on_page(&crate::page())[..4096].to_vec();
+    let mut log = files_on_page(&crate::page())[0][..8192].to_vec();
+    log[4096..].fill(0);
     let header: Header = page_reader::read(&log, AGENT_KEY).unwrap_or_else(|refusal| panic!("{refusal:?}")).header;
     let mut chain = *header.authenticator.first_chunk().unwrap();
     let mut starts = Vec::new();

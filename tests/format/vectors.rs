@@ -1,19 +1,57 @@
-//! The section *Test vectors* of FORMAT.md: makes its file, renders it, and reads it back from the page.
+//! The section *Test vectors* of FORMAT.md: makes its files, renders them, and reads them back from the page.
 
 use std::fmt::Write;
 use std::sync::Arc;
 
 use backupy_state::testing::options_on;
 use backupy_state::{AgentKey, Batch, Durability};
+use hkdf::hmac::{Hmac, KeyInit, Mac};
+use sha2::Sha256;
 
-use crate::memory::Memory;
-use crate::page_reader::{self, Frame, Log, Operation};
+use crate::damaged;
+use crate::memory::{CLOCK_NS, Memory};
+use crate::page_reader::{self, Frame, Log, Operation, Position};
 
 pub(crate) const AGENT_KEY: &[u8] = b"agent key of the FORMAT.md file!";
 const BEGIN: &str = "<!-- generated: begin -->\n";
 const END: &str = "<!-- generated: end -->\n";
 
-/// Every operation kind, every bucket, several values in a record, both sides of durable_seq, a close frame.
+/// One of the files on the page.
+pub(crate) struct Vector {
+    pub(crate) number: usize,
+    title: &'static str,
+    /// Before the names of its values.
+    prefix: &'static str,
+    pub(crate) bytes: Vec<u8>,
+    /// How many bytes the random generator had given before the bytes for frame 1.
+    random_before: usize,
+}
+
+pub(crate) fn vectors() -> [Vector; 2] {
+    let compacted = write_compacted();
+    // Store id, salt and 3 frames of generation 1, and the salt of generation 2.
+    let random_before = 16 + 32 + 3 * 32 + 32;
+    [
+        Vector { number: 1, title: "a closed log", prefix: "", bytes: write_store(), random_before: 16 + 32 },
+        Vector { number: 2, title: "a compacted and closed log", prefix: "c.", bytes: compacted, random_before },
+    ]
+}
+
+/// A base, a record after it, and a close frame.
+fn write_compacted() -> Vec<u8> {
+    let memory = Arc::new(Memory::default());
+    let store = options_on(memory.clone()).open("/state.db", &AgentKey::new(AGENT_KEY).unwrap()).unwrap();
+    store.save_config(8, b"every=2h").unwrap();
+    store.enqueue_job("job-a", b"dump a").unwrap();
+    store.ack_job("job-a").unwrap();
+    store.compact().unwrap();
+    store.enqueue_job("job-c", b"dump c").unwrap();
+    store.close().unwrap();
+    memory.bytes("/state.db")
+}
+
+/// Every operation kind, every bucket that has calls, several values in a record, both sides of durable_seq, a
+/// close frame.
 pub(crate) fn write_store() -> Vec<u8> {
     let memory = Arc::new(Memory::default());
     let store = options_on(memory.clone())
@@ -36,10 +74,15 @@ pub(crate) fn generated_part(page: &str) -> std::ops::Range<usize> {
     page.find(BEGIN).unwrap() + BEGIN.len()..page.find(END).unwrap()
 }
 
-/// The file in the page's hex; bytes that no line shows are zero.
-pub(crate) fn file_on_page(page: &str) -> Vec<u8> {
+/// The files in the page's hex; bytes that no line shows are zero.
+pub(crate) fn files_on_page(page: &str) -> Vec<Vec<u8>> {
     let part = &page[generated_part(page)];
-    let len = part.split("file of ").nth(1).unwrap().split(' ').next().unwrap().parse().unwrap();
+    part.split("### File ").skip(1).map(file_in).collect()
+}
+
+fn file_in(part: &str) -> Vec<u8> {
+    let title = part.lines().next().unwrap();
+    let len = title.rsplit(", ").next().unwrap().split(' ').next().unwrap().parse().unwrap();
     let mut file = vec![0; len];
     for (offset, rest) in part.lines().filter_map(|line| line.split_once("  ")) {
         let Ok(offset) = usize::from_str_radix(offset, 16) else { continue };
@@ -63,34 +106,63 @@ pub(crate) fn values_on_page(page: &str) -> Vec<(String, Vec<u8>)> {
     values
 }
 
-/// All intermediate values, in the order of the page.
-pub(crate) fn values_of(log: &Log) -> Vec<(String, Vec<u8>)> {
-    let header = &log.header;
-    let mut values = vec![("agent_key".to_owned(), AGENT_KEY.to_vec())];
-    let mut add = |name: &str, value: &[u8]| values.push((name.to_owned(), value.to_vec()));
-    add("store_id", &header.store_id);
-    add("salt", &header.salt);
-    add("prk", &header.prk);
-    add("authenticator", &header.authenticator);
-    add("frame_key", &header.frame_key);
-    add("header_crc", &header.copy[112..]);
-    for frame in &log.frames {
-        let mut add = |name: &str, value: &[u8]| values.push((format!("f{}.{name}", frame.seq), value.to_vec()));
-        add("chain", &frame.chain);
-        add("nonce", &frame.nonce);
-        add("aad", &frame.manifest_aad);
-        add("manifest", &frame.manifest);
-        add("manifest_tag", &frame.manifest_tag);
-        for (i, value) in frame.values.iter().enumerate() {
-            add(&format!("v{i}.nonce"), &value.nonce);
-            add(&format!("v{i}.aad"), &value.aad);
-            add(&format!("v{i}.value"), value.plaintext.as_deref().unwrap());
-            add(&format!("v{i}.tag"), &value.tag);
-        }
-        add("body_crc", &frame.body_crc.to_le_bytes());
-        add("header_crc", &frame.header_crc.to_le_bytes());
+impl Vector {
+    pub(crate) fn log(&self) -> Log {
+        page_reader::read(&self.bytes, AGENT_KEY).unwrap_or_else(|refusal| panic!("{refusal:?}"))
     }
-    values
+
+    /// The bytes of the random generator for frame `seq`.
+    fn random(&self, seq: u64) -> Vec<u8> {
+        let first = self.random_before + 32 * (seq as usize - 1);
+        (first..first + 32).map(|count| count as u8).collect()
+    }
+
+    /// All intermediate values, in the order of the page.
+    pub(crate) fn values(&self) -> Vec<(String, Vec<u8>)> {
+        let log = self.log();
+        let header = &log.header;
+        let mut values = Vec::new();
+        let mut add = |name: &str, value: &[u8]| values.push((format!("{}{name}", self.prefix), value.to_vec()));
+        add("agent_key", AGENT_KEY);
+        add("store_id", &header.store_id);
+        add("salt", &header.salt);
+        add("prk", &header.prk);
+        add("authenticator", &header.authenticator);
+        add("frame_key", &header.frame_key);
+        add("nonce_key", &header.nonce_key);
+        add("header_crc", &header.copy[112..]);
+        if let Some(mac) = header.base.and_then(|base| base.mac) {
+            add("base_mac", &mac);
+        }
+        for frame in &log.frames {
+            let mut add = |name: &str, value: &[u8]| {
+                values.push((format!("{}f{}.{name}", self.prefix, frame.seq), value.to_vec()));
+            };
+            add("chain", &frame.chain);
+            add("random", &self.random(frame.seq));
+            add("nonce", &nonce_of(&log, frame, &self.random(frame.seq)));
+            assert_eq!(nonce_of(&log, frame, &self.random(frame.seq)), frame.nonce, "frame {}", frame.seq);
+            add("aad", &frame.manifest_aad);
+            add("manifest", &frame.manifest);
+            add("manifest_tag", &frame.manifest_tag);
+            for (i, value) in frame.values.iter().enumerate() {
+                add(&format!("v{i}.nonce"), &value.nonce);
+                add(&format!("v{i}.aad"), &value.aad);
+                add(&format!("v{i}.value"), value.plaintext.as_deref().unwrap());
+                add(&format!("v{i}.tag"), &value.tag);
+            }
+            add("body_crc", &frame.body_crc.to_le_bytes());
+            add("header_crc", &frame.header_crc.to_le_bytes());
+        }
+        values
+    }
+}
+
+/// Section *Nonces*.
+fn nonce_of(log: &Log, frame: &Frame, random: &[u8]) -> [u8; 12] {
+    let mut mac = Hmac::<Sha256>::new_from_slice(&log.header.nonce_key).unwrap();
+    mac.update(&[random, &CLOCK_NS.to_le_bytes(), &frame.seq.to_le_bytes(), &frame.chain].concat());
+    mac.finalize().into_bytes()[..12].try_into().unwrap()
 }
 
 fn contents_of(log: &Log) -> String {
@@ -115,36 +187,66 @@ fn contents_of(log: &Log) -> String {
 }
 
 /// The generated part of the page.
-pub(crate) fn render(file: &[u8]) -> String {
-    let log = page_reader::read(file, AGENT_KEY).unwrap_or_else(|refusal| panic!("{refusal:?}"));
-    let mut out = format!("\n### The file of {} bytes\n\n```text\n", file.len());
+pub(crate) fn render(vectors: &[Vector]) -> String {
+    let mut out = String::new();
+    vectors.iter().for_each(|vector| render_file(&mut out, vector));
+    out += &damaged::render(vectors);
+    out
+}
+
+fn render_file(out: &mut String, vector: &Vector) {
+    let Vector { number, title, bytes: file, prefix, .. } = vector;
+    let log = vector.log();
+    write!(out, "\n### File {number}: {title}, {} bytes\n\n```text\n", file.len()).unwrap();
     for (copy, at) in [("A", 0), ("B", 2048)] {
-        let mut dump = Dump { out: &mut out, file, at };
+        let mut dump = Dump { out, file, at };
         dump.fields(16, &format!("copy {copy}: magic, version, zero"));
         dump.fields(16, "flags, zero, generation");
         dump.fields(16, "store id");
         dump.fields(32, "salt");
         dump.fields(32, "authenticator");
         dump.fields(4, "CRC");
+        if log.header.base.is_some() {
+            let mut dump = Dump { out, file, at: at + 1024 };
+            dump.fields(8, "base record: CRC, zero");
+            render_position(&mut dump);
+            dump.fields(32, "MAC");
+        }
+    }
+    for (slot, at) in [("A", 4096), ("B", 6144)] {
+        let mut dump = Dump { out, file, at };
+        dump.fields(8, &format!("mark in slot {slot}: CRC, zero"));
+        render_position(&mut dump);
     }
     for frame in &log.frames {
-        render_frame(&mut Dump { out: &mut out, file, at: frame.offset }, frame);
+        render_frame(&mut Dump { out, file, at: frame.offset }, frame);
     }
-    out += "```\n\n### Its contents\n\n```text\n";
-    out += &contents_of(&log);
-    out += "```\n\n### Keys and header\n\n```text\n";
-    let mut prefix = String::new();
-    for (name, value) in values_of(&log) {
-        if let Some((frame, _)) = name.split_once('.').filter(|(frame, _)| *frame != prefix) {
-            frame.clone_into(&mut prefix);
+    *out += "```\n\nIts contents:\n\n```text\n";
+    *out += &contents_of(&log);
+    for (name, position) in [("base", log.header.base), ("mark", log.header.mark)] {
+        if let Some(Position { seq, end, .. }) = position {
+            writeln!(out, "{name}: names frame {seq}, which ends at {end}").unwrap();
+        }
+    }
+    *out += "```\n\nKeys and header:\n\n```text\n";
+    let mut shown = String::new();
+    for (name, value) in vector.values() {
+        let of_frame = name[prefix.len()..].split_once('.').map(|(frame, _)| frame);
+        if let Some(frame) = of_frame.filter(|frame| *frame != shown) {
+            frame.clone_into(&mut shown);
             let frame = &log.frames[frame[1..].parse::<usize>().unwrap() - 1];
-            writeln!(out, "```\n\n### Frame {}: {}\n\n```text", frame.seq, describe(frame)).unwrap();
+            writeln!(out, "```\n\nFrame {}: {}\n\n```text", frame.seq, describe(frame)).unwrap();
         }
         let mut lines = value.chunks(32).map(to_hex);
         writeln!(out, "{name:<16} = {}", lines.next().unwrap_or(EMPTY.to_owned())).unwrap();
         lines.for_each(|line| writeln!(out, "{CONTINUED}{line}").unwrap());
     }
-    out + "```\n\n"
+    *out += "```\n\n";
+}
+
+fn render_position(dump: &mut Dump<'_>) {
+    dump.fields(16, "seq, end");
+    dump.fields(16, "manifest tag");
 }
 
 const EMPTY: &str = "(nothing)";
@@ -175,7 +277,7 @@ fn describe(frame: &Frame) -> String {
     }
     let describe = |operation: &Operation| {
         let kind = ["put", "delete", "delete-through"][usize::from(operation.kind) - 1];
-        let bucket = ["config", "queue", "registry", "logs"][usize::from(operation.bucket) - 1];
+        let bucket = ["config", "queue", "registry", "logs", "data"][usize::from(operation.bucket) - 1];
         match String::from_utf8(operation.key.clone()) {
             Ok(key) if bucket != "logs" => format!("{kind} {bucket} `{key}`"),
             _ => format!("{kind} {bucket}"),
@@ -206,7 +308,7 @@ impl Dump<'_> {
     }
 }
 
-fn to_hex(bytes: &[u8]) -> String {
+pub(crate) fn to_hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 

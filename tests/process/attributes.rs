@@ -88,7 +88,7 @@ fn compaction_and_rekey_keep_the_attributes_of_the_log() {
 fn a_damaged_log_that_is_set_aside_passes_on_its_attributes_and_keeps_them() {
     let Some(place) = place_with_attributes() else { return };
     let before = inode(&place.path());
-    Image::read(place.path()).flip(4096 + 60).write(place.path());
+    Image::read(place.path()).flip(8192 + 60).write(place.path());
     let store = existing().on_damage(OnDamage::SetAside).open(place.path(), &key()).unwrap();
     assert!(store.recovery().salvaged.is_some());
     assert_kept(&place.path(), before);

@@ -576,7 +576,8 @@ fn a_folder_that_was_removed_before_the_first_durable_call_is_replaced() {
 /// As `copytruncate` of logrotate does it.
 #[test]
 fn a_log_that_is_cut_while_it_is_open_is_an_error_of_the_next_sync_and_of_close() {
-    for len in [0, 5000] {
+    // To nothing, within the mark page, and within the frames.
+    for len in [0, 5000, 9096] {
         for is_closed in [false, true] {
             let place = Place::new();
             let store = OpenOptions::new().mmap(false).open(place.path(), &key()).unwrap();
@@ -639,6 +640,8 @@ fn write_and_compact(path: &Path, compactions: usize) {
         let writers: Vec<_> = (0..WRITERS)
             .map(|writer| {
                 threads.spawn(move || {
+                    // Also one that gets no turn until it is over.
+                    store.enqueue_job(&format!("run-{writer}"), &[0; 300]).unwrap();
                     while !is_over.load(Ordering::Relaxed) {
                         let call = calls.fetch_add(1, Ordering::Relaxed);
                         let done = if call % 16 == 15 {

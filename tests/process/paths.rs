@@ -229,8 +229,9 @@ fn what_a_crash_during_creation_left_over_is_removed() {
     drop(other.open());
     let header = fs::read(other.path()).unwrap();
     let half_a_header = &header[..100];
-    for (has_store, left_over) in [(false, half_a_header), (true, &[0; 4096]), (true, half_a_header), (true, &[])]
-    {
+    let left_overs: [(bool, &[u8]); 5] =
+        [(false, half_a_header), (true, &[0; 4096]), (true, &[0; 8192]), (true, half_a_header), (true, &[])];
+    for (has_store, left_over) in left_overs {
         fs::write(place.at("state.db.new"), left_over).unwrap();
         let store = place.open();
         assert_eq!(store.recovery().created, !has_store);

@@ -2,15 +2,18 @@
 //! snapshot must show follows from a number in it.
 
 use std::fs;
-use std::path::Path;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use backupy_state::testing::open_snapshot_on;
-use backupy_state::{Durability, Error, OpenOptions, Snapshot, Store};
+use backupy_state::{Durability, Error, FaultKind, OpenOptions, Snapshot, Store, verify};
 
 use crate::common::{
-    Action, Child, CountedDisk, Image, Place, Random, Shown, State, child_path, key, listing, names, say, spawn,
-    test_binary,
+    Action, Child, CountedDisk, FIRST_FRAME_AT, Image, Place, Random, Shown, State, child_path, key, listing,
+    names, say, say_skipped, spawn, test_binary,
 };
 
 /// The writer's calls. After each of them it records a heartbeat: the number of calls so far.
@@ -284,28 +287,59 @@ fn damage_that_stays_is_reported() {
     assert_eq!(shown.job("run-0").unwrap().unwrap().payload, b"payload");
 }
 
-/// What looks like damage may be half written, so it is looked at up to six times, after the header. Each look is
-/// two reads: the bytes, and the search for a witness. Here the writer is done before read `n`.
+/// What looks like damage may be half written, so it is looked at up to six times, after the header. Each look
+/// reads the mark and the bytes and, where no mark vouches for these, searches for a witness. Here the writer is
+/// done before read `n`.
 #[test]
 fn what_only_looks_like_damage_is_looked_at_again() {
-    for n in 1..=13 {
-        let place = Place::new();
-        let store = place.open();
-        for i in 0..4 {
-            store.enqueue_job(&format!("run-{i}"), b"payload").unwrap();
+    for (is_marked, last_of_use) in [(true, 1 + 6 * 2), (false, 1 + 6 * 3 - 1)] {
+        for n in 1..=last_of_use + 1 {
+            let place = Place::new();
+            let store = place.open();
+            for i in 0..4 {
+                store.enqueue_job(&format!("run-{i}"), b"payload").unwrap();
+            }
+            store.close().unwrap();
+            let mut image = Image::read(place.path());
+            if !is_marked {
+                image.without_marks();
+            }
+            let whole = image.bytes.clone();
+            let frame = image.frames()[1].clone();
+            image.flip(frame.start + 60).write(place.path());
+            let (disk, path) = (CountedDisk::default(), place.path());
+            disk.before_read(n, move || fs::write(path, whole).unwrap());
+            let opened = open_snapshot_on(Arc::new(disk), place.path(), &key());
+            if n <= last_of_use {
+                assert_eq!(opened.unwrap().queue_depth(), 4, "whole before read {n}");
+            } else {
+                assert!(matches!(opened, Err(Error::Corrupt { .. })), "{opened:?}");
+            }
         }
-        store.close().unwrap();
-        let whole = fs::read(place.path()).unwrap();
-        let mut image = Image::read(place.path());
-        let frame = image.frames()[1].clone();
-        image.flip(frame.start + 60).write(place.path());
-        let (disk, path) = (CountedDisk::default(), place.path());
-        disk.before_read(n, move || fs::write(path, whole).unwrap());
-        let opened = open_snapshot_on(Arc::new(disk), place.path(), &key());
-        match n {
-            13 => assert!(matches!(opened, Err(Error::Corrupt { .. }))),
-            _ => assert_eq!(opened.unwrap().queue_depth(), 4, "whole before read {n}"),
-        }
+    }
+}
+
+/// A mark names only frames that were in the file before it. So a reader reads the mark first.
+#[test]
+fn a_mark_that_is_written_during_a_look_is_no_sign_of_damage() {
+    let place = Place::new();
+    let store = place.open();
+    store.enqueue_job("run-0", b"payload").unwrap();
+    store.close().unwrap();
+    let before = Image::read(place.path());
+    let store = place.open();
+    store.enqueue_job("run-1", b"payload").unwrap();
+    store.close().unwrap();
+    let after = Image::read(place.path());
+    for n in 1..=4 {
+        before.write(place.path());
+        let (disk, path, after) = (Arc::new(CountedDisk::default()), place.path(), after.clone());
+        disk.before_read(n, move || after.write(path));
+        let pauses_ms = disk.pauses_ms_of(|| {
+            let shown = open_snapshot_on(Arc::clone(&disk) as Arc<_>, place.path(), &key()).unwrap();
+            assert!((1..=2).contains(&shown.queue_depth()), "written before read {n}");
+        });
+        assert_eq!(pauses_ms, 0, "written before read {n}");
     }
 }
 
@@ -316,11 +350,14 @@ fn a_file_that_is_cut_between_a_look_at_its_length_and_a_read_is_looked_at_again
     let store = place.open();
     store.enqueue_job("run-0", b"payload").unwrap();
     store.enqueue_job("run-1", b"payload").unwrap();
-    store.close().unwrap();
-    let first_end = Image::read(place.path()).frames()[0].end as u64;
+    // As a killed process leaves it, without the preallocated space: no mark vouches for the second frame.
+    let mut image = Image::read(place.path());
+    drop(store);
+    let (first_end, end) = (image.frames()[0].end as u64, image.end());
+    image.cut(end).write(place.path());
     let (disk, path) = (CountedDisk::default(), place.path());
-    // The first read is that of the header.
-    disk.before_read(2, move || {
+    // The first read is that of the header, the second one that of the mark.
+    disk.before_read(3, move || {
         fs::OpenOptions::new().write(true).open(path).unwrap().set_len(first_end).unwrap();
     });
     let shown = open_snapshot_on(Arc::new(disk), place.path(), &key()).unwrap();
@@ -369,5 +406,158 @@ fn a_snapshot_of_a_store_that_is_being_created_is_not_found_or_whole() {
             }
         }
         drop(creating.join().unwrap());
+    }
+}
+
+// ---- Every kind of reader, while a writer compacts ----
+
+/// Some of the payloads are long enough for a reader to find one half written.
+fn payload(number: u64) -> Vec<u8> {
+    let len = if number.is_multiple_of(8) { 60_000 } else { 100 + 37 * (number % 8) };
+    number.to_le_bytes().into_iter().cycle().take(len as usize).collect()
+}
+
+#[test]
+fn child_that_compacts() {
+    let Some(path) = child_path() else { return };
+    let store = Store::open(&path, &key()).unwrap();
+    say("writing");
+    for number in 0.. {
+        store.enqueue_job(&format!("run-{}", number % 12), &payload(number)).unwrap();
+        if number % 3 == 2 {
+            store.ack_job(&format!("run-{}", (number + 6) % 12)).unwrap();
+        }
+        if number % 20 == 19 {
+            store.compact().unwrap();
+        }
+    }
+}
+
+/// Checks that each payload is one that the writer wrote. Returns the number of the newest.
+fn newest_job(snapshot: &Snapshot) -> Option<u64> {
+    let jobs = snapshot.dequeue_jobs(usize::MAX).unwrap();
+    let number_of = |payload: &[u8]| u64::from_le_bytes(payload[..8].try_into().unwrap());
+    assert!(jobs.iter().all(|job| job.payload == payload(number_of(&job.payload))));
+    jobs.iter().map(|job| number_of(&job.payload)).max()
+}
+
+/// Returns how many marks are torn.
+fn assert_intact(path: &Path, with_key: bool) -> u64 {
+    let report = verify(path, with_key.then(key).as_ref()).unwrap();
+    assert!(report.is_intact(), "{report:?}");
+    report.torn_marks
+}
+
+/// A copy that was read from front to back, 4 KiB at a time.
+struct Copied {
+    image: Image,
+    /// Whether the copy has bytes that the writer wrote after bytes before them were read.
+    is_overtaken: bool,
+}
+
+fn copy_from_front(path: &Path) -> Copied {
+    let log = fs::File::open(path).unwrap();
+    let (mut bytes, mut page) = (Vec::new(), [0; 4096]);
+    loop {
+        match log.read_at(&mut page, bytes.len() as u64).unwrap() {
+            0 => break,
+            len => bytes.extend_from_slice(&page[..len]),
+        }
+    }
+    // Frames are never changed. So where the log is another one by now, the copy has not got what came later.
+    let mut now = vec![0; bytes.len()];
+    let len = log.read_at(&mut now, 0).unwrap();
+    now[len..].fill(0);
+    let first_missing = (FIRST_FRAME_AT..bytes.len()).find(|&at| bytes[at] != now[at]);
+    let is_overtaken = first_missing.is_some_and(|at| bytes[at..].iter().any(|&byte| byte != 0));
+    Copied { image: Image { bytes }, is_overtaken }
+}
+
+/// In a copy that was overtaken, a frame may be missing that a later one vouches for. That is damage, but what
+/// mark and base vouch for is there.
+fn assert_damaged_only_after_the_mark(path: &Path, image: &Image) {
+    let proven_end = image.proven().map_or(0, |(_, end)| end);
+    for key in [Some(&key()), None] {
+        let report = verify(path, key).unwrap();
+        for fault in &report.faults {
+            assert!(fault.kind == FaultKind::Damage && fault.offset >= proven_end, "{report:?}");
+        }
+    }
+    match Snapshot::open(path, &key()) {
+        Ok(shown) => drop(newest_job(&shown)),
+        Err(Error::Corrupt { offset, .. }) => assert!(offset >= proven_end, "damage at {offset}"),
+        Err(error) => panic!("{error:?}"),
+    }
+}
+
+/// Runs rounds for two seconds, or until there were enough of them. A round tells whether it counts.
+fn repeat(mut round: impl FnMut() -> bool) {
+    let (started, mut rounds) = (Instant::now(), 0);
+    while started.elapsed() < BUSY || rounds < ROUNDS_MIN {
+        rounds += usize::from(round());
+        assert!(started.elapsed() < 30 * BUSY, "only {rounds} rounds");
+    }
+}
+
+const BUSY: Duration = Duration::from_secs(2);
+const ROUNDS_MIN: usize = 20;
+
+/// On the disk, and on a file system where a sync takes no time, so that there are many more calls.
+#[test]
+fn no_reader_takes_a_writer_that_compacts_for_damage() {
+    for folder in [std::env::temp_dir(), PathBuf::from("/dev/shm")] {
+        let Ok(folder) = tempfile::tempdir_in(&folder) else {
+            say_skipped(&format!("no folder can be made in {}", folder.display()));
+            continue;
+        };
+        let (path, copy) = (&folder.path().join("state.db"), &folder.path().join("copy.db"));
+        let mut child = spawn(&mut test_binary("snapshots::child_that_compacts", path));
+        child.expect("writing");
+        let first = snapshot(path).stats().generation;
+        thread::scope(|threads| {
+            threads.spawn(|| {
+                let mut newest = None;
+                repeat(|| {
+                    let newer = newest_job(&snapshot(path));
+                    assert!(newer >= newest, "a snapshot shows job {newer:?} after {newest:?}");
+                    newest = newer;
+                    true
+                });
+            });
+            threads.spawn(|| {
+                let (mut shown, mut newest) = (snapshot(path), None);
+                repeat(|| {
+                    shown.refresh().unwrap();
+                    let newer = newest_job(&shown);
+                    assert!(newer >= newest, "a snapshot shows job {newer:?} after {newest:?}");
+                    newest = newer;
+                    true
+                });
+            });
+            for with_key in [true, false] {
+                threads.spawn(move || {
+                    repeat(|| {
+                        assert_eq!(assert_intact(path, with_key), 0);
+                        true
+                    });
+                });
+            }
+            threads.spawn(|| {
+                repeat(|| {
+                    let Copied { image, is_overtaken } = copy_from_front(path);
+                    image.write(copy);
+                    if is_overtaken {
+                        assert_damaged_only_after_the_mark(copy, &image);
+                        return false;
+                    }
+                    newest_job(&snapshot(copy));
+                    // One of its marks may have been half written.
+                    assert!([true, false].into_iter().all(|with_key| assert_intact(copy, with_key) <= 1));
+                    true
+                });
+            });
+        });
+        child.assert_running();
+        assert!(snapshot(path).stats().generation > first + 2);
     }
 }

@@ -13,6 +13,8 @@ const CALLS: usize = 9;
 const COMPACTED_BEFORE: usize = 6;
 /// Each of the first so many calls of a system call fails. The store makes fewer of most.
 const NTH_MAX: usize = 14;
+/// Each write fails: marks and base records are among the last.
+const WRITES_MAX: usize = 33;
 
 fn call(store: &Store, number: usize) -> Result<()> {
     match acked(number) {
@@ -130,8 +132,8 @@ fn fail(system_calls: &str, error: &str, nth: usize) -> HashSet<String> {
 }
 
 /// The first calls fail, each in a run of its own. Returns the errors of all runs.
-fn fail_each(system_calls: &str, error: &str) -> HashSet<String> {
-    (1..=NTH_MAX).flat_map(|nth| fail(system_calls, error, nth)).collect()
+fn fail_each(system_calls: &str, error: &str, nth_max: usize) -> HashSet<String> {
+    (1..=nth_max).flat_map(|nth| fail(system_calls, error, nth)).collect()
 }
 
 fn has_strace() -> bool {
@@ -150,7 +152,7 @@ fn errors(of: &[&str]) -> HashSet<String> {
 #[test]
 fn a_sync_that_fails_fails_its_call_and_every_later_one() {
     if has_strace() {
-        let found = fail_each("fdatasync", "EIO");
+        let found = fail_each("fdatasync", "EIO", NTH_MAX);
         assert!(found.is_superset(&errors(&["io", "failed"])), "{found:?}");
     }
 }
@@ -159,7 +161,7 @@ fn a_sync_that_fails_fails_its_call_and_every_later_one() {
 fn a_write_that_finds_the_disk_full_leaves_the_store_usable() {
     if has_strace() {
         for error in ["ENOSPC", "EDQUOT"] {
-            let found = fail_each("pwrite64", error);
+            let found = fail_each("pwrite64", error, WRITES_MAX);
             assert_eq!(found, errors(&["full"]), "{error}");
         }
     }
@@ -168,7 +170,7 @@ fn a_write_that_finds_the_disk_full_leaves_the_store_usable() {
 #[test]
 fn a_write_that_fails_fails_its_call_and_every_later_one() {
     if has_strace() {
-        let found = fail_each("pwrite64", "EIO");
+        let found = fail_each("pwrite64", "EIO", WRITES_MAX);
         assert!(found.is_superset(&errors(&["io", "failed"])), "{found:?}");
     }
 }
@@ -176,14 +178,14 @@ fn a_write_that_fails_fails_its_call_and_every_later_one() {
 #[test]
 fn an_interrupted_write_or_read_is_made_again() {
     if has_strace() {
-        assert_eq!(fail_each("pwrite64,pread64", "EINTR"), HashSet::new());
+        assert_eq!(fail_each("pwrite64,pread64", "EINTR", WRITES_MAX), HashSet::new());
     }
 }
 
 #[test]
 fn a_rename_that_fails_leaves_no_store_or_the_old_log() {
     if has_strace() {
-        let found = fail_each("rename,renameat,renameat2", "EIO");
+        let found = fail_each("rename,renameat,renameat2", "EIO", NTH_MAX);
         assert_eq!(found, errors(&["io-before"]));
     }
 }
@@ -191,7 +193,7 @@ fn a_rename_that_fails_leaves_no_store_or_the_old_log() {
 #[test]
 fn a_folder_that_cannot_be_synced_after_a_compaction_ends_writing() {
     if has_strace() {
-        let found = fail_each("fsync", "EIO");
+        let found = fail_each("fsync", "EIO", NTH_MAX);
         assert_eq!(found, errors(&["io-before", "failed"]));
     }
 }

@@ -10,8 +10,8 @@ use backupy_state::testing::{options_on, verify_on};
 use backupy_state::{Durability, Error, FaultKind, verify};
 
 use crate::common::{
-    CountedDisk, HEADER_PAGE_LEN, Image, Place, State, Written, bare, closed, existing, key, names, open_image,
-    unclean, write,
+    CountedDisk, FIRST_FRAME_AT, Image, Place, SLOT_LEN, SLOTS, State, Written, bare, closed, existing, key,
+    names, open_image, unclean, write,
 };
 
 #[test]
@@ -58,13 +58,27 @@ fn a_dropped_store_is_as_clean_as_a_closed_one() {
 }
 
 #[test]
-fn a_close_frame_before_the_end_of_the_file_is_unclean() {
-    let mut written = closed();
-    written.image.append(&[0; 100]);
-    let (_place, store) = open_image(&written.image);
-    assert!(!store.recovery().clean);
-    assert_eq!(store.recovery().quarantined, None);
-    assert_eq!(State::take(&store), *written.last());
+fn a_log_is_clean_if_the_mark_names_its_close_frame_whatever_its_length_is() {
+    for zeros in [0, 1, 100, 300_000] {
+        let mut written = closed();
+        written.image.append(&vec![0; zeros]);
+        let (_place, store) = open_image(&written.image);
+        assert!(store.recovery().clean, "{zeros} zeros");
+        assert_eq!(State::take(&store), *written.last());
+    }
+}
+
+#[test]
+fn a_close_frame_that_no_mark_names_is_unclean() {
+    for lost in [&[0][..], &[1], &[0, 1]] {
+        let mut written = closed();
+        let (named, _) = written.image.proven().unwrap();
+        lost.iter().for_each(|&slot| written.image.bytes[SLOTS[slot]..][..SLOT_LEN].fill(0));
+        let is_lost = written.image.proven().is_none_or(|(seq, _)| seq < named);
+        let (_place, store) = open_image(&written.image);
+        assert_eq!(store.recovery().clean, !is_lost, "slots {lost:?}");
+        assert_eq!(State::take(&store), *written.last());
+    }
 }
 
 #[test]
@@ -92,7 +106,9 @@ fn zeros_up_to_the_end_are_the_end_however_many_they_are() {
 #[test]
 fn a_header_alone_is_an_empty_store_that_was_not_closed() {
     let mut written = closed();
-    written.image.cut(HEADER_PAGE_LEN);
+    written.image.cut(FIRST_FRAME_AT);
+    Place::new().assert_corrupt(&written.image, FIRST_FRAME_AT);
+    written.image.without_marks();
     let (_place, store) = open_image(&written.image);
     assert!(!store.recovery().clean && !store.recovery().created);
     assert_eq!(State::take(&store), State::default());
@@ -210,8 +226,8 @@ fn damage_before_a_record_that_vouches_for_it_is_refused_however_large_it_is() {
     zeroed.bytes[frames[2].start..frames[7].end].fill(0);
     Place::new().assert_corrupt(&zeroed, frames[2].start);
     let mut random = image.clone();
-    random.bytes[HEADER_PAGE_LEN..frames[8].end].fill(0xA5);
-    Place::new().assert_corrupt(&random, HEADER_PAGE_LEN);
+    random.bytes[FIRST_FRAME_AT..frames[8].end].fill(0xA5);
+    Place::new().assert_corrupt(&random, FIRST_FRAME_AT);
 }
 
 #[test]

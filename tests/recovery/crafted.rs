@@ -7,7 +7,7 @@ use std::sync::Arc;
 use backupy_state::testing::{Storage, open_snapshot_on, options_on, policy, salvage_on, verify_on};
 use backupy_state::{Durability, OpenOptions, verify};
 
-use crate::common::{CountedDisk, HEADER_PAGE_LEN, Image, Place, key, say_skipped};
+use crate::common::{CountedDisk, FIRST_FRAME_AT, Image, Place, key, say_skipped};
 
 /// A closed log with this many records of one heartbeat each.
 fn log_of(records: usize) -> Image {
@@ -78,17 +78,17 @@ fn without_the_key_only_so_many_bodies_are_compared_with_their_crc() {
     for (headers, is_found) in [(10, true), (16_000, false)] {
         let mut image = log_of(1);
         let frame = image.bytes[image.frames()[0].clone()].to_vec();
-        image.cut(HEADER_PAGE_LEN);
+        image.cut(FIRST_FRAME_AT);
         let len = headers * 64;
         image.append(&vec![0xA5; len]).append(&frame);
         for i in 0..headers {
-            let at = HEADER_PAGE_LEN + i * 64;
+            let at = FIRST_FRAME_AT + i * 64;
             let left = (image.len() - at) as u32;
             image.bytes[at + 32..at + 48].fill(0);
             image.bytes[at + 44] = 1;
             forge(&mut image, at, left, i as u64 + 1, i as u64);
         }
-        let last = HEADER_PAGE_LEN + len;
+        let last = FIRST_FRAME_AT + len;
         // It also vouches for the forged ones, so that they are damage and no torn tail.
         image.bytes[last + 16..last + 24].copy_from_slice(&(headers as u64 + 1).to_le_bytes());
         image.bytes[last + 24..last + 32].copy_from_slice(&(headers as u64).to_le_bytes());

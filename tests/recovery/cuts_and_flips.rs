@@ -2,12 +2,26 @@
 
 use backupy_state::Error;
 
-use crate::common::{HEADER_PAGE_LEN, Place, State, Written, closed, depth, names, unclean};
+use crate::common::{FIRST_FRAME_AT, MARK_PAGE, Place, State, Written, closed, depth, names, unclean};
 
 #[test]
-fn every_cut_leaves_exactly_the_whole_records_or_is_refused() {
+fn every_cut_of_a_closed_store_is_refused_where_the_log_ends() {
     let place = Place::new();
-    let Written { image, states } = closed();
+    let Written { image, .. } = closed();
+    let frames = image.frames();
+    for len in (FIRST_FRAME_AT..image.len()).step_by(depth::real_byte_step()) {
+        let mut cut = image.clone();
+        cut.cut(len);
+        let whole = frames.iter().take_while(|frame| frame.end <= len);
+        place.assert_corrupt(&cut, whole.last().map_or(FIRST_FRAME_AT, |frame| frame.end));
+    }
+}
+
+#[test]
+fn without_marks_every_cut_leaves_exactly_the_whole_records_or_is_refused() {
+    let place = Place::new();
+    let Written { mut image, states } = closed();
+    image.without_marks();
     let frames = image.frames();
     for len in (0..image.len()).step_by(depth::real_byte_step()) {
         let mut cut = image.clone();
@@ -16,12 +30,12 @@ fn every_cut_leaves_exactly_the_whole_records_or_is_refused() {
             assert!(matches!(place.refuse(&cut), Error::NotAStore { .. }), "cut at {len}");
             continue;
         }
-        if len < HEADER_PAGE_LEN {
+        if len < FIRST_FRAME_AT {
             place.assert_corrupt(&cut, 0);
             continue;
         }
         let whole = frames.iter().filter(|frame| frame.end <= len).count();
-        let end = frames[..whole].last().map_or(HEADER_PAGE_LEN, |frame| frame.end);
+        let end = frames[..whole].last().map_or(FIRST_FRAME_AT, |frame| frame.end);
         // A frame may begin with a zero byte: cut right after it, there is nothing to quarantine.
         if cut.bytes[end..].iter().any(|&byte| byte != 0) {
             place.assert_torn(&cut, end, &states[whole]);
@@ -48,10 +62,12 @@ fn every_flipped_byte_of_a_closed_store_is_survived_quarantined_or_refused() {
             if let Some(record) = records.iter().find(|record| record.contains(&at)) {
                 place.assert_corrupt(&damaged, record.start);
             } else if close.contains(&at) {
-                place.assert_torn(&damaged, close.start, states.last().unwrap());
+                place.assert_corrupt(&damaged, close.start);
             } else {
                 let store = place.open_image(&damaged);
-                assert!(store.recovery().clean, "one header copy is enough, byte {at}");
+                // One copy of the header is enough. Without its mark, the close frame may not have been durable.
+                let is_marked = at < MARK_PAGE.start || damaged.proven() == image.proven();
+                assert_eq!(store.recovery().clean, is_marked, "byte {at}");
                 assert_eq!(State::take(&store), *states.last().unwrap());
             }
         }
@@ -64,7 +80,7 @@ fn every_flipped_byte_after_an_unclean_stop_is_refused_or_quarantined() {
     let Written { image, states } = unclean();
     let frames = image.frames();
     let (last, vouched_for) = frames.split_last().unwrap();
-    for at in (HEADER_PAGE_LEN..last.end).step_by(depth::real_byte_step()) {
+    for at in (FIRST_FRAME_AT..last.end).step_by(depth::real_byte_step()) {
         let mut damaged = image.clone();
         damaged.flip(at);
         match vouched_for.iter().find(|record| record.contains(&at)) {

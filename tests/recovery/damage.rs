@@ -7,15 +7,15 @@ use std::sync::{Arc, OnceLock};
 use backupy_state::testing::{open_snapshot_on, verify_on};
 use backupy_state::{Error, FaultKind, FrameInfo, Result};
 
-use crate::common::depth;
+use crate::common::{Image, depth};
 use crate::sim::Sim;
 use crate::sim::content::{Content, SECTOR_LEN};
 use crate::sim::random::{Random, mix};
 use crate::sim::subject::{RECORDS_PER_SESSION, Subject, end, in_parallel, small_call, start, write_sessions};
-use crate::sim::world::{self, Image};
+use crate::sim::world;
 use crate::sim::{Agent, Call, Mode, Model, Oracle, PATH, key, open};
 
-const HEADER_PAGE_LEN: usize = 4096;
+const FIRST_FRAME_AT: usize = 8192;
 const SESSIONS: usize = 3;
 
 /// The store all tests here damage, made once.
@@ -34,7 +34,7 @@ fn subject() -> &'static Subject {
 
 /// Opens a store of these bytes and reads all of it. If it is refused, nothing may have changed.
 fn look(content: Content) -> Result<Model> {
-    let image = Image::from([(PathBuf::from(PATH), content)]);
+    let image = world::Image::from([(PathBuf::from(PATH), content)]);
     let sim = Sim::on(&image, 23);
     let found = open(&sim, Mode::Sync);
     if found.is_err() {
@@ -51,11 +51,16 @@ fn is_vouched_for(frame: &FrameInfo, frames: &[FrameInfo]) -> bool {
     frames.iter().any(|later| later.durable_seq >= frame.seq)
 }
 
+/// Whether the marks or the base prove that the frame was durable.
+fn is_proven(frame: &FrameInfo, content: &Content) -> bool {
+    Image { bytes: content.bytes() }.proven().is_some_and(|(seq, _)| seq >= frame.seq)
+}
+
 /// Damage within one frame, within the header page, or in the preallocated space.
 fn check_damaged_at(subject: &Subject, offset: usize, content: Content, what: &dyn Fn() -> String) {
-    let looked = look(content);
+    let looked = look(content.clone());
     match subject.frame_at(offset) {
-        Some(frame) if is_vouched_for(frame, &subject.frames) => {
+        Some(frame) if is_vouched_for(frame, &subject.frames) || is_proven(frame, &content) => {
             let is_right = matches!(looked, Err(Error::Corrupt { offset, .. }) if offset == frame.offset);
             assert!(is_right, "{}: {looked:?}, the frame is at {}", what(), frame.offset);
         }
@@ -126,15 +131,16 @@ fn every_byte_set_to_zero_or_ff_is_found() {
 }
 
 #[test]
-fn every_cut_gives_the_records_before_it() {
+fn without_marks_every_cut_gives_the_records_before_it() {
     let subject = subject();
+    let whole = subject.with_frames(subject.frames.len(), []);
     in_sample(subject.bytes.len(), |len| {
-        let mut cut = subject.content.clone();
+        let mut cut = whole.clone();
         cut.set_len(len as u64);
         let looked = look(cut);
         match len {
             0..12 => assert!(matches!(looked, Err(Error::NotAStore { .. })), "cut at {len}: {looked:?}"),
-            12..HEADER_PAGE_LEN => {
+            12..FIRST_FRAME_AT => {
                 assert!(matches!(looked, Err(Error::Corrupt { offset: 0, .. })), "cut at {len}: {looked:?}");
             }
             _ => assert_eq!(&looked.unwrap(), subject.state_at(len), "cut at {len}"),
@@ -155,12 +161,14 @@ fn every_sector_zeroed_is_found() {
         if let Some(changed) = changed.filter(|_| number < count - 1) {
             check_damaged_at(subject, changed, content, &|| format!("sector {number} zeroed"));
         }
-        let mut content = subject.content.clone();
+        let mut content = subject.with_frames(subject.frames.len(), []);
         (number..count).for_each(|number| content.put_sector(number, None));
         let looked = look(content);
         match number * SECTOR_LEN {
             0 => assert!(matches!(looked, Err(Error::NotAStore { .. })), "all zeros: {looked:?}"),
-            from => assert_eq!(&looked.unwrap(), subject.state_at(from), "zeros from sector {number} on"),
+            from => {
+                assert_eq!(&looked.unwrap(), subject.state_at(from), "zeros from sector {number} on, no marks");
+            }
         }
     });
 }
@@ -174,7 +182,7 @@ fn verify_and_snapshot_see_what_open_sees() {
         let at = start(frame) + i % frame.len as usize;
         let mut content = subject.content.clone();
         content.write(&[!subject.bytes[at]], at as u64);
-        let sim = Sim::on(&Image::from([(PathBuf::from(PATH), content)]), 61);
+        let sim = Sim::on(&world::Image::from([(PathBuf::from(PATH), content)]), 61);
         let before = world::hash(&sim.live());
         for key in [None, Some(&key())] {
             let report = verify_on(&sim, PATH, key, |_| {}).unwrap();
@@ -216,7 +224,7 @@ fn verify_without_a_key_finds_removed_frames() {
     let all: Vec<&[u8]> = subject.frames.iter().map(|frame| subject.bytes_of(frame)).collect();
     for removed in (0..all.len() - 1).step_by(10) {
         let content = subject.with_frames(removed, all[removed + 1..].iter().copied());
-        let sim = Sim::on(&Image::from([(PathBuf::from(PATH), content)]), 62);
+        let sim = Sim::on(&world::Image::from([(PathBuf::from(PATH), content)]), 62);
         let report = verify_on(&sim, PATH, None, |_| {}).unwrap();
         let faults: Vec<_> = report.faults.iter().map(|fault| (fault.offset, fault.kind)).collect();
         assert_eq!(faults, [(subject.frames[removed].offset, FaultKind::Tampering)]);
@@ -304,7 +312,8 @@ fn frames_of_a_fork_are_found() {
     }
 }
 
-/// The logs before and after a compaction, with later records: the same store and agent key, but another salt.
+/// The logs before and after a compaction, with later records: the same store and agent key, but another salt. The
+/// base record names the first frames of the later one.
 #[test]
 fn frames_of_an_earlier_generation_are_found() {
     let mut agent = Agent::new(Sim::new(81), Mode::Sync);
@@ -319,13 +328,15 @@ fn frames_of_an_earlier_generation_are_found() {
     let later = Subject::closed(&mut agent);
     let theirs: Vec<&[u8]> = earlier.frames.iter().map(|frame| earlier.bytes_of(frame)).collect();
     let ours: Vec<&[u8]> = later.frames.iter().map(|frame| later.bytes_of(frame)).collect();
+    let unmarked = later.with_frames(later.frames.len(), []);
     for (at, frame) in later.frames.iter().enumerate() {
         let Some(old) = earlier.frames.get(at).map(|_| &theirs[at..]) else { break };
         // Inserted, in place of one frame, and in place of all later frames.
         for then in [[&old[..1], &ours[at..]].concat(), [&old[..1], &ours[at + 1..]].concat(), old.to_vec()] {
             let has_later = then.len() > 1 && then.last() == ours.last();
             let looked = look(later.with_frames(at, then));
-            if has_later && is_vouched_for(frame, &later.frames[at + 1..]) {
+            let has_witness = has_later && is_vouched_for(frame, &later.frames[at + 1..]);
+            if has_witness || is_proven(frame, &unmarked) {
                 let is_right = matches!(looked, Err(Error::Corrupt { offset, .. }) if offset == frame.offset);
                 assert!(is_right, "frame {at}: {looked:?}, expected at {}", frame.offset);
             } else {

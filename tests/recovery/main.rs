@@ -15,4 +15,5 @@ mod cuts_and_flips;
 mod damage;
 mod on_damage;
 mod salvage;
+mod short_logs;
 mod tampering;

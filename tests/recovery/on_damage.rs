@@ -117,7 +117,7 @@ fn files_with_other_faults_than_damage_are_refused_and_not_changed() {
     both_headers.write(&[0xFF], 2048 + 60);
     let mut newer = subject.bytes.clone();
     for copy in [0, 2048] {
-        newer[copy + 12] = 2;
+        newer[copy + 12] = 3;
         let crc = crc32fast::hash(&newer[copy..copy + 112]);
         newer[copy + 112..copy + 116].copy_from_slice(&crc.to_le_bytes());
     }
@@ -302,7 +302,7 @@ fn a_log_that_failed_authentication_is_quarantined_and_rekeyed() {
     assert!(store.recovery().salvaged.is_some() && store.recovery().rekeyed);
     // The removed frame is lost, and the next one, which can no longer be authenticated.
     assert_eq!(take(store).jobs.len(), 4);
-    assert_eq!(start(&subject.frames[0]), 4096);
+    assert_eq!(start(&subject.frames[0]), 8192);
 }
 
 /// Both copies of the header are damaged in different fields. Which key it was written under shows only when the

@@ -18,7 +18,7 @@ use crate::sim::{Agent, Call, Mode, Model, PATH, key, open};
 use crate::sim::{EIO, ENOSPC, Failure, Sim};
 
 const TO: &str = "/sim/salvaged.db";
-const HEADER_PAGE_LEN: usize = 4096;
+const FIRST_FRAME_AT: usize = 8192;
 const SESSIONS: usize = 3;
 const RECORDS_PER_SESSION: usize = 16;
 
@@ -206,8 +206,8 @@ fn a_torn_tail_is_left_out_as_it_is_when_the_store_is_opened() {
 fn a_flipped_bit_costs_at_most_what_its_frame_holds() {
     let subject = closed();
     // The header page is nearly all zeros.
-    let header = (0..HEADER_PAGE_LEN).step_by(211);
-    let frames = (HEADER_PAGE_LEN..subject.bytes.len()).step_by(17 * depth::salvaged_place_step());
+    let header = (0..FIRST_FRAME_AT).step_by(211);
+    let frames = (FIRST_FRAME_AT..subject.bytes.len()).step_by(17 * depth::salvaged_place_step());
     let places: Vec<_> = header.chain(frames).collect();
     in_parallel(places.len(), |i| {
         let at = places[i];
@@ -255,7 +255,7 @@ fn a_zeroed_frame_costs_itself_and_the_next_one() {
 #[test]
 fn a_zeroed_or_garbled_sector_costs_what_it_touches_and_the_next_frame() {
     let subject = closed();
-    let first_number = HEADER_PAGE_LEN / SECTOR_LEN;
+    let first_number = FIRST_FRAME_AT / SECTOR_LEN;
     in_parallel(subject.bytes.len().div_ceil(SECTOR_LEN) - first_number, |i| {
         let number = first_number + i;
         let mut random = Random::new(88 + i as u64);
@@ -284,7 +284,7 @@ fn many_faults_in_one_store_cost_what_they_touch() {
         let mut content = subject.content.clone();
         let mut allowed = BTreeSet::new();
         for _ in 0..2 + random.below(6) {
-            let at = HEADER_PAGE_LEN + random.below(subject.bytes.len() - HEADER_PAGE_LEN);
+            let at = FIRST_FRAME_AT + random.below(subject.bytes.len() - FIRST_FRAME_AT);
             let longest = [1, 8, 60, 300][random.below(4)];
             let len = (1 + random.below(longest)).min(subject.bytes.len() - at);
             let mut bytes = vec![0; len];
@@ -355,7 +355,7 @@ fn frames_of_another_generation_are_never_taken() {
     let content = agent.sim.live()[&PathBuf::from(PATH)].clone();
     let bytes = content.bytes();
     let expected = agent.oracle.current().clone();
-    for at in [HEADER_PAGE_LEN, bytes.len()] {
+    for at in [FIRST_FRAME_AT, bytes.len()] {
         for frames in [&old.frames[3..4], &old.frames[..]] {
             let range = start(&frames[0])..end(frames.last().unwrap());
             let salvaged =
@@ -509,7 +509,7 @@ fn two_damaged_copies_of_the_header_are_put_together() {
         }
     }
     // A header page that is cut is followed by no frames.
-    for len in [2048 + 116, HEADER_PAGE_LEN as u64 - 1] {
+    for len in [2048 + 116, FIRST_FRAME_AT as u64 - 1] {
         let mut content = subject.content.clone();
         content.set_len(len);
         let sim = Sim::on(&Image::from([(PathBuf::from(PATH), content.clone())]), 104);

@@ -1,6 +1,7 @@
 //! The files of the simulated disk.
 
 use std::io::{self, ErrorKind};
+use std::ops::Range;
 use std::sync::MutexGuard;
 
 use backupy_state::testing::{Attributes, File, FileId, Map};
@@ -128,9 +129,9 @@ impl File for SimFile {
         }
     }
 
-    fn drop_cache(&self, offset: u64) -> io::Result<()> {
+    fn drop_cache(&self, range: Range<u64>) -> io::Result<()> {
         let (mut state, _) = self.begin(Op::DropCache)?;
-        state.world.inode_mut(self.inode).drop_cache(offset);
+        state.world.inode_mut(self.inode).drop_cache(range);
         Ok(())
     }
 
@@ -201,7 +202,7 @@ impl File for SimLockFile {
         unimplemented!("a lock file")
     }
 
-    fn drop_cache(&self, _: u64) -> io::Result<()> {
+    fn drop_cache(&self, _: Range<u64>) -> io::Result<()> {
         unimplemented!("a lock file")
     }
 

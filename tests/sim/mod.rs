@@ -147,6 +147,7 @@ struct DiskState {
     syncs: Vec<(usize, usize)>,
     /// Files opened in an earlier session belong to a dead process.
     session: u32,
+    clock_ns: u64,
 }
 
 /// A simulated disk. Clones are the same disk.
@@ -181,6 +182,7 @@ impl Sim {
             outsider: Outsider::default(),
             syncs: Vec::new(),
             session: 0,
+            clock_ns: 0,
         })))
     }
 
@@ -425,6 +427,13 @@ impl Storage for Sim {
         Ok(())
     }
 
+    /// Time passes whenever somebody looks at the clock: a minute in a few calls.
+    fn clock_ns(&self) -> u64 {
+        let mut state = self.state();
+        state.clock_ns += CLOCK_STEP_NS;
+        state.clock_ns
+    }
+
     /// Takes no time: nothing else writes while a call of this thread waits.
     fn sleep(&self, _duration: Duration) {}
 }
@@ -435,6 +444,8 @@ impl Folder for Sim {
         Ok(())
     }
 }
+
+const CLOCK_STEP_NS: u64 = 10_000_000_000;
 
 /// Lock files have numbers from here on, other files below.
 const LOCK_FILES: u64 = 1 << 32;

@@ -12,6 +12,7 @@ use super::random::Random;
 use super::{Agent, Call, Model, PATH, key};
 
 pub const RECORDS_PER_SESSION: usize = 70;
+const MARK_PAGE: std::ops::Range<usize> = 4096..8192;
 const THREADS: usize = 2;
 
 /// A store, and what it held after each of its records.
@@ -57,10 +58,11 @@ impl Subject {
         &self.bytes[start(frame)..end(frame)]
     }
 
-    /// The first `kept` frames, followed by these bytes.
+    /// The first `kept` frames, followed by these bytes. The marks are removed, so that only the frames can tell.
     pub fn with_frames<'a>(&self, kept: usize, then: impl IntoIterator<Item = &'a [u8]>) -> Content {
         let begin = self.frames.get(kept).map_or(self.bytes.len(), start);
         let mut bytes = self.bytes[..begin].to_vec();
+        bytes[MARK_PAGE].fill(0);
         then.into_iter().for_each(|frame| bytes.extend_from_slice(frame));
         Content::of(&bytes)
     }

@@ -8,6 +8,7 @@
 //!   and once the cache is dropped, the old bytes are back.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -127,9 +128,11 @@ impl Inode {
         self.touched.clear();
     }
 
-    pub fn drop_cache(&mut self, offset: u64) {
-        let first = offset as usize / SECTOR_LEN;
-        for number in self.lost.split_off(&first) {
+    pub fn drop_cache(&mut self, range: Range<u64>) {
+        let sectors = range.start as usize / SECTOR_LEN..(range.end as usize).div_ceil(SECTOR_LEN);
+        let dropped: Vec<usize> = self.lost.range(sectors).copied().collect();
+        for number in dropped {
+            self.lost.remove(&number);
             self.live.put_sector(number, self.durable.sector(number).cloned());
         }
     }

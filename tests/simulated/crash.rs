@@ -50,7 +50,7 @@ const RANDOM_HISTORY_LEN: usize = 12;
 /// How many images are opened for a moment in a call that is made again.
 const AGAIN_IMAGES: usize = 60;
 const THREADS: usize = 2;
-const HEADER_PAGE_LEN: usize = 4096;
+const FIRST_FRAME_AT: usize = 8192;
 
 /// Prints even if the test passes, so that the log of a run has the counts. The output of `println` is captured.
 macro_rules! report {
@@ -168,7 +168,7 @@ fn a_torn_tail_that_was_cut_off_never_reappears_after_a_new_record() {
     let mut image = agent.sim.live();
     agent.sim.kill();
     let log = image.get_mut(Path::new(PATH)).unwrap();
-    let first_frame = HEADER_PAGE_LEN / SECTOR_LEN;
+    let first_frame = FIRST_FRAME_AT / SECTOR_LEN;
     log.put_sector(first_frame, None);
 
     let mut next = Agent::new(Sim::on(&image, 78), Mode::Sync);

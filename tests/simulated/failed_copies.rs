@@ -36,6 +36,19 @@ fn a_folder_that_is_not_synced_after_the_switch_fails_the_store() {
     }
 }
 
+/// The copy itself is complete.
+#[test]
+fn a_mark_that_cannot_be_written_after_the_switch_fails_the_store() {
+    for call in [Call::Compact, Call::Rekey] {
+        let (mut agent, n) = store_and_op_of(call, Op::Write);
+        agent.sim.fail(n, Failure::Errno(EIO));
+        agent.make(call).unwrap();
+        refuses_writes_and_still_reads(&agent);
+        assert_eq!(agent.store().stats().generation, 2);
+        survives(&agent.sim.world(), agent.oracle.allowed());
+    }
+}
+
 #[test]
 fn a_failed_store_is_not_copied_and_its_disk_not_touched() {
     let (mut agent, n) = store_and_op_of(Call::Enqueue { job: 2, len: 3000 }, Op::Sync);

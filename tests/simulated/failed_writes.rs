@@ -4,7 +4,7 @@ use backupy_state::Error;
 
 use super::survival::{fail_next, refuses_writes_and_still_reads, survives, survives_some};
 use crate::sim::world::FailedSync;
-use crate::sim::{Agent, Call, EIO, Failure, Mode, Op, Sim};
+use crate::sim::{Agent, Call, EIO, ENOSPC, Failure, Mode, Op, Sim};
 
 /// The short form of the test of all failures, for the two that matter most.
 #[test]
@@ -51,8 +51,11 @@ fn a_failed_write_ends_writing() {
     agent.start().unwrap();
     agent.make(Call::Heartbeat).unwrap();
     fail_next(&mut agent, Op::Write, Failure::Errno(EIO));
+    let begun = agent.sim.ops();
     let made = agent.make(Call::Enqueue { job: 0, len: 700 });
     assert!(matches!(made, Err(Error::Io { operation: "write", .. })), "{made:?}");
+    // Not even a mark is written after it.
+    assert_eq!(agent.sim.trace()[begun..].iter().filter(|&&op| op == Op::Write).count(), 1);
     refuses_writes_and_still_reads(&agent);
     survives(&agent.sim.world(), agent.oracle.allowed());
 }
@@ -77,5 +80,35 @@ fn an_io_error_while_the_log_grows_fails_only_that_call() {
     assert!(matches!(made, Err(Error::Io { operation: "allocate space in", .. })), "{made:?}");
     agent.make(call).unwrap();
     agent.make(Call::Heartbeat).unwrap();
+    survives(&agent.sim.world(), agent.oracle.allowed());
+}
+
+/// A mark rides on the sync of a call, so its failure is one of the sync. Without space there is only no new mark.
+#[test]
+fn a_mark_that_cannot_be_written_ends_writing_unless_the_disk_is_full() {
+    let before_the_first_mark = || {
+        let mut agent = Agent::new(Sim::new(20), Mode::Sync);
+        agent.start().unwrap();
+        agent.make(Call::Heartbeat).unwrap();
+        agent
+    };
+    let mut healthy = before_the_first_mark();
+    let begun = healthy.sim.ops();
+    healthy.make(Call::Heartbeat).unwrap();
+    let ops = healthy.sim.trace()[begun..].to_vec();
+    let writes: Vec<_> = (0..ops.len()).filter(|&n| ops[n] == Op::Write).collect();
+    assert_eq!(writes.len(), 2, "the frame and the mark: {ops:?}");
+
+    let mut agent = before_the_first_mark();
+    agent.sim.fail(begun + writes[1], Failure::Errno(ENOSPC));
+    agent.make(Call::Heartbeat).unwrap();
+    agent.make(Call::Enqueue { job: 0, len: 700 }).unwrap();
+    survives(&agent.sim.world(), agent.oracle.allowed());
+
+    let mut agent = before_the_first_mark();
+    agent.sim.fail(begun + writes[1], Failure::Errno(EIO));
+    let made = agent.make(Call::Heartbeat);
+    assert!(matches!(made, Err(Error::Io { operation: "sync", .. })), "{made:?}");
+    refuses_writes_and_still_reads(&agent);
     survives(&agent.sim.world(), agent.oracle.allowed());
 }

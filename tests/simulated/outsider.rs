@@ -756,7 +756,7 @@ impl Start {
             Start::Torn => content.write(TAIL, content.len()),
             Start::Damaged => {
                 // In the value of the second job.
-                content.write(&[0xAA; 16], 4096 + 450 + 200);
+                content.write(&[0xAA; 16], 8192 + 450 + 200);
                 holds.iter_mut().for_each(|state| state.jobs.retain(|(run_id, _)| run_id != "run-5"));
             }
             Start::Parked => drop(image.insert(beside_log(".new"), next_generation().clone())),

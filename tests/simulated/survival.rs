@@ -48,11 +48,15 @@ pub(super) fn take(sim: &Sim) -> Result<Model> {
     Model::take(&open(sim, Mode::Sync)?)
 }
 
-/// Makes the operation `op` of the next heartbeat fail. Records a heartbeat first, to find out which operation of
-/// a heartbeat that is.
+/// Makes the operation `op` of the next heartbeat fail. Records heartbeats first, to find out which operation of a
+/// heartbeat that is.
 pub(super) fn fail_next(agent: &mut Agent, op: Op, failure: Failure) {
+    // If a mark is due, this one writes it, and the next two do not.
+    agent.make(Call::Heartbeat).unwrap();
     let before = agent.sim.ops();
     agent.make(Call::Heartbeat).unwrap();
-    let at = agent.sim.trace()[before..].iter().position(|&done| done == op).unwrap();
+    let done = agent.sim.trace().split_off(before);
+    assert_eq!(done.iter().filter(|&&done| done == Op::Write).count(), 1, "{done:?}");
+    let at = done.iter().position(|&done| done == op).unwrap();
     agent.sim.fail(agent.sim.ops() + at, failure);
 }

@@ -72,6 +72,12 @@ fn show(report: &VerifyReport, out: &mut Out) {
         let len = bytes(report.torn_len);
         out.row("torn tail", format_args!("{len} after the last frame; the next open quarantines them"));
     }
+    if report.torn_marks > 0 {
+        out.row(
+            "torn marks",
+            format_args!("{}; a crash leaves one, and the store writes over it", report.torn_marks),
+        );
+    }
     for fault in &report.faults {
         out.row(kind_name(fault.kind), format_args!("at offset {}: {}", fault.offset, fault.what));
     }
@@ -97,6 +103,7 @@ fn as_json(report: &VerifyReport) -> Value {
         "file_len": report.file_len,
         "log_len": report.log_len,
         "torn_len": report.torn_len,
+        "torn_marks": report.torn_marks,
         "faults": report.faults.iter().map(fault).collect::<Vec<_>>(),
         "more_faults": report.more_faults,
     })

@@ -16,7 +16,7 @@ mod resync;
 mod scanner;
 mod window;
 
-pub(crate) use raw::{Concurrency, RawScanner, ScanItem};
+pub(crate) use raw::{Concurrency, PAUSES_MS, RawScanner, ScanItem};
 pub(crate) use read_ahead::{Ending, OpenedFrame, replay};
 pub(crate) use resync::{Gap, Resync, ResyncItem};
 pub(crate) use scanner::{OpenFrame, Scanned, Scanner};

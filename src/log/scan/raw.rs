@@ -5,16 +5,19 @@
 //! may leave any part of it on the disk, and leave later frames whole. If only zeros are left, which the writer
 //! preallocates, the log ends. Other bytes that are no valid frame mean one of two things:
 //!
-//! - *Damage*, if a later frame header has a `durable_seq` that reaches the frame expected here. That frame was
-//!   durable once, and no crash takes back what a sync has covered. FORMAT.md calls such a header a witness.
-//! - *A torn tail*, if there is no witness: what a crash leaves of an unfinished write. Damage to the frames that
-//!   no later header vouches for looks the same, which is why recovery keeps a copy of the tail.
+//! - *Damage*, if the frame expected here was durable once: no crash takes back what a sync has covered. This is
+//!   proven by a later frame header whose `durable_seq` reaches it, which FORMAT.md calls a witness, or by the
+//!   mark or the base of the log. The last two also prove that a log which seems to end here was cut.
+//! - *A torn tail* otherwise: what a crash leaves of an unfinished write. Damage to the frames that nothing
+//!   vouches for looks the same, which is why recovery keeps a copy of the tail.
 //!
-//! A header that passes its CRC but that no writer writes, or a whole frame with the wrong sequence number, is
-//! *tampering*: a crash does not leave such bytes.
+//! A header that passes its CRC but that no writer writes, a whole frame with the wrong sequence number, and one
+//! that is not the frame that mark or base name, are *tampering*: a crash does not leave such bytes.
 //!
 //! Alongside a writer, a frame that is half written can look like damage or tampering. So a reader without the
-//! lock looks again, for up to 31 ms, before it reports either.
+//! lock looks again, for up to 31 ms, before it reports either. At each look it reads the mark first, then the
+//! length of the file, and then the frames: in another order, the mark could name a frame that was written after
+//! the look.
 //!
 //! Implements the rules F1 to F7 of *Opening* in FORMAT.md, except for the seals, which `scanner.rs` adds. Only
 //! reads. It never continues after damage by itself; `resync.rs` does that.
@@ -24,8 +27,12 @@ use std::ops::Range;
 use std::time::Duration;
 
 use super::window::{READ_LEN, Window};
+use crate::crypto::Tag;
 use crate::format::SaltedCrc;
 use crate::format::frame::{self, ALIGNMENT, FRAME_HEADER_LEN, FrameHeader, ParsedFrameHeader};
+use crate::format::mark::Mark;
+use crate::format::position::LogPosition;
+use crate::log::marks;
 use crate::storage::{File, Storage};
 
 /// Whether another process may be writing the file that is scanned.
@@ -46,7 +53,7 @@ pub(crate) enum ScanItem<'a> {
     End,
     /// A torn tail. `until` is the offset after its last non-zero byte.
     Torn { until: u64 },
-    /// An invalid frame that was durable once, as a later frame proves.
+    /// An invalid or missing frame that was durable once, as a later frame, the mark or the base proves.
     Damage(&'static str),
     /// Bytes with a right CRC that no writer writes here.
     Tampered(&'static str),
@@ -54,7 +61,10 @@ pub(crate) enum ScanItem<'a> {
 
 /// Scans frames by their CRCs and sequence numbers.
 pub(crate) struct RawScanner<'a> {
+    file: &'a dyn File,
     crc: &'a SaltedCrc,
+    base: Option<LogPosition>,
+    mark: Option<Mark>,
     pub(super) window: Window<'a>,
     concurrency: Concurrency<'a>,
     /// Where the next frame begins.
@@ -72,18 +82,32 @@ pub(crate) struct RawScanner<'a> {
 }
 
 impl<'a> RawScanner<'a> {
-    /// Begins after the frame `seq`, which ends at `offset`.
+    /// Begins after the frame `seq`, which ends at `offset`. `base` is that of the log.
     pub(crate) fn new(
         file: &'a dyn File,
         crc: &'a SaltedCrc,
+        base: Option<LogPosition>,
         concurrency: Concurrency<'a>,
-        offset: u64,
-        seq: u64,
+        LogPosition { end: offset, seq, .. }: LogPosition,
     ) -> io::Result<Self> {
+        let mark = marks::read(file, crc)?;
         let window = Window::new(file)?;
         let witnesses = Witnesses::new(window.beside());
         let budget = window.file_len.saturating_mul(BUDGET_FACTOR).saturating_add(BUDGET_MIN);
-        Ok(RawScanner { crc, window, concurrency, offset, seq, rechecks: 0, nonzero_end: None, witnesses, budget })
+        Ok(RawScanner {
+            file,
+            crc,
+            base,
+            mark,
+            window,
+            concurrency,
+            offset,
+            seq,
+            rechecks: 0,
+            nonzero_end: None,
+            witnesses,
+            budget,
+        })
     }
 
     /// Where [`next`](Self::next) looks, in bytes from the start of the file.
@@ -94,6 +118,21 @@ impl<'a> RawScanner<'a> {
     /// The length of the file when it was last queried.
     pub(crate) fn file_len(&self) -> u64 {
         self.window.file_len
+    }
+
+    /// The mark of the log when it was last read.
+    pub(crate) fn mark(&self) -> Option<Mark> {
+        self.mark
+    }
+
+    /// The last frame that the mark or the base proves to have been durable.
+    pub(super) fn proven(&self) -> Option<LogPosition> {
+        self.mark.map(|mark| mark.position).into_iter().chain(self.base).max_by_key(|position| position.seq)
+    }
+
+    /// Whether the mark or the base proves that the frame expected at the offset was durable.
+    fn is_proven(&self) -> bool {
+        self.proven().is_some_and(|proven| proven.seq > self.seq)
     }
 
     /// Returns what is at the offset, and moves past it if it is a frame. Any other item is returned again by the
@@ -121,6 +160,7 @@ impl<'a> RawScanner<'a> {
                     break outcome?;
                 }
             }
+            self.mark = marks::read(self.file, self.crc)?;
             self.window.renew()?;
             self.nonzero_end = None;
             self.witnesses = Witnesses::new(self.window.beside());
@@ -150,12 +190,10 @@ impl<'a> RawScanner<'a> {
             ParsedFrameHeader::Plausible(header) => {
                 if self.budget > 0 {
                     let frame = self.window.bytes(self.offset, header.len as usize)?;
-                    if header.body_checks(&frame[FRAME_HEADER_LEN..], self.crc) {
-                        return Ok(if header.seq == self.seq + 1 {
-                            Outcome::Frame(header)
-                        } else {
-                            Outcome::Tampered("the frame does not have the expected seq")
-                        });
+                    let body = &frame[FRAME_HEADER_LEN..];
+                    if header.body_checks(body, self.crc) {
+                        let tag = header.stored_tag(body);
+                        return Ok(self.check_place(header, tag));
                     }
                     self.budget = self.budget.saturating_sub(frame.len() as u64);
                 }
@@ -165,9 +203,28 @@ impl<'a> RawScanner<'a> {
         };
         let until = self.last_nonzero_end()?;
         if until == self.offset {
-            return Ok(Outcome::End);
+            let what = "the log ends here, but continued once, as its mark or base record shows";
+            return Ok(if self.is_proven() { Outcome::Damage(what) } else { Outcome::End });
         }
-        Ok(if self.has_witness(until)? { Outcome::Damage(what) } else { Outcome::Torn { until } })
+        let was_durable = self.is_proven() || self.has_witness(until)?;
+        Ok(if was_durable { Outcome::Damage(what) } else { Outcome::Torn { until } })
+    }
+
+    /// Whether a whole frame, whose manifest tag is `tag`, is the one that belongs at the offset.
+    fn check_place(&self, header: FrameHeader, tag: Option<Tag>) -> Outcome {
+        if header.seq != self.seq + 1 {
+            return Outcome::Tampered("the frame does not have the expected seq");
+        }
+        let end = self.offset + u64::from(header.len);
+        let is_another =
+            |named: LogPosition| named.seq == header.seq && (named.end, Some(named.chain)) != (end, tag);
+        if self.base.is_some_and(is_another) {
+            return Outcome::Tampered("the frame is not the one that the base record names");
+        }
+        if self.mark.is_some_and(|mark| is_another(mark.position)) {
+            return Outcome::Tampered("the frame is not the one that the mark names");
+        }
+        Outcome::Frame(header)
     }
 
     /// The offset after the last non-zero byte, or the current offset if only zeros follow it.
@@ -308,7 +365,7 @@ enum Outcome {
 }
 
 /// The pauses at one doubtful place, together 31 ms: enough for a write of the largest frame to finish.
-const PAUSES_MS: [u64; 5] = [1, 2, 4, 8, 16];
+pub(crate) const PAUSES_MS: [u64; 5] = [1, 2, 4, 8, 16];
 /// After this many doubtful places, the scanner pauses no more: a write in progress does not explain them, and the
 /// pauses would add up.
 const RECHECKS_MAX: u32 = 8;

@@ -25,8 +25,10 @@ use crate::crypto::Tag;
 use crate::crypto::seal::Sealer;
 use crate::crypto::secret_vec::{self, SecretVec};
 use crate::format::frame::{self, ALIGNMENT, FrameHeader};
+use crate::format::mark::Mark;
+use crate::format::position::LogPosition;
 use crate::format::record::Manifest;
-use crate::log::file::{LogFile, LogPosition};
+use crate::log::file::LogFile;
 use crate::{Error, Result};
 
 /// An authentic frame, without its values.
@@ -43,6 +45,9 @@ pub(crate) struct OpenedFrame<'a> {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Ending {
     pub(crate) file_len: u64,
+    pub(crate) mark: Option<Mark>,
+    /// The last frame that the mark or the base proves to have been durable.
+    pub(crate) proven: Option<LogPosition>,
     /// The offset after the last non-zero byte of a torn tail, if there is one.
     pub(crate) torn_until: Option<u64>,
 }
@@ -58,8 +63,8 @@ pub(crate) fn replay(
     tip: LogPosition,
     mut take: impl FnMut(&OpenedFrame<'_>),
 ) -> Result<Ending> {
-    let scanner = RawScanner::new(&*log.file, &log.crc, concurrency, tip.end, tip.seq)
-        .map_err(log.io("read the length of"))?;
+    let scanner = RawScanner::new(&*log.file, &log.crc, log.base, concurrency, tip)
+        .map_err(log.io("read the mark or the length of"))?;
     let is_long = is_long(scanner.file_len(), tip.end);
     let mut frames = ReadAhead { log, scanner, chain: tip.chain };
     if is_long && let Some(ending) = frames.replay_on_two_threads(&mut take) {
@@ -146,7 +151,8 @@ impl ReadAhead<'_> {
                 ScanItem::Damage(what) => return Err(Error::corrupt(&log.path, offset, what)),
                 ScanItem::Tampered(what) => return Err(Error::unauthentic(&log.path, offset, what)),
             };
-            return Ok(Some(Ending { file_len: scanner.file_len(), torn_until }));
+            let (file_len, mark, proven) = (scanner.file_len(), scanner.mark(), scanner.proven());
+            return Ok(Some(Ending { file_len, mark, proven, torn_until }));
         }
         Ok(None)
     }

@@ -24,7 +24,9 @@ use super::raw::{Concurrency, RawScanner};
 use super::scanner::{OpenFrame, Scanned, Scanner};
 use crate::crypto::{TAG_LEN, Tag};
 use crate::format::frame::{self, ALIGNMENT, FRAME_HEADER_LEN, FRAME_LEN_MIN, FrameHeader};
-use crate::log::file::{LogFile, LogPosition};
+use crate::format::mark::Mark;
+use crate::format::position::LogPosition;
+use crate::log::file::LogFile;
 use crate::{Error, Result};
 
 /// Scans the whole log with the key, whatever is damaged. Every [`ResyncItem::Frame`] is authentic, and their
@@ -66,7 +68,7 @@ pub(crate) enum ResyncItem<'a> {
     End { torn_until: Option<u64> },
 }
 
-/// A range of bytes in which frames are missing.
+/// A range of bytes in which frames are missing. It may be longer than the file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Gap {
     pub(crate) offset: u64,
@@ -92,6 +94,11 @@ impl<'a> Resync<'a> {
     /// The position after the last frame that was returned, or the end of the last gap.
     pub(crate) fn tip(&self) -> LogPosition {
         self.scanner.tip
+    }
+
+    /// The mark of the log when it was last read.
+    pub(crate) fn mark(&self) -> Option<Mark> {
+        self.scanner.raw.mark()
     }
 
     /// The length of the file when it was last queried.
@@ -196,6 +203,9 @@ impl<'a> Resync<'a> {
     fn search(&mut self, mut from: u64) -> Result<ResyncItem<'_>> {
         let tip = self.scanner.tip;
         let until = self.scanner.raw.last_nonzero_end().map_err(self.scanner.log.io("read"))?;
+        // The file may end before frames that it once had.
+        let proven_end =
+            self.scanner.raw.proven().filter(|proven| proven.seq > tip.seq).map_or(0, |proven| proven.end);
         let (offset, first_seq) = (tip.end, tip.seq + 1);
         loop {
             let Scanner { log, raw, .. } = &mut self.scanner;
@@ -203,7 +213,8 @@ impl<'a> Resync<'a> {
             let found = raw.find_header(from, until, is_new).map_err(log.io("read"))?;
             let Some((at, header)) = found else {
                 self.state = State::Ended;
-                return Ok(ResyncItem::Gap(Gap { offset, end: until, first_seq, last_seq: None }));
+                let end = until.max(proven_end);
+                return Ok(ResyncItem::Gap(Gap { offset, end, first_seq, last_seq: None }));
             };
             from = at + ALIGNMENT as u64;
             // `open_by_seal` has tried the frame that was expected at the tip.

@@ -9,8 +9,9 @@
 use super::raw::{Concurrency, RawScanner, ScanItem};
 use crate::crypto::secret_vec::SecretVec;
 use crate::format::frame::FrameHeader;
+use crate::format::position::LogPosition;
 use crate::format::record::Manifest;
-use crate::log::file::{LogFile, LogPosition};
+use crate::log::file::LogFile;
 use crate::{Error, Result};
 
 /// Scans with the key. Every frame it returns is authentic and in its place.
@@ -49,8 +50,8 @@ impl<'a> Scanner<'a> {
     /// # Errors
     /// `Io`.
     pub(crate) fn new(log: &'a LogFile, concurrency: Concurrency<'a>, tip: LogPosition) -> Result<Self> {
-        let raw = RawScanner::new(&*log.file, &log.crc, concurrency, tip.end, tip.seq)
-            .map_err(log.io("read the length of"))?;
+        let raw = RawScanner::new(&*log.file, &log.crc, log.base, concurrency, tip)
+            .map_err(log.io("read the mark or the length of"))?;
         Ok(Scanner { log, raw, tip, text: SecretVec::default() })
     }
 

@@ -8,10 +8,10 @@ use crate::crypto::seal::GenerationId;
 use crate::format::bucket::Bucket;
 use crate::format::header::Header;
 use crate::format::location::{Location, ValueCursor};
+use crate::format::position::LogPosition;
 use crate::format::record::Operation;
 use crate::index::Index;
 use crate::log::builder::LogBuilder;
-use crate::log::file::LogPosition;
 use crate::log::scan::{Concurrency, OpenFrame, Scanned, Scanner};
 use crate::log::values::Values;
 use crate::read::Reader;
@@ -58,8 +58,8 @@ impl<'a> Copier<'a> {
         Ok(())
     }
 
-    /// Copies the rest, up to `tip`, and ends the new log with a close frame. Returns the length of the new file.
-    pub(super) fn finish(&mut self, tip: LogPosition) -> Result<u64> {
+    /// Copies the rest, up to `tip`, and ends the new log with a close frame and a base record.
+    pub(super) fn finish(&mut self, tip: LogPosition) -> Result<()> {
         self.copy_until(tip)?;
         self.new.finish(|offset| self.progress.note_read_back(offset, &self.shared.path))
     }

@@ -1,32 +1,33 @@
 //! Decides when a compaction is due.
 
 use crate::CompactionPolicy;
-use crate::format::frame::SEQ_MAX;
-use crate::format::header::HEADER_PAGE_LEN;
+use crate::format::frame::{SEALINGS_MAX, SEQ_MAX};
+use crate::format::header::FIRST_FRAME_AT;
 use crate::index::Index;
-use crate::log::file::LogPosition;
+use crate::log::writer::LogSize;
 
 impl CompactionPolicy {
-    /// Whether to compact a log while it is in use. `file_len` includes the preallocated space.
-    pub(crate) fn is_due(&self, tip: LogPosition, file_len: u64, index: &Index) -> bool {
-        let (frames_len, dead) = frames_and_dead(tip, index);
-        let is_long = file_len + GROWTH_MEANWHILE_LEN >= self.min_len && dead >= DEAD_LEN_MIN;
+    /// Whether to compact a log while it is in use.
+    pub(crate) fn is_due(&self, log: &LogSize, index: &Index) -> bool {
+        let (frames_len, dead) = frames_and_dead(log.len, index);
+        let is_long = log.file_len + GROWTH_MEANWHILE_LEN >= self.min_len && dead >= DEAD_LEN_MIN;
         let is_wasteful = is_long && dead as f64 > self.dead_ratio.max(DEAD_RATIO_MIN) * frames_len as f64;
-        self.automatic && is_wasteful || tip.seq >= RENEW_AT_SEQ
+        let must_renew = log.seq >= RENEW_AT_SEQ || log.seq + log.values >= RENEW_AT_SEALINGS;
+        self.automatic && is_wasteful || must_renew
     }
 
     /// Whether to compact a log that is being closed, however short it is: the next open would have to read the
     /// dead frames, and the few live bytes are copied quickly.
-    pub(crate) fn is_due_at_close(&self, tip: LogPosition, index: &Index) -> bool {
-        let (frames_len, dead) = frames_and_dead(tip, index);
+    pub(crate) fn is_due_at_close(&self, log_len: u64, index: &Index) -> bool {
+        let (frames_len, dead) = frames_and_dead(log_len, index);
         let is_cheap = index.live_bytes() <= LIVE_AT_CLOSE_MAX && dead > LIVE_AT_CLOSE_MAX;
         self.automatic && is_cheap && dead as f64 > self.dead_ratio * frames_len as f64
     }
 }
 
 /// The length of all frames, and how many of these bytes are dead.
-fn frames_and_dead(tip: LogPosition, index: &Index) -> (u64, u64) {
-    let frames_len = tip.end - HEADER_PAGE_LEN as u64;
+fn frames_and_dead(log_len: u64, index: &Index) -> (u64, u64) {
+    let frames_len = log_len - FIRST_FRAME_AT as u64;
     (frames_len, frames_len.saturating_sub(index.live_bytes()))
 }
 
@@ -44,22 +45,21 @@ const LIVE_AT_CLOSE_MAX: u64 = 128 << 10;
 /// Early enough for a compaction to end before the generation runs out of sequence numbers: writing the remaining
 /// 16 million frames takes a fast writer a minute.
 const RENEW_AT_SEQ: u64 = SEQ_MAX - (1 << 24);
+/// Likewise for what is sealed: a record can seal a million values.
+const RENEW_AT_SEALINGS: u64 = SEALINGS_MAX - (1 << 28);
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::QueueOrder;
 
-    fn tip(end: u64, seq: u64) -> LogPosition {
-        LogPosition { end, seq, chain: [0; 16] }
-    }
-
     #[test]
-    fn a_generation_that_runs_out_of_sequence_numbers_is_compacted_even_if_automatic_is_off() {
+    fn a_generation_that_runs_out_of_numbers_or_nonces_is_compacted_even_if_automatic_is_off() {
         let never = CompactionPolicy { automatic: false, ..CompactionPolicy::default() };
         let empty = Index::new(QueueOrder::RunId);
-        assert!(!never.is_due(tip(1 << 40, RENEW_AT_SEQ - 1), 1 << 40, &empty));
-        assert!(never.is_due(tip(5000, RENEW_AT_SEQ), 5000, &empty));
+        let is_due = |len, seq, values| never.is_due(&LogSize { len, file_len: len, seq, values }, &empty);
+        assert!(!is_due(1 << 40, RENEW_AT_SEQ - 1, 0) && is_due(9000, RENEW_AT_SEQ, 0));
+        assert!(!is_due(1 << 40, 9, RENEW_AT_SEALINGS - 10) && is_due(9000, 9, RENEW_AT_SEALINGS - 9));
     }
 
     #[test]
@@ -68,7 +68,8 @@ mod tests {
         for dead_ratio in [f64::NAN, -1.0, 0.0] {
             let policy = CompactionPolicy { dead_ratio, min_len: 0, automatic: true };
             // The only dead bytes are those of the first record of a new log, without its value.
-            assert!(!policy.is_due(tip(4096 + 200, 2), 140_000, &empty));
+            let log = LogSize { len: FIRST_FRAME_AT as u64 + 200, file_len: 140_000, seq: 2, values: 1 };
+            assert!(!policy.is_due(&log, &empty));
         }
     }
 }

@@ -13,7 +13,7 @@ use crate::log::group_commit::Failure;
 use crate::log::left_over::{self, Unfinished};
 use crate::log::place;
 use crate::log::values::Values;
-use crate::log::writer::{LogWriter, Release};
+use crate::log::writer::Release;
 use crate::read::Reader;
 use crate::report::MOUNTED;
 use crate::storage::paths;
@@ -38,6 +38,8 @@ struct History {
     backoff: Option<(Instant, Duration)>,
     /// Where the last compaction has kept a log that was in its way, until the event is emitted.
     kept: Option<PathBuf>,
+    /// Why the new log could not be marked, until the event is emitted.
+    mark_error: Option<Error>,
 }
 
 impl Runner {
@@ -102,7 +104,7 @@ impl Runner {
         copier.catch_up()?;
         let guard = self.shared.write()?;
         let bytes_before = guard.log.tip().end;
-        let file_len = copier.finish(guard.log.tip())?;
+        copier.finish(guard.log.tip())?;
         self.rename_over_log(&mut copier, &guard)?;
         let report = CompactionReport {
             generation: copier.new.header.id.generation,
@@ -110,7 +112,7 @@ impl Runner {
             bytes_after: copier.new.log.tip().end,
             took: started.elapsed(),
         };
-        self.switch_to(&mut copier, guard, file_len);
+        self.switch_to(&mut copier, guard);
         Ok(report)
     }
 
@@ -154,15 +156,19 @@ impl Runner {
         paths::sync(&*folder, path).inspect_err(|_| group_commit.fail(&std::io::ErrorKind::Other.into()))
     }
 
-    fn switch_to(&self, copier: &mut Copier<'_>, guard: WriteGuard<'_>, file_len: u64) {
-        let LogBuilder { log, file, header, index, .. } = &mut copier.new;
+    fn switch_to(&self, copier: &mut Copier<'_>, guard: WriteGuard<'_>) {
+        let log = copier.new.continuing_writer();
+        let (commits, tip) = (Arc::clone(log.commits()), log.tip());
+        let LogBuilder { file, header, index, .. } = &mut copier.new;
         let mut index = std::mem::replace(index, Index::new(self.shared.queue_order));
         // A batch that was peeked before the compaction names its events by their ordinals, so none may be reused.
         self.shared.with_index(|old| index.continue_ordinals_from(old));
         let values = Arc::new(Values::new(Arc::clone(file), self.shared.mmap));
         let view = View { header: *header, index, values };
-        let log = LogWriter::new(Arc::clone(file), Arc::clone(&self.shared.storage), log.tip(), file_len, true);
         drop(guard.switch(log, view));
+        // The folder is synced, so the log may look clean. A failure ends writing to the new log, but does not
+        // undo the compaction or the change of key.
+        self.history().mark_error = commits.write_mark(tip).err();
     }
 
     /// Copies the live records into a new file at `path`, with the generation of the store.
@@ -185,9 +191,15 @@ impl Runner {
     /// Records how a compaction ended, unless the store is being closed, and emits the events. Each failure in a
     /// row doubles the wait before the next automatic one. The caller holds no lock.
     pub(super) fn note(&self, done: &Result<CompactionReport>) {
-        let kept = self.history().kept.take();
+        let (kept, mark_error) = {
+            let mut history = self.history();
+            (history.kept.take(), history.mark_error.take())
+        };
         if let Some(kept) = kept {
             events::left_over_kept(&self.shared.path, &kept);
+        }
+        if let Some(error) = mark_error {
+            events::failed(&self.shared.path, &error, true);
         }
         if self.progress.is_stopping() {
             return;

@@ -40,7 +40,7 @@ impl Kind {
 
     pub(super) fn description(self) -> &'static str {
         match self {
-            Kind::Header => "written once, in two copies",
+            Kind::Header => "two copies, and marks of how far the log is durable",
             Kind::Live => "the contents of the store",
             Kind::Dead => "replaced or removed data, and the frames' own bytes",
             Kind::Record => "live and dead, not distinguished without the key",
@@ -94,11 +94,14 @@ impl Layout {
         let mut regions = Regions { live: live.unwrap_or_default().iter().cloned().peekable(), all: Vec::new() };
         let file_len = report.file_len;
         let is_faulty = |range: &Range<u64>| report.faults.iter().any(|fault| range.contains(&fault.offset));
-        let header_is_lost =
-            report.faults.iter().any(|fault| fault.offset < HEADER_LEN && fault.kind != FaultKind::Header);
-        for copy in [0..HEADER_LEN / 2, HEADER_LEN / 2..HEADER_LEN] {
-            let kind = if header_is_lost || is_faulty(&copy) { Kind::Damaged } else { Kind::Header };
-            regions.add_through(copy.end.min(file_len), kind);
+        // Without a header that can be used, nothing was checked: no generation is 0.
+        let header_is_lost = report.generation == 0;
+        // Such a fault means that neither copy can be used.
+        let are_copies_lost =
+            report.faults.iter().any(|fault| fault.offset < COPIES[1].end && fault.kind != FaultKind::Header);
+        for part in COPIES.into_iter().chain([MARK_PAGE]) {
+            let is_lost = header_is_lost || (are_copies_lost && part != MARK_PAGE) || is_faulty(&part);
+            regions.add_through(part.end.min(file_len), if is_lost { Kind::Damaged } else { Kind::Header });
         }
         for frame in frames {
             // A gap between two frames: bytes that failed their checks, after which a frame was found.
@@ -222,7 +225,9 @@ fn read_frames(target: &Target, key: Option<&AgentKey>) -> Result<(VerifyReport,
     Ok((report, frames))
 }
 
-const HEADER_LEN: u64 = 4096;
+/// The halves of the header page, each with a copy of the header and of the base record.
+const COPIES: [Range<u64>; 2] = [0..2048, 2048..4096];
+const MARK_PAGE: Range<u64> = 4096..8192;
 /// The length of the shortest frame.
 const CELL_LEN_MIN: u64 = 64;
 const ATTEMPTS: usize = 5;
