@@ -57,8 +57,9 @@ fn opened(store: Store) -> Opened {
 
 /// What the store in a copy of the disk holds. It may be under either key.
 fn take(image: &Image, path: &str) -> Result<Model> {
+    let sim = Sim::on(image, 3);
     let open = |key: &AgentKey| {
-        let mut options = options_on(Arc::new(Sim::on(image, 3)));
+        let mut options = options_on(Arc::new(sim.clone()));
         options.mmap(false).queue_order(QueueOrder::Fifo).create(false);
         options.open(path, key)
     };
@@ -66,6 +67,10 @@ fn take(image: &Image, path: &str) -> Result<Model> {
         Err(Error::WrongKey { .. }) => open(&other_key())?,
         opened => opened?,
     };
+    // A file that a crash has left is kept only if its first pages, which are all it has, were torn.
+    let live = sim.live();
+    let kept = live.get(Path::new(&format!("{path}.damaged-1")));
+    assert!(kept.is_none_or(|kept| kept.len() <= 8192), "a copy that a crash has left is kept as if it were of value");
     Model::take(&opened(store))
 }
 

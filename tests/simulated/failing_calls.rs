@@ -180,9 +180,10 @@ fn run_with_failure(case: &Case, calls: &[Call], sim: Sim, images: usize) {
             assert_typed(case, error, has_failed);
         }
         if begins_anew {
-            has_failed = false;
             // A close that fails leaves nothing open, and the next process starts.
             opened = if agent.is_open() { Ok(()) } else { agent.start() };
+            // An open that changes the key may be complete but for its mark.
+            has_failed = opened.is_ok() && takes_no_writes(&agent);
             continue;
         }
         if has_failed {
@@ -203,7 +204,7 @@ fn run_with_failure(case: &Case, calls: &[Call], sim: Sim, images: usize) {
         }
         if made.is_ok() && call.copies() {
             // The copy is complete; only its mark could not be written.
-            let is_latched = matches!(agent.store().ack_job("none"), Err(Error::Failed { .. }));
+            let is_latched = takes_no_writes(&agent);
             assert!(!is_latched || has_failed || agent.sim.trace()[before_ops..].contains(&Op::Write));
             has_failed |= is_latched;
         }
@@ -223,6 +224,10 @@ fn run_with_failure(case: &Case, calls: &[Call], sim: Sim, images: usize) {
     }
     survives_some(&agent.sim.world(), agent.oracle.allowed(), images);
     no_sync_was_repeated(case, &agent.sim);
+}
+
+fn takes_no_writes(agent: &Agent) -> bool {
+    matches!(agent.store().ack_job("none"), Err(Error::Failed { .. }))
 }
 
 /// Whether it is an error of the log itself, after which the store takes no more writes.

@@ -1,9 +1,14 @@
-//! A log that somebody has put in its place by a rename, without a sync of the folder.
+//! Logs that somebody has put in a place by a rename: in that of the store without a sync of the folder, and where a
+//! copy is to be written.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
-use crate::sim::world::{NameChange, World};
-use crate::sim::{Agent, Call, Mode, PATH, Sim, crash, open};
+use backupy_state::testing::{Storage, salvage_on};
+use backupy_state::{Error, Result};
+
+use crate::sim::world::{self, NameChange, World};
+use crate::sim::{Agent, Call, Mode, PATH, Sim, crash, key, open};
 
 #[test]
 fn a_call_acknowledged_after_a_rename_by_others_survives_losing_that_rename() {
@@ -28,4 +33,26 @@ fn a_call_acknowledged_after_a_rename_by_others_survives_losing_that_rename() {
         images += 1;
     });
     assert!(images > 0);
+}
+
+/// For the store itself, see `a_salvaged_store_that_is_parked_at_new_is_kept_under_another_name`.
+#[test]
+fn a_complete_copy_where_the_next_one_is_to_be_written_is_in_the_way_and_stays() {
+    let (copy, new) = (Path::new("/sim/copy.db"), Path::new("/sim/copy.db.new"));
+    let mut agent = Agent::new(Sim::new(35), Mode::Sync);
+    agent.start().unwrap();
+    agent.make(Call::Enqueue { job: 0, len: 20 }).unwrap();
+    let disk: Arc<dyn Storage> = Arc::new(agent.sim.clone());
+    let back_up = || agent.store().backup(copy);
+    let salvage = || salvage_on(&disk, PATH, &key(), copy).map(drop);
+    for make_copy in [&back_up as &dyn Fn() -> Result<()>, &salvage] {
+        make_copy().unwrap();
+        let id = disk.id(copy).unwrap().unwrap();
+        assert!(disk.rename(copy, id, new, None).is_ok());
+        let before = world::hash(&agent.sim.live());
+        let made = make_copy();
+        assert!(matches!(&made, Err(Error::Invalid { what, .. }) if what.contains("complete store")), "{made:?}");
+        assert_eq!(world::hash(&agent.sim.live()), before);
+        assert!(disk.remove_file(new, id).unwrap());
+    }
 }
