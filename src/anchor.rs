@@ -6,6 +6,7 @@ use std::fmt;
 use std::str::FromStr;
 
 use crate::crypto::{TAG_LEN, Tag};
+use crate::format::base::Origin;
 use crate::format::header::Header;
 use crate::{Error, Result};
 
@@ -89,11 +90,12 @@ impl Anchor {
         self.tag
     }
 
-    /// Returns why a log does not satisfy this anchor, or `None` if it does. `tag_at` returns the tag of the log's
-    /// frame with the given number, if there is one.
+    /// Returns why a log does not satisfy this anchor, or `None` if it does. `origin` is that of its base.
+    /// `tag_at` returns the tag of the log's frame with the given number, if there is one.
     pub(crate) fn shortfall(
         &self,
         header: &Header,
+        origin: Option<Origin>,
         tag_at: impl FnOnce(u64) -> Option<Tag>,
     ) -> Option<&'static str> {
         if header.id.store_id != self.store_id {
@@ -101,13 +103,23 @@ impl Anchor {
         }
         if header.id.generation != self.generation {
             let is_older = header.id.generation < self.generation;
-            return is_older.then_some("its generation is older");
+            let is_fork = origin.is_some_and(|origin| self.is_missing_from(&origin));
+            let fork = "it was made from a log without the expected frame";
+            return is_older.then_some("its generation is older").or(is_fork.then_some(fork));
         }
         match tag_at(self.seq) {
             None => Some("its log ends before the expected frame"),
             Some(tag) if tag != self.tag => Some("its log has a different frame with the expected number"),
             Some(_) => None,
         }
+    }
+}
+
+impl Anchor {
+    /// Whether the log that a base was made from is of the anchor's generation, but does not have its frame.
+    fn is_missing_from(&self, origin: &Origin) -> bool {
+        let has_other_frame = origin.seq == self.seq && origin.tag != self.tag;
+        origin.generation == self.generation && (origin.seq < self.seq || has_other_frame)
     }
 }
 

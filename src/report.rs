@@ -9,8 +9,8 @@ use std::time::Duration;
 pub struct RecoveryReport {
     /// Whether there was no store, so that a new one was created.
     pub created: bool,
-    /// Whether the last session ended with a successful [`Store::close`](crate::Store::close). True for a new
-    /// store.
+    /// Whether there was nothing to recover: the last session ended with a successful
+    /// [`Store::close`](crate::Store::close), or wrote nothing after a compaction. True for a new store.
     pub clean: bool,
     /// Whether the store was opened with [`previous_key`](crate::OpenOptions::previous_key) and changed to the new
     /// key.
@@ -42,7 +42,7 @@ pub struct Stats {
     pub seq: u64,
     /// The length of the file in bytes, including preallocated space.
     pub file_len: u64,
-    /// The length of the header page and all frames in bytes.
+    /// The length of the first two pages and all frames in bytes.
     pub log_len: u64,
     /// How many bytes of the frames the live operations take, without frame headers.
     pub live_bytes: u64,
@@ -169,7 +169,7 @@ pub struct Lost {
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct LostKey {
-    /// The bucket: `config`, `queue`, `registry` or `logs`.
+    /// The bucket: `config`, `queue`, `registry`, `logs` or `data`.
     pub bucket: &'static str,
     /// The run id of the job, in bucket `queue`.
     pub run_id: Option<String>,

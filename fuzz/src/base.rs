@@ -19,7 +19,7 @@ pub const SLOTS: [usize; 2] = [4096, 6144];
 pub const SLOT_LEN: usize = 40;
 /// Where the two copies of the base record are.
 pub const BASES: [usize; 2] = [1024, 3072];
-pub const BASE_LEN: usize = 72;
+pub const BASE_LEN: usize = 104;
 
 /// Logs of one store.
 pub struct Base {

@@ -66,12 +66,12 @@ impl Prk {
         Sealer(Cipher::new(&key))
     }
 
-    /// `MAC = HKDF-Expand(PRK, "backupy-state v2 base" || header 0..80 || base record 8..40, 32)`.
+    /// `MAC = HKDF-Expand(PRK, "backupy-state v2 base" || header 0..80 || base record 8..72, 32)`.
     ///
     /// RFC 5869, section 2.3.
-    pub(crate) fn base_mac(&self, header: &[u8; 80], position: &[u8; 32]) -> [u8; 32] {
+    pub(crate) fn base_mac(&self, header: &[u8; 80], base: &[u8; 64]) -> [u8; 32] {
         let mut mac = [0; 32];
-        self.expand(&[b"backupy-state v2 base", header, position], &mut mac);
+        self.expand(&[b"backupy-state v2 base", header, base], &mut mac);
         mac
     }
 

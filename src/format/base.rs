@@ -1,4 +1,4 @@
-//! The base record: where the part of a log that was made whole ends.
+//! The base record: where the part of a log that was made whole ends, and from what it was made.
 //!
 //! Parses and encodes its two copies in the header page. It has no key, so it never checks the MAC:
 //! `log/header.rs` does. Implements *Base record* of FORMAT.md.
@@ -6,6 +6,7 @@
 use super::header::HEADER_PAGE_LEN;
 use super::position::{LogPosition, POSITION_LEN};
 use super::{SaltedCrc, bytes_at};
+use crate::crypto::Tag;
 
 /// Where the copies begin in the header page.
 pub(crate) const BASES_AT: [usize; 2] = [1024, 3072];
@@ -14,17 +15,45 @@ pub(crate) const BASES_AT: [usize; 2] = [1024, 3072];
 const CRC_AT: usize = 0;
 const ZERO_AT: usize = 4;
 const POSITION_AT: usize = 8;
-const MAC_AT: usize = POSITION_AT + POSITION_LEN;
+const GENERATION_AT: usize = POSITION_AT + POSITION_LEN;
+const SEQ_AT: usize = GENERATION_AT + 8;
+const TAG_AT: usize = SEQ_AT + 8;
+const MAC_AT: usize = TAG_AT + 16;
 const MAC_LEN: usize = 32;
 pub(crate) const BASE_LEN: usize = MAC_AT + MAC_LEN;
+/// What the MAC covers, besides the header.
+pub(crate) const AUTHENTICATED_LEN: usize = MAC_AT - POSITION_AT;
+
+/// The base of a log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Base {
+    /// After the close frame that ends it.
+    pub(crate) position: LogPosition,
+    pub(crate) origin: Origin,
+}
+
+/// The last frame of the log that a base was made from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Origin {
+    pub(crate) generation: u64,
+    /// 0 if the log had no frame. Then the tag is what its first frame would have been chained to.
+    pub(crate) seq: u64,
+    pub(crate) tag: Tag,
+}
+
+impl Origin {
+    pub(crate) fn new(generation: u64, tip: LogPosition) -> Self {
+        Origin { generation, seq: tip.seq, tag: tip.chain }
+    }
+}
 
 /// One copy of the base record whose CRC is right. Its MAC is not checked yet: that takes the agent key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct BaseCopy {
     /// `None` if no frame can be there, or bytes are not zero that must be.
-    pub(crate) position: Option<LogPosition>,
+    pub(crate) base: Option<Base>,
     /// The bytes that the MAC covers, besides the header.
-    pub(crate) authenticated: [u8; POSITION_LEN],
+    pub(crate) authenticated: [u8; AUTHENTICATED_LEN],
     pub(crate) mac: [u8; MAC_LEN],
 }
 
@@ -39,7 +68,7 @@ pub(crate) fn copy_faults(page: &[u8], crc: &SaltedCrc) -> Vec<(u64, &'static st
     let mut found = Vec::new();
     for (at, copy) in BASES_AT.into_iter().zip(copies) {
         let parsed = copy.first_chunk().and_then(|copy| parse_copy(copy, crc));
-        if parsed.is_none_or(|copy| copy.position.is_none()) {
+        if parsed.is_none_or(|copy| copy.base.is_none()) {
             found.push((at as u64, "a copy of the base record is damaged"));
         }
     }
@@ -54,22 +83,32 @@ fn parse_copy(copy: &[u8; BASE_LEN], crc: &SaltedCrc) -> Option<BaseCopy> {
     if stored != crc.of(copy.get(ZERO_AT..)?) {
         return None;
     }
-    let authenticated = bytes_at(copy, POSITION_AT)?;
+    let origin = Origin {
+        generation: u64::from_le_bytes(bytes_at(copy, GENERATION_AT)?),
+        seq: u64::from_le_bytes(bytes_at(copy, SEQ_AT)?),
+        tag: bytes_at(copy, TAG_AT)?,
+    };
     let has_zeros = bytes_at(copy, ZERO_AT) == Some([0; 4]);
-    let position = if has_zeros { LogPosition::parse(&authenticated) } else { None };
-    Some(BaseCopy { position, authenticated, mac: bytes_at(copy, MAC_AT)? })
+    let position = LogPosition::parse(&bytes_at(copy, POSITION_AT)?).filter(|_| has_zeros);
+    let base = position.map(|position| Base { position, origin });
+    Some(BaseCopy { base, authenticated: bytes_at(copy, POSITION_AT)?, mac: bytes_at(copy, MAC_AT)? })
 }
 
-/// Encodes the base record. `mac` is that of the header and of the position's bytes.
+/// Encodes the base record. `mac` is that of the header and of the bytes that it gets.
 pub(crate) fn encode(
-    position: &LogPosition,
+    Base { position, origin }: &Base,
     crc: &SaltedCrc,
-    mac: impl FnOnce(&[u8; POSITION_LEN]) -> [u8; MAC_LEN],
+    mac: impl FnOnce(&[u8; AUTHENTICATED_LEN]) -> [u8; MAC_LEN],
 ) -> [u8; BASE_LEN] {
+    let mut authenticated = [0; AUTHENTICATED_LEN];
+    authenticated[..POSITION_LEN].copy_from_slice(&position.encode());
+    authenticated[GENERATION_AT - POSITION_AT..SEQ_AT - POSITION_AT]
+        .copy_from_slice(&origin.generation.to_le_bytes());
+    authenticated[SEQ_AT - POSITION_AT..TAG_AT - POSITION_AT].copy_from_slice(&origin.seq.to_le_bytes());
+    authenticated[TAG_AT - POSITION_AT..].copy_from_slice(&origin.tag);
     let mut copy = [0; BASE_LEN];
-    let position = position.encode();
-    copy[POSITION_AT..MAC_AT].copy_from_slice(&position);
-    copy[MAC_AT..].copy_from_slice(&mac(&position));
+    copy[POSITION_AT..MAC_AT].copy_from_slice(&authenticated);
+    copy[MAC_AT..].copy_from_slice(&mac(&authenticated));
     let crc = crc.of(&copy[ZERO_AT..]);
     copy[CRC_AT..ZERO_AT].copy_from_slice(&crc.to_le_bytes());
     copy
@@ -83,6 +122,7 @@ mod tests {
     use super::*;
 
     const POSITION: LogPosition = LogPosition { end: 8192 + 320, seq: 5, chain: [0x3C; 16] };
+    const BASE: Base = Base { position: POSITION, origin: Origin { generation: 6, seq: 77, tag: [0x1D; 16] } };
 
     fn crc() -> SaltedCrc {
         SaltedCrc::new(&[0x77; 32])
@@ -90,22 +130,23 @@ mod tests {
 
     fn page() -> Vec<u8> {
         let mut page = vec![0; HEADER_PAGE_LEN];
-        let copy = encode(&POSITION, &crc(), |_| [0x99; 32]);
+        let copy = encode(&BASE, &crc(), |_| [0x99; 32]);
         BASES_AT.iter().for_each(|&at| page[at..at + BASE_LEN].copy_from_slice(&copy));
         page
     }
 
-    fn positions(page: &[u8]) -> Vec<Option<LogPosition>> {
-        parse_copies(page, &crc()).map(|copy| copy.position).collect()
+    fn bases(page: &[u8]) -> Vec<Option<Base>> {
+        parse_copies(page, &crc()).map(|copy| copy.base).collect()
     }
 
     #[test]
     fn both_copies_parse_to_what_was_encoded() {
         let page = page();
-        let expected = BaseCopy { position: Some(POSITION), authenticated: POSITION.encode(), mac: [0x99; 32] };
+        let authenticated = page[1032..1096].try_into().unwrap();
+        let expected = BaseCopy { base: Some(BASE), authenticated, mac: [0x99; 32] };
         assert!(parse_copies(&page, &crc()).eq([expected; 2]));
         assert_eq!(copy_faults(&page, &crc()), []);
-        assert_eq!(positions(&vec![0; HEADER_PAGE_LEN]), []);
+        assert_eq!(bases(&vec![0; HEADER_PAGE_LEN]), []);
     }
 
     #[test]
@@ -113,7 +154,7 @@ mod tests {
         for (at, bit) in BASES_AT.into_iter().flat_map(|at| (0..BASE_LEN * 8).map(move |bit| (at, bit))) {
             let mut page = page();
             page[at + bit / 8] ^= 1 << (bit % 8);
-            assert_eq!(positions(&page), [Some(POSITION)]);
+            assert_eq!(bases(&page), [Some(BASE)]);
             assert_eq!(copy_faults(&page, &crc()), [(at as u64, "a copy of the base record is damaged")]);
         }
     }
@@ -125,7 +166,7 @@ mod tests {
             page[1024 + changed] = 1;
             let right = crc().of(&page[1024 + 4..1024 + BASE_LEN]);
             page[1024..1028].copy_from_slice(&right.to_le_bytes());
-            assert_eq!(positions(&page), [None, Some(POSITION)], "byte {changed}");
+            assert_eq!(bases(&page), [None, Some(BASE)], "byte {changed}");
             assert_eq!(copy_faults(&page, &crc()), [(1024, "a copy of the base record is damaged")]);
         }
     }
@@ -133,7 +174,8 @@ mod tests {
     #[test]
     fn copies_that_differ_are_a_fault() {
         let mut page = page();
-        let other = encode(&LogPosition { seq: 4, ..POSITION }, &crc(), |_| [0x99; 32]);
+        let other = Base { position: LogPosition { seq: 4, ..POSITION }, ..BASE };
+        let other = encode(&other, &crc(), |_| [0x99; 32]);
         page[3072..3072 + BASE_LEN].copy_from_slice(&other);
         assert_eq!(copy_faults(&page, &crc()), [(3072, "the copies of the base record differ")]);
     }

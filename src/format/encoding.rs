@@ -271,14 +271,14 @@ pub(in crate::format) mod tests {
         let (sealer, body) = (sealer(), &bytes[FRAME_HEADER_LEN..]);
         let (manifest, tag) = header.open_manifest(body, &CHAIN, &sealer, &mut text).unwrap();
         assert_eq!(tag, chain);
-        let mut locations = ValueCursor::new(4096, &header);
+        let mut locations = ValueCursor::new(8192, &header);
         let locations: Vec<_> =
             manifest.unwrap().operations().map(|operation| locations.locate(&operation)).collect();
         let expected: [Option<&[u8]>; 4] =
             [Some(b"first"), None, Some(b"\x07\x07\x07\x07\x07\x07\x07\x07raw"), Some(b"")];
         for (location, expected) in locations.into_iter().zip(expected) {
             let value = location.map(|location| {
-                let at = (location.value_offset() - 4096) as usize;
+                let at = (location.value_offset() - 8192) as usize;
                 let (text, rest) = bytes[at..].split_at(location.len as usize);
                 let (mut text, tag) = (text.to_vec(), rest.first_chunk().unwrap());
                 sealer.open_value(&NONCE, location.seq(), location.i, &mut text, tag).unwrap();

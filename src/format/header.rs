@@ -51,8 +51,9 @@ pub(crate) struct Header {
 pub(crate) enum ParsedHeaderPage {
     /// Neither copy has the magic.
     NotAStore,
-    /// At least one copy has the magic, but the file ends before its first frame could begin.
-    CutShort,
+    /// At least one copy has the magic, but the file ends before its first frame could begin. With the first copy
+    /// that has a right CRC, if there is one.
+    CutShort(Option<Header>),
     /// At least one copy has the magic, but no copy has the magic and a right CRC.
     Damaged,
     /// The first copy with a right CRC has a version, flags or reserved bytes that this crate does not know.
@@ -68,10 +69,11 @@ pub(crate) fn parse_page(pages: &[u8]) -> ParsedHeaderPage {
         return ParsedHeaderPage::NotAStore;
     }
     let copies = || COPY_OFFSETS.iter().find_map(|&at| parse_copy(pages.get(at..)?));
+    let is_short = pages.len() < FIRST_FRAME_AT;
     match copies() {
+        Some(ParsedHeaderPage::Valid(header)) if is_short => ParsedHeaderPage::CutShort(Some(header)),
+        None if is_short => ParsedHeaderPage::CutShort(None),
         // A log of another version may be shorter.
-        Some(parsed @ ParsedHeaderPage::Unsupported { .. }) => parsed,
-        _ if pages.len() < FIRST_FRAME_AT => ParsedHeaderPage::CutShort,
         parsed => parsed.unwrap_or(ParsedHeaderPage::Damaged),
     }
 }
@@ -279,8 +281,10 @@ mod tests {
     #[test]
     fn the_magic_without_both_pages_or_a_right_crc_is_damage() {
         let page = page();
+        let ParsedHeaderPage::Valid(whole) = parse_page(&page) else { panic!("a valid page is refused") };
         for len in MAGIC.len()..FIRST_FRAME_AT {
-            assert_eq!(parse_page(&page[..len]), ParsedHeaderPage::CutShort, "{len} bytes");
+            let header = (len >= COPY_LEN).then_some(whole);
+            assert_eq!(parse_page(&page[..len]), ParsedHeaderPage::CutShort(header), "{len} bytes");
         }
         let mut both = page;
         both[CRC_AT] ^= 1;

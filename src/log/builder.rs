@@ -27,7 +27,7 @@ use std::sync::Arc;
 use super::create::create_log;
 use super::file::LogFile;
 use super::frame_builder::{FRAME_LEN_TARGET, FrameBuilder};
-use super::header::{parse_first_pages, read_first_pages};
+use super::header::read_first_pages;
 use super::marks::Marks;
 use super::place;
 use super::scan::{Concurrency, Scanned, Scanner};
@@ -35,8 +35,8 @@ use super::values::Values;
 use super::writer::LogWriter;
 use crate::crypto::seal::{GenerationId, Prk};
 use crate::crypto::secret_vec::SecretVec;
-use crate::format::base::{self, BASE_LEN, BASES_AT};
-use crate::format::header::{HAS_BASE, HEADER_PAGE_LEN, Header};
+use crate::format::base::{self, BASE_LEN, BASES_AT, Base, Origin};
+use crate::format::header::{self, HAS_BASE, HEADER_PAGE_LEN, Header};
 use crate::format::location::ValueCursor;
 use crate::format::position::LogPosition;
 use crate::format::record::Operation;
@@ -179,35 +179,36 @@ impl LogBuilder {
     }
 
     /// Ends the log with a close frame, writes the base record, and checks all that has not been checked. The
-    /// caller has flushed.
-    pub(crate) fn finish(&mut self, before_frame: impl Fn(u64) -> Result<()>) -> Result<()> {
+    /// caller has flushed. `origin` is the last frame that the log was made from.
+    pub(crate) fn finish(&mut self, origin: Origin, before_frame: impl Fn(u64) -> Result<()>) -> Result<()> {
         // Guards against a power cut that keeps the close frame but loses frames before it, which it vouches for.
         self.check(&before_frame)?;
         self.log.append_unseen(&[]).map_err(name_temporary(&self.temporary))?;
-        let base = self.write_base_record()?;
+        let page = self.write_base_record(origin)?;
         self.check(&before_frame)?;
-        self.check_base_record(&base).map_err(name_temporary(&self.temporary))
+        self.check_header_page(&page).map_err(name_temporary(&self.temporary))
     }
 
     /// Writes both copies of the base record, for all frames up to now. The sync that makes the last frame durable
-    /// makes them durable too. Returns the bytes of a copy.
-    fn write_base_record(&self) -> Result<[u8; BASE_LEN]> {
-        let mac = |position: &_| self.prk.base_mac(&self.header.authenticated, position);
-        let record = base::encode(&self.log.tip(), &self.file.crc, mac);
+    /// makes them durable too. Returns the whole header page.
+    fn write_base_record(&self, origin: Origin) -> Result<Vec<u8>> {
+        let Header { authenticated, authenticator, .. } = &self.header;
+        let base = Base { position: self.log.tip(), origin };
+        let record = base::encode(&base, &self.file.crc, |base| self.prk.base_mac(authenticated, base));
+        let mut page = header::encode_pages(authenticated, authenticator);
+        page.truncate(HEADER_PAGE_LEN);
         for at in BASES_AT {
+            page[at..at + BASE_LEN].copy_from_slice(&record);
             storage::write_all_at(&*self.file.file, &record, at as u64)
                 .map_err(storage::full_or_io("write the base record in", &self.temporary))?;
         }
-        Ok(record)
+        Ok(page)
     }
 
-    /// Reads back the base record, and the header with it: the page was written anew.
-    fn check_base_record(&self, record: &[u8; BASE_LEN]) -> Result<()> {
+    fn check_header_page(&self, written: &[u8]) -> Result<()> {
         self.drop_cache(0..HEADER_PAGE_LEN as u64)?;
-        let page = read_first_pages(&*self.file.file, &self.file.path)?;
-        let is_header = parse_first_pages(&page, &self.file.path).is_ok_and(|header| header == self.header);
-        let is_base = BASES_AT.iter().all(|&at| page.get(at..at + BASE_LEN) == Some(record));
-        if is_header && is_base { Ok(()) } else { Err(self.not_as_written(0)) }
+        let pages = read_first_pages(&*self.file.file, &self.file.path)?;
+        if pages.get(..HEADER_PAGE_LEN) == Some(written) { Ok(()) } else { Err(self.not_as_written(0)) }
     }
 
     /// Renames the finished file over the log `old`, which is at `path`. Returns the folder, for the caller to

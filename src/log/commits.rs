@@ -60,19 +60,34 @@ impl Commits {
 
     fn sync(&self) -> io::Result<Synced> {
         let LogFile { file, unsynced_folder, .. } = &*self.file;
-        if let Some(marks) = &self.marks {
+        if let Some(marks) = self.marks.as_ref().filter(|_| self.group_commit.failure().is_none()) {
             marks.write_if_due(&self.file, self.group_commit.durable(), self.storage.clock_ns())?;
         }
         // Guards against a power cut after the call has returned.
         file.sync_data()?;
         let mut unsynced_folder = unsynced_folder.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(folder) = &*unsynced_folder {
+        if let Some(folder) = unsynced_folder.take() {
             // Guards against a power cut that takes the name of a log that was put in its place before it was
             // opened.
             folder.sync()?;
-            *unsynced_folder = None;
         }
         Ok(if file.names()? > 0 { Synced::Named } else { Synced::Nameless })
+    }
+
+    /// Syncs a clean log that was opened and not written to since: whoever put it in its place may not have done
+    /// so.
+    ///
+    /// # Errors
+    /// `Io`: the log has failed, and takes no more writes.
+    pub(crate) fn sync_what_was_found(&self) -> Result<()> {
+        let LogFile { file, unsynced_folder, .. } = &*self.file;
+        let folder = unsynced_folder.lock().unwrap_or_else(PoisonError::into_inner).take();
+        // Guards against a power cut after the caller was told that everything is durable.
+        let synced = folder.map_or(Ok(()), |folder| file.sync_data().and_then(|()| folder.sync()));
+        synced.map_err(|source| {
+            self.group_commit.fail(&source);
+            Error::io("sync", &self.file.path, source)
+        })
     }
 
     /// Writes a mark for the frames before `position`, which must be durable. It is not durable on return.
@@ -81,7 +96,9 @@ impl Commits {
     /// `Io`: the log has failed, and takes no more writes.
     pub(crate) fn write_mark(&self, position: LogPosition) -> Result<()> {
         debug_assert!(position.seq <= self.group_commit.durable().seq);
-        let Some(marks) = &self.marks else { return Ok(()) };
+        let Some(marks) = self.marks.as_ref().filter(|_| self.group_commit.failure().is_none()) else {
+            return Ok(());
+        };
         marks.write(&self.file, position).map_err(|source| {
             self.group_commit.fail(&source);
             Error::io("write a mark in", &self.file.path, source)

@@ -1,4 +1,4 @@
-//! Creates an empty log: the header page of a new generation, with a new random salt.
+//! Creates an empty log: the first two pages of a new generation, with a new random salt.
 //!
 //! The file has a temporary name, and is locked before it gets another one. Its caller renames it: `recovery` for
 //! a new store, `builder` for a log that compaction, backup or salvage fills. Implements steps C2 and C3 of

@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex};
 use crate::Error;
 use crate::crypto::seal::{NonceKey, Sealer};
 use crate::format::SaltedCrc;
-use crate::format::position::LogPosition;
+use crate::format::base::Base;
 use crate::storage::{File, Folder};
 
 /// An open log file, with the keys that its header and the agent key give.
@@ -23,8 +23,8 @@ pub(crate) struct LogFile {
     pub(crate) sealer: Sealer,
     pub(crate) nonces: NonceKey,
     pub(crate) crc: SaltedCrc,
-    /// Where the base of the log ends. `None` if it has none, or if this is not known.
-    pub(crate) base: Option<LogPosition>,
+    /// The base of the log. `None` if it has none, or if this is not known.
+    pub(crate) base: Option<Base>,
 }
 
 impl LogFile {

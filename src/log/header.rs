@@ -13,9 +13,8 @@ use std::sync::{Arc, Mutex};
 use super::file::LogFile;
 use crate::crypto::seal::{self, Prk};
 use crate::format::SaltedCrc;
-use crate::format::base;
+use crate::format::base::{self, Base};
 use crate::format::header::{self, FIRST_FRAME_AT, Header, MAGIC, ParsedHeaderPage};
-use crate::format::position::LogPosition;
 use crate::storage::{self, File};
 use crate::{AgentKey, Error, Result};
 
@@ -24,19 +23,28 @@ use crate::{AgentKey, Error, Result};
 /// # Errors
 /// `NotAStore`, `Corrupt`, `Unauthentic`, `UnsupportedFormat`, `WrongKey`, `Io`.
 pub(crate) fn open_log(file: Arc<dyn File>, path: &Path, key: &AgentKey) -> Result<(LogFile, Header)> {
-    let pages = read_first_pages(&*file, path)?;
-    let header = parse_first_pages(&pages, path)?;
-    let (log, base_damage) = with_keys(file, path, key, &header, &pages)?;
-    base_damage.map_or(Ok((log, header)), Err)
+    open_if(file, path, key, |_| true)
 }
 
 /// As [`open_log`], for a writer, which also refuses flags that a reader may ignore.
 pub(crate) fn open_log_to_write(file: Arc<dyn File>, path: &Path, key: &AgentKey) -> Result<(LogFile, Header)> {
-    let Header { flags, .. } = read_header(&*file, path)?;
-    if header::refuses_writers(flags) {
-        return Err(Error::UnsupportedFormat { path: path.to_path_buf(), version: header::VERSION, flags });
+    open_if(file, path, key, |flags| !header::refuses_writers(flags))
+}
+
+fn open_if(
+    file: Arc<dyn File>,
+    path: &Path,
+    key: &AgentKey,
+    allows: impl FnOnce(u32) -> bool,
+) -> Result<(LogFile, Header)> {
+    let pages = read_first_pages(&*file, path)?;
+    let header = parse_first_pages(&pages, path)?;
+    if !allows(header.flags) {
+        let (version, flags) = (header::VERSION, header.flags);
+        return Err(Error::UnsupportedFormat { path: path.to_path_buf(), version, flags });
     }
-    open_log(file, path, key)
+    let (log, base_damage) = with_keys(file, path, key, &header, &pages)?;
+    base_damage.map_or(Ok((log, header)), Err)
 }
 
 /// Checks the key against a header that has been read from `file`, and derives the keys of the generation. Also
@@ -79,7 +87,7 @@ pub(crate) fn find_base(
     prk: Option<&Prk>,
     crc: &SaltedCrc,
     path: &Path,
-) -> Result<Option<LogPosition>> {
+) -> Result<Option<Base>> {
     if !header.has_base() {
         return Ok(None);
     }
@@ -90,8 +98,8 @@ pub(crate) fn find_base(
             let expected = prk.base_mac(&header.authenticated, &copy.authenticated);
             seal::equal_in_constant_time(&expected, &copy.mac)
         });
-        if copy.position.is_some() && is_authentic {
-            return Ok(copy.position);
+        if copy.base.is_some() && is_authentic {
+            return Ok(copy.base);
         }
     }
     Err(match has_right_crc {
@@ -146,7 +154,7 @@ pub(crate) fn parse_first_pages(pages: &[u8], path: &Path) -> Result<Header> {
     match header::parse_page(pages) {
         ParsedHeaderPage::Valid(header) => Ok(header),
         ParsedHeaderPage::NotAStore => Err(Error::NotAStore { path, what: header::describe_foreign(pages) }),
-        ParsedHeaderPage::CutShort => {
+        ParsedHeaderPage::CutShort(_) => {
             Err(Error::Corrupt { path, offset: 0, what: "the file ends before its first frame could begin" })
         }
         ParsedHeaderPage::Damaged => {

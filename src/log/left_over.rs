@@ -8,6 +8,9 @@
 //! - its header shows that it is the copy that was to be made here, or a new store without a frame, and it has no
 //!   mark: marks are written only once a log has its final name.
 //!
+//! A copy of this store in another generation is left where the log at the path was replaced since, by a backup
+//! for instance. It is kept as `<path>.damaged-<n>`.
+//!
 //! A log that could replace this one and has a mark, for instance a salvaged store that an operator has put here,
 //! is kept as `<path>.damaged-<n>`. Anything else is an error.
 //!
@@ -22,7 +25,7 @@ use super::header::read_first_pages;
 use super::{marks, quarantine};
 use crate::crypto::seal::GenerationId;
 use crate::format::SaltedCrc;
-use crate::format::header::{self, FIRST_FRAME_AT, ParsedHeaderPage};
+use crate::format::header::{self, FIRST_FRAME_AT, Header, ParsedHeaderPage};
 use crate::storage::names::{NEW, sibling};
 use crate::storage::{Access, File, PathKind, Storage, lock, paths};
 use crate::{Error, Result, events};
@@ -101,32 +104,19 @@ fn verdict(file: &dyn File, path: &Path, expected: Unfinished<'_>) -> Result<Ver
     let len = file.len().map_err(|source| Error::io("look at", path, source))?;
     let is_own_path = !matches!(expected, Unfinished::Copy(_));
     Ok(match header::parse_page(&pages) {
-        ParsedHeaderPage::Valid(header) => {
-            let GenerationId { generation, store_id, salt } = header.id;
-            let mark = marks::read(file, &SaltedCrc::new(&salt));
+        ParsedHeaderPage::Valid(header) | ParsedHeaderPage::CutShort(Some(header)) => {
+            let mark = marks::read(file, &SaltedCrc::new(&header.id.salt));
             let has_had_a_name = mark.map_err(|source| Error::io("read", path, source))?.is_some();
-            // Of a creation that a crash has interrupted, also if the next one was completed: a power cut may take
-            // back the removal of the file and not the creation.
-            let is_new_store = generation == 1 && len <= FIRST_FRAME_AT as u64;
-            let is_expected = match expected {
-                Unfinished::Store => is_new_store,
-                Unfinished::NextGeneration(log) => {
-                    let is_next = log.generation.checked_add(1) == Some(generation);
-                    is_new_store || store_id == log.store_id && is_next
-                }
-                Unfinished::Copy(copy) => store_id == copy.store_id && generation == copy.generation,
-            };
-            if !is_expected {
-                Verdict::InTheWay("it is a store")
-            } else if !has_had_a_name {
-                Verdict::Remove
-            } else if is_own_path {
-                Verdict::Keep
-            } else {
-                Verdict::InTheWay("it is a complete store")
+            match origin(&header, len, expected) {
+                Origin::Foreign => Verdict::InTheWay("it is a store"),
+                Origin::Unfinished if !has_had_a_name => Verdict::Remove,
+                Origin::Unfinished if is_own_path => Verdict::Keep,
+                Origin::OtherGeneration if is_own_path && !has_had_a_name => Verdict::Keep,
+                Origin::Unfinished => Verdict::InTheWay("it is a complete store"),
+                Origin::OtherGeneration => Verdict::InTheWay("it is a store"),
             }
         }
-        ParsedHeaderPage::NotAStore | ParsedHeaderPage::Damaged | ParsedHeaderPage::CutShort
+        ParsedHeaderPage::NotAStore | ParsedHeaderPage::Damaged | ParsedHeaderPage::CutShort(None)
             if len <= FIRST_FRAME_AT as u64 =>
         {
             // The first pages were not durable yet. A power cut may leave anything in their place.
@@ -138,9 +128,40 @@ fn verdict(file: &dyn File, path: &Path, expected: Unfinished<'_>) -> Result<Ver
             }
         }
         ParsedHeaderPage::NotAStore => Verdict::InTheWay("it is no store"),
-        ParsedHeaderPage::Damaged | ParsedHeaderPage::CutShort => Verdict::InTheWay("it is a damaged store"),
+        ParsedHeaderPage::Damaged | ParsedHeaderPage::CutShort(None) => Verdict::InTheWay("it is a damaged store"),
         ParsedHeaderPage::Unsupported { .. } => Verdict::InTheWay("it is a store of another version"),
     })
+}
+
+/// What a log at `<path>.new` comes from.
+enum Origin {
+    /// What was to be made here.
+    Unfinished,
+    /// A copy of this store, in another generation: the log at the path was replaced by an older or a newer one.
+    OtherGeneration,
+    Foreign,
+}
+
+fn origin(header: &Header, len: u64, expected: Unfinished<'_>) -> Origin {
+    let GenerationId { generation, store_id, .. } = header.id;
+    // Of a creation that a crash has interrupted, also if the next one was completed: a power cut may take back
+    // the removal of the file and not the creation.
+    let is_new_store = generation == 1 && len <= FIRST_FRAME_AT as u64;
+    match expected {
+        Unfinished::Store if is_new_store => Origin::Unfinished,
+        Unfinished::NextGeneration(log) if is_new_store || is_next(log, header) => Origin::Unfinished,
+        Unfinished::NextGeneration(log) if store_id == log.store_id && header.has_base() => {
+            Origin::OtherGeneration
+        }
+        // The store may have been compacted since that copy was begun.
+        Unfinished::Copy(copy) if store_id == copy.store_id && header.has_base() => Origin::Unfinished,
+        _ => Origin::Foreign,
+    }
+}
+
+fn is_next(log: &GenerationId, header: &Header) -> bool {
+    let GenerationId { generation, store_id, .. } = header.id;
+    store_id == log.store_id && log.generation.checked_add(1) == Some(generation)
 }
 
 fn in_the_way(new: &Path, what: &str) -> Error {

@@ -132,7 +132,9 @@ pub(crate) fn open(
     if clean {
         log.unsynced_folder = Mutex::new(Some(folder));
     }
-    if let Some(what) = expected.and_then(|anchor| anchor.shortfall(&header, |_| replay.watched_tag)) {
+    if let Some(what) = expected
+        .and_then(|anchor| anchor.shortfall(&header, log.base.map(|base| base.origin), |_| replay.watched_tag))
+    {
         return Err(Error::Stale { path: path.to_path_buf(), what });
     }
     let mut report = RecoveryReport { clean, ..report(&replay, started) };

@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use super::losses::Losses;
 use crate::crypto::seal::GenerationId;
+use crate::format::base::Origin;
 use crate::format::bucket::{Bucket, CONFIG_KEY, SESSION_KEY};
 use crate::format::header::Header;
 use crate::format::location::ValueCursor;
@@ -33,9 +34,9 @@ use crate::{AgentKey, Anchor, Error, Result, SalvageReport};
 /// may have an older value again, and an acked job may be queued again. So jobs are still delivered at least once.
 /// A torn tail, which the next open of `from` would quarantine, is not copied.
 ///
-/// The new store has the same store id and the next generation, so in place of the old one it satisfies an
-/// [anchor](crate::Anchor) of the old one. It gets the owner, group and mode of the old one if the caller may set
-/// them.
+/// The new store has the same store id and the next generation. In place of the old one, it satisfies an
+/// [anchor](crate::Anchor) of the old one whose frame was not after the last one that was salvaged. It gets the
+/// owner, group and mode of the old one if the caller may set them.
 ///
 /// When this returns `Ok`, the new store is durable: it survives a power cut. On an error, nothing is created at
 /// `to`, except if only the sync of its folder fails: then the new store is complete, but a power cut may remove
@@ -172,7 +173,7 @@ impl Source {
         }
         let Salvaged { mut new, records, operations } = salvaged;
         new.flush()?;
-        new.finish(|_| Ok(()))?;
+        new.finish(Origin::new(self.header.id.generation, resync.tip()), |_| Ok(()))?;
         let index = &new.index;
         let (lost, more_lost, may_be_stale) = losses.into_lost();
         let report = SalvageReport {
@@ -193,12 +194,23 @@ impl Source {
         Ok((new, report))
     }
 
+    /// Whether the log has a base, and an authentic frame at its end or after it.
+    fn has_whole_base(&self, tip: LogPosition) -> bool {
+        self.values.log().base.is_some_and(|base| tip.seq >= base.position.seq)
+    }
+
     /// Checks the log against the expected anchor. `at_anchor` is the position of the anchor's frame. If that
     /// frame is lost, an authentic one with a higher seq will do.
     fn check_age(&self, at_anchor: Option<LogPosition>, tip: LogPosition) -> Result<()> {
         let Some(anchor) = self.expected else { return Ok(()) };
         let tag_at = |seq| at_anchor.map(|position| position.chain).or((tip.seq > seq).then(|| anchor.tag()));
-        match anchor.shortfall(&self.header, tag_at) {
+        let base = self.values.log().base;
+        let shortfall = if self.header.id.generation > anchor.generation() && !self.has_whole_base(tip) {
+            Some("its base, which would tie it to the expected frame, is damaged or cut")
+        } else {
+            anchor.shortfall(&self.header, base.map(|base| base.origin), tag_at)
+        };
+        match shortfall {
             Some(what) => Err(Error::Stale { path: self.values.path().to_path_buf(), what }),
             None => Ok(()),
         }

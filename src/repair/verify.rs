@@ -9,7 +9,7 @@ use std::sync::Arc;
 use super::verify_report::{FaultKind, FrameInfo, OperationInfo, VerifyReport};
 use crate::crypto::secret_vec::SecretVec;
 use crate::format::SaltedCrc;
-use crate::format::base;
+use crate::format::base::{self, Base};
 use crate::format::frame::{FrameHeader, FrameKind};
 use crate::format::header::{self as header_page, Header};
 use crate::format::location::ValueCursor;
@@ -113,9 +113,6 @@ pub(crate) fn verify_on(
     };
     check.report.generation = header.id.generation;
     let crc = SaltedCrc::new(&header.id.salt);
-    if header.has_base() {
-        check.note_faults(base::copy_faults(&pages, &crc));
-    }
     let (torn_marks, stray) =
         marks::check(&*file, &crc, storage).map_err(|source| Error::io("read", &path, source))?;
     check.report.torn_marks = torn_marks;
@@ -146,13 +143,23 @@ impl Check<'_> {
         }
     }
 
+    /// Notes what is wrong with the copies of the base record, if one of them can be used.
+    fn note_base_faults(&mut self, base: Option<Base>, pages: &[u8], crc: &SaltedCrc) {
+        if base.is_some() {
+            self.note_faults(base::copy_faults(pages, crc));
+        }
+    }
+
     /// Without the key: checks every frame's CRCs and seq.
     fn check_crcs(&mut self, file: &dyn File, header: &Header, pages: &[u8]) -> Result<()> {
         let path = self.report.path.clone();
         let read_error = |source| Error::io("read", &path, source);
         let crc = SaltedCrc::new(&header.id.salt);
         let base = match header::find_base(pages, header, None, &crc, &path) {
-            Ok(base) => base,
+            Ok(base) => {
+                self.note_base_faults(base, pages, &crc);
+                base
+            }
             Err(damage) => {
                 self.report.note_error(damage)?;
                 None
@@ -160,6 +167,7 @@ impl Check<'_> {
         };
         let (concurrency, first) =
             (Concurrency::WithWriter(self.storage), LogPosition::first(&header.authenticator));
+        let base = base.map(|base| base.position);
         let mut scanner = RawScanner::new(file, &crc, base, concurrency, first).map_err(read_error)?;
         loop {
             let offset = scanner.offset();
@@ -195,6 +203,7 @@ impl Check<'_> {
     /// With the key: opens every frame and every value.
     fn check_seals(&mut self, file: Arc<dyn File>, key: &AgentKey, header: &Header, pages: &[u8]) -> Result<()> {
         let (log, base_damage) = header::with_keys(file, &self.report.path, key, header, pages)?;
+        self.note_base_faults(log.base, pages, &log.crc);
         base_damage.map_or(Ok(()), |damage| self.report.note_error(damage))?;
         let log = Arc::new(log);
         let values = Values::new(Arc::clone(&log), false);

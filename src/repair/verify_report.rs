@@ -155,7 +155,7 @@ pub struct FrameInfo {
 pub struct OperationInfo {
     /// `put`, `delete` or `delete-through`.
     pub action: &'static str,
-    /// `config`, `queue`, `registry` or `logs`.
+    /// `config`, `queue`, `registry`, `logs` or `data`.
     pub bucket: &'static str,
     /// The length of the key in bytes.
     pub key_len: usize,

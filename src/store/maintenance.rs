@@ -1,6 +1,7 @@
 //! The calls that look after the file (sync, compact, rekey, backup), and those that report on it.
 
 use std::path::Path;
+use std::sync::Arc;
 
 use super::handle::Store;
 use super::shared::lock;
@@ -9,7 +10,8 @@ use crate::Error;
 use crate::{AgentKey, Anchor, CompactionReport, RecoveryReport, Result, Stats};
 
 impl Store {
-    /// Makes everything durable that [`Buffered`](crate::Durability::Buffered) calls have written so far.
+    /// Makes everything durable that [`Buffered`](crate::Durability::Buffered) calls have written so far, and what
+    /// was found when the store was opened.
     ///
     /// # Errors
     /// [`Error::Corrupt`] if somebody has cut the file, [`Error::Io`] if the sync fails, [`Error::Replaced`] if
@@ -27,8 +29,12 @@ impl Store {
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn sync(&self) -> Result<()> {
-        let pending = self.shared.write()?.log.pending();
+        let (pending, commits) = {
+            let guard = self.shared.write()?;
+            (guard.log.pending(), Arc::clone(guard.log.commits()))
+        };
         self.wait_durable(&pending)?;
+        self.tell_failure(commits.sync_what_was_found())?;
         let place = self.shared.write()?.log.check_place();
         self.tell_failure(place)
     }

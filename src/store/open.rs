@@ -18,7 +18,9 @@ impl OpenOptions {
     /// Opens the store at `path`, creating or recovering it as needed. A path without an extension gets `.db`; if
     /// the last component of the path is a symbolic link, the store is where it points.
     ///
-    /// On return, everything that [`Store::recovery`] reports as replayed is durable.
+    /// On return, everything that [`Store::recovery`] reports as replayed is durable. Only if the file was copied
+    /// to its place and not synced, a power cut can still take it, until the first durable call or
+    /// [`Store::sync`].
     ///
     /// # Errors
     /// - [`Error::Invalid`]: the path is empty, names no file, belongs to the files next to another store or is

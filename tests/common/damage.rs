@@ -16,7 +16,7 @@ pub(crate) const SLOTS: [usize; 2] = [4096, 6144];
 pub(crate) const SLOT_LEN: usize = 40;
 /// Where the copies of the base record are.
 pub(crate) const BASES: [usize; 2] = [1024, 3072];
-pub(crate) const BASE_LEN: usize = 72;
+pub(crate) const BASE_LEN: usize = 104;
 
 /// The bytes of a log.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -133,6 +133,16 @@ impl Image {
         self.bytes[at + 4..at + SLOT_LEN].copy_from_slice(&mark);
         let crc = self.salted_crc(at + 4..at + SLOT_LEN);
         self.bytes[at..at + 4].copy_from_slice(&crc.to_le_bytes());
+        self
+    }
+
+    /// Changes a byte in both copies of the base record, and makes their CRCs right. Their MACs are not.
+    pub(crate) fn forge_bases(&mut self, at: usize) -> &mut Self {
+        for copy in BASES {
+            self.bytes[copy + at] ^= 1;
+            let crc = self.salted_crc(copy + 4..copy + BASE_LEN);
+            self.bytes[copy..copy + 4].copy_from_slice(&crc.to_le_bytes());
+        }
         self
     }
 

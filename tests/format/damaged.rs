@@ -86,7 +86,7 @@ fn cases(vectors: &[Vector]) -> Vec<Case> {
     add(1, "bytes after the last frame", vec![Change::Append(b"\x01\x02\x03".into())]);
     add(1, "a torn mark: the other one is left", vec![inverted(log.header.mark.unwrap().offset + 9)]);
     add(1, "a mark that names another tag", vec![marked(&log, last, 1)]);
-    add(2, "both copies of the base record", vec![Change::Zero(1024..1096), Change::Zero(3072..3144)]);
+    add(2, "both copies of the base record", vec![Change::Zero(1024..1128), Change::Zero(3072..3176)]);
     add(2, "a base record that is not authentic", base_with_another_mac(two));
     add(2, "the end of the base missing", vec![marks(), Change::CutTo(base_end - 64)]);
     add(2, "all after the base missing, without marks", vec![marks(), Change::CutTo(base_end)]);
@@ -116,11 +116,11 @@ fn marked(log: &Log, seq: usize, by: u8) -> Change {
 
 /// The first copy of the base record with another MAC and the right CRC, and no second copy.
 fn base_with_another_mac(vector: &Vector) -> Vec<Change> {
-    let mut copy = vector.bytes[1024..1096].to_vec();
-    copy[40] ^= 1;
+    let mut copy = vector.bytes[1024..1128].to_vec();
+    copy[72] ^= 1;
     let crc = crc32(&[&vector.log().header.salt, &copy[4..]]);
     copy[..4].copy_from_slice(&crc.to_le_bytes());
-    vec![Change::Put(1024, copy[..4].to_vec()), Change::Put(1064, vec![copy[40]]), Change::Zero(3072..3144)]
+    vec![Change::Put(1024, copy[..4].to_vec()), Change::Put(1096, vec![copy[72]]), Change::Zero(3072..3176)]
 }
 
 /// The table of the page. Each row is also checked against the store.

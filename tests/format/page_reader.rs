@@ -199,11 +199,11 @@ fn read_header(file: &[u8], agent_key: &[u8]) -> Result<Header, Refusal> {
     let (frame_key, nonce_key) = (key_of(b"backupy-state v2 frames"), key_of(b"backupy-state v2 nonces"));
     let has_base = copy[16] & 1 == 1;
     let mac_of = |position: &[u8]| expand(&[&b"backupy-state v2 base"[..], &copy[..80], position].concat());
-    let has_right_crc = |at: usize| crc32(&[&salt, &file[at + 4..at + 72]]) == u32_at(file, at);
+    let has_right_crc = |at: usize| crc32(&[&salt, &file[at + 4..at + 104]]) == u32_at(file, at);
     let good = |at: usize| {
-        let position = position(file, at, 72, &salt)?;
-        let mac: [u8; 32] = array(file, at + 40);
-        (mac == mac_of(&file[at + 8..at + 40])).then_some(Position { mac: Some(mac), ..position })
+        let position = position(file, at, 104, &salt)?;
+        let mac: [u8; 32] = array(file, at + 72);
+        (mac == mac_of(&file[at + 8..at + 72])).then_some(Position { mac: Some(mac), ..position })
     };
     let base = if has_base { [1024, 3072].into_iter().find_map(good) } else { None };
     if has_base && base.is_none() {

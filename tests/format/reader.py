@@ -30,7 +30,7 @@ MAGIC = bytes.fromhex("89424B50594C4F470D0A1A0A")
 COPY_OFFSETS = (0, 2048)
 COPY_SIZE = 116
 BASE_OFFSETS = (1024, 3072)
-BASE_SIZE = 72
+BASE_SIZE = 104
 MARK_OFFSETS = (4096, 6144)
 MARK_SIZE = 40
 FIRST_FRAME = 8192
@@ -162,7 +162,7 @@ def read_base(data: bytes, header: Header, keys: Keys | None) -> Position | str:
         position = parse_position(record[8:40])
         if record[4:8] != bytes(4) or not position.possible:
             continue
-        if keys is None or hmac.compare_digest(record[40:], keys.base_mac(record[8:40])):
+        if keys is None or hmac.compare_digest(record[72:], keys.base_mac(record[8:72])):
             return position
     return verdict
 
@@ -183,9 +183,9 @@ class Keys:
         """What the authenticator of the header has to be."""
         return hkdf_expand(self._prk, b"backupy-state v2 header" + self._first_80)
 
-    def base_mac(self, position: bytes) -> bytes:
-        """What the base MAC of a base record with this position has to be."""
-        return hkdf_expand(self._prk, b"backupy-state v2 base" + self._first_80 + position)
+    def base_mac(self, named: bytes) -> bytes:
+        """What the base MAC of a base record with this position and this origin has to be."""
+        return hkdf_expand(self._prk, b"backupy-state v2 base" + self._first_80 + named)
 
     def open(self, nonce: bytes, ciphertext: bytes, tag: bytes, aad: bytes) -> bytes | None:
         """The plaintext of sealed bytes, or None if they do not open."""

@@ -55,7 +55,7 @@ fn cut(file: &[u8]) -> Rows {
 
 /// Every bit that is not in the zeros of the first pages.
 fn flip(file: &[u8]) -> Rows {
-    let header = (0..116).chain(1024..1096).chain(2048..2164).chain(3072..3144);
+    let header = (0..116).chain(1024..1128).chain(2048..2164).chain(3072..3176);
     let meaningful = header.chain(4096..4136).chain(6144..6184).chain(8192..file.len());
     let mut rows = Rows::new();
     for at in meaningful {
@@ -66,7 +66,7 @@ fn flip(file: &[u8]) -> Rows {
         }
     }
     // Both copies at once: only then the header or the base record is lost.
-    for at in [0, 11, 12, 24, 40, 100, 112, 1024, 1028, 1032, 1095] {
+    for at in [0, 11, 12, 24, 40, 100, 112, 1024, 1028, 1032, 1070, 1127] {
         let mut changed = file.to_vec();
         changed[at] ^= 4;
         changed[2048 + at] ^= 4;
@@ -94,7 +94,7 @@ fn forge_header(file: &[u8]) -> Rows {
 fn forge_positions(file: &[u8]) -> Rows {
     let salt: [u8; 32] = file[48..80].try_into().unwrap();
     let mut rows = Rows::new();
-    for (places, len) in [(&[1024][..], 72), (&[1024, 3072], 72), (&[4096], 40), (&[6144], 40)] {
+    for (places, len) in [(&[1024][..], 104), (&[1024, 3072], 104), (&[4096], 40), (&[6144], 40)] {
         for bit in 4 * 8..len * 8 {
             let mut changed = file.to_vec();
             for &at in places {

@@ -210,6 +210,8 @@ fn render_file(out: &mut String, vector: &Vector) {
             let mut dump = Dump { out, file, at: at + 1024 };
             dump.fields(8, "base record: CRC, zero");
             render_position(&mut dump);
+            dump.fields(16, "origin: generation, seq");
+            dump.fields(16, "origin: manifest tag");
             dump.fields(32, "MAC");
         }
     }

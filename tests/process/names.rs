@@ -183,6 +183,43 @@ fn a_wrong_key_does_not_touch_what_is_parked_at_new() {
     assert_eq!(everything(place.folder()), before);
 }
 
+/// A compaction was killed, and then the store was restored from a backup of an older generation.
+#[test]
+fn an_unfinished_copy_of_another_generation_does_not_keep_a_restored_store_from_being_opened() {
+    let (place, mut image) = parked();
+    image.without_marks().write(place.at("state.db.new"));
+    let newer = place_with_store();
+    let store = newer.open();
+    (0..3).for_each(|_| _ = store.compact().unwrap());
+    store.close().unwrap();
+    image.write(newer.at("state.db.new"));
+    // Another store, so it may be of value to somebody.
+    let before = listing(newer.folder());
+    assert_invalid(newer.try_open(), "state.db.new");
+    assert_eq!(listing(newer.folder()), before);
+
+    let store = place.open();
+    assert!(!place.at("state.db.new").exists(), "it is the next generation");
+    (0..3).for_each(|_| _ = store.compact().unwrap());
+    store.close().unwrap();
+    image.write(place.at("state.db.new"));
+    assert_eq!(place.open().queue_depth(), 1);
+    assert!(Image::read(place.at("state.db.damaged-1")) == image);
+}
+
+#[test]
+fn the_beginning_of_another_store_at_new_is_an_error_that_names_it() {
+    let (_other, image) = parked();
+    let place = place_with_store();
+    for len in [116, 4096, 8191] {
+        let mut cut = image.clone();
+        cut.cut(len).write(place.at("state.db.new"));
+        let before = listing(place.folder());
+        assert_invalid(place.try_open(), "state.db.new");
+        assert_eq!(listing(place.folder()), before);
+    }
+}
+
 #[test]
 fn a_strangers_file_at_new_is_an_error_that_names_it() {
     let place = place_with_store();
@@ -387,6 +424,8 @@ fn what_a_killed_backup_left_over_is_replaced_by_the_next_one() {
     assert!(place.at("copy.db.new").exists());
     let store = place.open();
     store.enqueue_job("run-2", b"two").unwrap();
+    // The left-over is of an older generation by now.
+    store.compact().unwrap();
     store.backup(&copy).unwrap();
     assert!(!place.at("copy.db.new").exists());
     assert_eq!(existing().open(&copy, &key()).unwrap().queue_depth(), 2);

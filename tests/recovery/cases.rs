@@ -82,6 +82,17 @@ fn a_close_frame_that_no_mark_names_is_unclean() {
 }
 
 #[test]
+fn a_record_that_the_mark_names_is_unclean() {
+    let mut written = unclean();
+    let last = written.image.frames().pop().unwrap();
+    let tag = written.image.tag_of(last.start);
+    written.image.put_mark(0, 10, last.end as u64, &tag);
+    let (_place, store) = open_image(&written.image);
+    assert!(!store.recovery().clean);
+    assert_eq!(State::take(&store), *written.last());
+}
+
+#[test]
 fn a_close_frame_that_later_records_follow_is_unclean() {
     let place = Place::new();
     closed().image.write(place.path());

@@ -12,15 +12,16 @@ use crate::common::{BASE_LEN, BASES, FIRST_FRAME_AT, Image, MARK_PAGE, SLOT_LEN,
 use crate::sim::content::Content;
 use crate::sim::subject::{end, in_parallel, start};
 use crate::sim::world::{self, World};
-use crate::sim::{Agent, Call, Mode, PATH, Sim, crash, key, other_key};
+use crate::sim::{Agent, Call, EIO, Failure, Mode, Op, PATH, Sim, crash, key, other_key};
 
 const COPY: &str = "/sim/copy.db";
 
 /// A log whose end is taken away.
+#[derive(Clone)]
 struct Whole {
     name: &'static str,
     image: Image,
-    key: AgentKey,
+    key: Arc<AgentKey>,
     frames: Vec<FrameInfo>,
     /// Of a state before the last compaction, if there was one.
     older: Option<Anchor>,
@@ -36,7 +37,7 @@ impl Whole {
         let mut image = image;
         let len = frames.last().map_or(FIRST_FRAME_AT, end);
         image.bytes.resize(len, 0);
-        Whole { name, image, key, frames, older }
+        Whole { name, image, key: Arc::new(key), frames, older }
     }
 
     /// The first frame that is not what it was, and so the number of frames before it.
@@ -176,7 +177,7 @@ fn is_damaged(whole: &Whole, damaged: &Image, expected: u64, what: &str) {
     assert!(is_right(&opened), "{what}: {opened}");
     let opened = open_snapshot_on(Arc::new(sim.clone()), PATH, &whole.key).unwrap_err();
     assert!(is_right(&opened), "{what}: {opened}");
-    for key in [None, Some(&whole.key)] {
+    for key in [None, Some(&*whole.key)] {
         let report = verify_on(&sim, PATH, key, |_| {}).unwrap();
         let found = report.faults.iter().find(|fault| fault.kind != FaultKind::Header);
         let found = found.map(|fault| (fault.offset, fault.kind));
@@ -196,7 +197,15 @@ fn is_damaged(whole: &Whole, damaged: &Image, expected: u64, what: &str) {
         Err(error) => assert!(expected == 0 && is_right(&error), "{what}: {error}"),
     }
     if expected > 0 {
-        let store = options.on_damage(OnDamage::SetAside).open(PATH, &whole.key).unwrap();
+        options.on_damage(OnDamage::SetAside);
+        let store = match options.open(PATH, &whole.key) {
+            // The anchor is of an older generation, and nothing but the base ties the log to that.
+            Err(Error::Stale { .. }) if whole.older.is_some() => {
+                let (_, mut options) = disk(&Whole { older: None, ..whole.clone() }, damaged);
+                options.on_damage(OnDamage::SetAside).open(PATH, &whole.key).unwrap()
+            }
+            opened => opened.unwrap(),
+        };
         let report = store.recovery().salvaged.as_ref().unwrap();
         assert!(!report.is_complete() || has_all_proven(report.records), "{what}: {report:?}");
     }
@@ -227,7 +236,7 @@ fn a_log_that_is_shorter_than_its_mark_or_base_is_damaged_however_it_lost_its_en
                     continue;
                 };
                 let is_short = damaged.len() < FIRST_FRAME_AT;
-                let is_base_lost = has_base && from < BASES[0] + 72;
+                let is_base_lost = has_base && from < BASES[0] + BASE_LEN;
                 // The magic, and the header.
                 if from < 12 || matches!(loss, Loss::Zeroed | Loss::Overwritten) && from < 116 {
                     let error = disk(&whole, &damaged).1.open(PATH, &whole.key).unwrap_err();
@@ -281,6 +290,25 @@ fn a_minute_of_work_is_marked() {
     // The clock goes on by 10 seconds at each look, and a call takes two.
     let last = whole.frames.len() as u64;
     assert!(marked + 4 >= last && marked < last, "{marked} of {last}");
+}
+
+/// Nobody knows then that the base record itself is not authentic, but that it names another frame.
+#[test]
+fn without_the_key_a_base_record_that_names_another_frame_is_tampering() {
+    for whole in every_kind().into_iter().filter(|whole| whole.image.bytes[16] == 1) {
+        let mut unmarked = whole.image.clone();
+        unmarked.without_marks();
+        let (base, _) = unmarked.proven().unwrap();
+        // The end and the tag of the frame that it names.
+        for at in [8 + 10, 8 + 16] {
+            let mut forged = unmarked.clone();
+            forged.forge_bases(at);
+            let report = verify_on(&disk(&whole, &forged).0, PATH, None, |_| {}).unwrap();
+            let found: Vec<_> = report.faults.iter().map(|fault| (fault.offset, fault.kind)).collect();
+            let named = whole.frames.iter().find(|frame| frame.seq == base).unwrap();
+            assert_eq!(found, [(named.offset, FaultKind::Tampering)], "{}: byte {at}", whole.name);
+        }
+    }
 }
 
 /// Nothing else would show that its end is missing.
@@ -372,4 +400,53 @@ fn a_power_cut_after_a_close_leaves_a_mark_of_the_last_record() {
         images += 1;
     });
     assert!(images > 1);
+}
+
+/// A compaction that fails before its rename leaves the next generation to whoever can read the folder. Put back
+/// later, it is authentic and whole, and older than an anchor of the log that continued.
+#[test]
+fn an_anchor_detects_a_compacted_log_that_the_store_did_not_continue() {
+    let mut agent = used(13);
+    let before = agent.store().anchor();
+    let from = agent.sim.ops();
+    agent.make(Call::Compact).unwrap();
+    let rename = agent.sim.trace()[from..].iter().position(|&op| op == Op::Rename).unwrap();
+
+    let mut agent = used(13);
+    assert_eq!(agent.store().anchor(), before);
+    agent.sim.fail_from(from + rename, Failure::Errno(EIO));
+    assert!(agent.store().compact().is_err());
+    agent.sim.heal();
+    let stolen = agent.sim.live()[&PathBuf::from(format!("{PATH}.new"))].clone();
+    jobs(&mut agent, 5);
+    let later = agent.store().anchor();
+    assert_eq!(later.generation(), before.generation());
+
+    let open = |expected, on_damage| {
+        let sim = Sim::on(&world::Image::from([(PathBuf::from(PATH), stolen.clone())]), 11);
+        let mut options = options_on(Arc::new(sim));
+        options.mmap(false).on_damage(on_damage).expect_at_least(expected).open(PATH, &key())
+    };
+    for on_damage in [OnDamage::Refuse, OnDamage::SetAside] {
+        assert_eq!(open(before, on_damage).unwrap().stats().generation, 2);
+        let refused = open(later, on_damage);
+        assert!(matches!(refused, Err(Error::Stale { .. })), "{refused:?}");
+    }
+    // A frame of another fork with the same number.
+    let (id, tag) = before.to_string().rsplit_once('.').map(|(id, tag)| (id.to_owned(), tag.to_owned())).unwrap();
+    let other = format!("{id}.{}", tag.chars().rev().collect::<String>()).parse().unwrap();
+    let refused = open(other, OnDamage::Refuse);
+    assert!(matches!(refused, Err(Error::Stale { .. })), "{refused:?}");
+}
+
+/// What the damaged log would have to hold can be seen only in its base.
+#[test]
+fn an_older_anchor_is_not_satisfied_by_what_is_left_of_a_base() {
+    for whole in every_kind().into_iter().filter(|whole| whole.older.is_some()) {
+        let mut cut = whole.image.clone();
+        cut.without_marks().cut(start(&whole.frames[1]));
+        let (_, mut options) = disk(&whole, &cut);
+        let refused = options.on_damage(OnDamage::SetAside).open(PATH, &whole.key);
+        assert!(matches!(refused, Err(Error::Stale { .. })), "{}: {refused:?}", whole.name);
+    }
 }

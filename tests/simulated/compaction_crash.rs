@@ -70,7 +70,10 @@ fn take(image: &Image, path: &str) -> Result<Model> {
     // A file that a crash has left is kept only if its first pages, which are all it has, were torn.
     let live = sim.live();
     let kept = live.get(Path::new(&format!("{path}.damaged-1")));
-    assert!(kept.is_none_or(|kept| kept.len() <= 8192), "a copy that a crash has left is kept as if it were of value");
+    assert!(
+        kept.is_none_or(|kept| kept.len() <= 8192),
+        "a copy that a crash has left is kept as if it were of value"
+    );
     Model::take(&opened(store))
 }
 
@@ -285,7 +288,7 @@ fn a_new_log_that_the_disk_damages_never_takes_the_place_of_the_old_one() {
     let store = opened(options.open(PATH, &key()).unwrap());
     let len = store.compact().unwrap().bytes_after;
     // The frames, and both copies of the base record.
-    for at in (8192..len).step_by(7).chain(1024..1096).chain(3072..3144) {
+    for at in (8192..len).step_by(7).chain(1024..1128).chain(3072..3176) {
         hooks.at.store(at, Ordering::SeqCst);
         let generation = store.stats().generation;
         let compacted = store.compact();

@@ -1,14 +1,14 @@
-//! Logs that somebody has put in a place by a rename: in that of the store without a sync of the folder, and where a
-//! copy is to be written.
+//! Logs that somebody has put in a place by a rename: in that of the store without a sync of the folder, and where
+//! a copy is to be written.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use backupy_state::testing::{Storage, salvage_on};
+use backupy_state::testing::{Access, Storage, salvage_on};
 use backupy_state::{Error, Result};
 
 use crate::sim::world::{self, NameChange, World};
-use crate::sim::{Agent, Call, Mode, PATH, Sim, crash, key, open};
+use crate::sim::{Agent, Call, Mode, Op, PATH, Sim, crash, key, open};
 
 #[test]
 fn a_call_acknowledged_after_a_rename_by_others_survives_losing_that_rename() {
@@ -33,6 +33,31 @@ fn a_call_acknowledged_after_a_rename_by_others_survives_losing_that_rename() {
         images += 1;
     });
     assert!(images > 0);
+}
+
+/// A log that was copied to its place, and not synced. It looks clean, because its marks were copied too.
+#[test]
+fn a_sync_of_a_copied_store_survives_losing_the_copy() {
+    let mut agent = Agent::new(Sim::new(36), Mode::Sync);
+    agent.start().unwrap();
+    agent.make(Call::Enqueue { job: 0, len: 20 }).unwrap();
+    agent.close().unwrap();
+    let bytes = agent.sim.live()[&PathBuf::from(PATH)].bytes();
+    let sim = Sim::new(37);
+    let file = sim.open(Path::new(PATH), Access::CreateNew).unwrap();
+    file.write_at(&bytes, 0).unwrap();
+    drop(file);
+
+    let store = open(&sim, Mode::Sync).unwrap();
+    assert!(store.recovery().clean);
+    store.sync().unwrap();
+    crash::images(&sim.world(), 38, &mut |image| {
+        assert_eq!(open(&Sim::on(image, 39), Mode::Sync).unwrap().queue_depth(), 1);
+    });
+    // Once is enough.
+    let ops = sim.ops();
+    store.sync().unwrap();
+    assert!(!sim.trace()[ops..].contains(&Op::Sync));
 }
 
 /// For the store itself, see `a_salvaged_store_that_is_parked_at_new_is_kept_under_another_name`.

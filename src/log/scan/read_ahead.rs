@@ -63,7 +63,7 @@ pub(crate) fn replay(
     tip: LogPosition,
     mut take: impl FnMut(&OpenedFrame<'_>),
 ) -> Result<Ending> {
-    let scanner = RawScanner::new(&*log.file, &log.crc, log.base, concurrency, tip)
+    let scanner = RawScanner::new(&*log.file, &log.crc, log.base.map(|base| base.position), concurrency, tip)
         .map_err(log.io("read the mark or the length of"))?;
     let is_long = is_long(scanner.file_len(), tip.end);
     let mut frames = ReadAhead { log, scanner, chain: tip.chain };

@@ -50,7 +50,7 @@ impl<'a> Scanner<'a> {
     /// # Errors
     /// `Io`.
     pub(crate) fn new(log: &'a LogFile, concurrency: Concurrency<'a>, tip: LogPosition) -> Result<Self> {
-        let raw = RawScanner::new(&*log.file, &log.crc, log.base, concurrency, tip)
+        let raw = RawScanner::new(&*log.file, &log.crc, log.base.map(|base| base.position), concurrency, tip)
             .map_err(log.io("read the mark or the length of"))?;
         Ok(Scanner { log, raw, tip, text: SecretVec::default() })
     }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use super::progress::Progress;
 use crate::crypto::seal::GenerationId;
+use crate::format::base::Origin;
 use crate::format::bucket::Bucket;
 use crate::format::header::Header;
 use crate::format::location::{Location, ValueCursor};
@@ -24,6 +25,8 @@ pub(super) struct Copier<'a> {
     progress: &'a Progress,
     old: Arc<Values>,
     copied: LogPosition,
+    /// Of the old log.
+    generation: u64,
     pub(super) new: LogBuilder,
 }
 
@@ -39,9 +42,10 @@ impl<'a> Copier<'a> {
         let Header { id, authenticator, .. } = shared.header();
         let old = shared.with_index(|_| ()).1;
         progress.reset();
-        let id = GenerationId { generation, ..id };
-        let new = LogBuilder::create(&shared.storage, path, &id, key, shared.queue_order)?;
-        Ok(Copier { shared, progress, old, copied: LogPosition::first(&authenticator), new })
+        let copy = GenerationId { generation, ..id };
+        let new = LogBuilder::create(&shared.storage, path, &copy, key, shared.queue_order)?;
+        let copied = LogPosition::first(&authenticator);
+        Ok(Copier { shared, progress, old, copied, generation: id.generation, new })
     }
 
     /// Copies what has been written so far, in rounds, until little is left or writers are faster than the copy.
@@ -61,7 +65,8 @@ impl<'a> Copier<'a> {
     /// Copies the rest, up to `tip`, and ends the new log with a close frame and a base record.
     pub(super) fn finish(&mut self, tip: LogPosition) -> Result<()> {
         self.copy_until(tip)?;
-        self.new.finish(|offset| self.progress.note_read_back(offset, &self.shared.path))
+        let origin = Origin::new(self.generation, tip);
+        self.new.finish(origin, |offset| self.progress.note_read_back(offset, &self.shared.path))
     }
 
     /// Copies the live puts of the frames up to `tip`, and the deletes of keys that were copied before.
