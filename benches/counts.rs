@@ -362,7 +362,7 @@ impl Report {
         let mut text = String::from(
             "# Instructions per call: `own` (without sealing, hashing, checksums and memcpy), `all`, and the \
              workload.\n\
-             # Written by `cargo bench --bench counts -- --accept`, compared by `cargo bench --bench counts`.
+             # Written by `cargo bench --bench counts -- --accept`, compared by `cargo bench --bench counts`.\n\
              # Versions:\n",
         );
         versions().iter().for_each(|version| writeln!(text, "# - {version}").unwrap());
