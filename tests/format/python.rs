@@ -1,5 +1,5 @@
-//! The second reader, `reader.py`: written from FORMAT.md alone by somebody who had never seen this code, in
-//! another language. It reads every file that the tests here make, also without the key and past damage.
+//! The second reader, `reader.py`: written from FORMAT.md alone, without a look at this code, in another language.
+//! It reads every file that the tests here make, also without the key and past damage.
 //!
 //! It runs where `BACKUPY_PYTHON` names an interpreter that has what `requirements.txt` lists, as in `.ci/run`.
 
