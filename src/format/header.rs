@@ -4,8 +4,8 @@
 //! Implements *Header* of FORMAT.md.
 
 use super::base::{BASE_LEN, BASES_AT};
-use super::bytes_at;
 use super::mark::MARK_PAGE_LEN;
+use super::{bytes_at, stray_byte};
 use crate::crypto::seal::GenerationId;
 
 pub(crate) const HEADER_PAGE_LEN: usize = 4096;
@@ -105,9 +105,8 @@ pub(crate) fn copy_faults(page: &[u8]) -> Vec<(u64, &'static str)> {
     let copies = COPY_OFFSETS.map(|at| at..at + COPY_LEN);
     let has_base = matches!(parse_page(page), ParsedHeaderPage::Valid(header) if header.has_base());
     let bases = BASES_AT.map(|at| if has_base { at..at + BASE_LEN } else { at..at });
-    let is_outside = |at| !copies.iter().chain(&bases).any(|used| used.contains(&at));
-    let mut page = page.iter().take(HEADER_PAGE_LEN).enumerate();
-    if let Some((at, _)) = page.find(|&(at, &byte)| byte != 0 && is_outside(at)) {
+    let used = [copies, bases].concat();
+    if let Some(at) = stray_byte(page.get(..HEADER_PAGE_LEN).unwrap_or(page), &used) {
         found.push((at as u64, "the header page has non-zero bytes that belong to nothing"));
     }
     found

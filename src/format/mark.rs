@@ -69,9 +69,8 @@ pub(crate) fn count_torn(page: &[u8], crc: &SaltedCrc) -> u64 {
 /// Where the file has a byte that neither a writer nor a torn write leaves: one that is not zero and not in the
 /// sector of a slot.
 pub(crate) fn stray_byte(page: &[u8]) -> Option<u64> {
-    let is_outside = |at: usize| SLOTS_AT.iter().all(|&slot| !(slot..slot + SECTOR_LEN).contains(&at));
-    let at = page.iter().enumerate().position(|(at, &byte)| byte != 0 && is_outside(at))?;
-    Some(MARK_PAGE_AT + at as u64)
+    let sectors = SLOTS_AT.map(|at| at..at + SECTOR_LEN);
+    super::stray_byte(page, &sectors).map(|at| MARK_PAGE_AT + at as u64)
 }
 
 /// What a disk writes whole or not at all.

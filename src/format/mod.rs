@@ -4,6 +4,8 @@
 //! or the reason why it refuses the bytes. What an offset means for the whole log (the end, damage, a torn tail)
 //! is decided in `log/scan`.
 
+use std::ops::Range;
+
 pub(crate) mod base;
 pub(crate) mod bucket;
 pub(crate) mod chain;
@@ -42,6 +44,12 @@ impl SaltedCrc {
     fn finish(self) -> u32 {
         self.0.finalize()
     }
+}
+
+/// Where a page has its first byte that is not zero, outside the ranges that are in use.
+fn stray_byte(page: &[u8], used: &[Range<usize>]) -> Option<usize> {
+    let is_used = |at: usize| used.iter().any(|range| range.contains(&at));
+    page.iter().enumerate().position(|(at, &byte)| byte != 0 && !is_used(at))
 }
 
 /// The `N` bytes at `offset`, or `None` if `bytes` ends before that.

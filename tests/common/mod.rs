@@ -83,6 +83,17 @@ pub(crate) fn existing() -> OpenOptions {
     options
 }
 
+/// A folder on the disk, and one on a file system where a sync takes no time, so that many more calls are made.
+pub(crate) fn disk_and_memory() -> impl Iterator<Item = TempDir> {
+    [std::env::temp_dir(), PathBuf::from("/dev/shm")].into_iter().filter_map(|folder| {
+        let made = tempfile::tempdir_in(&folder).ok();
+        if made.is_none() {
+            say_skipped(&format!("no folder can be made in {}", folder.display()));
+        }
+        made
+    })
+}
+
 /// The files of a folder, except the lock file.
 pub(crate) type Listing = BTreeMap<String, Found>;
 

@@ -14,8 +14,8 @@ use backupy_state::testing::{options_on, policy};
 use backupy_state::{AgentKey, Durability, Error, OnDamage, OpenOptions, Result, Snapshot, Store, salvage};
 
 use crate::common::{
-    CountedDisk, Hooked, Hooks, Image, Place, bare, child_path, depth, every_writing_call, existing, key, listing,
-    names, say, say_skipped, spawn, test_binary, with_mounts,
+    CountedDisk, Hooked, Hooks, Image, Place, bare, child_path, depth, disk_and_memory, every_writing_call,
+    existing, key, listing, names, say, spawn, test_binary, with_mounts,
 };
 
 // ---- One log, two ways to it ----
@@ -618,11 +618,7 @@ const WRITERS: usize = 8;
 /// On the disk, and on a file system where a sync takes no time, so that there are many more compactions.
 #[test]
 fn writers_do_not_take_a_compaction_for_an_outsider() {
-    for folder in [std::env::temp_dir(), PathBuf::from("/dev/shm")] {
-        let Ok(folder) = tempfile::tempdir_in(&folder) else {
-            say_skipped(&format!("no folder can be made in {}", folder.display()));
-            continue;
-        };
+    for folder in disk_and_memory() {
         let path = folder.path().join("state.db");
         write_and_compact(&path, depth::raced_compactions());
         let store = existing().open(&path, &key()).unwrap();

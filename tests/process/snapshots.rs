@@ -3,7 +3,7 @@
 
 use std::fs;
 use std::os::unix::fs::FileExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -12,8 +12,8 @@ use backupy_state::testing::open_snapshot_on;
 use backupy_state::{Durability, Error, FaultKind, OpenOptions, Snapshot, Store, verify};
 
 use crate::common::{
-    Action, Child, CountedDisk, FIRST_FRAME_AT, Image, Place, Random, Shown, State, child_path, key, listing,
-    names, say, say_skipped, spawn, test_binary,
+    Action, Child, CountedDisk, FIRST_FRAME_AT, Image, Place, Random, Shown, State, child_path, disk_and_memory,
+    key, listing, names, say, spawn, test_binary,
 };
 
 /// The writer's calls. After each of them it records a heartbeat: the number of calls so far.
@@ -505,11 +505,7 @@ const ROUNDS_MIN: usize = 20;
 /// On the disk, and on a file system where a sync takes no time, so that there are many more calls.
 #[test]
 fn no_reader_takes_a_writer_that_compacts_for_damage() {
-    for folder in [std::env::temp_dir(), PathBuf::from("/dev/shm")] {
-        let Ok(folder) = tempfile::tempdir_in(&folder) else {
-            say_skipped(&format!("no folder can be made in {}", folder.display()));
-            continue;
-        };
+    for folder in disk_and_memory() {
         let (path, copy) = (&folder.path().join("state.db"), &folder.path().join("copy.db"));
         let mut child = spawn(&mut test_binary("snapshots::child_that_compacts", path));
         child.expect("writing");

@@ -265,13 +265,19 @@ fn a_log_that_is_shorter_than_its_mark_or_base_is_damaged_however_it_lost_its_en
     }
 }
 
+/// The logs that have a base; their images without marks; and the number of the frame that the base names.
+fn with_base_and_no_marks() -> impl Iterator<Item = (Whole, Image, u64)> {
+    every_kind().into_iter().filter(|whole| whole.image.bytes[16] == 1).map(|whole| {
+        let mut unmarked = whole.image.clone();
+        let (base, _) = unmarked.without_marks().proven().unwrap();
+        (whole, unmarked, base)
+    })
+}
+
 /// Whoever can write the file can remove its marks. In a log with a base, that gains nothing.
 #[test]
 fn without_its_marks_a_log_still_cannot_end_before_its_base() {
-    for whole in every_kind().into_iter().filter(|whole| whole.image.bytes[16] == 1) {
-        let mut unmarked = whole.image.clone();
-        unmarked.without_marks();
-        let (base, _) = unmarked.proven().unwrap();
+    for (whole, unmarked, base) in with_base_and_no_marks() {
         for frame in whole.frames.iter().filter(|frame| frame.seq <= base) {
             let mut cut = unmarked.clone();
             cut.cut(start(frame));
@@ -295,10 +301,7 @@ fn a_minute_of_work_is_marked() {
 /// Nobody knows then that the base record itself is not authentic, but that it names another frame.
 #[test]
 fn without_the_key_a_base_record_that_names_another_frame_is_tampering() {
-    for whole in every_kind().into_iter().filter(|whole| whole.image.bytes[16] == 1) {
-        let mut unmarked = whole.image.clone();
-        unmarked.without_marks();
-        let (base, _) = unmarked.proven().unwrap();
+    for (whole, unmarked, base) in with_base_and_no_marks() {
         // The end and the tag of the frame that it names.
         for at in [8 + 10, 8 + 16] {
             let mut forged = unmarked.clone();

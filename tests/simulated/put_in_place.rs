@@ -7,17 +7,23 @@ use std::sync::Arc;
 use backupy_state::testing::{Access, Storage, salvage_on};
 use backupy_state::{Error, Result};
 
+use crate::sim::content::Content;
 use crate::sim::world::{self, NameChange, World};
 use crate::sim::{Agent, Call, Mode, Op, PATH, Sim, crash, key, open};
 
-#[test]
-fn a_call_acknowledged_after_a_rename_by_others_survives_losing_that_rename() {
-    let mut agent = Agent::new(Sim::new(31), Mode::Sync);
+/// The log of a store with one job, closed.
+fn closed_log(seed: u64) -> Content {
+    let mut agent = Agent::new(Sim::new(seed), Mode::Sync);
     agent.start().unwrap();
     agent.make(Call::Enqueue { job: 0, len: 20 }).unwrap();
     agent.close().unwrap();
+    agent.sim.live()[&PathBuf::from(PATH)].clone()
+}
+
+#[test]
+fn a_call_acknowledged_after_a_rename_by_others_survives_losing_that_rename() {
     let restored = PathBuf::from("/sim/restored.db");
-    let image = [(restored.clone(), agent.sim.live()[&PathBuf::from(PATH)].clone())].into();
+    let image = [(restored.clone(), closed_log(31))].into();
     let mut world = World::of(&image);
     let inode = world.named(&restored).unwrap();
     world.change_name(NameChange::Rename { from: restored, to: PATH.into(), inode });
@@ -38,14 +44,9 @@ fn a_call_acknowledged_after_a_rename_by_others_survives_losing_that_rename() {
 /// A log that was copied to its place, and not synced. It looks clean, because its marks were copied too.
 #[test]
 fn a_sync_of_a_copied_store_survives_losing_the_copy() {
-    let mut agent = Agent::new(Sim::new(36), Mode::Sync);
-    agent.start().unwrap();
-    agent.make(Call::Enqueue { job: 0, len: 20 }).unwrap();
-    agent.close().unwrap();
-    let bytes = agent.sim.live()[&PathBuf::from(PATH)].bytes();
     let sim = Sim::new(37);
     let file = sim.open(Path::new(PATH), Access::CreateNew).unwrap();
-    file.write_at(&bytes, 0).unwrap();
+    file.write_at(&closed_log(36).bytes(), 0).unwrap();
     drop(file);
 
     let store = open(&sim, Mode::Sync).unwrap();
