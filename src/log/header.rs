@@ -23,26 +23,29 @@ use crate::{AgentKey, Error, Result};
 /// # Errors
 /// `NotAStore`, `Corrupt`, `Unauthentic`, `UnsupportedFormat`, `WrongKey`, `Io`.
 pub(crate) fn open_log(file: Arc<dyn File>, path: &Path, key: &AgentKey) -> Result<(LogFile, Header)> {
-    open_if(file, path, key, |_| true)
+    open_unless(file, path, key, |_| false)
 }
 
 /// As [`open_log`], for a writer, which also refuses flags that a reader may ignore.
 pub(crate) fn open_log_to_write(file: Arc<dyn File>, path: &Path, key: &AgentKey) -> Result<(LogFile, Header)> {
-    open_if(file, path, key, |flags| !header::refuses_writers(flags))
+    open_unless(file, path, key, header::refuses_writers)
 }
 
-fn open_if(
+fn open_unless(
     file: Arc<dyn File>,
     path: &Path,
     key: &AgentKey,
-    allows: impl FnOnce(u32) -> bool,
+    refuses: impl FnOnce(u32) -> bool,
 ) -> Result<(LogFile, Header)> {
     let pages = read_first_pages(&*file, path)?;
-    let header = parse_first_pages(&pages, path)?;
-    if !allows(header.flags) {
-        let (version, flags) = (header::VERSION, header.flags);
-        return Err(Error::UnsupportedFormat { path: path.to_path_buf(), version, flags });
+    // As flags that no reader may ignore, these come before the length of the file.
+    if let ParsedHeaderPage::Valid(Header { flags, .. }) | ParsedHeaderPage::CutShort(Some(Header { flags, .. })) =
+        header::parse_page(&pages)
+        && refuses(flags)
+    {
+        return Err(Error::UnsupportedFormat { path: path.to_path_buf(), version: header::VERSION, flags });
     }
+    let header = parse_first_pages(&pages, path)?;
     let (log, base_damage) = with_keys(file, path, key, &header, &pages)?;
     base_damage.map_or(Ok((log, header)), Err)
 }
@@ -71,8 +74,10 @@ pub(crate) fn with_keys(
         path: path.to_path_buf(),
         file,
         unsynced_folder: Mutex::default(),
+        id: header.id,
         sealer: prk.frame_sealer(&header.id),
         nonces: prk.nonce_key(&header.id),
+        prk,
         crc,
         base,
     };

@@ -163,6 +163,19 @@ fn a_log_that_is_sealed_anew_without_a_new_flag_can_be_opened() {
 }
 
 #[test]
+fn a_short_file_with_an_unknown_flag_for_writers_is_unsupported_and_not_salvaged() {
+    let place = Place::new();
+    let mut image = log_with_flag(1 << 16);
+    image.bytes.truncate(5000);
+    image.write(place.path());
+    let before = listing(place.folder());
+    let error = OpenOptions::new().on_damage(OnDamage::SetAside).open(place.path(), &key()).unwrap_err();
+    assert!(matches!(error, Error::UnsupportedFormat { version: 2, flags: 0x1_0000, .. }), "{error:?}");
+    assert_eq!(listing(place.folder()), before);
+    assert!(matches!(Snapshot::open(place.path(), &key()), Err(Error::Corrupt { offset: 0, .. })));
+}
+
+#[test]
 fn an_unknown_flag_for_writers_keeps_a_store_from_being_opened_and_not_from_being_read() {
     for bit in 16..32 {
         let expected = 1_u32 << bit;
