@@ -12,7 +12,7 @@ mod traced {
 
     use tracing::{error, info, warn};
 
-    use crate::{CompactionReport, Error, RecoveryReport, SalvageReport};
+    use crate::{CompactionReport, Error, Opening, RecoveryReport, SalvageReport};
 
     pub(crate) fn key_readable_by_all(path: &Path, mode: u32) {
         let mode = format!("{mode:04o}");
@@ -22,15 +22,17 @@ mod traced {
     pub(crate) fn opened(path: &Path, report: &RecoveryReport) {
         let RecoveryReport { created, clean, records, operations, quarantined_bytes, .. } = *report;
         let took_us = report.took.as_micros();
+        let Opening { by_index, replayed_bytes } = report.opening;
         let path = path.display();
         if let Some(quarantined) = &report.quarantined {
             let quarantined = quarantined.display();
             warn!(%path, quarantined_bytes, %quarantined, "cut a torn tail off the log");
         }
         if clean {
-            info!(%path, created, records, operations, took_us, "opened the store");
+            info!(%path, created, by_index, replayed_bytes, records, operations, took_us, "opened the store");
         } else {
-            warn!(%path, records, operations, took_us, "opened the store after an unclean stop");
+            let how = "opened the store after an unclean stop";
+            warn!(%path, by_index, replayed_bytes, records, operations, took_us, "{how}");
         }
     }
 
@@ -54,8 +56,12 @@ mod traced {
     }
 
     pub(crate) fn compacted(path: &Path, report: &CompactionReport) {
-        let CompactionReport { generation, bytes_before, bytes_after, took } = *report;
+        let CompactionReport { generation, bytes_before, bytes_after, took, .. } = *report;
         let took_us = took.as_micros();
+        if let Some(damaged) = &report.damaged {
+            let (damaged, left_out) = (damaged.display(), report.left_out.len());
+            error!(path = %path.display(), %damaged, left_out, "left out damaged values and kept the old log");
+        }
         info!(path = %path.display(), generation, bytes_before, bytes_after, took_us, "compacted the log");
     }
 

@@ -107,9 +107,11 @@ pub use options::OpenOptions;
 pub use read::{Config, LogBatch, LogEvent, QueuedJob, Session};
 pub use repair::salvage::salvage;
 pub use repair::verify::{verify, verify_each};
-pub use repair::verify_report::{Fault, FaultKind, FrameInfo, OperationInfo, VerifyReport};
-pub use report::{CompactionReport, CompactionStats, Lost, LostKey, RecoveryReport, SalvageReport, Stats};
-pub use settings::{CompactionPolicy, Durability, LogLimits, LogRate, OnDamage, WhenFull};
+pub use repair::verify_report::{Fault, FaultKind, FrameInfo, IndexFile, OperationInfo, VerifyReport};
+pub use report::{
+    CompactionReport, CompactionStats, Lost, LostKey, Opening, RecoveryReport, SalvageReport, Stats,
+};
+pub use settings::{Check, CompactionPolicy, Durability, LogLimits, LogRate, OnDamage, WhenFull};
 pub use snapshot::Snapshot;
 pub use store::{Batch, Enqueued, LogAdmission, Store};
 

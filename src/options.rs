@@ -3,8 +3,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::settings::IndexPolicy;
 use crate::storage::{Disk, Storage};
-use crate::{AgentKey, Anchor, CompactionPolicy, Durability, LogLimits, OnDamage, QueueOrder};
+use crate::{AgentKey, Anchor, Check, CompactionPolicy, Durability, LogLimits, OnDamage, QueueOrder};
 
 /// Options for opening a store: a builder like [`std::fs::OpenOptions`].
 ///
@@ -36,6 +37,8 @@ pub struct OpenOptions {
     pub(crate) expected: Option<Anchor>,
     pub(crate) on_damage: OnDamage,
     pub(crate) mmap: bool,
+    pub(crate) check: Check,
+    pub(crate) index: IndexPolicy,
     pub(crate) storage: Arc<dyn Storage>,
 }
 
@@ -64,6 +67,8 @@ impl OpenOptions {
             expected: None,
             on_damage: OnDamage::default(),
             mmap: true,
+            check: Check::default(),
+            index: IndexPolicy::default(),
             storage: Arc::new(Disk),
         }
     }
@@ -298,6 +303,22 @@ impl OpenOptions {
     /// ```
     pub fn mmap(&mut self, yes: bool) -> &mut Self {
         self.mmap = yes;
+        self
+    }
+
+    /// Sets how much of the log is checked when it is opened: by default [`Check::Live`], what is not in the index
+    /// file.
+    ///
+    /// ```
+    /// # use backupy_state::{AgentKey, Check, OpenOptions};
+    /// # let folder = tempfile::tempdir()?;
+    /// # let (path, key) = (folder.path().join("state.db"), AgentKey::new("key")?);
+    /// let store = OpenOptions::new().check(Check::Everything).open(&path, &key)?;
+    /// assert!(!store.recovery().opening.by_index);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn check(&mut self, what: Check) -> &mut Self {
+        self.check = what;
         self
     }
 }

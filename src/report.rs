@@ -15,6 +15,8 @@ pub struct RecoveryReport {
     /// Whether the store was opened with [`previous_key`](crate::OpenOptions::previous_key) and changed to the new
     /// key.
     pub rekeyed: bool,
+    /// How much of the log was read.
+    pub opening: Opening,
     /// How many records were replayed.
     pub records: u64,
     /// How many operations these records have.
@@ -29,6 +31,17 @@ pub struct RecoveryReport {
     pub salvaged: Option<SalvageReport>,
     /// How long opening took, excluding the wait for the lock.
     pub took: Duration,
+}
+
+/// How a log was opened.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Opening {
+    /// Whether the index file was used. If not, every frame was replayed: there was no index file, it did not fit
+    /// the log, or [`Check::Everything`](crate::Check::Everything) was set.
+    pub by_index: bool,
+    /// How many bytes of frames were replayed.
+    pub replayed_bytes: u64,
 }
 
 /// The sizes and counts of a store, from [`Store::stats`](crate::Store::stats) or
@@ -57,6 +70,8 @@ pub struct Stats {
     /// How many log events were dropped since the last ack or drain. In a snapshot, this is the count in the log,
     /// or 0 if that cannot be read.
     pub logs_dropped: u64,
+    /// How the store was opened, or the log that the snapshot shows.
+    pub opening: Opening,
     /// What compaction has done since the store was opened. In a snapshot, all zero but `unavailable`.
     pub compaction: CompactionStats,
 }
@@ -89,6 +104,11 @@ pub struct CompactionReport {
     pub bytes_before: u64,
     /// The length of the new log in bytes.
     pub bytes_after: u64,
+    /// Keys whose live values failed authentication, with [`OnDamage::SetAside`](crate::OnDamage::SetAside): the
+    /// new log does not have them.
+    pub left_out: Vec<LostKey>,
+    /// Where the old log was kept, if keys were left out.
+    pub damaged: Option<PathBuf>,
     /// How long the compaction took.
     pub took: Duration,
 }

@@ -12,7 +12,7 @@ pub enum Durability {
     Buffered,
 }
 
-/// What opening does about a store that is damaged or fails authentication.
+/// What opening, or a compaction, does about a store that is damaged or fails authentication.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum OnDamage {
@@ -23,6 +23,9 @@ pub enum OnDamage {
     /// It quarantines the damaged file as `state.db.damaged-1`, or under the next free number, and opens a new log
     /// with all that is authentic in the damaged one, as [`salvage`](crate::salvage) does. For agents that run
     /// unattended.
+    ///
+    /// A compaction that finds a live value which fails authentication keeps the old log in the same way, and
+    /// leaves that key out of the new one: see [`CompactionReport::left_out`](crate::CompactionReport::left_out).
     SetAside,
 }
 
@@ -90,6 +93,38 @@ pub enum WhenFull {
     DropOldest,
     /// The new event.
     DropNewest,
+}
+
+/// How much of an existing log is checked when it is opened.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Check {
+    /// What is not in the index file next to the log: the frames since it was last written. The frames before them
+    /// were checked when they were indexed, and each value is checked when it is read.
+    #[default]
+    Live,
+    /// Every frame, without the index file. Opening takes longer, the longer the log is. Values are still checked
+    /// only when they are read; [`verify`](crate::verify()) checks them too.
+    Everything,
+}
+
+/// When the index file is written.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct IndexPolicy {
+    /// How many bytes of frames make a run due while the store is in use.
+    pub(crate) run_len: u64,
+    /// Fewer bytes of frames are not worth a run when the store is closed, or when its log has been replaced.
+    pub(crate) worth_len: u64,
+    /// Whether runs are written on a thread of their own. Not in simulations, which must be repeatable.
+    pub(crate) on_thread: bool,
+}
+
+impl Default for IndexPolicy {
+    fn default() -> Self {
+        // A megabyte is replayed in about a millisecond, and 64 KiB in less time than it takes to read an index
+        // file.
+        IndexPolicy { run_len: 1 << 20, worth_len: 64 << 10, on_thread: true }
+    }
 }
 
 /// When a store compacts its log by itself.

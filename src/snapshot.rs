@@ -12,14 +12,15 @@ use crate::format::position::LogPosition;
 use crate::index::{Index, QueueOrder};
 use crate::log::file::LogFile;
 use crate::log::header::{open_log, read_header};
+use crate::log::index_file::{self, Indexed};
 use crate::log::place::{self, Purpose};
 use crate::log::replay::Replay;
-use crate::log::scan::Concurrency;
+use crate::log::scan::{Concurrency, Ending};
 use crate::log::values::Values;
 use crate::read::{self, LogBatch, Reader, impl_reading_calls};
 use crate::report::MOUNTED;
 use crate::storage::{Disk, Storage, paths};
-use crate::{AgentKey, Anchor, CompactionStats, Error, Result, Stats};
+use crate::{AgentKey, Anchor, CompactionStats, Error, Opening, Result, Stats};
 
 /// A consistent, read-only view of a store, for instance for a health check while the agent runs.
 ///
@@ -56,6 +57,7 @@ struct LogView {
     header: Header,
     replay: Replay,
     file_len: u64,
+    by_index: bool,
 }
 
 impl Snapshot {
@@ -156,11 +158,12 @@ impl Snapshot {
     /// ```
     #[must_use]
     pub fn stats(&self) -> Stats {
-        let LogView { header, replay, file_len, .. } = &self.view;
+        let LogView { header, replay, file_len, by_index, .. } = &self.view;
+        let opening = Opening { by_index: *by_index, replayed_bytes: replay.replayed_bytes() };
         let stats = read::stats(&replay.index, header.id.generation, replay.tip, *file_len);
         let unavailable = self.storage.is_mount_point(&self.path).then_some(MOUNTED);
         let compaction = CompactionStats { unavailable, ..stats.compaction };
-        Stats { logs_dropped: self.recorded_drops().unwrap_or(0), compaction, ..stats }
+        Stats { logs_dropped: self.recorded_drops().unwrap_or(0), opening, compaction, ..stats }
     }
 
     pub(crate) fn live_ranges(&self) -> Vec<Range<u64>> {
@@ -208,13 +211,29 @@ impl Snapshot {
 impl LogView {
     fn read(storage: &dyn Storage, path: &Path, key: &AgentKey) -> Result<Self> {
         let (log, header) = open_log(paths::open_file(storage, path)?.into(), path, key)?;
-        let mut replay = Replay::new(QueueOrder::RunId, LogPosition::first(&header.authenticator));
-        let file_len = replay.run(&log, Concurrency::WithWriter(storage))?.file_len;
+        let first = LogPosition::first(&header.authenticator);
+        let (replay, file_len, by_index) = match read_by_index(storage, &log, first) {
+            Some((replay, ending)) => (replay, ending.file_len, true),
+            None => {
+                let mut replay = Replay::new(QueueOrder::RunId, first);
+                let ending = replay.run(&log, Concurrency::WithWriter(storage))?;
+                (replay, ending.file_len, false)
+            }
+        };
         let log = Arc::new(log);
         // No memory map: reading one after the writer has cut the file would kill this process with SIGBUS.
         let values = Arc::new(Values::new(Arc::clone(&log), false));
-        Ok(LogView { log, values, header, replay, file_len })
+        Ok(LogView { log, values, header, replay, file_len, by_index })
     }
+}
+
+/// Reads what is not in the index file. `None` if every frame must be read: also if there is a fault, which may
+/// not be the first one.
+fn read_by_index(storage: &dyn Storage, log: &LogFile, first: LogPosition) -> Option<(Replay, Ending)> {
+    let concurrency = Concurrency::WithWriter(storage);
+    let Indexed { mut replay, runs } = index_file::read(storage, log, first, QueueOrder::RunId, concurrency)?;
+    let ending = replay.run(log, concurrency).ok()?;
+    (replay.tip.seq >= runs.until.seq).then_some((replay, ending))
 }
 
 impl Reader for Snapshot {

@@ -10,6 +10,7 @@ use std::sync::Arc;
 #[cfg(feature = "import-bolt")]
 pub use crate::import_bolt::{BoltState, import_bolt_bytes, read_bolt};
 use crate::log::place::{self, Purpose};
+use crate::settings::IndexPolicy;
 pub use crate::storage::{Access, Attributes, Disk, File, FileId, Folder, Map, PathKind, RenameError, Storage};
 use crate::{
     AgentKey, CompactionPolicy, Config, FrameInfo, LogEvent, LogRate, OpenOptions, QueuedJob, Result,
@@ -20,6 +21,13 @@ use crate::{
 #[must_use]
 pub fn options_on(storage: Arc<dyn Storage>) -> OpenOptions {
     OpenOptions { storage, ..OpenOptions::new() }
+}
+
+/// Makes the store write a run of its index file after so many bytes of frames, also when it is closed or
+/// compacted, and on the caller's thread: for logs that are too short to have one.
+pub fn index_every(options: &mut OpenOptions, run_len: u64) -> &mut OpenOptions {
+    options.index = IndexPolicy { run_len, worth_len: run_len, on_thread: false };
+    options
 }
 
 /// As [`Snapshot::open`], on another file system than the machine's.
@@ -56,8 +64,8 @@ pub fn salvage_on(
     crate::repair::salvage::salvage_on(storage, from.as_ref(), key, to.as_ref())
 }
 
-/// The ranges of the file that hold the live bytes of [`Snapshot::stats`], in file order. The live bytes of a
-/// manifest are one range at its beginning.
+/// The ranges of the file that hold the live bytes of [`Snapshot::stats`], in file order. The live bytes of the
+/// operations in a manifest are one range before the first live value.
 #[must_use]
 pub fn live_ranges(snapshot: &Snapshot) -> Vec<Range<u64>> {
     snapshot.live_ranges()

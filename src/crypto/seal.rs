@@ -86,6 +86,15 @@ impl Prk {
         NonceKey(Hmac::new_from_slice(&*key).expect("HMAC takes keys of any length"))
     }
 
+    /// `run key = HKDF-Expand(PRK, "backupy-state index" || R, 32)`. R is the salt of the run.
+    ///
+    /// RFC 5869, section 2.3.
+    pub(crate) fn run_sealer(&self, salt: &[u8; 32]) -> RunSealer {
+        let mut key = Zeroizing::new([0; 32]);
+        self.expand(&[b"backupy-state index", salt], &mut key);
+        RunSealer(Cipher::new(&key))
+    }
+
     fn expand(&self, info: &[&[u8]], out: &mut [u8; 32]) {
         // Cannot fail: HKDF-Expand refuses only more than 255 times 32 bytes.
         self.0.expand_multi_info(info, out).expect("32 bytes are within the limit of HKDF-Expand");
@@ -109,6 +118,19 @@ impl NonceKey {
         let mut nonce = [0; NONCE_LEN];
         nonce.copy_from_slice(&mac.finalize().into_bytes()[..NONCE_LEN]);
         nonce
+    }
+
+    /// `R = HMAC-SHA-256(nonce key, "index" || random || u64(clock) || tag of from || tag of to)`: the salt of a
+    /// run.
+    ///
+    /// RFC 2104. `random` and `clock_ns` are as for a nonce. The text is longer than that of a nonce, so no salt
+    /// is one.
+    pub(crate) fn run_salt(&self, random: &[u8; 32], clock_ns: u64, from: &Tag, to: &Tag) -> [u8; 32] {
+        let mut mac = self.0.clone();
+        for part in [b"index", &random[..], &clock_ns.to_le_bytes(), from, to] {
+            mac.update(part);
+        }
+        mac.finalize().into_bytes().into()
     }
 }
 
@@ -163,6 +185,40 @@ impl Sealer {
     ) -> Result<(), Unauthentic> {
         self.0.open(&value_nonce(frame_nonce, i), &value_aad(seq, i), text, tag)
     }
+}
+
+/// Seals and opens the parts of one run of the index file, under its run key. Each part has a number of its own.
+pub(crate) struct RunSealer(Cipher);
+
+impl RunSealer {
+    /// `AES-256-GCM-Seal(run key, big-endian u32(kind) || big-endian u64(number), aad, part)`, in place.
+    ///
+    /// NIST SP 800-38D, section 7.1. Numbering the parts and telling the last one apart is STREAM, by Hoang,
+    /// Reyhanitabar, Rogaway and Vizar (2015).
+    pub(crate) fn seal_part(&self, kind: u32, number: u64, aad: &[u8], text: &mut [u8]) -> Tag {
+        self.0.seal(&part_nonce(kind, number), aad, text)
+    }
+
+    /// The reverse of [`seal_part`](Self::seal_part).
+    ///
+    /// NIST SP 800-38D, section 7.2.
+    pub(crate) fn open_part(
+        &self,
+        kind: u32,
+        number: u64,
+        aad: &[u8],
+        text: &mut [u8],
+        tag: &Tag,
+    ) -> Result<(), Unauthentic> {
+        self.0.open(&part_nonce(kind, number), aad, text, tag)
+    }
+}
+
+fn part_nonce(kind: u32, number: u64) -> Nonce {
+    let mut nonce = [0; NONCE_LEN];
+    nonce[..4].copy_from_slice(&kind.to_be_bytes());
+    nonce[4..].copy_from_slice(&number.to_be_bytes());
+    nonce
 }
 
 /// Opens values that the Go agent sealed in its bbolt file.

@@ -18,7 +18,7 @@ pub(crate) const VALUE_PREFIX_LEN: usize = 8;
 pub(crate) const BUCKET_COUNT: usize = 5;
 
 /// A map from keys to values.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Bucket {
     Config,
     Queue,

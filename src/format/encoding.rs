@@ -224,7 +224,7 @@ pub(in crate::format) mod tests {
             assert_eq!(open(&bytes, &CHAIN), Ok(chain));
             let mut locations = ValueCursor::new(0, &header);
             for location in changes.iter().filter_map(|change| locations.locate(&change.operation)) {
-                let mut value = body[location.offset_in_body()..][..len + TAG_LEN].to_vec();
+                let mut value = body[location.offset_in_body(0).unwrap()..][..len + TAG_LEN].to_vec();
                 let (text, tag) = value.split_last_chunk_mut().unwrap();
                 sealer().open_value(&NONCE, 9, location.i, text, tag).unwrap();
                 assert_eq!(text, &long[..len]);
@@ -278,7 +278,7 @@ pub(in crate::format) mod tests {
             [Some(b"first"), None, Some(b"\x07\x07\x07\x07\x07\x07\x07\x07raw"), Some(b"")];
         for (location, expected) in locations.into_iter().zip(expected) {
             let value = location.map(|location| {
-                let at = (location.value_offset() - 8192) as usize;
+                let at = (location.value_offset - 8192) as usize;
                 let (text, rest) = bytes[at..].split_at(location.len as usize);
                 let (mut text, tag) = (text.to_vec(), rest.first_chunk().unwrap());
                 sealer.open_value(&NONCE, location.seq(), location.i, &mut text, tag).unwrap();

@@ -53,6 +53,6 @@ fn stray_byte(page: &[u8], used: &[Range<usize>]) -> Option<usize> {
 }
 
 /// The `N` bytes at `offset`, or `None` if `bytes` ends before that.
-fn bytes_at<const N: usize>(bytes: &[u8], offset: usize) -> Option<[u8; N]> {
+pub(crate) fn bytes_at<const N: usize>(bytes: &[u8], offset: usize) -> Option<[u8; N]> {
     bytes.get(offset..)?.first_chunk().copied()
 }

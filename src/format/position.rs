@@ -31,12 +31,22 @@ impl LogPosition {
         LogPosition { end: FIRST_FRAME_AT as u64, seq: 0, chain }
     }
 
-    pub(super) fn encode(&self) -> [u8; POSITION_LEN] {
+    pub(crate) fn encode(&self) -> [u8; POSITION_LEN] {
         let mut bytes = [0; POSITION_LEN];
         bytes[SEQ_AT..END_AT].copy_from_slice(&self.seq.to_le_bytes());
         bytes[END_AT..TAG_AT].copy_from_slice(&self.end.to_le_bytes());
         bytes[TAG_AT..].copy_from_slice(&self.chain);
         bytes
+    }
+
+    /// The reverse of [`encode`](Self::encode), for bytes that were authenticated: also for a position before the
+    /// first frame.
+    pub(crate) fn parse_authentic(bytes: &[u8; POSITION_LEN]) -> Option<Self> {
+        Some(LogPosition {
+            end: u64::from_le_bytes(bytes_at(bytes, END_AT)?),
+            seq: u64::from_le_bytes(bytes_at(bytes, SEQ_AT)?),
+            chain: bytes_at(bytes, TAG_AT)?,
+        })
     }
 
     /// Returns `None` if no frame can be there.

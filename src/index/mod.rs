@@ -16,27 +16,29 @@
 //! (*Records*), and the order of the queue and of log events (*Buckets and their keys*), of FORMAT.md.
 
 use std::collections::BTreeMap;
-use std::collections::btree_map::Entry;
 use std::ops::{Bound, Range};
 
 use crate::crypto::TAG_LEN;
 use crate::format::bucket::{BUCKET_COUNT, Bucket, LOG_KEY_LEN, LogKey};
-use crate::format::frame::FRAME_HEADER_LEN;
 use crate::format::location::{Location, ValueCursor};
 use crate::format::record::{self, Action, Operation};
 
 pub(crate) use key::Key;
+use keys::Keys;
+pub(crate) use removed::Removed;
 use sort::keep_last_of_each;
 
+pub(crate) mod file;
 mod key;
+mod keys;
+mod removed;
 mod sort;
 
-type Keys = BTreeMap<Key, Location>;
 /// The run ids by [`Location::order`].
 type Fifo = BTreeMap<(u32, u32), Key>;
 /// A put's key and location, or a delete's key and `None`.
 type Staged = (Key, Option<Location>);
-const _: () = assert!(size_of::<Staged>() == 64);
+const _: () = assert!(size_of::<Staged>() == 72);
 
 /// The order in which jobs are dequeued.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -63,6 +65,8 @@ pub(crate) struct Index {
     live_bytes: [u64; BUCKET_COUNT],
     /// One more than the highest ordinal of all log events put so far, deleted ones included.
     next_ordinal: u64,
+    /// What the next run of the index file must delete. `None` if there is no run before it.
+    removed: Option<Removed>,
 }
 
 impl Index {
@@ -78,7 +82,51 @@ impl Index {
             staged_kept: 0,
             live_bytes: [0; BUCKET_COUNT],
             next_ordinal: 0,
+            removed: None,
         }
+    }
+
+    /// Stages what a run of the index file says of a key. Its ordinals are noted by
+    /// [`continue_ordinals_from`](Self::continue_ordinals_from).
+    pub(crate) fn stage_entry(&mut self, bucket: Bucket, key: Key, location: Option<Location>) {
+        self.staged[bucket as usize].push((key, location));
+    }
+
+    /// How much is staged, for [`unstage`](Self::unstage).
+    pub(crate) fn staged_lens(&self) -> [usize; BUCKET_COUNT] {
+        self.staged.each_ref().map(Vec::len)
+    }
+
+    /// Drops what was staged since it was `lens` long.
+    pub(crate) fn unstage(&mut self, lens: [usize; BUCKET_COUNT]) {
+        self.staged.iter_mut().zip(lens).for_each(|(staged, len)| staged.truncate(len));
+    }
+
+    /// Notes from now on which keys leave their places in the index file, whose runs have no values of frames
+    /// after `last_seq`. Returns those noted so far; `None` if none were.
+    pub(crate) fn note_removed_since(&mut self, last_seq: u64) -> Option<Removed> {
+        self.removed.replace(Removed::since(last_seq))
+    }
+
+    /// The runs have no values of frames after `last_seq`, as is known only now.
+    pub(crate) fn set_last_seq_of_runs(&mut self, last_seq: u64) {
+        self.removed.iter_mut().for_each(|removed| removed.set_last_seq(last_seq));
+    }
+
+    /// At most `n` keys of a bucket, in key order: from the first one, or from the one after `after`.
+    pub(crate) fn range(&self, bucket: Bucket, after: Option<&Key>, n: usize) -> Vec<(Key, Location)> {
+        let from = after.map_or(Bound::Unbounded, |key| Bound::Excluded(&**key));
+        self.bucket(bucket).range(from).take(n).map(|(key, location)| (key.clone(), location)).collect()
+    }
+
+    /// How many keys are live.
+    pub(crate) fn live_count(&self) -> usize {
+        self.buckets.iter().map(Keys::len).sum()
+    }
+
+    /// Whether both have the same keys in the same places.
+    pub(crate) fn has_same_keys_as(&self, other: &Self) -> bool {
+        self.buckets == other.buckets
     }
 
     /// Applies a record's operations in order. `locations` begins at the record's first value. Returns how many of
@@ -94,7 +142,7 @@ impl Index {
             match (operation.action, location) {
                 (Action::Put { .. }, Some(location)) => {
                     self.note_ordinal(operation.bucket, operation.key);
-                    replaced += usize::from(self.put(operation.bucket, operation.key.into(), location));
+                    replaced += usize::from(self.put(operation.bucket, &operation.key.into(), location));
                 }
                 (Action::DeleteThrough, _) => self.delete_through(operation.bucket, operation.key),
                 (Action::Put { .. } | Action::Delete, _) => self.delete(operation.bucket, operation.key),
@@ -109,7 +157,7 @@ impl Index {
         operations: impl Iterator<Item = Operation<'a>>,
         mut locations: ValueCursor,
     ) {
-        let drop_above = STAGED_MIN + locations.frame_offset() / LEN_FOR_STAGED;
+        let drop_above = STAGED_MIN + locations.offset() / LEN_FOR_STAGED;
         for operation in operations {
             let location = locations.locate(&operation);
             let Operation { action, bucket, key } = operation;
@@ -130,7 +178,7 @@ impl Index {
                 for (staged, keys) in self.staged.iter_mut().zip(&self.buckets) {
                     keep_last_of_each(staged);
                     // A delete of a key that is not there has no effect.
-                    staged.retain(|(key, location)| location.is_some() || keys.contains_key(&**key));
+                    staged.retain(|(key, location)| location.is_some() || keys.contains(key));
                     self.staged_kept += staged.len();
                 }
             }
@@ -144,12 +192,14 @@ impl Index {
 
     fn merge_staged_bucket(&mut self, bucket: Bucket) {
         let mut staged = std::mem::take(&mut self.staged[bucket as usize]);
-        keep_last_of_each(&mut staged);
+        if !staged.is_sorted_by(|(a, _), (b, _)| a < b) {
+            keep_last_of_each(&mut staged);
+        }
         if !self.bucket(bucket).is_empty() {
             for (key, location) in staged {
                 match location {
                     Some(location) => {
-                        self.put(bucket, key, location);
+                        self.put(bucket, &key, location);
                     }
                     None => self.delete(bucket, &key),
                 }
@@ -157,21 +207,22 @@ impl Index {
             return;
         }
         let live_bytes = &mut self.live_bytes[bucket as usize];
-        let live = staged.into_iter().filter_map(|(key, location)| {
-            let location = location?;
-            *live_bytes += live_len(bucket, &key, location.len);
-            Some((key, location))
+        staged.retain(|(key, location)| {
+            location.is_some_and(|location| {
+                *live_bytes += live_len(bucket, key, location.len);
+                true
+            })
         });
-        // The pairs are sorted, so collecting them builds the map without a look-up.
-        self.buckets[bucket as usize] = live.collect();
+        staged.shrink_to_fit();
+        let keys = Keys::with_base(staged);
         if let (Bucket::Queue, Some(fifo)) = (bucket, &mut self.fifo) {
-            let keys = self.buckets[bucket as usize].iter();
-            *fifo = keys.map(|(key, location)| (location.order(), key.clone())).collect();
+            *fifo = keys.iter().map(|(key, location)| (location.order(), key.clone())).collect();
         }
+        self.buckets[bucket as usize] = keys;
     }
 
     pub(crate) fn get(&self, bucket: Bucket, key: &[u8]) -> Option<Location> {
-        self.bucket(bucket).get(key).copied()
+        self.bucket(bucket).get(key)
     }
 
     pub(crate) fn count(&self, bucket: Bucket) -> usize {
@@ -185,7 +236,7 @@ impl Index {
 
     /// All keys of a bucket, in key order.
     pub(crate) fn iter(&self, bucket: Bucket) -> impl Iterator<Item = (&[u8], Location)> {
-        self.bucket(bucket).iter().map(|(key, location)| (&**key, *location))
+        self.bucket(bucket).iter().map(|(key, location)| (&**key, location))
     }
 
     /// The payload bytes in the log buffer.
@@ -199,8 +250,8 @@ impl Index {
         let keys = self.bucket(operation.bucket);
         match operation.action {
             Action::Put { .. } => false,
-            Action::Delete => keys.contains_key(operation.key),
-            Action::DeleteThrough => keys.first_key_value().is_some_and(|(first, _)| **first <= *operation.key),
+            Action::Delete => keys.contains(operation.key),
+            Action::DeleteThrough => keys.first().is_some_and(|first| **first <= *operation.key),
         }
     }
 
@@ -212,14 +263,13 @@ impl Index {
         match &self.fifo {
             None => {
                 let from = after.map_or(Bound::Unbounded, Bound::Excluded);
-                let jobs = queue.range::<[u8], _>((from, Bound::Unbounded));
-                jobs.take(n).map(|(key, location)| (key.clone(), *location)).collect()
+                queue.range(from).take(n).map(|(key, location)| (key.clone(), location)).collect()
             }
             Some(fifo) => {
                 let after = after.and_then(|key| queue.get(key));
                 let from = after.map_or(Bound::Unbounded, |location| Bound::Excluded(location.order()));
                 let keys = fifo.range((from, Bound::Unbounded)).map(|(_, key)| key);
-                let jobs = keys.filter_map(|key| Some((key.clone(), *queue.get(key)?)));
+                let jobs = keys.filter_map(|key| Some((key.clone(), queue.get(key)?)));
                 jobs.take(n).collect()
             }
         }
@@ -230,15 +280,26 @@ impl Index {
         (self.next_ordinal < u64::MAX).then_some(self.next_ordinal)
     }
 
-    /// Whether each bucket has as many live keys and live bytes as in `other`: how compaction checks its copy.
-    pub(crate) fn is_same_size_as(&self, other: &Self) -> bool {
-        let counts = |index: &Self| index.buckets.each_ref().map(Keys::len);
-        self.live_bytes == other.live_bytes && counts(self) == counts(other)
+    /// One more than the highest ordinal that was given out.
+    pub(crate) fn ordinals_end(&self) -> u64 {
+        self.next_ordinal
     }
 
-    /// Ensures that no ordinal that `other` has given out is given out again.
-    pub(crate) fn continue_ordinals_from(&mut self, other: &Self) {
-        self.next_ordinal = self.next_ordinal.max(other.next_ordinal);
+    /// Whether each bucket has as many live keys and live bytes as in `other`, without those that were left out:
+    /// how compaction checks its copy.
+    pub(crate) fn is_same_size_as(&self, other: &Self, left_out: &[(Bucket, Key, Location)]) -> bool {
+        let mut counts = self.buckets.each_ref().map(Keys::len);
+        let mut live_bytes = self.live_bytes;
+        for (bucket, key, location) in left_out {
+            counts[*bucket as usize] += 1;
+            live_bytes[*bucket as usize] += live_len(*bucket, key, location.len);
+        }
+        live_bytes == other.live_bytes && counts == other.buckets.each_ref().map(Keys::len)
+    }
+
+    /// Ensures that no ordinal before `next_ordinal` is given out again.
+    pub(crate) fn continue_ordinals_from(&mut self, next_ordinal: u64) {
+        self.next_ordinal = self.next_ordinal.max(next_ordinal);
     }
 
     /// The bytes that the live operations take in a log, without frame headers.
@@ -247,22 +308,23 @@ impl Index {
     }
 
     /// Where these bytes are, in the order of the file. Each sealed value is one range. The index does not know
-    /// where in a manifest an operation is, so for each frame, a range at the beginning of its manifest is as long
-    /// as the live operations in it.
+    /// where in a manifest an operation is, so for each frame, a range before its first live value is as long as
+    /// the live operations in the manifest.
     pub(crate) fn live_ranges(&self) -> Vec<Range<u64>> {
         let mut ranges = Vec::new();
-        let mut in_manifests = BTreeMap::<u64, u64>::new();
-        for bucket in [Bucket::Config, Bucket::Queue, Bucket::Registry, Bucket::Logs] {
+        // For each frame: where its first live value is, and the length of its live operations.
+        let mut in_manifests = BTreeMap::<u64, (u64, u64)>::new();
+        for bucket in Bucket::ALL {
             for (key, location) in self.iter(bucket) {
-                let value_at = location.value_offset();
+                let value_at = location.value_offset;
                 let sealed_len = u64::from(location.len) + TAG_LEN as u64;
                 ranges.push(value_at..value_at + sealed_len);
-                *in_manifests.entry(location.frame_offset).or_default() +=
-                    live_len(bucket, key, location.len) - sealed_len;
+                let (first, len) = in_manifests.entry(location.seq()).or_insert((value_at, 0));
+                *first = value_at.min(*first);
+                *len += live_len(bucket, key, location.len) - sealed_len;
             }
         }
-        let manifest_at = |frame_offset| frame_offset + FRAME_HEADER_LEN as u64;
-        ranges.extend(in_manifests.iter().map(|(&frame, len)| manifest_at(frame)..manifest_at(frame) + len));
+        ranges.extend(in_manifests.values().map(|(first, len)| first - len..*first));
         ranges.sort_unstable_by_key(|range| range.start);
         ranges
     }
@@ -278,47 +340,36 @@ impl Index {
     }
 
     /// Returns whether it replaced a value.
-    fn put(&mut self, bucket: Bucket, key: Key, location: Location) -> bool {
-        self.live_bytes[bucket as usize] += live_len(bucket, &key, location.len);
-        let fifo_key = (bucket == Bucket::Queue && self.fifo.is_some()).then(|| key.clone());
-        let replaced = match self.buckets[bucket as usize].entry(key) {
-            Entry::Vacant(free) => {
-                free.insert(location);
-                None
-            }
-            Entry::Occupied(mut taken) => {
-                let old = taken.insert(location);
-                Some(live_len(bucket, taken.key(), old.len)).zip(Some(old))
-            }
-        };
-        if let Some((old_len, old)) = replaced {
-            self.forget(bucket, old_len, &old);
+    fn put(&mut self, bucket: Bucket, key: &Key, location: Location) -> bool {
+        self.live_bytes[bucket as usize] += live_len(bucket, key, location.len);
+        let replaced = self.buckets[bucket as usize].insert(key, location);
+        if let Some(old) = &replaced {
+            self.forget(bucket, key, old);
         }
-        if let (Some(key), Some(fifo)) = (fifo_key, &mut self.fifo) {
-            fifo.insert(location.order(), key);
+        if let (Bucket::Queue, Some(fifo)) = (bucket, &mut self.fifo) {
+            fifo.insert(location.order(), key.clone());
         }
         replaced.is_some()
     }
 
     fn delete(&mut self, bucket: Bucket, key: &[u8]) {
         if let Some(old) = self.buckets[bucket as usize].remove(key) {
-            self.forget(bucket, live_len(bucket, key, old.len), &old);
+            self.forget(bucket, key, &old);
         }
     }
 
     fn delete_through(&mut self, bucket: Bucket, last: &[u8]) {
-        while let Some(first) = self.buckets[bucket as usize].first_entry() {
-            if &**first.key() > last {
-                break;
-            }
-            let (key, old) = first.remove_entry();
-            self.forget(bucket, live_len(bucket, &key, old.len), &old);
+        while let Some(first) = self.bucket(bucket).first().filter(|first| ***first <= *last).cloned() {
+            self.delete(bucket, &first);
         }
     }
 
-    /// Undoes what the put of `old` changed outside the bucket's map.
-    fn forget(&mut self, bucket: Bucket, old_len: u64, old: &Location) {
-        self.live_bytes[bucket as usize] -= old_len;
+    /// Undoes what the put of `old` changed outside the bucket's keys.
+    fn forget(&mut self, bucket: Bucket, key: &[u8], old: &Location) {
+        self.live_bytes[bucket as usize] -= live_len(bucket, key, old.len);
+        if let Some(removed) = &mut self.removed {
+            removed.note(bucket, key, old);
+        }
         if let (Bucket::Queue, Some(fifo)) = (bucket, &mut self.fifo) {
             fifo.remove(&old.order());
         }

@@ -28,12 +28,13 @@ use super::create::create_log;
 use super::file::LogFile;
 use super::frame_builder::{FRAME_LEN_TARGET, FrameBuilder};
 use super::header::read_first_pages;
+use super::index_file;
 use super::marks::Marks;
 use super::place;
 use super::scan::{Concurrency, Scanned, Scanner};
 use super::values::Values;
 use super::writer::LogWriter;
-use crate::crypto::seal::{GenerationId, Prk};
+use crate::crypto::seal::GenerationId;
 use crate::crypto::secret_vec::SecretVec;
 use crate::format::base::{self, BASE_LEN, BASES_AT, Base, Origin};
 use crate::format::header::{self, HAS_BASE, HEADER_PAGE_LEN, Header};
@@ -53,8 +54,6 @@ pub(crate) struct LogBuilder {
     temporary: PathBuf,
     is_named: bool,
     pub(crate) header: Header,
-    /// For the MAC of the base record.
-    prk: Prk,
     pub(crate) file: Arc<LogFile>,
     pub(crate) log: LogWriter,
     /// The live operations of the frames that have been written.
@@ -89,7 +88,6 @@ impl LogBuilder {
             temporary,
             is_named: false,
             header,
-            prk: Prk::extract(&header.id.salt, key),
             file,
             log,
             index: Index::new(order),
@@ -194,7 +192,7 @@ impl LogBuilder {
     fn write_base_record(&self, origin: Origin) -> Result<Vec<u8>> {
         let Header { authenticated, authenticator, .. } = &self.header;
         let base = Base { position: self.log.tip(), origin };
-        let record = base::encode(&base, &self.file.crc, |base| self.prk.base_mac(authenticated, base));
+        let record = base::encode(&base, &self.file.crc, |base| self.file.prk.base_mac(authenticated, base));
         let mut page = header::encode_pages(authenticated, authenticator);
         page.truncate(HEADER_PAGE_LEN);
         for at in BASES_AT {
@@ -250,6 +248,8 @@ impl LogBuilder {
             RenameError::Io(source) => storage::full_or_io(operation, target)(source),
         })?;
         self.keep();
+        // Of a log that was at this path before.
+        index_file::remove(&*self.storage, target);
         // Guards against a power cut that removes the name after the caller was told of success.
         paths::sync(&*folder, target)?;
         // The folder is synced, so the log may look clean. If this fails, the copy is complete and durable anyway.

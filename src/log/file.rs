@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 
 use crate::Error;
-use crate::crypto::seal::{NonceKey, Sealer};
+use crate::crypto::seal::{GenerationId, NonceKey, Prk, Sealer};
 use crate::format::SaltedCrc;
 use crate::format::base::Base;
 use crate::storage::{File, Folder};
@@ -20,6 +20,10 @@ pub(crate) struct LogFile {
     /// The folder, until the name of the file is known to be durable. Whoever put a log in its place, by `mv` for
     /// instance, need not have synced it.
     pub(crate) unsynced_folder: Mutex<Option<Box<dyn Folder>>>,
+    /// Which generation it is, as its header says.
+    pub(crate) id: GenerationId,
+    /// For the base record and the index file.
+    pub(crate) prk: Prk,
     pub(crate) sealer: Sealer,
     pub(crate) nonces: NonceKey,
     pub(crate) crc: SaltedCrc,

@@ -22,6 +22,8 @@ pub(crate) mod file;
 mod frame_builder;
 pub(crate) mod group_commit;
 pub(crate) mod header;
+pub(crate) mod index_file;
+pub(crate) mod index_writer;
 pub(crate) mod left_over;
 pub(crate) mod marks;
 pub(crate) mod place;

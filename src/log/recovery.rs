@@ -26,10 +26,11 @@ use std::time::Instant;
 use super::create::{create_log, fill_random};
 use super::file::LogFile;
 use super::header::open_log_to_write;
+use super::index_file::{self, Indexed, Runs};
 use super::left_over::{self, Unfinished};
 use super::quarantine;
 use super::replay::Replay;
-use super::scan::Concurrency;
+use super::scan::{Concurrency, Ending};
 use super::writer::LogEnd;
 use crate::format::header::Header;
 use crate::format::mark::Mark;
@@ -37,7 +38,7 @@ use crate::format::position::LogPosition;
 use crate::index::{Index, QueueOrder};
 use crate::storage::names::{NEW, sibling};
 use crate::storage::{self, File, RenameError, Storage, paths};
-use crate::{AgentKey, Anchor, Error, RecoveryReport, Result};
+use crate::{AgentKey, Anchor, Check, Error, Opening, RecoveryReport, Result};
 
 /// A log that is open and replayed, and in which every replayed frame is durable.
 pub(crate) struct Recovered {
@@ -46,6 +47,8 @@ pub(crate) struct Recovered {
     pub(crate) index: Index,
     pub(crate) end: LogEnd,
     pub(crate) mark: Option<Mark>,
+    /// The runs of the index file, if it was used.
+    pub(crate) runs: Option<Runs>,
     pub(crate) report: RecoveryReport,
 }
 
@@ -79,8 +82,17 @@ pub(crate) fn create(
     paths::sync(&*folder, path)?;
     let tip = LogPosition::first(&header.authenticator);
     let report = RecoveryReport { created: true, clean: true, ..report(&Replay::new(order, tip), started) };
-    let end = LogEnd { tip, allocated: tip.end, values: 0, is_closed: false };
-    Ok(Some(Recovered { log: Arc::new(log), header, index: Index::new(order), end, mark: None, report }))
+    let end = LogEnd { tip, before_tip: None, allocated: tip.end, values: 0, is_closed: false };
+    let (log, index) = (Arc::new(log), Index::new(order));
+    Ok(Some(Recovered { log, header, index, end, mark: None, runs: None, report }))
+}
+
+/// How a log is to be opened.
+#[derive(Clone, Copy)]
+pub(crate) struct How<'a> {
+    pub(crate) order: QueueOrder,
+    pub(crate) expected: Option<&'a Anchor>,
+    pub(crate) check: Check,
 }
 
 /// Opens an existing log, replays it, makes it durable, and quarantines a torn tail. `file` is the one at `path`,
@@ -88,7 +100,7 @@ pub(crate) fn create(
 ///
 /// # Errors
 /// - `NotAStore`, `UnsupportedFormat`, `WrongKey`, `Corrupt`, `Unauthentic`; `Stale` if the log does not satisfy
-///   the anchor `expected`. The file is unchanged.
+///   the expected anchor. The file is unchanged.
 /// - `Full` if there is no space to quarantine a torn tail. The tail is still in the log.
 /// - `Io`.
 pub(crate) fn open(
@@ -96,21 +108,20 @@ pub(crate) fn open(
     file: Arc<dyn File>,
     path: &Path,
     key: &AgentKey,
-    order: QueueOrder,
-    expected: Option<&Anchor>,
+    how: How<'_>,
 ) -> Result<Recovered> {
     let started = Instant::now();
     let (mut log, header) = open_log_to_write(file, path, key)?;
     left_over::clear(storage, path, Unfinished::NextGeneration(&header.id))?;
     let first = LogPosition::first(&header.authenticator);
-    let new_replay = || Replay::watching(order, first, expected.map(Anchor::seq));
-    let mut replay = new_replay();
-    let mut ending = replay.run(&log, Concurrency::Exclusive)?;
+    let mut found = match read_by_index(storage, &log, first, how) {
+        Some(found) => found,
+        None => Found::by_replay(&log, first, how)?,
+    };
 
     // Opened now, so that a lack of descriptors cannot fail the first sync.
     let folder = paths::open_folder(storage, path)?;
-    let is_marked = ending.mark.is_some_and(|mark| mark.position == replay.tip);
-    let clean = replay.ends_closed && ending.torn_until.is_none() && is_marked;
+    let clean = found.is_clean();
     if !clean {
         // Guards against a power cut after this open has reported frames that are only in the page cache. It also
         // makes the pages clean, so that the cache can be dropped.
@@ -118,35 +129,83 @@ pub(crate) fn open(
         // Guards against a power cut that undoes a rename: a crash may have come between the rename of a creation
         // or a compaction and the sync of its folder.
         paths::sync(&*folder, path)?;
+        let Found { replay, ending, .. } = &found;
         let recheck_from = replay.recheck_from(ending.proven);
         let unproven = recheck_from.end..ending.file_len;
         log.file.drop_cache(unproven).map_err(log.io("drop the page cache of"))?;
-        let mut recheck = Replay::new(order, recheck_from);
+        let mut recheck = Replay::new(how.order, recheck_from);
         let recheck_ending = recheck.run(&log, Concurrency::Exclusive)?;
-        if recheck.tip != replay.tip || recheck_ending != ending {
-            replay = new_replay();
-            ending = replay.run(&log, Concurrency::Exclusive)?;
+        if recheck.tip != replay.tip || recheck_ending != *ending {
+            found = Found::by_replay(&log, first, how)?;
         }
     }
 
     if clean {
         log.unsynced_folder = Mutex::new(Some(folder));
     }
-    if let Some(what) = expected
+    let Found { replay, ending, runs } = found;
+    if let Some(what) = how
+        .expected
         .and_then(|anchor| anchor.shortfall(&header, log.base.map(|base| base.origin), |_| replay.watched_tag))
     {
         return Err(Error::Stale { path: path.to_path_buf(), what });
     }
     let mut report = RecoveryReport { clean, ..report(&replay, started) };
+    report.opening.by_index = runs.is_some();
+    let before_tip = replay.before_last();
     let Replay { index, tip, ends_closed, values, .. } = replay;
-    let mut end = LogEnd { tip, allocated: ending.file_len, values, is_closed: ends_closed };
+    let mut end = LogEnd { tip, before_tip, allocated: ending.file_len, values, is_closed: ends_closed };
     if let Some(until) = ending.torn_until {
-        report.quarantined = Some(quarantine::quarantine_torn_tail(storage, &log, tip.end, until)?);
+        let quarantine = || quarantine::quarantine_torn_tail(storage, &log, tip.end, until);
+        report.quarantined = Some(match quarantine() {
+            // The index file only saves time, so it goes first.
+            Err(Error::Full { .. }) if index_file::remove(storage, path) => quarantine()?,
+            quarantined => quarantined?,
+        });
         report.quarantined_bytes = until - tip.end;
         end.allocated = tip.end;
     }
     report.took = started.elapsed();
-    Ok(Recovered { log: Arc::new(log), header, index, end, mark: ending.mark, report })
+    Ok(Recovered { log: Arc::new(log), header, index, end, mark: ending.mark, runs, report })
+}
+
+/// A log that has been read to its end.
+struct Found {
+    replay: Replay,
+    ending: Ending,
+    /// The runs of the index file, if it was used.
+    runs: Option<Runs>,
+}
+
+impl Found {
+    fn by_replay(log: &LogFile, first: LogPosition, how: How<'_>) -> Result<Self> {
+        let mut replay = Replay::watching(how.order, first, how.expected.map(Anchor::seq));
+        let ending = replay.run(log, Concurrency::Exclusive)?;
+        Ok(Found { replay, ending, runs: None })
+    }
+
+    fn is_clean(&self) -> bool {
+        let is_marked = self.ending.mark.is_some_and(|mark| mark.position == self.replay.tip);
+        self.replay.ends_closed && self.ending.torn_until.is_none() && is_marked
+    }
+}
+
+/// Reads what is not in the index file. `None` if every frame must be read: also if there is a fault, which may
+/// not be the first one.
+fn read_by_index(storage: &dyn Storage, log: &LogFile, first: LogPosition, how: How<'_>) -> Option<Found> {
+    if how.check == Check::Everything {
+        return None;
+    }
+    let Indexed { mut replay, runs } = index_file::read(storage, log, first, how.order, Concurrency::Exclusive)?;
+    if let Some(seq) = how.expected.filter(|anchor| anchor.generation() == log.id.generation).map(Anchor::seq) {
+        replay.watch(seq);
+        if seq <= replay.tip.seq {
+            replay.watched_tag = Some(index_file::position_of(log, first, &runs.ends, seq).ok()??.chain);
+        }
+    }
+    let ending = replay.run(log, Concurrency::Exclusive).ok()?;
+    let has_all = replay.tip.seq >= runs.until.seq;
+    has_all.then_some(Found { replay, ending, runs: Some(runs) })
 }
 
 fn report(replay: &Replay, started: Instant) -> RecoveryReport {
@@ -154,6 +213,7 @@ fn report(replay: &Replay, started: Instant) -> RecoveryReport {
         created: false,
         clean: false,
         rekeyed: false,
+        opening: Opening { by_index: false, replayed_bytes: replay.replayed_bytes() },
         records: replay.records,
         operations: replay.operations,
         quarantined_bytes: 0,
@@ -179,7 +239,8 @@ mod tests {
         store.ack_job("b").unwrap();
         store.close().unwrap();
         let file = Disk.open(&path, Access::Write).unwrap().into();
-        let recovered = open(&Disk, file, &path, &key, QueueOrder::RunId, None).unwrap();
+        let how = How { order: QueueOrder::RunId, expected: None, check: Check::Live };
+        let recovered = open(&Disk, file, &path, &key, how).unwrap();
         assert_eq!(recovered.end.values, 3);
     }
 }

@@ -14,7 +14,7 @@
 use std::collections::VecDeque;
 
 use super::file::LogFile;
-use super::scan::{self, Concurrency, Ending, OpenedFrame, Scanned, Scanner};
+use super::scan::{self, Concurrency, Ending, OpenFrame, OpenedFrame, Scanned, Scanner};
 use crate::Result;
 use crate::crypto::Tag;
 use crate::format::frame::FrameKind;
@@ -29,9 +29,11 @@ pub(crate) struct Replay {
     pub(crate) tip: LogPosition,
     /// Whether the last frame is a close frame.
     pub(crate) ends_closed: bool,
+    /// Where it began, in bytes from the start of the file.
+    began_at: u64,
     pub(super) records: u64,
     pub(super) operations: u64,
-    /// How many values the records put, whether they are live or not.
+    /// How many values the log has, whether they are live or not.
     pub(super) values: u64,
     /// The frame whose tag is compared with an anchor.
     watched_seq: Option<u64>,
@@ -51,6 +53,7 @@ impl Replay {
             index: Index::new(order),
             tip,
             ends_closed: false,
+            began_at: tip.end,
             records: 0,
             operations: 0,
             values: 0,
@@ -59,6 +62,18 @@ impl Replay {
             before_last: None,
             checkpoints: VecDeque::new(),
         }
+    }
+
+    /// Continues after `tip`, with what an index file says of the frames before it. `before_last` is the position
+    /// before the frame that ends there, if it is known.
+    pub(super) fn continuing(
+        index: Index,
+        tip: LogPosition,
+        before_last: Option<LogPosition>,
+        ends_closed: bool,
+        values: u64,
+    ) -> Self {
+        Replay { index, before_last, ends_closed, values, ..Replay::new(QueueOrder::RunId, tip) }
     }
 
     /// Like [`new`](Self::new), but also keeps the tag of the frame `seq`.
@@ -78,6 +93,25 @@ impl Replay {
         ending
     }
 
+    /// Applies the frames from the tip up to `end`. Returns whether they lead there.
+    pub(crate) fn run_to(
+        &mut self,
+        log: &LogFile,
+        concurrency: Concurrency<'_>,
+        end: LogPosition,
+    ) -> Result<bool> {
+        let mut scan = Scanner::new(log, concurrency, self.tip)?;
+        while self.tip.seq < end.seq {
+            let Scanned::Frame(frame) = scan.next()? else { break };
+            let OpenFrame { offset, header, body, manifest } = frame;
+            let Some(chain) = header.stored_tag(body) else { break };
+            let tip = LogPosition { end: offset + u64::from(header.len), seq: header.seq, chain };
+            self.apply(&OpenedFrame { offset, header, manifest, tip });
+        }
+        self.index.merge_staged();
+        Ok(self.tip == end)
+    }
+
     /// Whether the last frame is still in the file. If so, all frames before it are too, because it is chained to
     /// them. A snapshot asks this before it continues.
     pub(crate) fn is_still_in_file(&self, log: &LogFile, concurrency: Concurrency<'_>) -> Result<bool> {
@@ -85,6 +119,26 @@ impl Replay {
         let mut scan = Scanner::new(log, concurrency, before)?;
         let is_frame = matches!(scan.next()?, Scanned::Frame(_));
         Ok(is_frame && scan.tip() == self.tip)
+    }
+
+    /// How many bytes of frames have been replayed.
+    pub(crate) fn replayed_bytes(&self) -> u64 {
+        self.tip.end - self.began_at
+    }
+
+    /// How many values the log has, whether they are live or not.
+    pub(crate) fn values(&self) -> u64 {
+        self.values
+    }
+
+    /// The position before the last frame, if a frame was applied or it is known from the index file.
+    pub(super) fn before_last(&self) -> Option<LogPosition> {
+        self.before_last
+    }
+
+    /// Keeps the tag of the frame `seq`, if it is replayed.
+    pub(super) fn watch(&mut self, seq: u64) {
+        self.watched_seq = Some(seq);
     }
 
     fn apply(&mut self, frame: &OpenedFrame<'_>) {

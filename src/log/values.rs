@@ -14,9 +14,9 @@ use std::path::Path;
 use std::sync::{Arc, PoisonError, RwLock};
 
 use super::file::LogFile;
-use super::scan::OpenFrame;
+use super::scan::{OpenFrame, Window};
+use crate::crypto::TAG_LEN;
 use crate::crypto::secret_vec::{self, SecretVec};
-use crate::crypto::{NONCE_LEN, Nonce, TAG_LEN};
 use crate::format::location::Location;
 use crate::storage::{self, Map};
 use crate::{Error, Result};
@@ -60,37 +60,57 @@ impl Values {
     /// Opens the value at `location` in `frame`, which has been read already, and appends the value to `out`. On
     /// an error, `out` is as before.
     pub(crate) fn open_into(&self, out: &mut SecretVec, frame: &OpenFrame<'_>, location: Location) -> Result<()> {
-        let (start, len) = (location.offset_in_body(), location.len as usize);
         // Parsing checked the manifest against the frame's length, so the value is within the body.
-        let sealed = frame.body.get(start..start + len + TAG_LEN).unwrap_or_default();
-        let at = out.len();
+        let start = location.offset_in_body(frame.offset).unwrap_or(frame.body.len());
+        let sealed = frame.body.get(start..start + location.len as usize + TAG_LEN).unwrap_or_default();
+        self.open_sealed_into(out, sealed, location)
+    }
+
+    /// Reads the value at `location` through a window on the log, opens it, and appends it to `out`. On an error,
+    /// `out` is as before.
+    ///
+    /// # Errors
+    /// As [`ValueReader::read`].
+    pub(crate) fn read_into(
+        &self,
+        out: &mut SecretVec,
+        window: &mut Window<'_>,
+        location: Location,
+    ) -> Result<()> {
+        let len = location.len as usize + TAG_LEN;
+        let sealed = window.bytes(location.value_offset, len).map_err(self.log.io("read"))?;
+        self.open_sealed_into(out, sealed, location)
+    }
+
+    fn open_sealed_into(&self, out: &mut SecretVec, sealed: &[u8], location: Location) -> Result<()> {
+        let (at, len) = (out.len(), location.len as usize);
         secret_vec::reserve(out, sealed.len());
         out.extend_from_slice(sealed);
-        let opened = self.unseal(&mut out[at..], &frame.header.nonce, location);
+        let opened = self.unseal(&mut out[at..], location);
         out.truncate(if opened.is_ok() { at + len } else { at });
         opened
     }
 
     /// The error for a value that is authentic, but does not have the form that its bucket requires.
     pub(crate) fn malformed(&self, location: Location) -> Error {
-        Error::unauthentic(self.path(), location.value_offset(), "the value does not match its bucket's encoding")
+        Error::unauthentic(self.path(), location.value_offset, "the value does not match its bucket's encoding")
     }
 
     /// Opens the value in place. `sealed` is its ciphertext and tag.
-    fn unseal(&self, sealed: &mut [u8], nonce: &Nonce, location: Location) -> Result<()> {
+    fn unseal(&self, sealed: &mut [u8], location: Location) -> Result<()> {
         let opened = sealed.split_last_chunk_mut().is_some_and(|(text, tag)| {
-            self.log.sealer.open_value(nonce, location.seq(), location.i, text, tag).is_ok()
+            self.log.sealer.open_value(&location.nonce, location.seq(), location.i, text, tag).is_ok()
         });
         if opened {
             return Ok(());
         }
-        Err(Error::unauthentic(self.path(), location.value_offset(), "the value failed authentication"))
+        Err(Error::unauthentic(self.path(), location.value_offset, "the value failed authentication"))
     }
 
-    fn read_file(&self, location: Location) -> io::Result<SealedValue> {
-        let mut sealed = SealedValue { nonce: [0; NONCE_LEN], text: vec![0; location.len as usize + TAG_LEN] };
-        storage::read_exact_at(&*self.log.file, &mut sealed.nonce, location.nonce_offset())?;
-        storage::read_exact_at(&*self.log.file, &mut sealed.text, location.value_offset())?;
+    /// Reads the ciphertext and the tag from the file.
+    fn read_file(&self, location: Location) -> io::Result<Vec<u8>> {
+        let mut sealed = vec![0; location.len as usize + TAG_LEN];
+        storage::read_exact_at(&*self.log.file, &mut sealed, location.value_offset)?;
         Ok(sealed)
     }
 
@@ -116,39 +136,27 @@ impl ValueReader<'_> {
     /// # Errors
     /// `Unauthentic` if the value fails authentication, `Io`. The caller adds which job it is.
     pub(crate) fn read(&mut self, location: Location) -> Result<Vec<u8>> {
-        let SealedValue { nonce, mut text } = match self.read_map(location) {
+        let mut value = match self.read_map(location) {
             Some(sealed) => sealed,
             None => self.values.read_file(location).map_err(self.values.log.io("read"))?,
         };
-        self.values.unseal(&mut text, &nonce, location)?;
-        text.truncate(location.len as usize);
-        Ok(text)
+        self.values.unseal(&mut value, location)?;
+        value.truncate(location.len as usize);
+        Ok(value)
     }
 
-    fn read_map(&mut self, location: Location) -> Option<SealedValue> {
-        let copy = |map: &Option<Arc<Map>>| SealedValue::copy(map.as_ref()?, location);
+    /// Copies the ciphertext and the tag from the map; `None` if they are not within it.
+    fn read_map(&mut self, location: Location) -> Option<Vec<u8>> {
+        let len = location.len as usize + TAG_LEN;
+        let copy = |map: &Option<Arc<Map>>| {
+            let mut sealed = Vec::with_capacity(len);
+            map.as_ref()?.append_to(&mut sealed, location.value_offset, len).then_some(sealed)
+        };
         copy(&self.map).or_else(|| {
             // The value is beyond the map. A new map covers the preallocated space too, so it lasts until the file
             // has grown by another step.
             self.map = self.values.renew_map();
             copy(&self.map)
         })
-    }
-}
-
-/// A sealed value, with the nonce of its frame.
-struct SealedValue {
-    nonce: Nonce,
-    /// Ciphertext and tag.
-    text: Vec<u8>,
-}
-
-impl SealedValue {
-    /// Copies the value from the map; `None` if it is not within it.
-    fn copy(map: &Map, location: Location) -> Option<Self> {
-        let nonce = map.copy(location.nonce_offset())?;
-        let len = location.len as usize + TAG_LEN;
-        let mut text = Vec::with_capacity(len);
-        map.append_to(&mut text, location.value_offset(), len).then_some(SealedValue { nonce, text })
     }
 }

@@ -36,6 +36,7 @@ use std::sync::Arc;
 use super::commits::{Commits, Pending};
 use super::file::LogFile;
 use super::group_commit::{Failure, GroupCommit};
+use super::index_file;
 use super::marks::Marks;
 use crate::format::encoding::{self, FrameSeal, Workspace};
 use crate::format::frame::{FRAME_LEN_MAX, SEALINGS_MAX, SEQ_MAX};
@@ -51,6 +52,8 @@ pub(crate) struct LogWriter {
     commits: Arc<Commits>,
     /// After the last frame.
     tip: LogPosition,
+    /// Before the last frame. `None` if there is no frame.
+    before_tip: Option<LogPosition>,
     /// The length of the file. From the tip to here, the file contains zeros.
     allocated: u64,
     /// How many values were sealed in this generation.
@@ -63,6 +66,8 @@ pub(crate) struct LogWriter {
 /// Where a log ends, for the writer that continues it. Everything up to there is durable.
 pub(crate) struct LogEnd {
     pub(crate) tip: LogPosition,
+    /// Before the last frame. `None` if there is no frame.
+    pub(crate) before_tip: Option<LogPosition>,
     /// The length of the file.
     pub(crate) allocated: u64,
     /// How many values were sealed in this generation.
@@ -100,13 +105,14 @@ impl LogWriter {
 
     /// Begins a log that does not have its name yet.
     pub(crate) fn of_new_log(file: Arc<LogFile>, storage: Arc<dyn Storage>, tip: LogPosition) -> Self {
-        let end = LogEnd { tip, allocated: tip.end, values: 0, is_closed: false };
+        let end = LogEnd { tip, before_tip: None, allocated: tip.end, values: 0, is_closed: false };
         LogWriter::continuing(Commits::new(file, storage, tip, None), end)
     }
 
-    fn continuing(commits: Commits, LogEnd { tip, allocated, values, is_closed }: LogEnd) -> Self {
+    fn continuing(commits: Commits, end: LogEnd) -> Self {
+        let LogEnd { tip, before_tip, allocated, values, is_closed } = end;
         let commits = Arc::new(commits);
-        LogWriter { commits, tip, allocated, values, is_closed, workspace: Workspace::default() }
+        LogWriter { commits, tip, before_tip, allocated, values, is_closed, workspace: Workspace::default() }
     }
 
     pub(crate) fn group_commit(&self) -> &GroupCommit {
@@ -119,14 +125,15 @@ impl LogWriter {
 
     /// Where a finished log ends: all of it is durable, and its last frame is a close frame.
     pub(super) fn end(&self) -> LogEnd {
-        LogEnd { tip: self.tip, allocated: self.allocated.max(self.tip.end), values: self.values, is_closed: true }
+        let LogWriter { tip, before_tip, values, .. } = *self;
+        LogEnd { tip, before_tip, allocated: self.allocated.max(tip.end), values, is_closed: true }
     }
 
     pub(crate) fn size(&self) -> LogSize {
         LogSize { len: self.tip.end, file_len: self.allocated, seq: self.tip.seq, values: self.values }
     }
 
-    fn file(&self) -> &LogFile {
+    pub(crate) fn file(&self) -> &Arc<LogFile> {
         &self.commits.file
     }
 
@@ -137,6 +144,11 @@ impl LogWriter {
 
     pub(crate) fn tip(&self) -> LogPosition {
         self.tip
+    }
+
+    /// The position before the last frame; `None` if there is no frame.
+    pub(crate) fn before_tip(&self) -> Option<LogPosition> {
+        self.before_tip
     }
 
     pub(crate) fn allocated(&self) -> u64 {
@@ -304,6 +316,7 @@ impl LogWriter {
             Err(error) => return Err(self.undo_write(error)),
         };
         let locations = ValueCursor::new(self.tip.end, &header);
+        self.before_tip = Some(self.tip);
         self.tip = LogPosition { end: self.tip.end + u64::from(header.len), seq, chain };
         self.values = values;
         self.is_closed = false;
@@ -316,6 +329,8 @@ impl LogWriter {
         let cut = self.file().file.set_len(self.tip.end);
         if cut.is_ok() && storage::is_full(&error) {
             self.allocated = self.tip.end;
+            // It only saves time, and the next call may need its space.
+            index_file::remove(&*self.commits.storage, &self.file().path);
             return storage::full_or_io("write", &self.file().path)(error);
         }
         self.group_commit().fail(&error);
@@ -325,6 +340,16 @@ impl LogWriter {
     /// Ensures `len` zeroed bytes after the tip for the next frame, and the reserve after them if the disk has
     /// space for it. Fails with `Full` if fewer than `reserve` bytes would remain after the frame.
     fn make_room(&mut self, len: u64, reserve: u64) -> Result<()> {
+        match self.try_to_make_room(len, reserve) {
+            // The index file only saves time, so it goes first.
+            Err(Error::Full { .. }) if index_file::remove(&*self.commits.storage, &self.file().path) => {
+                self.try_to_make_room(len, reserve)
+            }
+            made => made,
+        }
+    }
+
+    fn try_to_make_room(&mut self, len: u64, reserve: u64) -> Result<()> {
         let frame_end = self.tip.end + len;
         let wanted = frame_end + RESERVE_LEN;
         if wanted <= self.allocated {
@@ -444,13 +469,15 @@ mod tests {
             path,
             file,
             unsynced_folder: Mutex::default(),
+            id,
             sealer: prk.frame_sealer(&id),
             nonces: prk.nonce_key(&id),
+            prk,
             crc: SaltedCrc::new(&id.salt),
             base: None,
         };
         let tip = LogPosition { end: 8192, seq, chain: [0; TAG_LEN] };
-        let end = LogEnd { tip, allocated: tip.end, values, is_closed: false };
+        let end = LogEnd { tip, before_tip: None, allocated: tip.end, values, is_closed: false };
         LogWriter::new(Arc::new(log), Arc::new(Disk), end, None)
     }
 

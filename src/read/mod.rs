@@ -15,7 +15,7 @@ use crate::format::position::LogPosition;
 use crate::format::record::VALUE_LEN_MAX;
 use crate::index::{Index, Key};
 use crate::log::values::{ValueReader, Values};
-use crate::{CompactionStats, Error, Result, Stats};
+use crate::{CompactionStats, Error, Opening, Result, Stats};
 
 mod calls;
 mod types;
@@ -38,6 +38,7 @@ pub(crate) fn stats(index: &Index, generation: u64, tip: LogPosition, file_len: 
         jobs: index.count(Bucket::Queue) as u64,
         log_events: index.count(Bucket::Logs) as u64,
         logs_dropped: 0,
+        opening: Opening::default(),
         compaction: CompactionStats::default(),
     }
 }

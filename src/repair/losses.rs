@@ -13,7 +13,7 @@ use crate::log::scan::{Gap, OpenFrame};
 use crate::{Lost, LostKey};
 
 impl LostKey {
-    fn new(bucket: Bucket, key: &[u8]) -> Self {
+    pub(crate) fn new(bucket: Bucket, key: &[u8]) -> Self {
         let run_id = (bucket == Bucket::Queue).then(|| String::from_utf8_lossy(key).into_owned());
         LostKey { bucket: bucket.name(), run_id }
     }
@@ -117,7 +117,7 @@ impl Losses {
             }
         }
         lost.extend(values.into_iter().map(|(location, key)| Lost {
-            offset: location.value_offset(),
+            offset: location.value_offset,
             len: u64::from(location.len) + TAG_LEN as u64,
             first_seq: location.seq(),
             last_seq: Some(location.seq()),

@@ -6,7 +6,7 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use super::verify_report::{FaultKind, FrameInfo, OperationInfo, VerifyReport};
+use super::verify_report::{FaultKind, FrameInfo, IndexFile, OperationInfo, VerifyReport};
 use crate::crypto::secret_vec::SecretVec;
 use crate::format::SaltedCrc;
 use crate::format::base::{self, Base};
@@ -16,7 +16,11 @@ use crate::format::location::ValueCursor;
 use crate::format::mark::Mark;
 use crate::format::position::LogPosition;
 use crate::format::record::Manifest;
+use crate::index::QueueOrder;
+use crate::log::file::LogFile;
+use crate::log::index_file::{self, Indexed};
 use crate::log::place::{self, Purpose};
+use crate::log::replay::Replay;
 use crate::log::scan::{Concurrency, OpenFrame, RawScanner, Resync, ResyncItem, ScanItem};
 use crate::log::values::Values;
 use crate::log::{header, marks};
@@ -228,7 +232,35 @@ impl Check<'_> {
             }
         }
         self.note_end(resync.file_len(), resync.mark());
+        if self.report.faults.iter().all(|fault| fault.kind == FaultKind::Header) {
+            self.check_index(&log, LogPosition::first(&header.authenticator));
+        }
         Ok(())
+    }
+
+    /// Replays the log by its index file and without it. What keeps one of them from its end has been reported, or
+    /// a writer is at work: then they are not compared.
+    fn check_index(&mut self, log: &LogFile, first: LogPosition) {
+        let concurrency = Concurrency::WithWriter(self.storage);
+        let Some(indexed) = index_file::read(self.storage, log, first, QueueOrder::RunId, concurrency) else {
+            self.report.index = IndexFile::NotUsed;
+            return;
+        };
+        let Indexed { replay: mut by_index, runs } = indexed;
+        let mut by_replay = Replay::new(QueueOrder::RunId, first);
+        let is_read = by_replay.run(log, concurrency).is_ok() && by_replay.tip.seq >= runs.until.seq;
+        if !is_read || !by_index.run_to(log, concurrency, by_replay.tip).is_ok_and(|reached| reached) {
+            return;
+        }
+        let (index, replayed) = (&by_index.index, &by_replay.index);
+        // The index file also knows the ordinals of events that a compaction has left out.
+        let agrees = index.has_same_keys_as(replayed)
+            && index.ordinals_end() >= replayed.ordinals_end()
+            && by_index.values() == by_replay.values();
+        self.report.index = if agrees { IndexFile::Agrees } else { IndexFile::Differs };
+        if !agrees {
+            self.report.note(0, FaultKind::Index, "the index file says something else than the log");
+        }
     }
 
     fn check_frame(&mut self, frame: &OpenFrame<'_>, is_whole: bool, values: &Values) -> Result<()> {

@@ -35,6 +35,8 @@ pub struct VerifyReport {
     /// How many of the two marks, which note how far the log was durable, are torn. It is no fault: a power cut
     /// can leave one, and the store writes over it.
     pub torn_marks: u64,
+    /// What the index file next to the log says. [`NotCompared`](IndexFile::NotCompared) without a key.
+    pub index: IndexFile,
     /// The first 1000 faults, in the order of the file.
     pub faults: Vec<Fault>,
     /// The number of faults after the first 1000.
@@ -79,6 +81,7 @@ impl VerifyReport {
             log_len: FIRST_FRAME_AT as u64,
             torn_len: 0,
             torn_marks: 0,
+            index: IndexFile::NotCompared,
             faults: Vec::new(),
             more_faults: 0,
         }
@@ -118,6 +121,20 @@ pub struct Fault {
     pub what: &'static str,
 }
 
+/// What [`verify`](crate::verify()) found out about the index file, which only saves time when a log is opened.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum IndexFile {
+    /// It says the same as the log.
+    Agrees,
+    /// It says something else than the log. This is a fault: remove it while no agent runs, and please report it.
+    Differs,
+    /// There is none that fits this log, so opening reads every frame.
+    NotUsed,
+    /// There was no key, or the log has a fault.
+    NotCompared,
+}
+
 /// The kinds of faults.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
@@ -129,6 +146,8 @@ pub enum FaultKind {
     Damage,
     /// Bytes have the right CRC, but failed authentication, are out of place, or are what no writer writes.
     Tampering,
+    /// The index file says something else than the log. The offset is 0.
+    Index,
 }
 
 /// One frame of a log, as [`verify_each`](crate::verify_each) passes it to its callback.

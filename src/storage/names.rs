@@ -10,7 +10,8 @@ use std::path::{Path, PathBuf};
 /// What is appended to the name of a log.
 pub(crate) const LOCK: &str = ".lock";
 pub(crate) const NEW: &str = ".new";
-const INDEX: &str = ".index";
+pub(crate) const INDEX: &str = ".index";
+pub(crate) const INDEX_NEW: &str = ".index.new";
 const TORN: &str = ".torn";
 const DAMAGED: &str = ".damaged";
 

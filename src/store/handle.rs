@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
 use super::compaction::Compactor;
+use super::indexer::Indexer;
 use super::log_quota::LogQuota;
 use super::shared::{Shared, View, WriteGuard};
 use crate::format::bucket::{Bucket, CONFIG_KEY, HEARTBEAT_KEY, SESSION_KEY};
@@ -72,6 +73,7 @@ pub enum Enqueued {
 pub struct Store {
     pub(super) shared: Arc<Shared>,
     pub(super) compactor: Compactor,
+    indexer: Indexer,
     pub(super) durability: Durability,
     pub(super) heartbeat_durability: Durability,
     pub(super) log_durability: Durability,
@@ -108,11 +110,11 @@ impl Store {
         recovered: Recovered,
         lock_file: LockFile,
     ) -> Result<Store> {
-        let Recovered { log: file, header, index, end, mark, report } = recovered;
+        let Recovered { log: file, header, index, end, mark, runs, report } = recovered;
         let values = Arc::new(Values::new(Arc::clone(&file), options.mmap));
         let view = View { header, index, values };
         let log = LogWriter::new(file, Arc::clone(&options.storage), end, mark);
-        let shared = Arc::new(Shared::new(options, path, lock_file.owner(), log, view));
+        let shared = Arc::new(Shared::new(options, path, lock_file.owner(), log, view, runs));
         // A counter that cannot be read must not keep the agent from its queue.
         let drops = match Reader::recorded_drops(&*shared) {
             Err(error @ Error::Unauthentic { .. }) => {
@@ -123,6 +125,7 @@ impl Store {
         };
         Ok(Store {
             compactor: Compactor::new(Arc::clone(&shared), key.duplicate()),
+            indexer: Indexer::new(Arc::clone(&shared)),
             shared,
             log_quota: Mutex::new(LogQuota::new(options.log_limits, drops)),
             durability: options.durability,
@@ -185,12 +188,15 @@ impl Store {
         if usable.is_err() {
             // Its thread has the next generation locked.
             self.compactor.stop();
+            self.indexer.wait();
             return usable;
         }
         self.compactor.finish();
         self.record_drops()?;
         let closed = self.shared.write()?.close();
-        self.tell_failure(closed)
+        self.tell_failure(closed)?;
+        self.indexer.finish();
+        Ok(())
     }
 
     /// Emits the event for a failed write or sync. The caller holds no lock.
@@ -346,7 +352,9 @@ impl Store {
     }
 
     pub(super) fn wait_durable(&self, pending: &Pending) -> Result<()> {
-        self.tell_failure(pending.wait())
+        self.tell_failure(pending.wait())?;
+        self.indexer.start_if_due();
+        Ok(())
     }
 }
 

@@ -183,6 +183,7 @@ impl Store {
     #[must_use]
     pub fn stats(&self) -> Stats {
         let logs_dropped = lock(&self.log_quota).dropped;
-        Stats { logs_dropped, compaction: self.compactor.stats(), ..self.shared.stats() }
+        let (opening, compaction) = (self.recovery.opening, self.compactor.stats());
+        Stats { logs_dropped, opening, compaction, ..self.shared.stats() }
     }
 }

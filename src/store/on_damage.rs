@@ -16,9 +16,10 @@ use std::path::Path;
 use std::sync::Arc;
 
 use crate::log::builder::{self, LogBuilder};
+use crate::log::index_file;
 use crate::log::left_over::{self, Unfinished};
 use crate::log::quarantine;
-use crate::log::recovery::{self, Recovered};
+use crate::log::recovery::{self, How, Recovered};
 use crate::log::scan::Concurrency;
 use crate::repair::salvage::Source;
 use crate::storage::{File, paths};
@@ -28,7 +29,9 @@ use crate::{AgentKey, Error, OnDamage, OpenOptions, Result, SalvageReport, event
 /// caller.
 pub(crate) fn open(options: &OpenOptions, file: Arc<dyn File>, path: &Path, key: &AgentKey) -> Result<Recovered> {
     let storage = &*options.storage;
-    let open = |file| recovery::open(storage, file, path, key, options.queue_order, options.expected.as_ref());
+    let OpenOptions { queue_order: order, check, .. } = *options;
+    let how = How { order, expected: options.expected.as_ref(), check };
+    let open = |file| recovery::open(storage, file, path, key, how);
     match open(Arc::clone(&file)) {
         Err(error @ (Error::Corrupt { .. } | Error::Unauthentic { .. }))
             if options.on_damage == OnDamage::SetAside =>
@@ -62,6 +65,7 @@ fn replace_damaged(
     let (mut new, report) = source.copy_into(storage, key, path, Concurrency::Exclusive, prepare)?;
     let damaged = quarantine::quarantine_damaged(&**storage, path, &*file)?;
     let folder = new.rename_over(path, file.id(), "replace the damaged log with the salvaged one at")?;
+    index_file::remove(&**storage, path);
     // Guards against a power cut that brings back the damaged log after calls on the new one were acknowledged.
     paths::sync(&*folder, path)?;
     Ok((SalvageReport { from: damaged, ..report }, Arc::clone(&new.file.file)))

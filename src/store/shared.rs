@@ -8,20 +8,25 @@
 //! A child of `fork` has copies of the locks, in whatever state they were, and of the descriptors. It owns
 //! nothing: its calls fail before they take a lock.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
-use crate::format::header::Header;
+use super::indexer::IndexState;
+use crate::crypto::seal::GenerationId;
+use crate::format::bucket::Bucket;
+use crate::format::header::{FIRST_FRAME_AT, Header};
+use crate::format::location::Location;
 use crate::format::record::Change;
-use crate::index::Index;
+use crate::index::{Index, Key};
 use crate::log::commits::Pending;
+use crate::log::index_file::Runs;
 use crate::log::values::Values;
 use crate::log::writer::LogWriter;
 use crate::read::{self, Reader};
 use crate::storage::Storage;
 use crate::storage::lock::Owner;
-use crate::{Anchor, CompactionPolicy, Error, OpenOptions, QueueOrder, Result, Stats};
+use crate::{Anchor, CompactionPolicy, Error, OnDamage, OpenOptions, QueueOrder, Result, Stats};
 
 /// The state of a store that its threads share.
 pub(crate) struct Shared {
@@ -30,11 +35,13 @@ pub(crate) struct Shared {
     pub(crate) queue_order: QueueOrder,
     pub(crate) mmap: bool,
     policy: CompactionPolicy,
+    pub(crate) on_damage: OnDamage,
     /// Whether the log is mounted by itself, so that no compaction can replace it.
     pub(crate) is_mounted: bool,
     /// The process that opened the store.
     owner: Owner,
     compaction_due: AtomicBool,
+    pub(super) index: IndexState,
     log: Mutex<LogWriter>,
     view: RwLock<View>,
 }
@@ -47,7 +54,14 @@ pub(crate) struct View {
 }
 
 impl Shared {
-    pub(crate) fn new(options: &OpenOptions, path: PathBuf, owner: Owner, log: LogWriter, view: View) -> Self {
+    pub(crate) fn new(
+        options: &OpenOptions,
+        path: PathBuf,
+        owner: Owner,
+        log: LogWriter,
+        view: View,
+        runs: Option<Runs>,
+    ) -> Self {
         let due = options.compaction.is_due(&log.size(), &view.index);
         Shared {
             is_mounted: options.storage.is_mount_point(&path),
@@ -57,7 +71,9 @@ impl Shared {
             queue_order: options.queue_order,
             mmap: options.mmap,
             policy: options.compaction,
+            on_damage: options.on_damage,
             compaction_due: AtomicBool::new(due),
+            index: IndexState::new(options.index, view.header.id, runs),
             log: Mutex::new(log),
             view: RwLock::new(view),
         }
@@ -123,7 +139,39 @@ impl Shared {
         read::stats(&view.index, view.header.id.generation, log.tip(), log.allocated())
     }
 
-    fn update_compaction_due(&self, log: &LogWriter, index: &Index) {
+    /// Hands all live keys of the generation `id` to `take`, in the order of their buckets and bytes. Writers go
+    /// on meanwhile: each key is in the state of some moment since the call began.
+    ///
+    /// # Errors
+    /// Those of `take`, and `Io` if a compaction has replaced the generation.
+    pub(crate) fn each_key(
+        &self,
+        id: &GenerationId,
+        mut take: impl FnMut(Bucket, &Key, &Location) -> Result<()>,
+    ) -> Result<()> {
+        for bucket in Bucket::ALL {
+            let mut last = None;
+            loop {
+                let keys = {
+                    let view = self.view();
+                    if view.header.id != *id {
+                        return Err(superseded(&self.path));
+                    }
+                    view.index.range(bucket, last.as_ref(), KEYS_AT_ONCE)
+                };
+                keys.iter().try_for_each(|(key, location)| take(bucket, key, location))?;
+                match keys.into_iter().last() {
+                    Some((key, _)) => last = Some(key),
+                    None => break,
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Notes that the log has grown, or is another one.
+    fn note_growth(&self, log: &LogWriter, index: &Index) {
+        self.index.note_tip(log.tip());
         let due = self.policy.is_due(&log.size(), index);
         self.compaction_due.store(due, Ordering::Relaxed);
     }
@@ -164,12 +212,21 @@ impl WriteGuard<'_> {
 
     /// Like [`append`](Self::append), but also returns how many of the puts replaced a value.
     pub(crate) fn append_counting(mut self, changes: &[Change<'_>]) -> Result<(Pending, usize)> {
-        let written = self.log.append(changes)?;
+        let appended = self.log.append(changes);
+        if matches!(appended, Err(Error::Full { .. })) {
+            self.shared.index.stop();
+        }
+        let written = appended?;
         let operations = changes.iter().map(|change| change.operation);
         let mut view = self.shared.view_mut();
         let replaced = view.index.apply(operations, written.locations);
-        self.shared.update_compaction_due(&self.log, &view.index);
+        self.shared.note_growth(&self.log, &view.index);
         Ok((written.pending, replaced))
+    }
+
+    /// Changes what the index notes, and not what readers see.
+    pub(crate) fn change_index<R>(&self, change: impl FnOnce(&mut Index) -> R) -> R {
+        change(&mut self.shared.view_mut().index)
     }
 
     /// Ends the log cleanly, durably. After an error, the log takes no more writes.
@@ -185,11 +242,20 @@ impl WriteGuard<'_> {
         let mut current_view = self.shared.view_mut();
         let old_log = std::mem::replace(&mut *self.log, log);
         let old_view = std::mem::replace(&mut *current_view, view);
-        self.shared.update_compaction_due(&self.log, &current_view.index);
+        self.shared.index.set_indexed(FIRST_FRAME_AT as u64);
+        self.shared.note_growth(&self.log, &current_view.index);
         old_log.group_commit().supersede();
         (old_log, old_view)
     }
 }
+
+/// The error of a task that was about a log that is not the store's any more.
+pub(crate) fn superseded(path: &Path) -> Error {
+    Error::io("copy the index of", path, std::io::ErrorKind::NotFound.into())
+}
+
+/// How many keys are copied while writers wait: it takes a few microseconds.
+const KEYS_AT_ONCE: usize = 256;
 
 /// Locks a mutex, poisoned or not: no code of this crate can panic halfway through a change under one.
 pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

@@ -115,7 +115,7 @@ fn closing_or_dropping_the_store_stops_a_compaction_and_loses_nothing() {
         gate.open();
         ending.join().unwrap();
 
-        assert_eq!(listing(place.folder()).into_keys().collect::<Vec<_>>(), ["state.db"]);
+        assert_eq!(listing(place.folder()).into_keys().collect::<Vec<_>>(), ["state.db", "state.db.index"]);
         let store = place.open();
         assert!(store.recovery().clean);
         assert_eq!((store.stats().generation, store.queue_depth()), (1, 5));

@@ -1,7 +1,7 @@
 //! The queue: run ids, their order, replacing, acking, and dequeuing after a given job.
 
 use backupy_state::testing::policy;
-use backupy_state::{Batch, Enqueued, Error, OpenOptions, QueueOrder, QueuedJob, Store};
+use backupy_state::{Batch, Check, Enqueued, Error, OpenOptions, QueueOrder, QueuedJob, Store};
 
 use crate::common::{Place, Random, key};
 
@@ -170,7 +170,7 @@ fn of_many_thousand_operations_the_last_on_each_job_counts_after_reopening() {
         let place = Place::new();
         let compaction = policy(|policy| policy.automatic = false);
         let mut options = OpenOptions::new();
-        options.queue_order(order).compaction(compaction);
+        options.queue_order(order).compaction(compaction).check(Check::Everything);
         let store = options.open(place.path(), &key()).unwrap();
         let mut random = Random::new(7);
         for round in 0..40_u8 {

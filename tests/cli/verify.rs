@@ -16,6 +16,7 @@ generation  1
 frames      11, closed
 operations  10, 8 values
 log         {log_len} bytes in a file of {log_len} bytes
+index file  none that fits; opening reads the whole log
 "
     );
     let grouped = |text: &str| text.replace(',', "");
@@ -27,7 +28,7 @@ log         {log_len} bytes in a file of {log_len} bytes
     let expected = json!({
         "state": "[DIR]/state.db", "intact": true, "with_key": true, "generation": 1, "frames": 11,
         "operations": 10, "values": 8, "ends_closed": true, "file_len": log_len, "log_len": log_len,
-        "torn_len": 0, "torn_marks": 0, "faults": [], "more_faults": 0,
+        "torn_len": 0, "torn_marks": 0, "index": "not used", "faults": [], "more_faults": 0,
     });
     assert_eq!(outcome, expected);
 }

@@ -116,7 +116,7 @@ fn a_log_that_is_mounted_by_itself_is_not_compacted_and_says_why() {
     let place = Place::new();
     place.open().close().unwrap();
     if run_where_it_is_mounted(&place, "child_that_compacts_a_mounted_log") {
-        assert_eq!(names(place.folder()), ["state.db", "state.db.lock"]);
+        assert_eq!(names(place.folder()), ["state.db", "state.db.index", "state.db.lock"]);
         assert_eq!(place.open().queue_depth(), 1);
     }
 }

@@ -33,6 +33,8 @@ pub(crate) fn run(target: &Target, _args: &Args, out: &mut Out) -> Result<(), Fa
             "jobs": stats.jobs,
             "log_events": stats.log_events,
             "logs_dropped": stats.logs_dropped,
+            "opened_by_index": stats.opening.by_index,
+            "replayed_bytes": stats.opening.replayed_bytes,
             "compactions": compactions(&stats),
             "dead_ratio": dead_ratio(&stats),
             "compaction_unavailable": stats.compaction.unavailable,
@@ -54,6 +56,9 @@ pub(crate) fn run(target: &Target, _args: &Args, out: &mut Out) -> Result<(), Fa
     }
     out.row("file", bytes(stats.file_len));
     out.row("log", bytes(stats.log_len));
+    let replayed = bytes(stats.opening.replayed_bytes);
+    let how = if stats.opening.by_index { "by the index file" } else { "without an index file" };
+    out.row("opening", format_args!("{how}; {replayed} replayed"));
     for (name, symbol, len) in parts(&stats) {
         out.row(&format!("  {name}"), format_args!("{:<24} {symbol}", bytes(len)));
     }

@@ -2,7 +2,7 @@
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
-use backupy_state::{Fault, FaultKind, VerifyReport};
+use backupy_state::{Fault, FaultKind, IndexFile, VerifyReport};
 use serde_json::{Value, json};
 
 use crate::failure::{Exit, Failure};
@@ -78,6 +78,9 @@ fn show(report: &VerifyReport, out: &mut Out) {
             format_args!("{}; a crash leaves one, and the store writes over it", report.torn_marks),
         );
     }
+    if report.with_key {
+        out.row("index file", index_text(report.index));
+    }
     for fault in &report.faults {
         out.row(kind_name(fault.kind), format_args!("at offset {}: {}", fault.offset, fault.what));
     }
@@ -104,9 +107,28 @@ fn as_json(report: &VerifyReport) -> Value {
         "log_len": report.log_len,
         "torn_len": report.torn_len,
         "torn_marks": report.torn_marks,
+        "index": index_name(report.index),
         "faults": report.faults.iter().map(fault).collect::<Vec<_>>(),
         "more_faults": report.more_faults,
     })
+}
+
+fn index_name(index: IndexFile) -> &'static str {
+    match index {
+        IndexFile::Agrees => "agrees",
+        IndexFile::Differs => "differs",
+        IndexFile::NotUsed => "not used",
+        _ => "not compared",
+    }
+}
+
+fn index_text(index: IndexFile) -> &'static str {
+    match index {
+        IndexFile::Agrees => "agrees with the log",
+        IndexFile::Differs => "differs from the log; remove it while no agent runs",
+        IndexFile::NotUsed => "none that fits; opening reads the whole log",
+        _ => "not compared, as the log has a fault",
+    }
 }
 
 fn kind_name(kind: FaultKind) -> &'static str {
@@ -114,6 +136,7 @@ fn kind_name(kind: FaultKind) -> &'static str {
         FaultKind::Header => "header",
         FaultKind::Damage => "damage",
         FaultKind::Tampering => "tampering",
+        FaultKind::Index => "index",
         _ => "fault",
     }
 }

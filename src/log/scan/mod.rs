@@ -8,7 +8,8 @@
 //! - `read_ahead.rs`: the same for all frames at once, on two threads. For opening.
 //! - `resync.rs`: with the key, past any damage. For `verify` and salvage.
 //!
-//! All of them read through `window.rs`, which holds one part of the file in memory.
+//! All of them read through `window.rs`, which holds one part of the file in memory. A compaction also reads the
+//! live values through it.
 
 mod raw;
 mod read_ahead;
@@ -20,3 +21,4 @@ pub(crate) use raw::{Concurrency, PAUSES_MS, RawScanner, ScanItem};
 pub(crate) use read_ahead::{Ending, OpenedFrame, replay};
 pub(crate) use resync::{Gap, Resync, ResyncItem};
 pub(crate) use scanner::{OpenFrame, Scanned, Scanner};
+pub(crate) use window::Window;

@@ -11,7 +11,7 @@ use crate::storage::{self, File};
 /// How many bytes are read at once, unless more are asked for.
 pub(super) const READ_LEN: usize = 64 << 10;
 
-pub(super) struct Window<'a> {
+pub(crate) struct Window<'a> {
     file: &'a dyn File,
     /// The length of the file when it was last queried.
     pub(super) file_len: u64,
@@ -23,7 +23,7 @@ pub(super) struct Window<'a> {
 }
 
 impl<'a> Window<'a> {
-    pub(super) fn new(file: &'a dyn File) -> io::Result<Self> {
+    pub(crate) fn new(file: &'a dyn File) -> io::Result<Self> {
         Ok(Window { file, file_len: file.len()?, start: 0, bytes: Vec::new(), valid_len: 0 })
     }
 
@@ -45,7 +45,7 @@ impl<'a> Window<'a> {
     }
 
     /// Returns the `len` bytes at `offset`, or fewer if the file ends before.
-    pub(super) fn bytes(&mut self, offset: u64, len: usize) -> io::Result<&[u8]> {
+    pub(crate) fn bytes(&mut self, offset: u64, len: usize) -> io::Result<&[u8]> {
         let left = self.file_len.saturating_sub(offset);
         let within = |len: usize| usize::try_from(left).map_or(len, |left| len.min(left));
         let len = within(len);

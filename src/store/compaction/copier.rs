@@ -1,19 +1,23 @@
 //! Copies the live records of a log into a new one while other threads write to it.
+//!
+//! First it copies what the index has, in the order of the log. Then it reads the frames that were written
+//! meanwhile, in rounds. So damage to what is dead is neither found nor in the way.
 
 use std::path::Path;
 use std::sync::Arc;
 
 use super::progress::Progress;
 use crate::crypto::seal::GenerationId;
+use crate::crypto::secret_vec::SecretVec;
 use crate::format::base::Origin;
 use crate::format::bucket::Bucket;
 use crate::format::header::Header;
 use crate::format::location::{Location, ValueCursor};
 use crate::format::position::LogPosition;
-use crate::format::record::Operation;
-use crate::index::Index;
+use crate::format::record::{Action, Operation};
+use crate::index::{Index, Key};
 use crate::log::builder::LogBuilder;
-use crate::log::scan::{Concurrency, OpenFrame, Scanned, Scanner};
+use crate::log::scan::{Concurrency, OpenFrame, Scanned, Scanner, Window};
 use crate::log::values::Values;
 use crate::read::Reader;
 use crate::store::shared::Shared;
@@ -28,6 +32,8 @@ pub(super) struct Copier<'a> {
     /// Of the old log.
     generation: u64,
     pub(super) new: LogBuilder,
+    /// The values that failed authentication and were left out. `None` if a copy without them is not wanted.
+    left_out: Option<Vec<(Bucket, Key, Location)>>,
 }
 
 impl<'a> Copier<'a> {
@@ -45,11 +51,29 @@ impl<'a> Copier<'a> {
         let copy = GenerationId { generation, ..id };
         let new = LogBuilder::create(&shared.storage, path, &copy, key, shared.queue_order)?;
         let copied = LogPosition::first(&authenticator);
-        Ok(Copier { shared, progress, old, copied, generation: id.generation, new })
+        Ok(Copier { shared, progress, old, copied, generation: id.generation, new, left_out: None })
     }
 
-    /// Copies what has been written so far, in rounds, until little is left or writers are faster than the copy.
+    /// Leaves out values that fail authentication.
+    pub(super) fn leave_out_damaged(&mut self) {
+        self.left_out = Some(Vec::new());
+    }
+
+    /// The live keys that were left out.
+    pub(super) fn left_out(&self) -> Vec<(Bucket, Key, Location)> {
+        let is_live = |index: &Index, bucket: Bucket, key: &Key| index.get(bucket, key);
+        let left_out = self.left_out.iter().flatten();
+        let still = |(bucket, key, location): &&(Bucket, Key, Location)| {
+            self.shared.with_index(|index| is_live(index, *bucket, key)).0 == Some(*location)
+        };
+        left_out.filter(still).cloned().collect()
+    }
+
+    /// Copies what has been written so far: what is live, and then in rounds what was written meanwhile, until
+    /// little is left or writers are faster than the copy.
     pub(super) fn catch_up(&mut self) -> Result<()> {
+        self.copy_live()?;
+        self.new.check(|offset| self.progress.note_read_back(offset, &self.shared.path))?;
         for _ in 0..ROUNDS_MAX {
             let tip = self.shared.write()?.log.tip();
             let left = tip.end - self.copied.end;
@@ -67,6 +91,32 @@ impl<'a> Copier<'a> {
         self.copy_until(tip)?;
         let origin = Origin::new(self.generation, tip);
         self.new.finish(origin, |offset| self.progress.note_read_back(offset, &self.shared.path))
+    }
+
+    /// Copies the live values, in the order in which they were put. What is dead is not read: damage there does
+    /// not prevent a compaction.
+    fn copy_live(&mut self) -> Result<()> {
+        let tip = self.shared.write()?.log.tip();
+        let old = Arc::clone(&self.old);
+        let mut live = Vec::new();
+        self.shared.each_key(&old.log().id, |bucket, key, location| {
+            // What was put since is copied by the rounds.
+            if location.seq() <= tip.seq {
+                live.push((bucket, key.clone(), *location));
+            }
+            Ok(())
+        })?;
+        live.sort_unstable_by_key(|(_, _, location)| location.order());
+        let mut window = Window::new(&*old.log().file).map_err(old.log().io("look at"))?;
+        for (bucket, key, location) in live {
+            self.progress.check_not_stopping(&self.shared.path)?;
+            let operation = Operation { action: Action::Put { value_len: location.len }, bucket, key: &key };
+            if self.is_live(&operation, location) {
+                self.copy(&operation, location, |value| old.read_into(value, &mut window, location))?;
+            }
+        }
+        self.copied = tip;
+        self.new.flush()
     }
 
     /// Copies the live puts of the frames up to `tip`, and the deletes of keys that were copied before.
@@ -94,9 +144,7 @@ impl<'a> Copier<'a> {
             match locations.locate(&operation) {
                 // A put that is not live was replaced or deleted by a later frame, which is copied too.
                 Some(location) if self.is_live(&operation, location) => {
-                    self.new.add(&operation, |value| {
-                        old.open_into(value, frame, location).map_err(|error| name_job(error, &operation))
-                    })?;
+                    self.copy(&operation, location, |value| old.open_into(value, frame, location))?;
                 }
                 // A delete of a key that an earlier round copied. A put that this round finds deleted is not
                 // copied.
@@ -105,6 +153,22 @@ impl<'a> Copier<'a> {
             }
         }
         Ok(())
+    }
+
+    /// Copies a put. `append_value` appends its value.
+    fn copy(
+        &mut self,
+        operation: &Operation<'_>,
+        location: Location,
+        append_value: impl FnOnce(&mut SecretVec) -> Result<()>,
+    ) -> Result<()> {
+        match (self.new.add(operation, append_value), &mut self.left_out) {
+            (Err(Error::Unauthentic { .. }), Some(left_out)) => {
+                left_out.push((operation.bucket, operation.key.into(), location));
+                Ok(())
+            }
+            (added, _) => added.map_err(|error| name_job(error, operation)),
+        }
     }
 
     fn is_live(&self, operation: &Operation<'_>, location: Location) -> bool {

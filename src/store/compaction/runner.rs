@@ -7,18 +7,22 @@ use std::time::{Duration, Instant};
 
 use super::copier::Copier;
 use super::progress::Progress;
-use crate::index::Index;
+use crate::format::bucket::Bucket;
+use crate::format::location::Location;
+use crate::index::{Index, Key};
 use crate::log::builder::{self, LogBuilder};
 use crate::log::group_commit::Failure;
+use crate::log::index_file;
 use crate::log::left_over::{self, Unfinished};
-use crate::log::place;
 use crate::log::values::Values;
 use crate::log::writer::Release;
+use crate::log::{place, quarantine};
 use crate::read::Reader;
 use crate::report::MOUNTED;
 use crate::storage::paths;
+use crate::store::indexer;
 use crate::store::shared::{Shared, View, WriteGuard, lock};
-use crate::{AgentKey, CompactionReport, CompactionStats, Error, Result, events};
+use crate::{AgentKey, CompactionReport, CompactionStats, Error, LostKey, OnDamage, Result, events};
 
 pub(super) struct Runner {
     pub(super) shared: Arc<Shared>,
@@ -71,21 +75,21 @@ impl Runner {
     /// Compacts the log, into a new one under `key`. On return the new log is durable. The caller has locked the
     /// key, and notes the result once it has unlocked it.
     pub(super) fn run(&self, key: &AgentKey, release: Release) -> Result<CompactionReport> {
-        match self.replace_log(key) {
-            Err(full @ Error::Full { .. }) => self.run_with_less_preallocated(key, release, full),
+        let done = match self.replace_log(key) {
+            Err(full @ Error::Full { .. }) => self.run_with_more_space(key, release, full),
             done => done,
+        };
+        if done.is_ok() {
+            indexer::begin_anew(&self.shared);
         }
+        done
     }
 
-    /// Gives preallocated space back to the full disk and tries again. Returns `full` if there is no space to give
-    /// back.
-    fn run_with_less_preallocated(
-        &self,
-        key: &AgentKey,
-        release: Release,
-        full: Error,
-    ) -> Result<CompactionReport> {
-        if !self.shared.write()?.log.release(release)? {
+    /// Gives the index file and preallocated space back to the full disk and tries again. Returns `full` if there
+    /// is no space to give back.
+    fn run_with_more_space(&self, key: &AgentKey, release: Release, full: Error) -> Result<CompactionReport> {
+        let was_removed = index_file::remove(&*self.shared.storage, &self.shared.path);
+        if !self.shared.write()?.log.release(release)? && !was_removed {
             return Err(full);
         }
         let done = self.replace_log(key);
@@ -105,11 +109,14 @@ impl Runner {
         let guard = self.shared.write()?;
         let bytes_before = guard.log.tip().end;
         copier.finish(guard.log.tip())?;
-        self.rename_over_log(&mut copier, &guard)?;
+        let left_out = copier.left_out();
+        let damaged = self.rename_over_log(&mut copier, &guard, &left_out)?;
         let report = CompactionReport {
             generation: copier.new.header.id.generation,
             bytes_before,
             bytes_after: copier.new.log.tip().end,
+            left_out: left_out.iter().map(|(bucket, key, _)| LostKey::new(*bucket, key)).collect(),
+            damaged,
             took: started.elapsed(),
         };
         self.switch_to(&mut copier, guard);
@@ -125,21 +132,33 @@ impl Runner {
         if let Some(kept) = left_over::clear_silently(&**storage, path, Unfinished::NextGeneration(&id))? {
             self.history().kept = Some(kept);
         }
-        let copier = Copier::create(&self.shared, &self.progress, path, id.generation + 1, key)?;
+        let mut copier = Copier::create(&self.shared, &self.progress, path, id.generation + 1, key)?;
+        if self.shared.on_damage == OnDamage::SetAside {
+            copier.leave_out_damaged();
+        }
         let attributes = self.shared.write()?.log.attributes()?;
         copier.new.set_attributes(&attributes)?;
         Ok(copier)
     }
 
-    /// Renames the new file over the log, durably.
-    fn rename_over_log(&self, copier: &mut Copier<'_>, guard: &WriteGuard<'_>) -> Result<()> {
+    /// Renames the new file over the log, durably. If keys were left out, keeps the old log and returns its name.
+    fn rename_over_log(
+        &self,
+        copier: &mut Copier<'_>,
+        guard: &WriteGuard<'_>,
+        left_out: &[(Bucket, Key, Location)],
+    ) -> Result<Option<PathBuf>> {
         let path = &self.shared.path;
-        let (same_size, _) = self.shared.with_index(|index| copier.new.index.is_same_size_as(index));
+        let (same_size, _) = self.shared.with_index(|index| copier.new.index.is_same_size_as(index, left_out));
         if !same_size {
             let what = "the compacted log does not match the old one; this is a bug, please report it";
             return Err(Error::corrupt(path, 0, what));
         }
         guard.log.check_not_failed()?;
+        let damaged = match left_out.is_empty() {
+            true => None,
+            false => Some(quarantine::quarantine_damaged(&*self.shared.storage, path, &*guard.log.file().file)?),
+        };
         let group_commit = guard.log.group_commit();
         // From here on, a thread that syncs may find the old log without a name.
         group_commit.set_replacing(true);
@@ -153,7 +172,8 @@ impl Runner {
         })?;
         // Guards against a power cut that brings the old log back after calls on the new one were acknowledged. If
         // the sync fails, a power cut could leave either of the two files at the path, so writing ends.
-        paths::sync(&*folder, path).inspect_err(|_| group_commit.fail(&std::io::ErrorKind::Other.into()))
+        paths::sync(&*folder, path).inspect_err(|_| group_commit.fail(&std::io::ErrorKind::Other.into()))?;
+        Ok(damaged)
     }
 
     fn switch_to(&self, copier: &mut Copier<'_>, guard: WriteGuard<'_>) {
@@ -162,7 +182,7 @@ impl Runner {
         let LogBuilder { file, header, index, .. } = &mut copier.new;
         let mut index = std::mem::replace(index, Index::new(self.shared.queue_order));
         // A batch that was peeked before the compaction names its events by their ordinals, so none may be reused.
-        self.shared.with_index(|old| index.continue_ordinals_from(old));
+        self.shared.with_index(|old| index.continue_ordinals_from(old.ordinals_end()));
         let values = Arc::new(Values::new(Arc::clone(file), self.shared.mmap));
         let view = View { header: *header, index, values };
         drop(guard.switch(log, view));

@@ -97,8 +97,9 @@ impl Layout {
         // Without a header that can be used, nothing was checked: no generation is 0.
         let header_is_lost = report.generation == 0;
         // Such a fault means that neither copy can be used.
-        let are_copies_lost =
-            report.faults.iter().any(|fault| fault.offset < COPIES[1].end && fault.kind != FaultKind::Header);
+        let are_copies_lost = report.faults.iter().any(|fault| {
+            fault.offset < COPIES[1].end && !matches!(fault.kind, FaultKind::Header | FaultKind::Index)
+        });
         for part in COPIES.into_iter().chain([MARK_PAGE]) {
             let is_lost = header_is_lost || (are_copies_lost && part != MARK_PAGE) || is_faulty(&part);
             regions.add_through(part.end.min(file_len), if is_lost { Kind::Damaged } else { Kind::Header });

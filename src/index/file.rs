@@ -1,0 +1,291 @@
+//! The bytes of the index file: where the live values of a log are, sealed, so that opening need not read every
+//! frame.
+//!
+//! ```text
+//! 0        64
+//! | header | run 0 | run 1 | ...            the file
+//! | salt | part 0 | part 1 | ... | end |     a run
+//! | len | kind | zeros | sealed text | tag | a part
+//! ```
+//!
+//! A run says what the frames of a log between two positions have changed: one entry for each key, with the place
+//! of its value, or that it was deleted. The first run begins where the log does, and each other where the last
+//! one ended.
+//!
+//! Encodes and parses, and does no I/O. Whether a run fits its log is decided in `log/index_file.rs`. Implements
+//! *Appendix: the index file* of FORMAT.md.
+
+use std::io;
+use std::num::NonZeroU32;
+
+use super::Key;
+use crate::crypto::seal::{GenerationId, RunSealer};
+use crate::crypto::secret_vec::{self, SecretVec};
+use crate::crypto::{NONCE_LEN, TAG_LEN, Unauthentic};
+use crate::format::bucket::{Bucket, RUN_ID_LEN_MAX};
+use crate::format::bytes_at;
+use crate::format::frame::SEQ_MAX;
+use crate::format::location::Location;
+use crate::format::position::{LogPosition, POSITION_LEN};
+
+// The header of the file.
+const VERSION_AT: usize = 12;
+const GENERATION_AT: usize = 16;
+const SALT_AT: usize = 24;
+pub(crate) const FILE_HEADER_LEN: usize = 64;
+
+pub(crate) const MAGIC: [u8; 12] = *b"\x89BKPYIDX\r\n\x1a\n";
+const VERSION: u16 = 1;
+
+/// The salt before the parts of a run.
+pub(crate) const RUN_SALT_LEN: usize = 32;
+
+// The head of a part. Its sealed text and its tag follow.
+const KIND_AT: usize = 4;
+pub(crate) const PART_HEAD_LEN: usize = 8;
+
+const ENTRIES: u32 = 1;
+const END: u32 = 2;
+
+// An entry: kind, bucket, how many bytes of the key are those of the key before it, how many others follow. Of a
+// put, the location follows the key.
+const KEY_AT: usize = 6;
+const PUT: u8 = 1;
+const DELETE: u8 = 2;
+const LOCATION_LEN: usize = 8 + 4 + 4 + 4 + NONCE_LEN;
+const ENTRY_LEN_MAX: usize = KEY_AT + RUN_ID_LEN_MAX + LOCATION_LEN;
+
+// The end of a run: four positions and two numbers.
+const NUMBERS_AT: usize = 4 * POSITION_LEN;
+const END_LEN: usize = NUMBERS_AT + 16;
+
+/// A part is sealed once it has this many bytes: one more entry still fits.
+const PART_LEN: usize = 256 << 10;
+pub(crate) const PART_LEN_MAX: usize = PART_LEN + ENTRY_LEN_MAX;
+/// What all parts of a run are sealed with besides their own text: the header of the file, and the run's number.
+const AAD_LEN: usize = FILE_HEADER_LEN + 8;
+
+/// The first bytes of the index file of a generation.
+pub(crate) fn encode_header(id: &GenerationId) -> [u8; FILE_HEADER_LEN] {
+    let mut header = [0; FILE_HEADER_LEN];
+    header[..VERSION_AT].copy_from_slice(&MAGIC);
+    header[VERSION_AT..VERSION_AT + 2].copy_from_slice(&VERSION.to_le_bytes());
+    header[GENERATION_AT..SALT_AT].copy_from_slice(&id.generation.to_le_bytes());
+    header[SALT_AT..SALT_AT + 32].copy_from_slice(&id.salt);
+    header
+}
+
+/// Where a run begins and ends, and what the writer needs to know of the log up to there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct RunEnd {
+    pub(crate) from: LogPosition,
+    /// A replay continues here.
+    pub(crate) to: LogPosition,
+    /// Before the frame that ends at `until`.
+    pub(crate) before_until: LogPosition,
+    /// At or after `to`. While the run was made, the store was in use, so some of its entries may come from frames
+    /// between the two: a replay must reach this position, or the run does not fit.
+    pub(crate) until: LogPosition,
+    /// How many values the frames up to `to` have, live or not.
+    pub(crate) values: u64,
+    /// One more than the highest ordinal of all log events that were put.
+    pub(crate) next_ordinal: u64,
+}
+
+/// The place of a part in its file: what it is sealed with besides its text.
+struct Place {
+    sealer: RunSealer,
+    aad: [u8; AAD_LEN],
+    /// The number of the next part.
+    number: u64,
+}
+
+impl Place {
+    fn new(sealer: RunSealer, header: &[u8; FILE_HEADER_LEN], run: u64) -> Self {
+        let mut aad = [0; AAD_LEN];
+        aad[..FILE_HEADER_LEN].copy_from_slice(header);
+        aad[FILE_HEADER_LEN..].copy_from_slice(&run.to_le_bytes());
+        Place { sealer, aad, number: 0 }
+    }
+}
+
+/// Encodes one run, part by part.
+pub(crate) struct RunEncoder {
+    place: Place,
+    /// The head and the text of the next part.
+    part: SecretVec,
+    /// The key of the last entry in it.
+    last_key: Vec<u8>,
+}
+
+impl RunEncoder {
+    /// `header` is that of the file, and `run` the number of the run in it, from 0.
+    pub(crate) fn new(sealer: RunSealer, header: &[u8; FILE_HEADER_LEN], run: u64) -> Self {
+        let part = SecretVec::from(Vec::with_capacity(PART_HEAD_LEN + PART_LEN_MAX + TAG_LEN));
+        RunEncoder { place: Place::new(sealer, header, run), part, last_key: Vec::new() }
+    }
+
+    /// Adds a key, with the place of its value, or `None` if it was deleted. Keys are added in the order of their
+    /// buckets and bytes. Hands each part that is full to `write`.
+    pub(crate) fn add(
+        &mut self,
+        bucket: Bucket,
+        key: &[u8],
+        location: Option<&Location>,
+        write: &mut dyn FnMut(&[u8]) -> io::Result<()>,
+    ) -> io::Result<()> {
+        if self.part.is_empty() {
+            self.part.extend_from_slice(&[0; PART_HEAD_LEN]);
+            self.last_key.clear();
+        }
+        let shared = self.last_key.iter().zip(key).take_while(|(a, b)| a == b).count();
+        let rest = key.get(shared..).unwrap_or_default();
+        #[allow(clippy::cast_possible_truncation, reason = "a key has at most 1024 bytes")]
+        let [shared_len, rest_len] = [shared as u16, rest.len() as u16].map(u16::to_le_bytes);
+        self.part.extend_from_slice(&[if location.is_some() { PUT } else { DELETE }, bucket.code()]);
+        self.part.extend_from_slice(&shared_len);
+        self.part.extend_from_slice(&rest_len);
+        self.part.extend_from_slice(rest);
+        if let Some(Location { value_offset, seq, i, len, nonce }) = location {
+            self.part.extend_from_slice(&value_offset.to_le_bytes());
+            self.part.extend_from_slice(&seq.get().to_le_bytes());
+            self.part.extend_from_slice(&i.to_le_bytes());
+            self.part.extend_from_slice(&len.to_le_bytes());
+            self.part.extend_from_slice(nonce);
+        }
+        self.last_key.truncate(shared);
+        self.last_key.extend_from_slice(rest);
+        if self.part.len() >= PART_HEAD_LEN + PART_LEN { self.seal(ENTRIES, write) } else { Ok(()) }
+    }
+
+    /// Ends the run.
+    pub(crate) fn end(&mut self, end: &RunEnd, write: &mut dyn FnMut(&[u8]) -> io::Result<()>) -> io::Result<()> {
+        if !self.part.is_empty() {
+            self.seal(ENTRIES, write)?;
+        }
+        self.part.extend_from_slice(&[0; PART_HEAD_LEN]);
+        for position in [end.from, end.to, end.before_until, end.until] {
+            self.part.extend_from_slice(&position.encode());
+        }
+        self.part.extend_from_slice(&end.values.to_le_bytes());
+        self.part.extend_from_slice(&end.next_ordinal.to_le_bytes());
+        self.seal(END, write)
+    }
+
+    fn seal(&mut self, kind: u32, write: &mut dyn FnMut(&[u8]) -> io::Result<()>) -> io::Result<()> {
+        let RunEncoder { place: Place { sealer, aad, number }, part, .. } = self;
+        let (head, text) = part.split_at_mut(PART_HEAD_LEN);
+        #[allow(clippy::cast_possible_truncation, reason = "at most PART_LEN_MAX")]
+        head[..KIND_AT].copy_from_slice(&(text.len() as u32).to_le_bytes());
+        head[KIND_AT..].copy_from_slice(&kind.to_le_bytes());
+        let tag = sealer.seal_part(kind, *number, aad, text);
+        secret_vec::reserve(part, TAG_LEN);
+        part.extend_from_slice(&tag);
+        write(part)?;
+        part.clear();
+        *number += 1;
+        Ok(())
+    }
+}
+
+/// The length and the kind of a part.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct PartHead {
+    pub(crate) len: usize,
+    kind: u32,
+}
+
+/// Parses the head of a part. `None` if no writer writes it.
+pub(crate) fn parse_part_head(head: &[u8; PART_HEAD_LEN]) -> Option<PartHead> {
+    let len = usize::try_from(u32::from_le_bytes(bytes_at(head, 0)?)).ok()?;
+    let kind = u32::from_le_bytes(bytes_at(head, KIND_AT)?);
+    let is_possible = match kind {
+        ENTRIES => (1..=PART_LEN_MAX).contains(&len),
+        END => len == END_LEN,
+        _ => false,
+    };
+    is_possible.then_some(PartHead { len, kind })
+}
+
+/// Opens the parts of one run, in order.
+pub(crate) struct RunOpener(Place);
+
+/// What an opened part has.
+pub(crate) enum Part {
+    Entries,
+    End(RunEnd),
+}
+
+impl RunOpener {
+    /// As [`RunEncoder::new`].
+    pub(crate) fn new(sealer: RunSealer, header: &[u8; FILE_HEADER_LEN], run: u64) -> Self {
+        RunOpener(Place::new(sealer, header, run))
+    }
+
+    /// Opens the next part in place. `sealed` is its text and its tag.
+    pub(crate) fn open(&mut self, head: PartHead, sealed: &mut [u8]) -> Result<Part, Unauthentic> {
+        let Place { sealer, aad, number } = &mut self.0;
+        let (text, tag) = sealed.split_last_chunk_mut().ok_or(Unauthentic)?;
+        sealer.open_part(head.kind, *number, aad, text, tag)?;
+        *number += 1;
+        match head.kind {
+            END => parse_end(text).map(Part::End).ok_or(Unauthentic),
+            _ => Ok(Part::Entries),
+        }
+    }
+}
+
+fn parse_end(text: &[u8]) -> Option<RunEnd> {
+    let position = |number: usize| LogPosition::parse_authentic(&bytes_at(text, number * POSITION_LEN)?);
+    Some(RunEnd {
+        from: position(0)?,
+        to: position(1)?,
+        before_until: position(2)?,
+        until: position(3)?,
+        values: u64::from_le_bytes(bytes_at(text, NUMBERS_AT)?),
+        next_ordinal: u64::from_le_bytes(bytes_at(text, NUMBERS_AT + 8)?),
+    })
+}
+
+/// Hands the entries of an opened part to `take`. `None` if no writer writes the text.
+pub(crate) fn parse_entries(mut text: &[u8], mut take: impl FnMut(Bucket, Key, Option<Location>)) -> Option<()> {
+    let mut key = Vec::with_capacity(RUN_ID_LEN_MAX);
+    while !text.is_empty() {
+        let [kind, bucket, ..] = *text.first_chunk::<KEY_AT>()?;
+        let bucket = Bucket::from_code(bucket)?;
+        let shared = usize::from(u16::from_le_bytes(bytes_at(text, 2)?));
+        let rest = usize::from(u16::from_le_bytes(bytes_at(text, 4)?));
+        if shared > key.len() {
+            return None;
+        }
+        key.truncate(shared);
+        key.extend_from_slice(text.get(KEY_AT..KEY_AT + rest)?);
+        text = text.get(KEY_AT + rest..)?;
+        if !bucket.allows_key(&key) {
+            return None;
+        }
+        let location = match kind {
+            PUT => {
+                let (location, rest) = text.split_first_chunk::<LOCATION_LEN>()?;
+                text = rest;
+                Some(parse_location(location)?)
+            }
+            DELETE => None,
+            _ => return None,
+        };
+        take(bucket, Key::from(&key[..]), location);
+    }
+    Some(())
+}
+
+fn parse_location(bytes: &[u8; LOCATION_LEN]) -> Option<Location> {
+    let number = |at| Some(u32::from_le_bytes(bytes_at(bytes, at)?));
+    let location = Location {
+        value_offset: u64::from_le_bytes(bytes_at(bytes, 0)?),
+        seq: NonZeroU32::new(number(8)?)?,
+        i: number(12)?,
+        len: number(16)?,
+        nonce: bytes_at(bytes, 20)?,
+    };
+    (location.seq() <= SEQ_MAX).then_some(location)
+}

@@ -1,0 +1,202 @@
+//! The live keys of one bucket in key order, and where their values are.
+//!
+//! Opening finds most keys at once, and building a B-tree of them takes longer than reading them. So they stay in
+//! the sorted list in which they were found: the *base*. A key that is in the base changes there; only a new key
+//! goes into a B-tree. A removed key keeps its place in the base, without a location, until more places are free
+//! than taken.
+
+use std::cmp::Ordering;
+use std::collections::{BTreeMap, btree_map};
+use std::iter::Peekable;
+use std::ops::Bound;
+use std::slice;
+
+use super::{Key, Staged};
+use crate::format::location::Location;
+
+#[derive(Default)]
+pub(super) struct Keys {
+    /// Sorted by key, each key once. `None` if the key was removed.
+    base: Vec<Staged>,
+    /// How many keys of the base are live.
+    base_count: usize,
+    /// No key of the base before this one is live.
+    first: usize,
+    /// The live keys that are not in the base.
+    added: BTreeMap<Key, Location>,
+}
+
+impl Keys {
+    /// `base` is sorted by key, and has each key once, with a location.
+    pub(super) fn with_base(base: Vec<Staged>) -> Self {
+        Keys { base_count: base.len(), base, ..Keys::default() }
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.base_count + self.added.len()
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    pub(super) fn get(&self, key: &[u8]) -> Option<Location> {
+        match self.find(key) {
+            Ok(at) => self.base.get(at)?.1,
+            Err(_) => self.added.get(key).copied(),
+        }
+    }
+
+    pub(super) fn contains(&self, key: &[u8]) -> bool {
+        self.get(key).is_some()
+    }
+
+    /// Returns the old location of the key, if it had one.
+    pub(super) fn insert(&mut self, key: &Key, location: Location) -> Option<Location> {
+        match self.find(key) {
+            Ok(at) => {
+                let old = self.base[at].1.replace(location);
+                self.base_count += usize::from(old.is_none());
+                self.first = self.first.min(at);
+                old
+            }
+            Err(_) => match self.added.get_mut(&**key) {
+                Some(found) => Some(std::mem::replace(found, location)),
+                None => self.added.insert(key.clone(), location),
+            },
+        }
+    }
+
+    pub(super) fn remove(&mut self, key: &[u8]) -> Option<Location> {
+        let Ok(at) = self.find(key) else { return self.added.remove(key) };
+        let old = self.base[at].1.take()?;
+        self.base_count -= 1;
+        while self.base.get(self.first).is_some_and(|(_, location)| location.is_none()) {
+            self.first += 1;
+        }
+        if self.base.len() > 2 * self.base_count + FREE_MAX {
+            self.base.retain(|(_, location)| location.is_some());
+            self.base.shrink_to_fit();
+            self.first = 0;
+        }
+        Some(old)
+    }
+
+    /// The first key.
+    pub(super) fn first(&self) -> Option<&Key> {
+        self.iter().next().map(|(key, _)| key)
+    }
+
+    pub(super) fn iter(&self) -> Merged<'_> {
+        self.range(Bound::Unbounded)
+    }
+
+    /// The keys from the bound on.
+    pub(super) fn range(&self, from: Bound<&[u8]>) -> Merged<'_> {
+        let at = match from {
+            Bound::Unbounded => self.first,
+            Bound::Included(key) => self.find(key).unwrap_or_else(|at| at),
+            Bound::Excluded(key) => self.find(key).map_or_else(|at| at, |at| at + 1),
+        };
+        let base = self.base.get(at.max(self.first)..).unwrap_or_default().iter();
+        Merged { base, added: self.added.range::<[u8], _>((from, Bound::Unbounded)).peekable(), next: None }
+    }
+
+    /// Where the key is in the base, or would be.
+    fn find(&self, key: &[u8]) -> Result<usize, usize> {
+        self.base.binary_search_by(|(other, _)| other.as_ref().cmp(key))
+    }
+}
+
+impl PartialEq for Keys {
+    fn eq(&self, other: &Self) -> bool {
+        self.iter().eq(other.iter())
+    }
+}
+
+/// The keys of the base and the added ones, in key order.
+pub(super) struct Merged<'a> {
+    base: slice::Iter<'a, Staged>,
+    added: Peekable<btree_map::Range<'a, Key, Location>>,
+    /// The next live key of the base, if it has been looked up.
+    next: Option<(&'a Key, Location)>,
+}
+
+impl<'a> Iterator for Merged<'a> {
+    type Item = (&'a Key, Location);
+
+    fn next(&mut self) -> Option<Self::Item> {
+        if self.next.is_none() {
+            self.next = self.base.find_map(|(key, location)| Some((key, (*location)?)));
+        }
+        let order = match (&self.next, self.added.peek()) {
+            (Some((base, _)), Some((added, _))) => base.cmp(added),
+            (Some(_), None) => Ordering::Less,
+            (None, _) => Ordering::Greater,
+        };
+        match order {
+            Ordering::Less => self.next.take(),
+            // No key is in both.
+            Ordering::Equal | Ordering::Greater => self.added.next().map(|(key, location)| (key, *location)),
+        }
+    }
+}
+
+/// So many places of removed keys are always kept.
+const FREE_MAX: usize = 1 << 10;
+
+#[cfg(test)]
+mod tests {
+    use std::num::NonZeroU32;
+
+    use super::*;
+
+    fn location(seq: u32) -> Location {
+        let seq = NonZeroU32::new(seq).unwrap();
+        Location { value_offset: 8192, seq, i: 0, len: 0, nonce: [0; 12] }
+    }
+
+    fn key(number: u32) -> Key {
+        Key::from(format!("run-{number:04}").as_bytes())
+    }
+
+    fn seqs(found: Merged<'_>) -> Vec<(Vec<u8>, u64)> {
+        found.map(|(key, location)| (key.to_vec(), location.seq())).collect()
+    }
+
+    /// Random changes, compared with those of a plain map, for a base of each size.
+    #[test]
+    fn a_base_and_what_was_added_are_like_one_map() {
+        for base_count in [0, 1, 7, 1000, 3000] {
+            let base = (0..base_count).map(|number| (key(2 * number), Some(location(1)))).collect();
+            let mut keys = Keys::with_base(base);
+            let mut model: BTreeMap<Key, Location> =
+                (0..base_count).map(|number| (key(2 * number), location(1))).collect();
+            let mut random = 1_u32;
+            for seq in 2..6000 {
+                random = random.wrapping_mul(0x915F_77F5).wrapping_add(0x3C6E_F35F);
+                let changed = key((random >> 16) % (2 * base_count + 20));
+                // First mostly removals, so that the base is made smaller, and then mostly puts.
+                if random % 8 < if seq < 3000 { 2 } else { 6 } {
+                    assert_eq!(keys.insert(&changed, location(seq)), model.insert(changed, location(seq)));
+                } else if random.is_multiple_of(3) {
+                    let first = keys.first().cloned();
+                    assert!(first.as_ref() == model.keys().next());
+                    first.iter().for_each(|first| assert_eq!(keys.remove(first), model.remove(first)));
+                } else {
+                    assert_eq!(keys.remove(&changed), model.remove(&changed));
+                }
+                assert_eq!((keys.len(), keys.is_empty()), (model.len(), model.is_empty()));
+                if seq % 50 == 0 {
+                    let changed = key((random >> 8) % (2 * base_count + 20));
+                    assert_eq!(keys.get(&changed), model.get(&changed).copied());
+                    for from in [Bound::Unbounded, Bound::Included(&*changed), Bound::Excluded(&*changed)] {
+                        let expected = model.range::<[u8], _>((from, Bound::Unbounded));
+                        let expected: Vec<_> = expected.map(|(key, it)| (key.to_vec(), it.seq())).collect();
+                        assert_eq!(seqs(keys.range(from)), expected, "{base_count}, {seq}");
+                    }
+                }
+            }
+        }
+    }
+}

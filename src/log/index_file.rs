@@ -1,0 +1,220 @@
+//! The index file next to a log: reads it, so that opening need not read every frame, and removes it.
+//!
+//! The log is the truth. The index file only saves time: it can be missing, torn, old or another log's, and then
+//! the log is replayed from its first frame. None of that is an error, and a file that does not begin as an index
+//! file is never touched.
+//!
+//! A run fits a log if it is sealed under the log's key, begins where the run before it ended, and the log has the
+//! frame that it ends with. That frame's tag depends on every manifest before it. So an index file of an earlier
+//! state fits, and the frames after it are replayed; one of a fork does not fit. What the run says of the frames
+//! before it was authenticated when it was written. The nonces of the values are in it too, so a value opens only
+//! if it is the one that was indexed.
+//!
+//! `index/file.rs` has the bytes, `index_writer.rs` writes them. Implements *Appendix: the index file* of
+//! FORMAT.md.
+
+use std::path::Path;
+
+use super::file::LogFile;
+use super::replay::Replay;
+use super::scan::{Concurrency, Scanned, Scanner};
+use crate::Result;
+use crate::crypto::TAG_LEN;
+use crate::crypto::secret_vec::{self, SecretVec};
+use crate::format::frame::FrameKind;
+use crate::format::header::FIRST_FRAME_AT;
+use crate::format::position::LogPosition;
+use crate::index::file::{self, FILE_HEADER_LEN, MAGIC, PART_HEAD_LEN, Part, RUN_SALT_LEN, RunEnd, RunOpener};
+use crate::index::{Index, QueueOrder};
+use crate::storage::names::{INDEX, sibling};
+use crate::storage::{self, Access, File, FileId, Storage};
+
+/// What an index file says of its log.
+pub(crate) struct Indexed {
+    /// Continues where the last run ends.
+    pub(crate) replay: Replay,
+    pub(crate) runs: Runs,
+}
+
+/// The runs of an index file that fit the log.
+#[derive(Clone, Debug)]
+pub(crate) struct Runs {
+    pub(crate) file: FileId,
+    /// Where the last of them ends in the file.
+    pub(crate) len: u64,
+    /// The ends of the runs, in order.
+    pub(crate) ends: Vec<LogPosition>,
+    /// The frame that a replay must reach: see [`RunEnd::until`].
+    pub(crate) until: LogPosition,
+    /// Whether the file has nothing else.
+    pub(crate) are_whole_file: bool,
+}
+
+impl Runs {
+    /// Where the frames end that the runs have.
+    pub(crate) fn indexed_end(&self) -> u64 {
+        self.ends.last().map_or(FIRST_FRAME_AT as u64, |end| end.end)
+    }
+}
+
+/// Reads the index file of a log. `None` if there is none that fits.
+pub(crate) fn read(
+    storage: &dyn Storage,
+    log: &LogFile,
+    first: LogPosition,
+    order: QueueOrder,
+    concurrency: Concurrency<'_>,
+) -> Option<Indexed> {
+    let file = storage.open(&sibling(&log.path, INDEX), Access::Read).ok()?;
+    let header = file::encode_header(&log.id);
+    let mut reader =
+        PartReader { file: &*file, log, header, at: 0, run: 0, opener: None, text: SecretVec::default() };
+    if reader.take::<FILE_HEADER_LEN>()? != header {
+        return None;
+    }
+    let mut index = Index::new(order);
+    // What was staged before each run, its end, and where it ends in the file.
+    let mut runs: Vec<(_, RunEnd, u64)> = Vec::new();
+    let mut staged = index.staged_lens();
+    let mut values_end = 0;
+    while let Some((part, text)) = reader.next() {
+        let fits = match part {
+            Part::Entries => file::parse_entries(text, |bucket, key, location| {
+                let end = location.map_or(0, |it| it.value_offset.saturating_add(u64::from(it.len)));
+                values_end = values_end.max(end);
+                index.stage_entry(bucket, key, location);
+            }),
+            Part::End(end) => {
+                let from = runs.last().map_or(first, |(_, last, _)| last.to);
+                let fits = end.from == from && values_end <= end.until.end;
+                fits.then(|| runs.push((std::mem::replace(&mut staged, index.staged_lens()), end, reader.at)))
+            }
+        };
+        if fits.is_none() {
+            break;
+        }
+    }
+    index.unstage(staged);
+    let are_whole_file = file.len().is_ok_and(|len| runs.last().is_some_and(|(_, _, at)| *at == len));
+    let mut is_last = true;
+    while let Some((staged, end, len)) = runs.pop() {
+        if let Some(kind) = frame_at(log, &end, concurrency) {
+            index.merge_staged();
+            index.continue_ordinals_from(end.next_ordinal);
+            index.note_removed_since(end.until.seq);
+            let ends = runs.iter().map(|(_, end, _)| end.to).chain([end.to]).collect();
+            let before = (end.to == end.until).then_some(end.before_until);
+            let replay = Replay::continuing(index, end.to, before, kind == FrameKind::Close, end.values);
+            let are_whole_file = are_whole_file && is_last;
+            let runs = Runs { file: file.id(), len, ends, until: end.until, are_whole_file };
+            return Some(Indexed { replay, runs });
+        }
+        index.unstage(staged);
+        is_last = false;
+    }
+    None
+}
+
+/// The kind of the frame that a run ends with; `None` if the log does not have it.
+fn frame_at(log: &LogFile, end: &RunEnd, concurrency: Concurrency<'_>) -> Option<FrameKind> {
+    let mut scan = Scanner::new(log, concurrency, end.before_until).ok()?;
+    let Ok(Scanned::Frame(frame)) = scan.next() else { return None };
+    let kind = frame.header.kind;
+    (scan.tip() == end.until && end.to.seq <= end.until.seq).then_some(kind)
+}
+
+/// The position after the frame `seq`, which is in a log that was opened by the runs that end at `ends`. Reads the
+/// frames from the end of one run to the end of the next one, which must fit.
+///
+/// # Errors
+/// Those of the scan. `Ok(None)` if the frames do not lead to the end of the run.
+pub(crate) fn position_of(
+    log: &LogFile,
+    first: LogPosition,
+    ends: &[LogPosition],
+    seq: u64,
+) -> Result<Option<LogPosition>> {
+    let before = ends.partition_point(|end| end.seq <= seq);
+    let start = before.checked_sub(1).and_then(|i| ends.get(i)).copied().unwrap_or(first);
+    let Some(next) = ends.get(before).filter(|_| start.seq < seq) else {
+        return Ok((start.seq == seq).then_some(start));
+    };
+    let mut scan = Scanner::new(log, Concurrency::Exclusive, start)?;
+    let mut found = None;
+    while scan.tip().seq < next.seq {
+        let Scanned::Frame(_) = scan.next()? else { return Ok(None) };
+        if scan.tip().seq == seq {
+            found = Some(scan.tip());
+        }
+    }
+    Ok(found.filter(|_| scan.tip() == *next))
+}
+
+/// Reads and opens the parts of an index file from front to back.
+struct PartReader<'a> {
+    file: &'a dyn File,
+    log: &'a LogFile,
+    header: [u8; FILE_HEADER_LEN],
+    /// Where the next part or run begins.
+    at: u64,
+    /// The number of the next run.
+    run: u64,
+    /// Opens the parts of the run that has been begun.
+    opener: Option<RunOpener>,
+    text: SecretVec,
+}
+
+impl PartReader<'_> {
+    fn take<const N: usize>(&mut self) -> Option<[u8; N]> {
+        let mut bytes = [0; N];
+        self.fill(&mut bytes)?;
+        Some(bytes)
+    }
+
+    fn fill(&mut self, bytes: &mut [u8]) -> Option<()> {
+        storage::read_exact_at(self.file, bytes, self.at).ok()?;
+        self.at += bytes.len() as u64;
+        Some(())
+    }
+
+    /// The next part, and its entries. `None` at the end of the file, and for one that does not open.
+    fn next(&mut self) -> Option<(Part, &[u8])> {
+        let mut opener = match self.opener.take() {
+            Some(opener) => opener,
+            None => {
+                let salt = self.take::<RUN_SALT_LEN>()?;
+                RunOpener::new(self.log.prk.run_sealer(&salt), &self.header, self.run)
+            }
+        };
+        let head = file::parse_part_head(&self.take::<PART_HEAD_LEN>()?)?;
+        let mut text = std::mem::take(&mut self.text);
+        text.clear();
+        secret_vec::reserve(&mut text, head.len + TAG_LEN);
+        text.resize(head.len + TAG_LEN, 0);
+        self.fill(&mut text)?;
+        let part = opener.open(head, &mut text).ok()?;
+        match part {
+            Part::Entries => self.opener = Some(opener),
+            Part::End(_) => self.run += 1,
+        }
+        self.text = text;
+        Some((part, self.text.get(..head.len)?))
+    }
+}
+
+/// Removes the index file of the log at `path`, if there is one. Returns whether it was removed.
+pub(crate) fn remove(storage: &dyn Storage, path: &Path) -> bool {
+    let name = sibling(path, INDEX);
+    let own = own_id(storage, &name);
+    own.is_some_and(|file| storage.remove_file(&name, file).is_ok_and(|removed| removed))
+}
+
+/// The file at `name`, if it is an index file, or what a power cut leaves of one.
+pub(super) fn own_id(storage: &dyn Storage, name: &Path) -> Option<FileId> {
+    let file = storage.open(name, Access::Read).ok()?;
+    let mut begin = [0; FILE_HEADER_LEN];
+    let len = storage::read_at_most(&*file, &mut begin, 0).ok()?;
+    let begin = begin.get(..len)?;
+    let is_own = begin.starts_with(&MAGIC) || begin.iter().all(|&byte| byte == 0);
+    (is_own && file.names().ok()? == 1).then_some(file.id())
+}

@@ -1,0 +1,323 @@
+//! Keeps the index file up to date while the store is in use, so that the next open need not read every frame.
+//!
+//! A run of the index file says what some frames of the log have changed. It is due after a megabyte of frames,
+//! and `close` and a compaction write one if enough frames are new. A call that finds one due starts a thread for
+//! it, which ends when the run is written: no lock is held while a run is sealed or written.
+//!
+//! There are two kinds of runs:
+//!
+//! - One that continues the file: the puts of the new frames, which are read again from the log, and the keys that
+//!   the index has noted as removed.
+//! - One that begins the file anew: all live keys, copied from the index a few at a time. Writers go on meanwhile,
+//!   so some keys may be in the state of a later frame. That does no harm, as a replay of the frames since the
+//!   beginning leads to the same state; but it must reach the frame at which the copy ended.
+//!
+//! A run is written only after a sync has covered its frames, else it could say more than the log. If a run cannot
+//! be written, the file is removed: it only saves time. On a full disk it is removed before anything else, and
+//! written again after the next compaction or open.
+//!
+//! Implements *Appendix: the index file* of FORMAT.md. `log/index_writer.rs` writes the bytes.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+use std::thread::{self, JoinHandle};
+
+use super::shared::{Shared, lock, superseded};
+use crate::crypto::seal::GenerationId;
+use crate::format::bucket::Bucket;
+use crate::format::header::FIRST_FRAME_AT;
+use crate::format::location::{Location, ValueCursor};
+use crate::format::position::LogPosition;
+use crate::index::file::RunEnd;
+use crate::index::{Index, Key, QueueOrder};
+use crate::log::commits::Pending;
+use crate::log::file::LogFile;
+use crate::log::index_file::{self, Runs};
+use crate::log::index_writer::RunWriter;
+use crate::log::scan::{Concurrency, Scanned, Scanner};
+use crate::settings::IndexPolicy;
+use crate::storage::{self, paths};
+use crate::{Error, Result};
+
+/// What the threads of a store share about the index file.
+pub(crate) struct IndexState {
+    policy: IndexPolicy,
+    /// Where the log must end for the next run to be due.
+    due_at: AtomicU64,
+    is_due: AtomicBool,
+    /// The runs in the file. Locked while a run is written, so that only one is.
+    known: Mutex<Option<Known>>,
+}
+
+/// The runs of a generation's index file.
+struct Known {
+    id: GenerationId,
+    runs: Runs,
+}
+
+impl IndexState {
+    /// `runs` are those by which the log `id` was opened.
+    pub(crate) fn new(policy: IndexPolicy, id: GenerationId, runs: Option<Runs>) -> Self {
+        let indexed_end = runs.as_ref().map_or(FIRST_FRAME_AT as u64, Runs::indexed_end);
+        IndexState {
+            policy,
+            due_at: AtomicU64::new(indexed_end + policy.run_len),
+            is_due: AtomicBool::new(false),
+            known: Mutex::new(runs.map(|runs| Known { id, runs })),
+        }
+    }
+
+    /// Notes that the log has grown. The caller holds the write lock.
+    pub(crate) fn note_tip(&self, tip: LogPosition) {
+        if tip.end >= self.due_at.load(Ordering::Relaxed) {
+            self.is_due.store(true, Ordering::Relaxed);
+        }
+    }
+
+    /// The next run is due after so many bytes more. The caller holds the write lock.
+    pub(crate) fn set_indexed(&self, end: u64) {
+        self.is_due.store(false, Ordering::Relaxed);
+        self.due_at.store(end.saturating_add(self.policy.run_len), Ordering::Relaxed);
+    }
+
+    /// Writes no more runs to this log: the disk is full.
+    pub(crate) fn stop(&self) {
+        self.is_due.store(false, Ordering::Relaxed);
+        self.due_at.store(u64::MAX, Ordering::Relaxed);
+    }
+
+    fn is_stopped(&self) -> bool {
+        self.due_at.load(Ordering::Relaxed) == u64::MAX
+    }
+}
+
+/// Starts the threads that write runs.
+pub(crate) struct Indexer {
+    shared: Arc<Shared>,
+    is_running: Arc<AtomicBool>,
+    thread: Mutex<Option<JoinHandle<()>>>,
+}
+
+impl Indexer {
+    pub(crate) fn new(shared: Arc<Shared>) -> Self {
+        Indexer { shared, is_running: Arc::default(), thread: Mutex::new(None) }
+    }
+
+    /// Starts a thread if a run is due and none is being written. The caller holds no lock.
+    pub(crate) fn start_if_due(&self) {
+        if !self.shared.index.is_due.load(Ordering::Relaxed) || self.is_running.swap(true, Ordering::AcqRel) {
+            return;
+        }
+        // Locked until the handle is in its place: a later thread's handle must not be replaced by it.
+        let mut slot = lock(&self.thread);
+        let (shared, is_running) = (Arc::clone(&self.shared), Arc::clone(&self.is_running));
+        let run_len = shared.index.policy.run_len;
+        let write = move || {
+            write_run(&shared, run_len);
+            is_running.store(false, Ordering::Release);
+        };
+        if !self.shared.index.policy.on_thread {
+            drop(slot);
+            return write();
+        }
+        match thread::Builder::new().name("state-index".to_owned()).spawn(write) {
+            // The previous thread is done: it clears `is_running` as its last step.
+            Ok(thread) => drop(slot.replace(thread)),
+            // The next open takes longer.
+            Err(_) => {
+                self.shared.index.stop();
+                self.is_running.store(false, Ordering::Release);
+            }
+        }
+    }
+
+    /// Waits for the run that is being written.
+    pub(crate) fn wait(&self) {
+        let thread = lock(&self.thread).take();
+        // A panic there would be a bug, but closing the store matters more than reporting it.
+        thread.map(JoinHandle::join);
+    }
+
+    /// Writes the last run of a log that has been closed, if there is enough to say.
+    pub(crate) fn finish(&self) {
+        self.wait();
+        write_run(&self.shared, self.shared.index.policy.worth_len);
+    }
+}
+
+/// Writes the first run of a log that has just replaced another one, and removes the index file of that one.
+pub(crate) fn begin_anew(shared: &Shared) {
+    let worth_len = shared.index.policy.worth_len;
+    if !write_run(shared, worth_len) {
+        let known = lock(&shared.index.known);
+        if known.is_none() {
+            index_file::remove(&*shared.storage, &shared.path);
+        }
+    }
+}
+
+/// Writes the next run, if the log has `worth_len` more bytes of frames than the index file knows. Returns whether
+/// it has tried.
+fn write_run(shared: &Shared, worth_len: u64) -> bool {
+    let mut known = lock(&shared.index.known);
+    let Some(job) = Job::begin(shared, &mut known, worth_len) else { return false };
+    let id = job.log.id;
+    match job.write(shared) {
+        Ok(runs) => *known = Some(Known { id, runs }),
+        Err(error) => {
+            index_file::remove(&*shared.storage, &shared.path);
+            if matches!(&error, Error::Io { source, .. } if storage::is_full(source)) {
+                shared.index.stop();
+            }
+        }
+    }
+    true
+}
+
+/// A run that is to be written.
+struct Job {
+    log: Arc<LogFile>,
+    /// Before the first frame of the log.
+    first: LogPosition,
+    /// The end of the last frame that the run has, and before that frame.
+    to: LogPosition,
+    before: LogPosition,
+    values: u64,
+    next_ordinal: u64,
+    /// A sync that covers the frames.
+    pending: Pending,
+    kind: Kind,
+}
+
+enum Kind {
+    /// Continues these runs. The keys are those that were removed since.
+    Continuing(Runs, Vec<(Bucket, Key)>),
+    /// Begins a new file.
+    Whole,
+}
+
+impl Job {
+    /// Fixes what the run has: everything up to now. Takes the runs that it continues out of `known`.
+    fn begin(shared: &Shared, known: &mut Option<Known>, worth_len: u64) -> Option<Self> {
+        let guard = shared.write().ok()?;
+        let state = &shared.index;
+        let log = Arc::clone(guard.log.file());
+        if known.as_ref().is_some_and(|known| known.id != log.id) {
+            *known = None;
+        }
+        let (to, before) = (guard.log.tip(), guard.log.before_tip()?);
+        let indexed_end = known.as_ref().map_or(FIRST_FRAME_AT as u64, |known| known.runs.indexed_end());
+        let new_len = to.end - indexed_end;
+        if state.is_stopped() || new_len < worth_len.max(1) {
+            return None;
+        }
+        let first = LogPosition::first(&shared.header().authenticator);
+        let (values, pending) = (guard.log.size().values, guard.log.pending());
+        let (removed, next_ordinal, live_count) = guard
+            .change_index(|index| (index.note_removed_since(to.seq), index.ordinals_end(), index.live_count()));
+        let runs = known.take().map(|known| known.runs);
+        let runs = runs.filter(|runs| {
+            runs.are_whole_file && runs.len <= len_max(live_count) && new_len <= CONTINUING_LEN_MAX
+        });
+        let removed = removed.and_then(|removed| removed.into_keys());
+        let kind = match runs.zip(removed) {
+            Some((runs, removed)) => Kind::Continuing(runs, removed),
+            None => {
+                // Until the copy is complete, it may have any key.
+                guard.change_index(|index| index.set_last_seq_of_runs(u64::MAX));
+                Kind::Whole
+            }
+        };
+        state.set_indexed(to.end);
+        Some(Job { log, first, to, before, values, next_ordinal, pending, kind })
+    }
+
+    fn write(self, shared: &Shared) -> Result<Runs> {
+        let Job { log, first, to, before, values, next_ordinal, pending, kind } = self;
+        let write_error = log.io("write the index file of");
+        match kind {
+            Kind::Continuing(runs, removed) => {
+                pending.wait()?;
+                let from = runs.ends.last().copied().unwrap_or(first);
+                let entries = entries_between(&log, from, to, removed)?;
+                check_place(shared, &log)?;
+                let mut run = RunWriter::append(&*shared.storage, &log, runs, &to).map_err(&write_error)?;
+                for ((bucket, key), location) in &entries {
+                    run.add(*bucket, key, location.as_ref()).map_err(&write_error)?;
+                }
+                let end = RunEnd { from, to, before_until: before, until: to, values, next_ordinal };
+                run.finish(&end).map_err(&write_error)
+            }
+            Kind::Whole => {
+                let mut run = RunWriter::create(&*shared.storage, &log, &first, &to).map_err(&write_error)?;
+                shared.each_key(&log.id, |bucket, key, location| {
+                    run.add(bucket, key, Some(location)).map_err(&write_error)
+                })?;
+                let (before_until, until, next_ordinal, pending) = end_of_copy(shared, &log)?;
+                pending.wait()?;
+                check_place(shared, &log)?;
+                let end = RunEnd { from: first, to, before_until, until, values, next_ordinal };
+                run.finish(&end).map_err(&write_error)
+            }
+        }
+    }
+}
+
+type Entries = BTreeMap<(Bucket, Key), Option<Location>>;
+
+/// What the frames between two positions have changed. `removed` are the keys from before that they have removed
+/// or put anew.
+fn entries_between(
+    log: &LogFile,
+    from: LogPosition,
+    to: LogPosition,
+    removed: Vec<(Bucket, Key)>,
+) -> Result<Entries> {
+    let mut index = Index::new(QueueOrder::RunId);
+    let mut scan = Scanner::new(log, Concurrency::Exclusive, from)?;
+    while scan.tip().seq < to.seq {
+        let Scanned::Frame(frame) = scan.next()? else { break };
+        let operations = frame.manifest.iter().flat_map(|manifest| manifest.operations());
+        index.stage(operations, ValueCursor::new(frame.offset, &frame.header));
+    }
+    if scan.tip() != to {
+        return Err(Error::corrupt(&log.path, scan.tip().end, "frames that had been written are missing"));
+    }
+    index.merge_staged();
+    let mut entries: Entries = removed.into_iter().map(|key| (key, None)).collect();
+    for bucket in Bucket::ALL {
+        entries.extend(index.iter(bucket).map(|(key, location)| ((bucket, key.into()), Some(location))));
+    }
+    Ok(entries)
+}
+
+/// Fixes which frames the copied keys may come from: where the log ends now.
+fn end_of_copy(shared: &Shared, log: &LogFile) -> Result<(LogPosition, LogPosition, u64, Pending)> {
+    let guard = shared.write()?;
+    let (until, before) = (guard.log.tip(), guard.log.before_tip());
+    let before = before.filter(|_| guard.log.file().id == log.id).ok_or_else(|| superseded(&log.path))?;
+    let next_ordinal = guard.change_index(|index| {
+        index.set_last_seq_of_runs(until.seq);
+        index.ordinals_end()
+    });
+    Ok((before, until, next_ordinal, guard.log.pending()))
+}
+
+/// Fails if the path means another file by now: its index file is not to be replaced.
+fn check_place(shared: &Shared, log: &LogFile) -> Result<()> {
+    let found = paths::id_at(&*shared.storage, &shared.path)?;
+    if found == Some(log.file.id()) { Ok(()) } else { Err(superseded(&log.path)) }
+}
+
+/// A file with more bytes is written anew: about twice what that takes.
+fn len_max(live_count: usize) -> u64 {
+    LEN_MIN + 2 * ENTRY_LEN * live_count as u64
+}
+
+/// About the length of an entry, with a run id as long as a UUID.
+const ENTRY_LEN: u64 = 64;
+/// A file of this length is never too long.
+const LEN_MIN: u64 = 64 << 10;
+/// The frames of a continuing run are collected in memory. If there are more, the file is written anew.
+const CONTINUING_LEN_MAX: u64 = 32 << 20;
