@@ -100,7 +100,9 @@ pub enum Error {
         what: &'static str,
     },
     /// Bytes match their checksum but fail authentication, or belong elsewhere in the log. No accident of a disk
-    /// does this: either the file was edited, or parts of other files were copied into it.
+    /// does this: either the file was edited, or parts of other files were copied into it. A value is also
+    /// reported like this if it was damaged after its frame was last checked: [`verify`](crate::verify()) tells
+    /// the two apart.
     #[non_exhaustive]
     Unauthentic {
         /// The log.

@@ -65,6 +65,10 @@ mod traced {
         info!(path = %path.display(), generation, bytes_before, bytes_after, took_us, "compacted the log");
     }
 
+    pub(crate) fn index_failed(path: &Path, error: &Error) {
+        warn!(path = %path.display(), %error, "could not write the index file; the next open takes longer");
+    }
+
     pub(crate) fn compaction_failed(path: &Path, error: &Error) {
         warn!(path = %path.display(), %error, "could not compact the log; the old log stays in use");
     }
@@ -101,6 +105,7 @@ mod silent {
     pub(crate) fn left_over_kept(_: &Path, _: &Path) {}
     pub(crate) fn drops_unreadable(_: &Path, _: &Error) {}
     pub(crate) fn compacted(_: &Path, _: &CompactionReport) {}
+    pub(crate) fn index_failed(_: &Path, _: &Error) {}
     pub(crate) fn compaction_failed(_: &Path, _: &Error) {}
     pub(crate) fn failed(_: &Path, _: &Error, _: bool) {}
 }

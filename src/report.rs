@@ -86,6 +86,10 @@ pub struct CompactionStats {
     pub failed: u64,
     /// The error message of the last compaction, if it failed.
     pub last_error: Option<String>,
+    /// The keys that compactions have left out, with [`OnDamage::SetAside`](crate::OnDamage::SetAside).
+    pub left_out: Vec<LostKey>,
+    /// Where the last of the logs was kept from which a key was left out.
+    pub damaged: Option<PathBuf>,
     /// Why the log cannot be compacted or rekeyed where it is, if that is so: the file only grows.
     pub unavailable: Option<&'static str>,
 }

@@ -230,10 +230,9 @@ impl LogView {
 /// Reads what is not in the index file. `None` if every frame must be read: also if there is a fault, which may
 /// not be the first one.
 fn read_by_index(storage: &dyn Storage, log: &LogFile, first: LogPosition) -> Option<(Replay, Ending)> {
-    let concurrency = Concurrency::WithWriter(storage);
-    let Indexed { mut replay, runs } = index_file::read(storage, log, first, QueueOrder::RunId, concurrency)?;
-    let ending = replay.run(log, concurrency).ok()?;
-    (replay.tip.seq >= runs.until.seq).then_some((replay, ending))
+    let Indexed { mut replay, .. } = index_file::read(storage, log, first, QueueOrder::RunId)?;
+    let ending = replay.run(log, Concurrency::WithWriter(storage)).ok()?;
+    replay.fits_log().then_some((replay, ending))
 }
 
 impl Reader for Snapshot {

@@ -26,7 +26,7 @@ use crate::format::header::FIRST_FRAME_AT;
 use crate::format::position::LogPosition;
 use crate::index::file::{self, FILE_HEADER_LEN, MAGIC, PART_HEAD_LEN, Part, RUN_SALT_LEN, RunEnd, RunOpener};
 use crate::index::{Index, QueueOrder};
-use crate::storage::names::{INDEX, sibling};
+use crate::storage::names::{INDEX, INDEX_NEW, sibling};
 use crate::storage::{self, Access, File, FileId, Storage};
 
 /// What an index file says of its log.
@@ -44,8 +44,8 @@ pub(crate) struct Runs {
     pub(crate) len: u64,
     /// The ends of the runs, in order.
     pub(crate) ends: Vec<LogPosition>,
-    /// The frame that a replay must reach: see [`RunEnd::until`].
-    pub(crate) until: LogPosition,
+    /// How long the file was when it had its first run only.
+    pub(crate) first_len: u64,
     /// Whether the file has nothing else.
     pub(crate) are_whole_file: bool,
 }
@@ -63,7 +63,6 @@ pub(crate) fn read(
     log: &LogFile,
     first: LogPosition,
     order: QueueOrder,
-    concurrency: Concurrency<'_>,
 ) -> Option<Indexed> {
     let file = storage.open(&sibling(&log.path, INDEX), Access::Read).ok()?;
     let header = file::encode_header(&log.id);
@@ -80,7 +79,8 @@ pub(crate) fn read(
     while let Some((part, text)) = reader.next() {
         let fits = match part {
             Part::Entries => file::parse_entries(text, |bucket, key, location| {
-                let end = location.map_or(0, |it| it.value_offset.saturating_add(u64::from(it.len)));
+                let sealed_len = |len| u64::from(len) + TAG_LEN as u64;
+                let end = location.map_or(0, |it| it.value_offset.saturating_add(sealed_len(it.len)));
                 values_end = values_end.max(end);
                 index.stage_entry(bucket, key, location);
             }),
@@ -98,15 +98,17 @@ pub(crate) fn read(
     let are_whole_file = file.len().is_ok_and(|len| runs.last().is_some_and(|(_, _, at)| *at == len));
     let mut is_last = true;
     while let Some((staged, end, len)) = runs.pop() {
-        if let Some(kind) = frame_at(log, &end, concurrency) {
+        if let Some(kind) = frame_at(log, &end) {
             index.merge_staged();
             index.continue_ordinals_from(end.next_ordinal);
             index.note_removed_since(end.until.seq);
+            let first_len = runs.first().map_or(len, |(_, _, len)| *len);
             let ends = runs.iter().map(|(_, end, _)| end.to).chain([end.to]).collect();
             let before = (end.to == end.until).then_some(end.before_until);
-            let replay = Replay::continuing(index, end.to, before, kind == FrameKind::Close, end.values);
+            let replay =
+                Replay::continuing(index, end.to, end.until, before, kind == FrameKind::Close, end.values);
             let are_whole_file = are_whole_file && is_last;
-            let runs = Runs { file: file.id(), len, ends, until: end.until, are_whole_file };
+            let runs = Runs { file: file.id(), len, first_len, ends, are_whole_file };
             return Some(Indexed { replay, runs });
         }
         index.unstage(staged);
@@ -116,8 +118,9 @@ pub(crate) fn read(
 }
 
 /// The kind of the frame that a run ends with; `None` if the log does not have it.
-fn frame_at(log: &LogFile, end: &RunEnd, concurrency: Concurrency<'_>) -> Option<FrameKind> {
-    let mut scan = Scanner::new(log, concurrency, end.before_until).ok()?;
+fn frame_at(log: &LogFile, end: &RunEnd) -> Option<FrameKind> {
+    // It was durable when the run was written, so no writer is in the middle of it.
+    let mut scan = Scanner::new(log, Concurrency::Exclusive, end.before_until).ok()?;
     let Ok(Scanned::Frame(frame)) = scan.next() else { return None };
     let kind = frame.header.kind;
     (scan.tip() == end.until && end.to.seq <= end.until.seq).then_some(kind)
@@ -202,19 +205,21 @@ impl PartReader<'_> {
     }
 }
 
-/// Removes the index file of the log at `path`, if there is one. Returns whether it was removed.
+/// Removes the index file of the log at `path`, also one that is being written. Returns whether there was one.
 pub(crate) fn remove(storage: &dyn Storage, path: &Path) -> bool {
-    let name = sibling(path, INDEX);
-    let own = own_id(storage, &name);
-    own.is_some_and(|file| storage.remove_file(&name, file).is_ok_and(|removed| removed))
+    let removed = [INDEX, INDEX_NEW].map(|suffix| {
+        let name = sibling(path, suffix);
+        own_id(storage, &name).is_some_and(|file| storage.remove_file(&name, file).is_ok_and(|removed| removed))
+    });
+    removed.contains(&true)
 }
 
-/// The file at `name`, if it is an index file, or what a power cut leaves of one.
+/// The file at `name`, if it is an index file: it begins as one, and has no other name. An empty file is one too:
+/// a power cut leaves it of a file that was not synced.
 pub(super) fn own_id(storage: &dyn Storage, name: &Path) -> Option<FileId> {
     let file = storage.open(name, Access::Read).ok()?;
-    let mut begin = [0; FILE_HEADER_LEN];
+    let mut begin = [0; MAGIC.len()];
     let len = storage::read_at_most(&*file, &mut begin, 0).ok()?;
-    let begin = begin.get(..len)?;
-    let is_own = begin.starts_with(&MAGIC) || begin.iter().all(|&byte| byte == 0);
+    let is_own = len == 0 || begin == MAGIC;
     (is_own && file.names().ok()? == 1).then_some(file.id())
 }

@@ -43,8 +43,8 @@ impl<'a> RunWriter<'a> {
         to: &LogPosition,
     ) -> io::Result<Self> {
         let file = storage.open(&sibling(&log.path, INDEX), Access::Write)?;
-        let from =
-            runs.ends.last().filter(|_| file.id() == runs.file && file.len().is_ok_and(|len| len == runs.len));
+        let is_same = file.id() == runs.file && file.len()? == runs.len && file.names()? == 1;
+        let from = runs.ends.last().filter(|_| is_same);
         let from = *from.ok_or(ErrorKind::NotFound)?;
         let (run, at) = (runs.ends.len() as u64, runs.len);
         RunWriter::begin(storage, log, file, at, run, &from, to, Some(runs))
@@ -114,16 +114,16 @@ impl<'a> RunWriter<'a> {
         let RunWriter { file, at, encoder, .. } = &mut self;
         encoder.end(end, &mut |part| write_part(&**file, at, part))?;
         let (file, len) = (self.file.id(), self.at);
-        let mut ends = match &self.before {
-            Some(before) => before.ends.clone(),
+        let (mut ends, first_len) = match &self.before {
+            Some(before) => (before.ends.clone(), before.first_len),
             None => {
                 self.rename()?;
-                Vec::new()
+                (Vec::new(), len)
             }
         };
         self.is_finished = true;
         ends.push(end.to);
-        Ok(Runs { file, len, ends, until: end.until, are_whole_file: true })
+        Ok(Runs { file, len, first_len, ends, are_whole_file: true })
     }
 
     fn rename(&self) -> io::Result<()> {

@@ -143,13 +143,14 @@ pub(crate) fn open(
     if clean {
         log.unsynced_folder = Mutex::new(Some(folder));
     }
-    let Found { replay, ending, runs } = found;
-    if let Some(what) = how
-        .expected
-        .and_then(|anchor| anchor.shortfall(&header, log.base.map(|base| base.origin), |_| replay.watched_tag))
-    {
+    if found.shortfall(&log, &header, how).is_some() && found.runs.is_some() {
+        // A frame of a fork has a verdict of its own.
+        found = Found::by_replay(&log, first, how)?;
+    }
+    if let Some(what) = found.shortfall(&log, &header, how) {
         return Err(Error::Stale { path: path.to_path_buf(), what });
     }
+    let Found { replay, ending, runs } = found;
     let mut report = RecoveryReport { clean, ..report(&replay, started) };
     report.opening.by_index = runs.is_some();
     let before_tip = replay.before_last();
@@ -184,6 +185,12 @@ impl Found {
         Ok(Found { replay, ending, runs: None })
     }
 
+    /// Why the log does not satisfy the expected anchor; `None` if it does.
+    fn shortfall(&self, log: &LogFile, header: &Header, how: How<'_>) -> Option<&'static str> {
+        let origin = log.base.map(|base| base.origin);
+        how.expected?.shortfall(header, origin, |_| self.replay.watched_tag)
+    }
+
     fn is_clean(&self) -> bool {
         let is_marked = self.ending.mark.is_some_and(|mark| mark.position == self.replay.tip);
         self.replay.ends_closed && self.ending.torn_until.is_none() && is_marked
@@ -196,7 +203,7 @@ fn read_by_index(storage: &dyn Storage, log: &LogFile, first: LogPosition, how: 
     if how.check == Check::Everything {
         return None;
     }
-    let Indexed { mut replay, runs } = index_file::read(storage, log, first, how.order, Concurrency::Exclusive)?;
+    let Indexed { mut replay, runs } = index_file::read(storage, log, first, how.order)?;
     if let Some(seq) = how.expected.filter(|anchor| anchor.generation() == log.id.generation).map(Anchor::seq) {
         replay.watch(seq);
         if seq <= replay.tip.seq {
@@ -204,8 +211,7 @@ fn read_by_index(storage: &dyn Storage, log: &LogFile, first: LogPosition, how: 
         }
     }
     let ending = replay.run(log, Concurrency::Exclusive).ok()?;
-    let has_all = replay.tip.seq >= runs.until.seq;
-    has_all.then_some(Found { replay, ending, runs: Some(runs) })
+    replay.fits_log().then_some(Found { replay, ending, runs: Some(runs) })
 }
 
 fn report(replay: &Replay, started: Instant) -> RecoveryReport {

@@ -39,6 +39,8 @@ pub(crate) struct Replay {
     watched_seq: Option<u64>,
     /// The tag of that frame; `None` if the log does not have it.
     pub(super) watched_tag: Option<Tag>,
+    /// A position that the log must have, if what the replay began with is right. `None` once it was found.
+    until: Option<LogPosition>,
     /// The position before the last frame; `None` before a frame was applied.
     before_last: Option<LogPosition>,
     /// Positions between frames, in ascending order. The first one is at or before the first frame that no later
@@ -59,21 +61,29 @@ impl Replay {
             values: 0,
             watched_seq: None,
             watched_tag: None,
+            until: None,
             before_last: None,
             checkpoints: VecDeque::new(),
         }
     }
 
-    /// Continues after `tip`, with what an index file says of the frames before it. `before_last` is the position
-    /// before the frame that ends there, if it is known.
+    /// Continues after `tip`, with what an index file says of the frames before it, and perhaps of some up to
+    /// `until`. `before_last` is the position before the frame that ends at `tip`, if it is known.
     pub(super) fn continuing(
         index: Index,
         tip: LogPosition,
+        until: LogPosition,
         before_last: Option<LogPosition>,
         ends_closed: bool,
         values: u64,
     ) -> Self {
-        Replay { index, before_last, ends_closed, values, ..Replay::new(QueueOrder::RunId, tip) }
+        let until = Some(until).filter(|until| *until != tip);
+        Replay { index, until, before_last, ends_closed, values, ..Replay::new(QueueOrder::RunId, tip) }
+    }
+
+    /// Whether the log has all that the index file says of it. Asked after a run.
+    pub(crate) fn fits_log(&self) -> bool {
+        self.until.is_none()
     }
 
     /// Like [`new`](Self::new), but also keeps the tag of the frame `seq`.
@@ -151,6 +161,7 @@ impl Replay {
             self.checkpoints.pop_front();
         }
         self.before_last = Some(std::mem::replace(&mut self.tip, frame.tip));
+        self.until = self.until.filter(|until| *until != self.tip);
         if self.watched_seq == Some(self.tip.seq) {
             self.watched_tag = Some(self.tip.chain);
         }

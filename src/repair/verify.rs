@@ -242,14 +242,18 @@ impl Check<'_> {
     /// a writer is at work: then they are not compared.
     fn check_index(&mut self, log: &LogFile, first: LogPosition) {
         let concurrency = Concurrency::WithWriter(self.storage);
-        let Some(indexed) = index_file::read(self.storage, log, first, QueueOrder::RunId, concurrency) else {
+        let Some(indexed) = index_file::read(self.storage, log, first, QueueOrder::RunId) else {
             self.report.index = IndexFile::NotUsed;
             return;
         };
-        let Indexed { replay: mut by_index, runs } = indexed;
+        let Indexed { replay: mut by_index, .. } = indexed;
         let mut by_replay = Replay::new(QueueOrder::RunId, first);
-        let is_read = by_replay.run(log, concurrency).is_ok() && by_replay.tip.seq >= runs.until.seq;
+        let is_read = by_replay.run(log, concurrency).is_ok();
         if !is_read || !by_index.run_to(log, concurrency, by_replay.tip).is_ok_and(|reached| reached) {
+            return;
+        }
+        if !by_index.fits_log() {
+            self.report.index = IndexFile::NotUsed;
             return;
         }
         let (index, replayed) = (&by_index.index, &by_replay.index);

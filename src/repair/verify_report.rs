@@ -131,7 +131,7 @@ pub enum IndexFile {
     Differs,
     /// There is none that fits this log, so opening reads every frame.
     NotUsed,
-    /// There was no key, or the log has a fault.
+    /// There was no key, the log has a fault, or a writer was at work.
     NotCompared,
 }
 

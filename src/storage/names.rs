@@ -1,5 +1,5 @@
 //! The names of the files next to a log, which belong to the store: `.lock`, `.new`, `.torn-<n>`, `.damaged-<n>`,
-//! and `.index` for a later version.
+//! `.index` and `.index.new`.
 //!
 //! Only names, no file is looked at. A name never proves what a file is: who removes or replaces one of these
 //! files looks at the file first.

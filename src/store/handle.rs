@@ -374,6 +374,8 @@ impl Drop for Store {
     fn drop(&mut self) {
         if self.shared.check_owner_for_sure().is_ok() {
             let _ = self.finish();
+            // It holds the log, and must not write next to another process's.
+            self.indexer.wait();
             // A reader may still hold the file. The lock file is unlocked after the log, as the last field is
             // dropped.
             self.shared.unlock();

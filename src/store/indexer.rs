@@ -1,8 +1,9 @@
 //! Keeps the index file up to date while the store is in use, so that the next open need not read every frame.
 //!
 //! A run of the index file says what some frames of the log have changed. It is due after a megabyte of frames,
-//! and `close` and a compaction write one if enough frames are new. A call that finds one due starts a thread for
-//! it, which ends when the run is written: no lock is held while a run is sealed or written.
+//! and `close` and a compaction write one if enough frames are new. A durable call that finds one due starts a
+//! thread for it, which ends when the run is written. No other call than `close` waits while a run is sealed or
+//! written.
 //!
 //! There are two kinds of runs:
 //!
@@ -38,7 +39,7 @@ use crate::log::index_writer::RunWriter;
 use crate::log::scan::{Concurrency, Scanned, Scanner};
 use crate::settings::IndexPolicy;
 use crate::storage::{self, paths};
-use crate::{Error, Result};
+use crate::{Error, Result, events};
 
 /// What the threads of a store share about the index file.
 pub(crate) struct IndexState {
@@ -165,11 +166,15 @@ fn write_run(shared: &Shared, worth_len: u64) -> bool {
     let id = job.log.id;
     match job.write(shared) {
         Ok(runs) => *known = Some(Known { id, runs }),
+        // The name may mean another store's file by now.
+        Err(Error::Replaced { .. }) => {}
         Err(error) => {
             index_file::remove(&*shared.storage, &shared.path);
             if matches!(&error, Error::Io { source, .. } if storage::is_full(source)) {
                 shared.index.stop();
             }
+            drop(known);
+            events::index_failed(&shared.path, &error);
         }
     }
     true
@@ -218,7 +223,8 @@ impl Job {
             .change_index(|index| (index.note_removed_since(to.seq), index.ordinals_end(), index.live_count()));
         let runs = known.take().map(|known| known.runs);
         let runs = runs.filter(|runs| {
-            runs.are_whole_file && runs.len <= len_max(live_count) && new_len <= CONTINUING_LEN_MAX
+            let len_max = LEN_MIN + 2 * runs.first_len.max(ENTRY_LEN * live_count as u64);
+            runs.are_whole_file && runs.len <= len_max && new_len <= CONTINUING_LEN_MAX
         });
         let removed = removed.and_then(|removed| removed.into_keys());
         let kind = match runs.zip(removed) {
@@ -310,14 +316,9 @@ fn check_place(shared: &Shared, log: &LogFile) -> Result<()> {
     if found == Some(log.file.id()) { Ok(()) } else { Err(superseded(&log.path)) }
 }
 
-/// A file with more bytes is written anew: about twice what that takes.
-fn len_max(live_count: usize) -> u64 {
-    LEN_MIN + 2 * ENTRY_LEN * live_count as u64
-}
-
 /// About the length of an entry, with a run id as long as a UUID.
 const ENTRY_LEN: u64 = 64;
-/// A file of this length is never too long.
+/// A file is written anew when it is longer than this, and about twice as long as it would be then.
 const LEN_MIN: u64 = 64 << 10;
 /// The frames of a continuing run are collected in memory. If there are more, the file is written anew.
 const CONTINUING_LEN_MAX: u64 = 32 << 20;

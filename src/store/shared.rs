@@ -143,7 +143,7 @@ impl Shared {
     /// on meanwhile: each key is in the state of some moment since the call began.
     ///
     /// # Errors
-    /// Those of `take`, and `Io` if a compaction has replaced the generation.
+    /// Those of `take`, and `Replaced` if a compaction has replaced the generation.
     pub(crate) fn each_key(
         &self,
         id: &GenerationId,
@@ -251,7 +251,7 @@ impl WriteGuard<'_> {
 
 /// The error of a task that was about a log that is not the store's any more.
 pub(crate) fn superseded(path: &Path) -> Error {
-    Error::io("copy the index of", path, std::io::ErrorKind::NotFound.into())
+    Error::Replaced { path: path.to_path_buf() }
 }
 
 /// How many keys are copied while writers wait: it takes a few microseconds.

@@ -20,6 +20,16 @@ pub(crate) fn copying_history_len() -> u32 {
     choose(1, 2)
 }
 
+/// `crash`: of the histories of two calls with an index file, one in this many is tried.
+pub(crate) fn indexed_pairs_step() -> usize {
+    choose(97, 23)
+}
+
+/// `crash`: how many random histories with an index file are tried.
+pub(crate) fn random_indexed_histories() -> u64 {
+    choose(2, 4)
+}
+
 /// `crash`: of the images of a history of `calls` calls, one in this many is also cut during its recovery.
 pub(crate) fn cut_recoveries_step(calls: usize) -> u64 {
     choose([16, 16, 256, 1024], [1, 1, 12, 96])[calls.min(3)]

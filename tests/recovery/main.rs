@@ -13,6 +13,7 @@ mod cases;
 mod crafted;
 mod cuts_and_flips;
 mod damage;
+mod index_file;
 mod on_damage;
 mod salvage;
 mod short_logs;

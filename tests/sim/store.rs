@@ -4,7 +4,7 @@ use std::ops::Deref;
 use std::path::Path;
 use std::sync::Arc;
 
-use backupy_state::testing::{options_on, policy};
+use backupy_state::testing::{index_every, options_on, policy};
 use backupy_state::{AgentKey, Durability, Error, LogLimits, OpenOptions, QueueOrder, Result, Store, WhenFull};
 
 use super::Sim;
@@ -24,12 +24,18 @@ pub enum Mode {
     Mixed,
     /// All calls. New events are dropped.
     Buffered,
+    /// As `Sync`, with a run of the index file after every few frames.
+    Indexed,
 }
+
+/// After so many bytes of frames, the index file gets a run, in the mode with one.
+const RUN_LEN: u64 = 200;
 
 /// How many log events the buffer holds, in the modes with a limit.
 pub const FEW: usize = 2;
 
 impl Mode {
+    /// Those without an index file.
     pub const ALL: [Mode; 3] = [Mode::Sync, Mode::Mixed, Mode::Buffered];
 
     pub fn options(self, sim: &Sim) -> OpenOptions {
@@ -45,6 +51,9 @@ impl Mode {
         options.log_limits(limits);
         match self {
             Mode::Sync => {}
+            Mode::Indexed => {
+                index_every(&mut options, RUN_LEN);
+            }
             Mode::Mixed => {
                 options.heartbeat_durability(Durability::Buffered).log_durability(Durability::Buffered);
             }
@@ -59,7 +68,7 @@ impl Mode {
         match call {
             Call::Sync | Call::Compact | Call::Rekey => true,
             Call::Heartbeat | Call::BufferLog { .. } | Call::DrainLogs { .. } | Call::AckLogs { .. } => {
-                self == Mode::Sync
+                matches!(self, Mode::Sync | Mode::Indexed)
             }
             _ => self != Mode::Buffered,
         }
@@ -67,7 +76,7 @@ impl Mode {
 
     pub(super) fn when_full(self) -> Option<WhenFull> {
         match self {
-            Mode::Sync => None,
+            Mode::Sync | Mode::Indexed => None,
             Mode::Mixed => Some(WhenFull::DropOldest),
             Mode::Buffered => Some(WhenFull::DropNewest),
         }

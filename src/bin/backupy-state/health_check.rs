@@ -8,10 +8,10 @@ use crate::text::{Out, Utc, ago, counted, no_compaction, now_ms};
 
 /// Report in one line whether the store is healthy; exits with 0 or 1
 ///
-/// Checks every record, and reads the configuration, the session and the heartbeat; `verify` also checks the
-/// payloads. A store that cannot be compacted, because the log is mounted by itself, is healthy, and the line says
-/// so. Takes no lock and writes nothing, so it can run at any time while the agent runs. Failures are reported on
-/// stderr.
+/// Opens the store as the agent does, and reads the configuration, the session and the heartbeat; `verify` checks
+/// every record and every payload. A store that cannot be compacted, because the log is mounted by itself, is
+/// healthy, and the line says so. Takes no lock and writes nothing, so it can run at any time while the agent
+/// runs. Failures are reported on stderr.
 #[derive(clap::Args)]
 #[command(after_help = "Example:\n  backupy-state health-check --max-heartbeat-age 120")]
 pub(crate) struct Args {

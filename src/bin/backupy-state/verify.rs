@@ -127,7 +127,7 @@ fn index_text(index: IndexFile) -> &'static str {
         IndexFile::Agrees => "agrees with the log",
         IndexFile::Differs => "differs from the log; remove it while no agent runs",
         IndexFile::NotUsed => "none that fits; opening reads the whole log",
-        _ => "not compared, as the log has a fault",
+        _ => "not compared: the log has a fault, or was written meanwhile",
     }
 }
 

@@ -234,8 +234,10 @@ impl Runner {
     fn record(&self, done: &Result<CompactionReport>) {
         let mut history = self.history();
         match done {
-            Ok(_) => {
+            Ok(report) => {
                 history.stats.completed += 1;
+                history.stats.left_out.extend_from_slice(&report.left_out);
+                history.stats.damaged = report.damaged.clone().or(history.stats.damaged.take());
                 history.stats.last_error = None;
                 history.backoff = None;
             }
