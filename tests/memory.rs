@@ -194,6 +194,40 @@ fn opening_many_small_jobs_takes_300_bytes_for_each_and_twice_the_file() {
     }
 }
 
+/// With run ids as long and as random as UUIDs, by an index file of many runs, of one run, and without one.
+#[test]
+fn a_hundred_thousand_jobs_hold_10_mib_and_24_while_they_are_opened() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("state.db");
+    let store = open(&path).unwrap();
+    let run_id = |i: u64| {
+        let random = (i + 1).wrapping_mul(0x9E37_79B9_7F4A_7C15);
+        format!("{:08x}-f00a-41db-aff5-{i:012x}", random >> 32)
+    };
+    for thousand in 0..100 {
+        let jobs =
+            (0..1000).fold(Batch::new(), |batch, i| batch.enqueue_job(&run_id(1000 * thousand + i), &[7; 100]));
+        store.write(jobs).unwrap();
+    }
+    store.close().unwrap();
+    for is_compacted in [false, true] {
+        if is_compacted {
+            let store = open(&path).unwrap();
+            store.compact().unwrap();
+            store.close().unwrap();
+        }
+        for (by_index, open) in [(true, open as fn(&Path) -> Result<Store>), (false, open_by_replay)] {
+            let before = HELD.get();
+            let (peak, store) = peak_of(|| open(&path).unwrap());
+            let held = (HELD.get() - before).cast_unsigned();
+            let what =
+                format!("{held} bytes, {peak} at the peak, compacted: {is_compacted}, by index: {by_index}");
+            assert!(held <= 10 * MIB && peak <= 24 * MIB, "{what}");
+            assert_eq!((store.recovery().opening.by_index, store.queue_depth()), (by_index, 100_000), "{what}");
+        }
+    }
+}
+
 /// Operations that later ones replace are not kept in memory until the end of the log.
 #[test]
 fn opening_a_short_log_of_many_void_operations_holds_few_of_them() {

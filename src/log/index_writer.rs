@@ -46,8 +46,7 @@ impl<'a> RunWriter<'a> {
         let is_same = file.id() == runs.file && file.len()? == runs.len && file.names()? == 1;
         let from = runs.ends.last().filter(|_| is_same);
         let from = *from.ok_or(ErrorKind::NotFound)?;
-        let (run, at) = (runs.ends.len() as u64, runs.len);
-        RunWriter::begin(storage, log, file, at, run, &from, to, Some(runs))
+        RunWriter::begin(storage, log, file, &from, to, Some(runs))
     }
 
     /// Begins a new file.
@@ -65,25 +64,23 @@ impl<'a> RunWriter<'a> {
             storage.remove_file(&name, left_over)?;
         }
         let file = storage.open(&name, Access::CreateNew)?;
-        RunWriter::begin(storage, log, file, 0, 0, first, to, None)
+        RunWriter::begin(storage, log, file, first, to, None)
     }
 
-    #[allow(clippy::too_many_arguments, reason = "the fields of a new value")]
     fn begin(
         storage: &'a dyn Storage,
         log: &'a LogFile,
         file: Box<dyn File>,
-        at: u64,
-        run: u64,
         from: &LogPosition,
         to: &LogPosition,
         before: Option<Runs>,
     ) -> io::Result<Self> {
+        let (at, number) = before.as_ref().map_or((0, 0), |runs| (runs.len, runs.ends.len() as u64));
         let header = file::encode_header(&log.id);
         let mut random = [0; 32];
         let salted = storage.fill_random(&mut random);
         let salt = log.nonces.run_salt(&random, storage.clock_ns(), &from.chain, &to.chain);
-        let encoder = RunEncoder::new(log.prk.run_sealer(&salt), &header, run);
+        let encoder = RunEncoder::new(log.prk.run_sealer(&salt), &header, number);
         let is_new = before.is_none();
         let mut run = RunWriter { storage, log, file, at, encoder, before, is_finished: false };
         salted?;

@@ -14,12 +14,13 @@
 //!   beginning leads to the same state; but it must reach the frame at which the copy ended.
 //!
 //! A run is written only after a sync has covered its frames, else it could say more than the log. If a run cannot
-//! be written, the file is removed: it only saves time. On a full disk it is removed before anything else, and
-//! written again after the next compaction or open.
+//! be written, the file is removed, and there is none until the next compaction or open: it only saves time. On a
+//! full disk it is removed before anything else.
 //!
 //! Implements *Appendix: the index file* of FORMAT.md. `log/index_writer.rs` writes the bytes.
 
 use std::collections::BTreeMap;
+use std::io::ErrorKind;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread::{self, JoinHandle};
@@ -38,7 +39,7 @@ use crate::log::index_file::{self, Runs};
 use crate::log::index_writer::RunWriter;
 use crate::log::scan::{Concurrency, Scanned, Scanner};
 use crate::settings::IndexPolicy;
-use crate::storage::{self, paths};
+use crate::storage::paths;
 use crate::{Error, Result, events};
 
 /// What the threads of a store share about the index file.
@@ -82,7 +83,7 @@ impl IndexState {
         self.due_at.store(end.saturating_add(self.policy.run_len), Ordering::Relaxed);
     }
 
-    /// Writes no more runs to this log: the disk is full.
+    /// Writes no more runs of this log: the disk is full, or another file is in the way.
     pub(crate) fn stop(&self) {
         self.is_due.store(false, Ordering::Relaxed);
         self.due_at.store(u64::MAX, Ordering::Relaxed);
@@ -170,7 +171,8 @@ fn write_run(shared: &Shared, worth_len: u64) -> bool {
         Err(Error::Replaced { .. }) => {}
         Err(error) => {
             index_file::remove(&*shared.storage, &shared.path);
-            if matches!(&error, Error::Io { source, .. } if storage::is_full(source)) {
+            let was_removed = matches!(&error, Error::Io { source, .. } if source.kind() == ErrorKind::NotFound);
+            if !was_removed {
                 shared.index.stop();
             }
             drop(known);

@@ -3,7 +3,7 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
-use std::{fmt, fs};
+use std::{fmt, fs, thread};
 
 use backupy_state::testing::{index_every, options_on, policy};
 use backupy_state::{
@@ -12,7 +12,8 @@ use backupy_state::{
 };
 
 use crate::common::{
-    Action, Hooked, Hooks, Image, Place, Random, Shown, State, depth, key, listing, names, say_skipped,
+    Action, Hooked, Hooks, Image, Place, Random, Shown, State, depth, disk_and_memory, key, listing, names,
+    say_skipped,
 };
 
 /// Options with which even a short log has an index file of several runs.
@@ -302,7 +303,7 @@ fn an_anchor_of_each_frame_holds_and_one_of_a_fork_does_not() {
     let mut refused = 0;
     for (i, frame) in main.log.frames().into_iter().enumerate().take(20).skip(4) {
         let mut spliced = main.clone();
-        spliced.log.splice(frame.clone(), &fork.log.bytes[frame.clone()].to_vec());
+        spliced.log.splice(frame.clone(), &fork.log.bytes[frame.clone()]);
         // The first frame of the fork is chained to the same one.
         let fault = if i == 4 { frame.end } else { frame.start };
         let is_refused = |opened: Result<(), Error>| match opened {
@@ -316,11 +317,14 @@ fn an_anchor_of_each_frame_holds_and_one_of_a_fork_does_not() {
     assert!(refused > 4, "{refused}");
 }
 
+/// Puts something at a path.
+type Plan<'a> = dyn Fn(&Path) + 'a;
+
 #[test]
 fn what_is_no_index_file_is_never_touched() {
     let (place, beside) = (Place::new(), Place::new());
     for name in ["state.db.index", "state.db.index.new"] {
-        let plans: [(&str, &dyn Fn(&Path)); 6] = [
+        let plans: [(&str, &Plan); 6] = [
             ("a text", &|at| fs::write(at, "notes of the operator").unwrap()),
             ("a disk", &|at| fs::write(at, [&[0; 512][..], b"partition 1"].concat()).unwrap()),
             ("a folder", &|at| fs::create_dir(at).unwrap()),
@@ -735,5 +739,44 @@ fn a_run_does_not_fit_a_fork_that_has_its_last_frame_inside_a_value() {
         assert!(!store.recovery().opening.by_index && !snapshot.stats().opening.by_index);
         assert_eq!((store.queue_depth(), snapshot.queue_depth()), (14, 14));
         assert_eq!(store.job("job-1").unwrap().unwrap().payload, [1; 100]);
+    }
+}
+
+/// With the real thread. The files are copied while writers are at work, as a kill would leave them.
+#[test]
+fn runs_that_a_thread_writes_while_eight_others_use_the_store_agree_with_the_log() {
+    for folder in disk_and_memory() {
+        let path = folder.path().join("state.db");
+        let store = OpenOptions::new().open(&path, &key()).unwrap();
+        let is_memory = folder.path().starts_with("/dev/shm");
+        let (rounds, per_round) = if is_memory { (6, 150) } else { (3, 25) };
+        let mut used = 0;
+        for round in 0..rounds {
+            thread::scope(|scope| {
+                for writer in 0..8 {
+                    let store = &store;
+                    scope.spawn(move || {
+                        for i in 0..per_round {
+                            let id = |i: usize| format!("{round}-{writer}-{i}");
+                            store.enqueue_job(&id(i), &[i as u8; 2000]).unwrap();
+                            store.buffer_log(i as i64, b"event").unwrap();
+                            if i % 3 == 2 {
+                                store.ack_job(&id(i - 1)).unwrap();
+                                store.drain_logs(1).unwrap();
+                            }
+                        }
+                    });
+                }
+            });
+            // The index file first: the log has at least what it knows.
+            let index = fs::read(index_of(&path)).ok();
+            let pair = Pair { log: Image::read(&path), index };
+            used += usize::from(agree(&pair, &format!("round {round}")).0);
+        }
+        assert!(!is_memory || used >= 2, "{used}");
+        let jobs = store.queue_depth();
+        store.close().unwrap();
+        let store = OpenOptions::new().open(&path, &key()).unwrap();
+        assert_eq!((store.recovery().opening.by_index, store.queue_depth()), (true, jobs));
     }
 }

@@ -1,5 +1,6 @@
 //! A full disk: what removes something works, what adds something is refused, and nothing else changes.
 
+use std::path::Path;
 use std::sync::Arc;
 
 use backupy_state::testing::{log_rate, options_on, verify_on};
@@ -83,6 +84,45 @@ fn full_disk_lets_acks_work_while_a_count_of_drops_is_not_written_yet() {
     assert_eq!((store.queue_depth(), store.stats().logs_dropped), (usize::from(jobs) - 1, 3));
     store.close().unwrap();
     assert_eq!(dropped().stats().logs_dropped, 3);
+}
+
+/// The index file takes no space from a call: it is removed before one is refused.
+#[test]
+fn full_disk_takes_the_index_file_first() {
+    let has_index = |sim: &Sim| sim.live().contains_key(Path::new("/sim/state.db.index"));
+    let fill = |mode| {
+        let sim = Sim::new(23);
+        sim.set_capacity(400 << 10);
+        let mut agent = Agent::new(sim.clone(), mode);
+        agent.start().unwrap();
+        let mut jobs = 0;
+        let mut had_index = false;
+        while agent.make(Call::Enqueue { job: jobs, len: 2000 }).is_ok() {
+            jobs += 1;
+            had_index |= has_index(&sim);
+        }
+        assert_eq!(had_index, mode == Mode::Indexed);
+        assert!(!has_index(&sim));
+        (agent, sim, jobs)
+    };
+    let (_, _, jobs_without) = fill(Mode::Sync);
+    let (mut agent, sim, jobs) = fill(Mode::Indexed);
+    assert_eq!(jobs, jobs_without);
+    // It is not written again while the disk is full.
+    for job in 0..jobs {
+        agent.make(Call::Ack { job }).unwrap();
+        assert!(!has_index(&sim));
+    }
+    survives(&sim.world(), agent.oracle.allowed());
+    // A compaction frees the space.
+    agent.make(Call::Compact).unwrap();
+    for job in 0..8 {
+        agent.make(Call::Enqueue { job, len: 2000 }).unwrap();
+    }
+    assert!(has_index(&sim));
+    agent.make(Call::Reopen).unwrap();
+    assert!(agent.store().recovery().opening.by_index);
+    survives(&sim.world(), agent.oracle.allowed());
 }
 
 /// The next session has no room for a quarantined tail or a reserve, and still opens.

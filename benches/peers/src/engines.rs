@@ -11,7 +11,7 @@ mod redb;
 mod sqlite;
 mod store;
 
-pub(crate) use store::open as open_store;
+pub(crate) use store::{open as open_store, open_snapshot};
 
 /// Opens an engine in a folder and creates it if it is missing.
 pub(crate) fn open(name: &str, folder: &Path, mode: Mode) -> Box<dyn Engine> {

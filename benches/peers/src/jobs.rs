@@ -5,6 +5,9 @@ use crate::engines;
 
 pub(crate) const PAYLOAD: [u8; 512] = [7; 512];
 
+/// A log is synced so often while it is filled: what it does after a durable call is done as if all were durable.
+const JOBS_PER_SYNC: usize = 500;
+
 /// How many jobs are live during churn.
 pub(crate) const LIVE: usize = 100;
 
@@ -18,11 +21,16 @@ pub(crate) fn jobs(numbers: std::ops::Range<usize>, payload: &[u8]) -> Vec<Job> 
     numbers.map(|i| (run_id(i), payload.to_vec())).collect()
 }
 
-/// Logs are filled job by job, as an agent would: their layout depends on how they were written. The layout of a
-/// tree does not, so trees are filled a hundred jobs at a time.
+/// Logs are filled job by job, as an agent would, with a sync now and then: their layout depends on how they were
+/// written. The layout of a tree does not, so trees are filled a hundred jobs at a time.
 pub(crate) fn fill(engine: &dyn Engine, name: &str, count: usize, payload: &[u8]) {
     if engines::is_log(name) {
-        (0..count).for_each(|i| engine.enqueue(&run_id(i), payload));
+        for i in 0..count {
+            engine.enqueue(&run_id(i), payload);
+            if i % JOBS_PER_SYNC == 0 {
+                engine.sync();
+            }
+        }
         return;
     }
     let step = 100.max(count / 100);
@@ -42,6 +50,9 @@ pub(crate) fn churn_buffered(engine: &dyn Engine, name: &str, pairs: usize) {
         } else {
             engine.enqueue_all(&jobs(first + LIVE..first + LIVE + step, &PAYLOAD));
             engine.ack_all(&(first..first + step).map(run_id).collect::<Vec<_>>());
+        }
+        if first % JOBS_PER_SYNC == 0 && step == 1 {
+            engine.sync();
         }
         if first % 1000 == 0 {
             engine.tidy();

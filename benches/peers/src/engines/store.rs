@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use backupy_state::{AgentKey, Batch, Durability, LogAdmission, OpenOptions, Store};
+use backupy_state::{AgentKey, Batch, Durability, LogAdmission, OpenOptions, Snapshot, Store};
 
 use crate::engine::{Engine, Job, Mode};
 
@@ -11,8 +11,15 @@ pub(crate) fn open(folder: &Path, mode: Mode) -> Store {
         Mode::Durable => Durability::Sync,
         Mode::Buffered | Mode::Bulk => Durability::Buffered,
     };
-    let key = AgentKey::new("bkpy_0123456789abcdef0123456789abcdef").unwrap();
-    OpenOptions::new().durability(durability).open(folder.join("state.db"), &key).unwrap()
+    OpenOptions::new().durability(durability).open(folder.join("state.db"), &key()).unwrap()
+}
+
+pub(crate) fn open_snapshot(folder: &Path) -> Snapshot {
+    Snapshot::open(folder.join("state.db"), &key()).unwrap()
+}
+
+fn key() -> AgentKey {
+    AgentKey::new("bkpy_0123456789abcdef0123456789abcdef").unwrap()
 }
 
 impl Engine for Store {

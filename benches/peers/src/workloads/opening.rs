@@ -50,8 +50,8 @@ pub(crate) const WORKLOADS: &[Workload] = &[
     Workload {
         name: "open-killed",
         title: "open after a kill, 100,000 live jobs",
-        baseline: "",
-        engines: &[STORE, "raft-engine", "fjall", "LMDB", "redb", "SQLite", BBOLT],
+        baseline: REPLAY,
+        engines: ENGINES,
         repeats: 1,
         measure: |name, folder| open(name, folder, "killed-100000", 100_000),
     },
@@ -63,7 +63,44 @@ pub(crate) const WORKLOADS: &[Workload] = &[
         repeats: 1,
         measure: |name, folder| open(name, folder, "dead-100000", LIVE),
     },
+    Workload {
+        name: "open-dead-killed",
+        title: "open after a kill, 100 live after 100,000 dead",
+        baseline: "",
+        engines: &[STORE, "raft-engine", "fjall", "LMDB", "redb", "SQLite", BBOLT],
+        repeats: 1,
+        measure: |name, folder| open(name, folder, "dead_killed-100000", LIVE),
+    },
+    Workload {
+        name: "snapshot-1k",
+        title: "snapshot, 1,000 live jobs",
+        baseline: REPLAY,
+        engines: &[STORE, RING, BASELINE],
+        repeats: 5,
+        measure: |name, folder| snapshot(name, folder, "live-1000", 1_000),
+    },
+    Workload {
+        name: "snapshot-100k",
+        title: "snapshot, 100,000 live jobs",
+        baseline: REPLAY,
+        engines: &[STORE, RING, BASELINE],
+        repeats: 1,
+        measure: |name, folder| snapshot(name, folder, "live-100000", 100_000),
+    },
 ];
+
+/// As a health check or another command opens it.
+fn snapshot(name: &str, folder: &Path, what: &str, count: usize) -> Figure {
+    prepare_in_child(what, name, folder);
+    if name == BASELINE {
+        return replay(folder);
+    }
+    let begun = Instant::now();
+    let snapshot = engines::open_snapshot(folder);
+    let took = begun.elapsed();
+    assert_eq!(snapshot.queue_depth(), count);
+    Figure::seconds(took)
+}
 
 fn open(name: &str, folder: &Path, what: &str, count: usize) -> Figure {
     prepare_in_child(what, name, folder);
