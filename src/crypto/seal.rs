@@ -376,6 +376,35 @@ mod tests {
     }
 
     #[test]
+    fn the_salt_of_a_run_depends_on_the_random_bytes_the_clock_and_both_ends() {
+        let nonces = prk("key", &ID).nonce_key(&ID);
+        let salt = nonces.run_salt(&[1; 32], 2, &[3; 16], &[4; 16]);
+        let others = [
+            nonces.run_salt(&[0; 32], 2, &[3; 16], &[4; 16]),
+            nonces.run_salt(&[1; 32], 0, &[3; 16], &[4; 16]),
+            nonces.run_salt(&[1; 32], 2, &[0; 16], &[4; 16]),
+            nonces.run_salt(&[1; 32], 2, &[3; 16], &[0; 16]),
+            prk("kez", &ID).nonce_key(&ID).run_salt(&[1; 32], 2, &[3; 16], &[4; 16]),
+        ];
+        assert!(others.iter().all(|other| *other != salt));
+    }
+
+    #[test]
+    fn a_part_of_a_run_opens_only_in_its_own_place() {
+        let sealer = |salt| prk("key", &ID).run_sealer(&[salt; 32]);
+        let mut sealed = *b"part";
+        let tag = sealer(1).seal_part(1, 7, b"aad", &mut sealed);
+        let open = |salt, kind, number, aad: &[u8]| {
+            let mut text = sealed;
+            sealer(salt).open_part(kind, number, aad, &mut text, &tag).map(|()| text)
+        };
+        assert_eq!(open(1, 1, 7, b"aad"), Ok(*b"part"));
+        for other in [open(2, 1, 7, b"aad"), open(1, 2, 7, b"aad"), open(1, 1, 8, b"aad"), open(1, 1, 7, b"add")] {
+            assert_eq!(other, Err(Unauthentic));
+        }
+    }
+
+    #[test]
     fn authenticators_are_equal_only_if_every_bit_is() {
         assert!(equal_in_constant_time(&[6; 32], &[6; 32]));
         for bit in 0..256 {

@@ -289,3 +289,104 @@ fn parse_location(bytes: &[u8; LOCATION_LEN]) -> Option<Location> {
     };
     (location.seq() <= SEQ_MAX).then_some(location)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::AgentKey;
+    use crate::crypto::seal::Prk;
+
+    const ID: GenerationId = GenerationId { generation: 3, store_id: [2; 16], salt: [3; 32] };
+
+    fn sealer() -> RunSealer {
+        Prk::extract(&ID.salt, &AgentKey::new("key").unwrap()).run_sealer(&[9; 32])
+    }
+
+    fn location(number: u32) -> Location {
+        let seq = NonZeroU32::new(number + 1).unwrap();
+        Location { value_offset: 8192 + u64::from(number), seq, i: number, len: 2 * number, nonce: [7; NONCE_LEN] }
+    }
+
+    fn end() -> RunEnd {
+        let position = |seq| LogPosition { end: 8192 + 64 * seq, seq, chain: [5; TAG_LEN] };
+        let [from, to, before_until, until] = [0, 2, 3, 4].map(position);
+        RunEnd { from, to, before_until, until, values: 6, next_ordinal: 7 }
+    }
+
+    type Entry = (Bucket, Vec<u8>, Option<Location>);
+
+    fn encode(run: u64, entries: &[Entry]) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        let mut write = |part: &[u8]| {
+            bytes.extend_from_slice(part);
+            Ok(())
+        };
+        let mut encoder = RunEncoder::new(sealer(), &encode_header(&ID), run);
+        for (bucket, key, location) in entries {
+            encoder.add(*bucket, key, location.as_ref(), &mut write).unwrap();
+        }
+        encoder.end(&end(), &mut write).unwrap();
+        bytes
+    }
+
+    fn decode(run: u64, mut bytes: &[u8]) -> Option<(Vec<Entry>, RunEnd)> {
+        let mut opener = RunOpener::new(sealer(), &encode_header(&ID), run);
+        let mut entries = Vec::new();
+        loop {
+            let (head, rest) = bytes.split_first_chunk::<PART_HEAD_LEN>()?;
+            let head = parse_part_head(head)?;
+            let (sealed, rest) = rest.split_at_checked(head.len + TAG_LEN)?;
+            let mut sealed = sealed.to_vec();
+            if let Part::End(end) = opener.open(head, &mut sealed).ok()? {
+                return rest.is_empty().then_some((entries, end));
+            }
+            let take = |bucket, key: Key, location| entries.push((bucket, key.to_vec(), location));
+            parse_entries(&sealed[..head.len], take)?;
+            bytes = rest;
+        }
+    }
+
+    #[test]
+    fn a_run_of_any_length_reads_back_as_it_was_encoded_and_in_its_own_place_only() {
+        for count in [0, 1, 2, 3000] {
+            let entry = |number: u32| {
+                let key = format!("run-{number:05}{}", "x".repeat(number as usize % 900)).into_bytes();
+                (Bucket::Queue, key, (!number.is_multiple_of(3)).then(|| location(number)))
+            };
+            let mut entries: Vec<Entry> = (0..count).map(entry).collect();
+            entries.insert(0, (Bucket::Config, b"current".to_vec(), Some(location(1))));
+            let bytes = encode(4, &entries);
+            assert_eq!(decode(4, &bytes), Some((entries, end())));
+            assert_eq!(decode(5, &bytes), None);
+            assert_eq!(decode(4, &bytes[..bytes.len() - 1]), None);
+        }
+    }
+
+    #[test]
+    fn entries_that_no_writer_writes_are_refused() {
+        let put = |key: &[u8]| {
+            let mut text = vec![PUT, 2, 0, 0, u8::try_from(key.len()).unwrap(), 0];
+            text.extend_from_slice(key);
+            text.extend_from_slice(&[0; 8]);
+            text.extend_from_slice(&[1, 0, 0, 0]);
+            text.extend_from_slice(&[0; 20]);
+            text
+        };
+        let parse = |text: &[u8]| parse_entries(text, |_, _, _| {});
+        let whole = put(b"run");
+        assert_eq!(parse(&whole), Some(()));
+        assert_eq!(parse(&[whole.clone(), vec![DELETE, 2, 3, 0, 1, 0, b's']].concat()), Some(()));
+        for len in 1..whole.len() {
+            assert_eq!(parse(&whole[..len]), None, "cut to {len}");
+        }
+        // The kind, the bucket, a prefix of no key, and the number of no frame.
+        for (at, value) in [(0, 3), (1, 6), (2, 1), (6 + 3 + 8, 0), (6 + 3 + 11, 0x80)] {
+            let mut text = whole.clone();
+            text[at] = value;
+            assert_eq!(parse(&text), None, "{value} at {at}");
+        }
+        assert_eq!(parse(&put(b"")), None);
+        assert_eq!(parse(&put(&[0xFF])), None);
+        assert_eq!(parse(&[DELETE, 4, 0, 0, 1, 0, b'k']), None);
+    }
+}

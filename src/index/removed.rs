@@ -48,3 +48,27 @@ impl Removed {
 
 /// 3 MiB of keys. A run is due more often, unless no call is durable.
 const REMOVED_MAX: usize = 1 << 16;
+
+#[cfg(test)]
+mod tests {
+    use std::num::NonZeroU32;
+
+    use super::*;
+
+    #[test]
+    fn too_many_removals_are_forgotten_and_that_is_known() {
+        let old = |seq| {
+            let seq = NonZeroU32::new(seq).unwrap();
+            Location { value_offset: 8192, seq, i: 0, len: 0, nonce: [0; 12] }
+        };
+        let mut removed = Removed::since(5);
+        for _ in 0..REMOVED_MAX {
+            removed.note(Bucket::Queue, b"run", &old(5));
+            // No earlier run has it.
+            removed.note(Bucket::Queue, b"later", &old(6));
+        }
+        assert_eq!(removed.keys.len(), REMOVED_MAX);
+        removed.note(Bucket::Queue, b"run", &old(1));
+        assert!(removed.into_keys().is_none());
+    }
+}

@@ -780,3 +780,323 @@ fn runs_that_a_thread_writes_while_eight_others_use_the_store_agree_with_the_log
         assert_eq!((store.recovery().opening.by_index, store.queue_depth()), (true, jobs));
     }
 }
+
+/// Makes the store write a run of its index file after each call.
+fn indexed_each() -> OpenOptions {
+    let mut options = OpenOptions::new();
+    index_every(&mut options, 1).compaction(policy(|policy| policy.automatic = false));
+    options
+}
+
+/// Two forks differ in the last frame of a run, and in no frame before it.
+#[test]
+fn a_run_does_not_fit_a_fork_that_begins_with_its_last_frame() {
+    let (place, fork) = (Place::new(), Place::new());
+    let store = indexed_each().open(place.path(), &key()).unwrap();
+    store.enqueue_job("job", b"first").unwrap();
+    // As if the machine had been copied while it ran.
+    Pair::read(&place.path()).write(&fork.path());
+    store.enqueue_job("job", b"of the main log").unwrap();
+    let main = Pair::read(&place.path());
+    let store = indexed_each().open(fork.path(), &key()).unwrap();
+    store.enqueue_job("job", b"of the fork ...").unwrap();
+    let forked = Pair::read(&fork.path());
+    for (log, index) in [(&main, &forked), (&forked, &main)] {
+        assert!(agree(&log.with(index.index.as_ref().unwrap()), "of a fork").0);
+    }
+}
+
+#[test]
+fn a_key_that_was_replaced_and_deleted_since_the_last_run_is_gone() {
+    let place = Place::new();
+    let store = indexed().open(place.path(), &key()).unwrap();
+    for number in 0..4 {
+        store.enqueue_job(&format!("job-{number}"), &[number; 300]).unwrap();
+    }
+    store.write(Batch::new().enqueue_job("job-0", &[9; 600]).ack_job("job-0")).unwrap();
+    let (used, state) = agree(&Pair::read(&place.path()), "replaced and deleted");
+    assert!(used && state.job("job-0").is_none());
+}
+
+/// What is removed after an index file was written in use is removed by the next run too.
+#[test]
+fn a_key_that_was_put_while_the_file_was_written_can_be_removed_later() {
+    let place = Place::new();
+    let hooks = Meanwhile::default();
+    let mut options = options_on(Arc::new(Hooked { hooks: hooks.clone(), ..Hooked::default() }));
+    index_every(&mut options, 700).compaction(policy(|policy| policy.automatic = false));
+    let store = Arc::new(options.open(place.path(), &key()).unwrap());
+    *hooks.store.lock().unwrap() = Some(Arc::clone(&store));
+    for number in 0..4 {
+        store.enqueue_job(&format!("job-{number}"), &[number; 100]).unwrap();
+    }
+    assert!(hooks.seqs.lock().unwrap().is_some());
+    for number in 0..3 {
+        assert!(store.ack_job(&format!("meanwhile-{number}")).unwrap());
+        store.enqueue_job(&format!("later-{number}"), &[number; 700]).unwrap();
+        assert!(agree(&Pair::read(&place.path()), "continued").0);
+    }
+}
+
+/// Puts a key while an index file is written, and removes it once it has been copied.
+#[derive(Clone, Default)]
+struct PutAndRemoved {
+    store: Arc<Mutex<Option<Arc<Store>>>>,
+    steps: Arc<Mutex<u32>>,
+}
+
+impl fmt::Debug for PutAndRemoved {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("PutAndRemoved")
+    }
+}
+
+impl PutAndRemoved {
+    fn step(&self, step: u32, make: impl FnOnce(&Store)) {
+        if let Some(store) = &*self.store.lock().unwrap() {
+            let mut steps = self.steps.lock().unwrap();
+            if *steps == step {
+                *steps += 1;
+                drop(steps);
+                make(store);
+            }
+        }
+    }
+}
+
+impl Hooks for PutAndRemoved {
+    fn open(&self, path: &Path) -> std::io::Result<bool> {
+        Ok(path.to_string_lossy().ends_with(".index.new"))
+    }
+
+    fn opened(&self, path: &Path) {
+        if path.to_string_lossy().ends_with(".index.new") {
+            self.step(0, |store| {
+                assert_eq!(store.enqueue_job("0", b"meanwhile").unwrap(), backupy_state::Enqueued::Added);
+            });
+        }
+    }
+
+    fn write<'a>(&self, bytes: &'a [u8], _: u64) -> std::borrow::Cow<'a, [u8]> {
+        if bytes.len() > 100_000 {
+            self.step(1, |store| assert!(store.ack_job("0").unwrap()));
+        }
+        bytes.into()
+    }
+}
+
+#[test]
+fn a_key_that_was_put_copied_and_removed_while_the_file_was_written_is_gone() {
+    let place = Place::new();
+    let hooks = PutAndRemoved::default();
+    let mut options = options_on(Arc::new(Hooked { hooks: hooks.clone(), ..Hooked::default() }));
+    index_every(&mut options, 200_000).compaction(policy(|policy| policy.automatic = false));
+    let store = Arc::new(options.open(place.path(), &key()).unwrap());
+    *hooks.store.lock().unwrap() = Some(Arc::clone(&store));
+    // More than a part of a run, and more keys than are copied at once.
+    let long = "x".repeat(1000);
+    let jobs = (0..600).fold(Batch::new(), |batch, i| batch.enqueue_job(&format!("{i:03}{long}"), b"job"));
+    store.write(jobs).unwrap();
+    assert_eq!(*hooks.steps.lock().unwrap(), 2);
+    assert!(agree(&Pair::read(&place.path()), "begun").0);
+    store.save_config(1, &[7; 300_000]).unwrap();
+    let (used, state) = agree(&Pair::read(&place.path()), "continued");
+    assert!(used && state.job("0").is_none());
+}
+
+/// How many syncs there were, how many before the call, and how many before the end of the run.
+type Syncs = (u32, Option<u32>, Option<u32>);
+
+/// Makes a buffered call that the sync before a run does not cover.
+#[derive(Clone, Default)]
+struct Uncovered {
+    store: Arc<Mutex<Option<Arc<Store>>>>,
+    syncs: Arc<Mutex<Syncs>>,
+    during_a_sync: bool,
+}
+
+impl fmt::Debug for Uncovered {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Uncovered")
+    }
+}
+
+impl Uncovered {
+    fn make(&self) {
+        if let Some(store) = self.store.lock().unwrap().take() {
+            store.record_heartbeat(7).unwrap();
+            let mut syncs = self.syncs.lock().unwrap();
+            syncs.1 = Some(syncs.0);
+        }
+    }
+}
+
+impl Hooks for Uncovered {
+    fn open(&self, path: &Path) -> std::io::Result<bool> {
+        Ok(path.to_string_lossy().contains(".index"))
+    }
+
+    fn opened(&self, path: &Path) {
+        if !self.during_a_sync && path.to_string_lossy().ends_with(".index.new") {
+            self.make();
+        }
+    }
+
+    fn sync(&self) {
+        self.syncs.lock().unwrap().0 += 1;
+        if self.during_a_sync {
+            self.make();
+        }
+    }
+
+    fn write<'a>(&self, bytes: &'a [u8], _: u64) -> std::borrow::Cow<'a, [u8]> {
+        // The end of a run.
+        if bytes.get(4..8) == Some(&[2, 0, 0, 0]) {
+            let mut syncs = self.syncs.lock().unwrap();
+            if syncs.1.is_some() && syncs.2.is_none() {
+                syncs.2 = Some(syncs.0);
+            }
+        }
+        bytes.into()
+    }
+}
+
+#[test]
+fn a_run_ends_only_after_a_sync_has_covered_its_frames() {
+    for during_a_sync in [false, true] {
+        let place = Place::new();
+        let hooks = Uncovered { during_a_sync, ..Uncovered::default() };
+        let disk = Hooked { hooks: hooks.clone(), disk: Arc::new(backupy_state::testing::Disk) };
+        let mut options = options_on(Arc::new(disk));
+        index_every(&mut options, 1).heartbeat_durability(backupy_state::Durability::Buffered);
+        let store = Arc::new(options.open(place.path(), &key()).unwrap());
+        if during_a_sync {
+            // The run that is continued.
+            store.enqueue_job("first", b"job").unwrap();
+        }
+        *hooks.store.lock().unwrap() = Some(Arc::clone(&store));
+        store.enqueue_job("job", b"job").unwrap();
+        let (_, before, end) = *hooks.syncs.lock().unwrap();
+        assert!(end.unwrap() > before.unwrap(), "{before:?}, {end:?}, during a sync: {during_a_sync}");
+    }
+}
+
+/// A run with the same number, of an index file that the same log has had before.
+#[test]
+fn a_run_that_does_not_begin_where_the_one_before_it_ended_does_not_fit() {
+    let runs = |index: &[u8]| -> Vec<Vec<u8>> {
+        let starts: Vec<_> =
+            salts(index).iter().map(|salt| index.windows(32).position(|part| part == salt).unwrap()).collect();
+        let ends = starts.iter().skip(1).copied().chain([index.len()]);
+        starts.iter().zip(ends).map(|(&start, end)| index[start..end].to_vec()).collect()
+    };
+    let place = Place::new();
+    let store = indexed().open(place.path(), &key()).unwrap();
+    for number in 0..3 {
+        store.enqueue_job(&format!("job-{number}"), &[number; 500]).unwrap();
+    }
+    let old = Pair::read(&place.path()).index.unwrap();
+    drop(store);
+    fs::remove_file(index_of(&place.path())).unwrap();
+    let store = indexed().open(place.path(), &key()).unwrap();
+    for number in 3..6 {
+        store.enqueue_job(&format!("job-{number}"), &[number; 500]).unwrap();
+    }
+    let new = Pair::read(&place.path());
+    let (old_runs, new_runs) = (runs(&old), runs(new.index.as_ref().unwrap()));
+    assert!(old_runs.len() > 1 && new_runs.len() > 1);
+    let spliced = [&old[..64], &old_runs[0], &new_runs[1]].concat();
+    assert!(agree(&new.with(&spliced), "spliced").0);
+}
+
+#[test]
+fn an_index_file_with_another_header_is_not_used() {
+    let place = Place::new();
+    let (kept, _) = sessions(9, &place.path());
+    let pair = kept.last().unwrap();
+    for at in 0..64 {
+        let mut index = pair.index.clone().unwrap();
+        index[at] ^= 1;
+        assert!(!agree(&pair.with(&index), &format!("flipped at {at}")).0);
+    }
+}
+
+#[test]
+fn a_record_at_the_end_of_a_run_that_the_mark_names_is_unclean() {
+    let place = Place::new();
+    let store = indexed_each().open(place.path(), &key()).unwrap();
+    store.enqueue_job("job", b"job").unwrap();
+    let mut pair = Pair::read(&place.path());
+    let frames = pair.log.frames();
+    let last = frames.last().unwrap().clone();
+    let tag = pair.log.tag_of(last.start);
+    pair.log.put_mark(0, frames.len() as u64, last.end as u64, &tag);
+    let other = Place::new();
+    pair.write(&other.path());
+    let store = OpenOptions::new().open(other.path(), &key()).unwrap();
+    assert!(store.recovery().opening.by_index && !store.recovery().clean);
+}
+
+/// Another store takes the place of this one while its index file is written.
+#[derive(Clone, Debug, Default)]
+struct Replacing(Arc<Mutex<Option<(PathBuf, PathBuf)>>>);
+
+impl Hooks for Replacing {
+    fn opened(&self, path: &Path) {
+        let moved = self.0.lock().unwrap().take_if(|_| path.to_string_lossy().ends_with(".index.new"));
+        let Some((from, to)) = moved else { return };
+        fs::rename(&from, &to).unwrap();
+        fs::rename(index_of(&from), index_of(&to)).unwrap();
+    }
+}
+
+#[test]
+fn the_index_file_of_a_store_that_has_taken_the_place_is_left_alone() {
+    let place = Place::new();
+    let store = indexed_each().open(place.at("other.db"), &key()).unwrap();
+    store.enqueue_job("of the other", b"job").unwrap();
+    store.close().unwrap();
+    let index = fs::read(index_of(&place.at("other.db"))).unwrap();
+    let hooks = Replacing(Arc::new(Mutex::new(Some((place.at("other.db"), place.path())))));
+    let mut options = options_on(Arc::new(Hooked { hooks, ..Hooked::default() }));
+    let store = index_every(&mut options, 1).open(place.path(), &key()).unwrap();
+    store.enqueue_job("job", b"job").unwrap();
+    assert_eq!(fs::read(index_of(&place.path())).unwrap(), index);
+    drop(store);
+    assert_eq!(fs::read(index_of(&place.path())).unwrap(), index);
+    assert!(!place.at("state.db.index.new").exists());
+}
+
+#[test]
+fn the_index_file_has_the_mode_of_its_log() {
+    use std::os::unix::fs::PermissionsExt;
+    let place = Place::new();
+    indexed_each().open(place.path(), &key()).unwrap().close().unwrap();
+    for mode in [0o640, 0o644] {
+        fs::set_permissions(place.path(), fs::Permissions::from_mode(mode)).unwrap();
+        let _ = fs::remove_file(index_of(&place.path()));
+        let store = indexed_each().open(place.path(), &key()).unwrap();
+        store.enqueue_job("job", b"job").unwrap();
+        assert_eq!(fs::metadata(index_of(&place.path())).unwrap().permissions().mode() & 0o777, mode);
+        drop(store);
+    }
+}
+
+#[test]
+fn the_order_of_the_latest_enqueue_is_kept_over_compaction() {
+    let place = Place::new();
+    let mut options = OpenOptions::new();
+    let store = options.queue_order(QueueOrder::Fifo).open(place.path(), &key()).unwrap();
+    for run_id in ["c", "a", "b", "c"] {
+        store.enqueue_job(run_id, b"job").unwrap();
+    }
+    store.compact().unwrap();
+    let ids: Vec<_> = store.dequeue_jobs(usize::MAX).unwrap().into_iter().map(|job| job.run_id).collect();
+    assert_eq!(ids, ["a", "b", "c"].map(str::to_owned));
+    for run_id in ["a", "c"] {
+        store.enqueue_job(run_id, b"job").unwrap();
+    }
+    store.compact().unwrap();
+    let ids: Vec<_> = store.dequeue_jobs(usize::MAX).unwrap().into_iter().map(|job| job.run_id).collect();
+    assert_eq!(ids, ["b", "a", "c"].map(str::to_owned));
+}
