@@ -4,7 +4,7 @@ use std::ops::Range;
 use std::path::Path;
 use std::sync::OnceLock;
 
-use backupy_state::{Batch, Store};
+use backupy_state::{Batch, Result, Store};
 
 use crate::sim::Sim;
 use crate::sim::{Mode, Model, Opened, PATH, open};
@@ -45,7 +45,7 @@ fn make() -> Base {
     let sim = Sim::new(1);
     let store = open(&sim, Mode::Sync).unwrap();
     for number in 0..12 {
-        call(&store, number);
+        call(&store, number).unwrap();
     }
     let older = log_of(&sim);
     store.compact().unwrap();
@@ -58,7 +58,7 @@ fn make() -> Base {
     session(&mut states, &sim, open(&sim, Mode::Sync).unwrap(), 30..35);
     let last = open(&sim, Mode::Mixed).unwrap();
     for number in 40..48 {
-        call(&last, number);
+        call(&last, number).unwrap();
         record_state(&mut states, &sim);
     }
     let main = log_of(&sim);
@@ -71,7 +71,7 @@ fn make() -> Base {
 
 fn session(states: &mut Vec<Model>, sim: &Sim, store: Opened, calls: std::ops::Range<u64>) {
     for number in calls {
-        call(&store, number);
+        call(&store, number).unwrap();
         record_state(states, sim);
     }
     store.store.close().unwrap();
@@ -82,26 +82,27 @@ fn record_state(states: &mut Vec<Model>, sim: &Sim) {
 }
 
 /// Makes the call that `number` selects.
-fn call(store: &Store, number: u64) {
+pub fn call(store: &Store, number: u64) -> Result<()> {
     let text = format!("call {number}");
     let bytes = text.as_bytes();
     let run_id = format!("run-{}", number % 4);
     let ts_ms = number as i64 % 5 - 2;
     match number % 8 {
-        0 => store.save_config(number, bytes).unwrap(),
-        1 | 2 => drop(store.enqueue_job(&run_id, bytes).unwrap()),
-        3 => assert!(store.buffer_log(ts_ms, bytes).is_ok()),
+        0 => store.save_config(number, bytes)?,
+        1 | 2 => drop(store.enqueue_job(&run_id, bytes)?),
+        3 => drop(store.buffer_log(ts_ms, bytes)?),
         4 => {
             let batch = Batch::new().ack_job(&run_id).enqueue_job("run-9", bytes).record_heartbeat(ts_ms);
-            store.write(batch.buffer_log(ts_ms, bytes)).unwrap();
+            store.write(batch.buffer_log(ts_ms, bytes))?;
         }
-        5 => assert!(store.ack_job(&run_id).is_ok()),
-        6 => store.save_session(&text, ts_ms).unwrap(),
-        _ => drop(store.drain_logs(1).unwrap()),
+        5 => drop(store.ack_job(&run_id)?),
+        6 => store.save_session(&text, ts_ms)?,
+        _ => drop(store.drain_logs(1)?),
     }
+    Ok(())
 }
 
-fn log_of(sim: &Sim) -> Vec<u8> {
+pub fn log_of(sim: &Sim) -> Vec<u8> {
     let world = sim.world();
     let log = world.inode(world.named(Path::new(PATH)).unwrap()).live.trimmed_bytes();
     // Keeps as much of the preallocated space as the shortest frame takes.

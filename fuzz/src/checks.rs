@@ -65,22 +65,24 @@ fn check_reopen(sim: &Sim) -> Option<Model> {
 }
 
 #[derive(Debug, PartialEq, Eq)]
-enum Verdict {
+pub enum Verdict {
     Opens,
     Foreign,
     WrongKey,
     Unsupported,
     Damaged(u64),
     Tampered(u64),
+    Stale,
 }
 
-fn verdict(error: &Error) -> Verdict {
+pub fn verdict(error: &Error) -> Verdict {
     match error {
         Error::NotAStore { .. } => Verdict::Foreign,
         Error::WrongKey { .. } => Verdict::WrongKey,
         Error::UnsupportedFormat { .. } => Verdict::Unsupported,
         Error::Corrupt { offset, .. } => Verdict::Damaged(*offset),
         Error::Unauthentic { offset, .. } => Verdict::Tampered(*offset),
+        Error::Stale { .. } => Verdict::Stale,
         error => panic!("{error}"),
     }
 }
@@ -166,7 +168,7 @@ pub fn check_salvage(file: &[u8]) -> Option<Model> {
 
 const TO: &str = "/sim/salvaged.db";
 
-fn is_same(a: &Image, b: &Image) -> bool {
+pub fn is_same(a: &Image, b: &Image) -> bool {
     let bytes = |image: &Image| image.iter().map(|(path, file)| (path.clone(), file.bytes())).collect::<Vec<_>>();
     bytes(a) == bytes(b)
 }

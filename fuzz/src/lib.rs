@@ -29,6 +29,7 @@ mod checks;
 pub mod bolt;
 pub mod crash;
 pub mod frame;
+pub mod index;
 pub mod model;
 pub mod open_bytes;
 pub mod open_mutated;

@@ -11,8 +11,8 @@ const MUTATIONS_MAX: usize = 8;
 const LEN_MAX: usize = 32 << 10;
 
 /// One change. Offsets and numbers wrap around at the log's length and the number of frames.
-#[derive(Arbitrary, Debug)]
-enum Mutation {
+#[derive(Arbitrary, Clone, Copy, Debug)]
+pub enum Mutation {
     Flip {
         at: u16,
         bit: u8,
@@ -98,14 +98,14 @@ enum Mutation {
 }
 
 #[derive(Arbitrary, Clone, Copy, Debug)]
-enum Source {
+pub enum Source {
     Same,
     Fork,
     Older,
 }
 
 #[derive(Arbitrary, Clone, Copy, Debug)]
-enum Field {
+pub enum Field {
     Len,
     ManifestLen,
     Seq,
@@ -143,7 +143,7 @@ pub fn run(bytes: &[u8]) {
     }
 }
 
-fn mutate(log: &mut Vec<u8>, mutation: &Mutation, base: &Base) {
+pub fn mutate(log: &mut Vec<u8>, mutation: &Mutation, base: &Base) {
     let len = log.len();
     // Offsets start near the end of the first pages, which are mostly zeros.
     let place = |at: u16| (FIRST_FRAME_AT - 8 + usize::from(at) % (len + 8 - FIRST_FRAME_AT).max(1)).min(len);
