@@ -39,14 +39,12 @@ impl LogPosition {
         bytes
     }
 
-    /// The reverse of [`encode`](Self::encode), for bytes that were authenticated: also for a position before the
-    /// first frame.
-    pub(crate) fn parse_authentic(bytes: &[u8; POSITION_LEN]) -> Option<Self> {
-        Some(LogPosition {
-            end: u64::from_le_bytes(bytes_at(bytes, END_AT)?),
-            seq: u64::from_le_bytes(bytes_at(bytes, SEQ_AT)?),
-            chain: bytes_at(bytes, TAG_AT)?,
-        })
+    /// The reverse of [`encode`](Self::encode), also for a position before the first frame. Returns `None` if no
+    /// frame can have that number.
+    pub(crate) fn parse_any(bytes: &[u8; POSITION_LEN]) -> Option<Self> {
+        let seq = u64::from_le_bytes(bytes_at(bytes, SEQ_AT)?);
+        let end = u64::from_le_bytes(bytes_at(bytes, END_AT)?);
+        (seq <= SEQ_MAX).then_some(LogPosition { end, seq, chain: bytes_at(bytes, TAG_AT)? })
     }
 
     /// Returns `None` if no frame can be there.

@@ -236,7 +236,7 @@ impl RunOpener {
 }
 
 fn parse_end(text: &[u8]) -> Option<RunEnd> {
-    let position = |number: usize| LogPosition::parse_authentic(&bytes_at(text, number * POSITION_LEN)?);
+    let position = |number: usize| LogPosition::parse_any(&bytes_at(text, number * POSITION_LEN)?);
     Some(RunEnd {
         from: position(0)?,
         to: position(1)?,

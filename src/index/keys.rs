@@ -52,18 +52,15 @@ impl Keys {
     }
 
     /// Returns the old location of the key, if it had one.
-    pub(super) fn insert(&mut self, key: &Key, location: Location) -> Option<Location> {
-        match self.find(key) {
+    pub(super) fn insert(&mut self, key: Key, location: Location) -> Option<Location> {
+        match self.find(&key) {
             Ok(at) => {
                 let old = self.base[at].1.replace(location);
                 self.base_count += usize::from(old.is_none());
                 self.first = self.first.min(at);
                 old
             }
-            Err(_) => match self.added.get_mut(&**key) {
-                Some(found) => Some(std::mem::replace(found, location)),
-                None => self.added.insert(key.clone(), location),
-            },
+            Err(_) => self.added.insert(key, location),
         }
     }
 
@@ -84,7 +81,24 @@ impl Keys {
 
     /// The first key.
     pub(super) fn first(&self) -> Option<&Key> {
-        self.iter().next().map(|(key, _)| key)
+        // The first place of the base that may be live is.
+        let in_base = self.base.get(self.first).map(|(key, _)| key);
+        in_base.into_iter().chain(self.added.keys().next()).min()
+    }
+
+    /// Removes the first key, if it is at most `last`.
+    pub(super) fn pop_through(&mut self, last: &[u8]) -> Option<(Key, Location)> {
+        let in_base = self.base.get(self.first).map(|(key, _)| key);
+        match self.added.first_entry() {
+            Some(added) if in_base.is_none_or(|in_base| added.key() < in_base) => {
+                (**added.key() <= *last).then(|| added.remove_entry())
+            }
+            _ => {
+                let key = in_base.filter(|key| ***key <= *last)?.clone();
+                let old = self.remove(&key)?;
+                Some((key, old))
+            }
+        }
     }
 
     pub(super) fn iter(&self) -> Merged<'_> {
@@ -178,11 +192,16 @@ mod tests {
                 let changed = key((random >> 16) % (2 * base_count + 20));
                 // First mostly removals, so that the base is made smaller, and then mostly puts.
                 if random % 8 < if seq < 3000 { 2 } else { 6 } {
-                    assert_eq!(keys.insert(&changed, location(seq)), model.insert(changed, location(seq)));
+                    assert_eq!(keys.insert(changed.clone(), location(seq)), model.insert(changed, location(seq)));
                 } else if random.is_multiple_of(3) {
                     let first = keys.first().cloned();
                     assert!(first.as_ref() == model.keys().next());
-                    first.iter().for_each(|first| assert_eq!(keys.remove(first), model.remove(first)));
+                    let expected = model.pop_first();
+                    if let Some(first) = first {
+                        let before: Vec<u8> = first[..first.len() - 1].to_vec();
+                        assert!(keys.pop_through(&before).is_none());
+                        assert!(keys.pop_through(&first) == expected);
+                    }
                 } else {
                     assert_eq!(keys.remove(&changed), model.remove(&changed));
                 }

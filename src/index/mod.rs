@@ -142,7 +142,7 @@ impl Index {
             match (operation.action, location) {
                 (Action::Put { .. }, Some(location)) => {
                     self.note_ordinal(operation.bucket, operation.key);
-                    replaced += usize::from(self.put(operation.bucket, &operation.key.into(), location));
+                    replaced += usize::from(self.put(operation.bucket, operation.key.into(), location));
                 }
                 (Action::DeleteThrough, _) => self.delete_through(operation.bucket, operation.key),
                 (Action::Put { .. } | Action::Delete, _) => self.delete(operation.bucket, operation.key),
@@ -199,7 +199,7 @@ impl Index {
             for (key, location) in staged {
                 match location {
                     Some(location) => {
-                        self.put(bucket, &key, location);
+                        self.put(bucket, key, location);
                     }
                     None => self.delete(bucket, &key),
                 }
@@ -340,14 +340,14 @@ impl Index {
     }
 
     /// Returns whether it replaced a value.
-    fn put(&mut self, bucket: Bucket, key: &Key, location: Location) -> bool {
-        self.live_bytes[bucket as usize] += live_len(bucket, key, location.len);
-        let replaced = self.buckets[bucket as usize].insert(key, location);
+    fn put(&mut self, bucket: Bucket, key: Key, location: Location) -> bool {
+        self.live_bytes[bucket as usize] += live_len(bucket, &key, location.len);
+        let replaced = self.buckets[bucket as usize].insert(key.clone(), location);
         if let Some(old) = &replaced {
-            self.forget(bucket, key, old);
+            self.forget(bucket, &key, old);
         }
         if let (Bucket::Queue, Some(fifo)) = (bucket, &mut self.fifo) {
-            fifo.insert(location.order(), key.clone());
+            fifo.insert(location.order(), key);
         }
         replaced.is_some()
     }
@@ -359,8 +359,8 @@ impl Index {
     }
 
     fn delete_through(&mut self, bucket: Bucket, last: &[u8]) {
-        while let Some(first) = self.bucket(bucket).first().filter(|first| ***first <= *last).cloned() {
-            self.delete(bucket, &first);
+        while let Some((key, old)) = self.buckets[bucket as usize].pop_through(last) {
+            self.forget(bucket, &key, &old);
         }
     }
 

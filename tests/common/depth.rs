@@ -27,7 +27,7 @@ pub(crate) fn indexed_pairs_step() -> usize {
 
 /// `crash`: how many random histories with an index file are tried.
 pub(crate) fn random_indexed_histories() -> u64 {
-    choose(2, 4)
+    choose(2, 3)
 }
 
 /// `crash`: of the images of a history of `calls` calls, one in this many is also cut during its recovery.

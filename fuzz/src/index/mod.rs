@@ -212,13 +212,13 @@ fn check(files: &Files, log: &[u8], index: Option<&[u8]>, anchor: Option<u8>, st
         check_anchor(files, log, index, anchor, alone.map(|(by_index, _)| by_index.store.anchor()));
     }
     if let Some((by_index, by_replay)) = opened {
-        go_on(by_index, by_replay, index, steps);
+        check_after(steps, by_index, by_replay, index);
     }
 }
 
-/// Makes the calls on both stores, or only on the one that was opened by index, and checks what it then holds. It
-/// must hold the same when it is opened again, by the index file that it has written and without it.
-fn go_on(mut by_index: Disk, mut by_replay: Option<Disk>, index: Option<&[u8]>, steps: &[Step]) {
+/// Makes the calls on both stores, or on the one that opened by its index file alone, and checks what it then
+/// holds. It must hold the same when it is opened again, by the index file that it has written and without it.
+fn check_after(steps: &[Step], mut by_index: Disk, mut by_replay: Option<Disk>, index: Option<&[u8]>) {
     let mut snapshot = open_snapshot_on(Arc::new(by_index.sim.clone()), PATH, &key()).unwrap();
     for &step in steps {
         let made;
@@ -249,8 +249,9 @@ fn go_on(mut by_index: Disk, mut by_replay: Option<Disk>, index: Option<&[u8]>, 
     check_snapshots(&log, index.as_deref(), |opened, _| {
         assert_eq!(opened.view.contents, contents.clone().by_run_id(), "closed, and opened again");
     });
-    let (again, _) = check_stores(&log, index.as_deref(), is_the_same).unwrap();
+    let (again, again_by_replay) = check_stores(&log, index.as_deref(), is_the_same).unwrap();
     assert_eq!(again.store.contents(), contents, "closed, and opened again");
+    assert!(by_replay.is_none() || again_by_replay.is_some(), "the calls have damaged the log");
 }
 
 fn make(disk: Disk, step: Step) -> (Disk, Result<(), Verdict>) {
