@@ -24,7 +24,7 @@ use crate::crypto::secret_vec::{self, SecretVec};
 use crate::crypto::{NONCE_LEN, TAG_LEN, Unauthentic};
 use crate::format::bucket::{Bucket, RUN_ID_LEN_MAX};
 use crate::format::bytes_at;
-use crate::format::frame::SEQ_MAX;
+use crate::format::frame::{SEALINGS_MAX, SEQ_MAX};
 use crate::format::location::Location;
 use crate::format::position::{LogPosition, POSITION_LEN};
 
@@ -237,14 +237,16 @@ impl RunOpener {
 
 fn parse_end(text: &[u8]) -> Option<RunEnd> {
     let position = |number: usize| LogPosition::parse_any(&bytes_at(text, number * POSITION_LEN)?);
-    Some(RunEnd {
+    let values = u64::from_le_bytes(bytes_at(text, NUMBERS_AT)?);
+    let end = RunEnd {
         from: position(0)?,
         to: position(1)?,
         before_until: position(2)?,
         until: position(3)?,
-        values: u64::from_le_bytes(bytes_at(text, NUMBERS_AT)?),
+        values,
         next_ordinal: u64::from_le_bytes(bytes_at(text, NUMBERS_AT + 8)?),
-    })
+    };
+    (values <= SEALINGS_MAX).then_some(end)
 }
 
 /// Hands the entries of an opened part to `take`. `None` if no writer writes the text.
