@@ -49,12 +49,12 @@ impl LogPosition {
 
     /// Returns `None` if no frame can be there.
     pub(super) fn parse(bytes: &[u8; POSITION_LEN]) -> Option<Self> {
-        let seq = u64::from_le_bytes(bytes_at(bytes, SEQ_AT)?);
-        let end = u64::from_le_bytes(bytes_at(bytes, END_AT)?);
-        let is_possible = (1..=SEQ_MAX).contains(&seq)
+        let position = LogPosition::parse_any(bytes)?;
+        let LogPosition { seq, end, .. } = position;
+        let is_possible = seq > 0
             && end.is_multiple_of(ALIGNMENT as u64)
             && end >= FIRST_FRAME_AT as u64 + FRAME_LEN_MIN as u64 * seq;
-        is_possible.then_some(LogPosition { end, seq, chain: bytes_at(bytes, TAG_AT)? })
+        is_possible.then_some(position)
     }
 }
 

@@ -114,8 +114,8 @@ impl Index {
     }
 
     /// At most `n` keys of a bucket, in key order: from the first one, or from the one after `after`.
-    pub(crate) fn range(&self, bucket: Bucket, after: Option<&Key>, n: usize) -> Vec<(Key, Location)> {
-        let from = after.map_or(Bound::Unbounded, |key| Bound::Excluded(&**key));
+    pub(crate) fn range(&self, bucket: Bucket, after: Option<&[u8]>, n: usize) -> Vec<(Key, Location)> {
+        let from = after.map_or(Bound::Unbounded, Bound::Excluded);
         self.bucket(bucket).range(from).take(n).map(|(key, location)| (key.clone(), location)).collect()
     }
 
@@ -231,7 +231,7 @@ impl Index {
 
     /// The first `n` keys of a bucket, in key order.
     pub(crate) fn first(&self, bucket: Bucket, n: usize) -> Vec<(Key, Location)> {
-        self.iter(bucket).take(n).map(|(key, location)| (key.into(), location)).collect()
+        self.range(bucket, None, n)
     }
 
     /// All keys of a bucket, in key order.
@@ -261,10 +261,7 @@ impl Index {
         let queue = self.bucket(Bucket::Queue);
         let after = after.map(str::as_bytes);
         match &self.fifo {
-            None => {
-                let from = after.map_or(Bound::Unbounded, Bound::Excluded);
-                queue.range(from).take(n).map(|(key, location)| (key.clone(), location)).collect()
-            }
+            None => self.range(Bucket::Queue, after, n),
             Some(fifo) => {
                 let after = after.and_then(|key| queue.get(key));
                 let from = after.map_or(Bound::Unbounded, |location| Bound::Excluded(location.order()));

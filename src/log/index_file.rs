@@ -207,11 +207,12 @@ impl PartReader<'_> {
 
 /// Removes the index file of the log at `path`, also one that is being written. Returns whether there was one.
 pub(crate) fn remove(storage: &dyn Storage, path: &Path) -> bool {
-    let removed = [INDEX, INDEX_NEW].map(|suffix| {
-        let name = sibling(path, suffix);
-        own_id(storage, &name).is_some_and(|file| storage.remove_file(&name, file).is_ok_and(|removed| removed))
-    });
-    removed.contains(&true)
+    [INDEX, INDEX_NEW].map(|suffix| remove_at(storage, &sibling(path, suffix))).contains(&true)
+}
+
+/// Removes the file at `name` if it is an index file. Returns whether it was removed.
+pub(super) fn remove_at(storage: &dyn Storage, name: &Path) -> bool {
+    own_id(storage, name).is_some_and(|file| storage.remove_file(name, file).is_ok_and(|removed| removed))
 }
 
 /// The file at `name`, if it is an index file: it begins as one, and has no other name. An empty file is one too:

@@ -9,7 +9,7 @@
 use std::io::{self, ErrorKind};
 
 use super::file::LogFile;
-use super::index_file::{Runs, own_id};
+use super::index_file::{Runs, own_id, remove_at};
 use crate::format::bucket::Bucket;
 use crate::format::location::Location;
 use crate::format::position::LogPosition;
@@ -60,9 +60,7 @@ impl<'a> RunWriter<'a> {
         to: &LogPosition,
     ) -> io::Result<Self> {
         let name = sibling(&log.path, INDEX_NEW);
-        if let Some(left_over) = own_id(storage, &name) {
-            storage.remove_file(&name, left_over)?;
-        }
+        remove_at(storage, &name);
         let file = storage.open(&name, Access::CreateNew)?;
         RunWriter::begin(storage, log, file, first, to, None)
     }
@@ -94,9 +92,7 @@ impl<'a> RunWriter<'a> {
     }
 
     fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
-        storage::write_all_at(&*self.file, bytes, self.at)?;
-        self.at += bytes.len() as u64;
-        Ok(())
+        write_part(&*self.file, &mut self.at, bytes)
     }
 
     /// Adds a key, with the place of its value, or `None` if it was deleted. Keys are added in the order of their

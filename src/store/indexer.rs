@@ -23,8 +23,8 @@ use std::collections::BTreeMap;
 use std::io::ErrorKind;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
-use std::thread::{self, JoinHandle};
 
+use super::background::Background;
 use super::shared::{Shared, lock, superseded};
 use crate::crypto::seal::GenerationId;
 use crate::format::bucket::Bucket;
@@ -97,48 +97,36 @@ impl IndexState {
 /// Starts the threads that write runs.
 pub(crate) struct Indexer {
     shared: Arc<Shared>,
-    is_running: Arc<AtomicBool>,
-    thread: Mutex<Option<JoinHandle<()>>>,
+    thread: Background,
 }
 
 impl Indexer {
     pub(crate) fn new(shared: Arc<Shared>) -> Self {
-        Indexer { shared, is_running: Arc::default(), thread: Mutex::new(None) }
+        Indexer { shared, thread: Background::default() }
     }
 
     /// Starts a thread if a run is due and none is being written. The caller holds no lock.
     pub(crate) fn start_if_due(&self) {
-        if !self.shared.index.is_due.load(Ordering::Relaxed) || self.is_running.swap(true, Ordering::AcqRel) {
+        let IndexState { is_due, policy, .. } = &self.shared.index;
+        if !is_due.load(Ordering::Relaxed) {
             return;
         }
-        // Locked until the handle is in its place: a later thread's handle must not be replaced by it.
-        let mut slot = lock(&self.thread);
-        let (shared, is_running) = (Arc::clone(&self.shared), Arc::clone(&self.is_running));
-        let run_len = shared.index.policy.run_len;
+        let run_len = policy.run_len;
+        let shared = Arc::clone(&self.shared);
         let write = move || {
             write_run(&shared, run_len);
-            is_running.store(false, Ordering::Release);
         };
-        if !self.shared.index.policy.on_thread {
-            drop(slot);
-            return write();
-        }
-        match thread::Builder::new().name("state-index".to_owned()).spawn(write) {
-            // The previous thread is done: it clears `is_running` as its last step.
-            Ok(thread) => drop(slot.replace(thread)),
+        if !policy.on_thread {
+            self.thread.run_here(write);
+        } else if self.thread.start("state-index", || true, write).is_err() {
             // The next open takes longer.
-            Err(_) => {
-                self.shared.index.stop();
-                self.is_running.store(false, Ordering::Release);
-            }
+            self.shared.index.stop();
         }
     }
 
     /// Waits for the run that is being written.
     pub(crate) fn wait(&self) {
-        let thread = lock(&self.thread).take();
-        // A panic there would be a bug, but closing the store matters more than reporting it.
-        thread.map(JoinHandle::join);
+        self.thread.wait();
     }
 
     /// Writes the last run of a log that has been closed, if there is enough to say.

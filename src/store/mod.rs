@@ -6,6 +6,7 @@
 //! into a new log, and `indexer` keeps the index file up to date. No file here reads or writes bytes of the format
 //! itself: that is done in `log/`.
 
+mod background;
 mod batch;
 mod compaction;
 mod handle;

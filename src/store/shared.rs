@@ -157,7 +157,7 @@ impl Shared {
                     if view.header.id != *id {
                         return Err(superseded(&self.path));
                     }
-                    view.index.range(bucket, last.as_ref(), KEYS_AT_ONCE)
+                    view.index.range(bucket, last.as_deref(), KEYS_AT_ONCE)
                 };
                 keys.iter().try_for_each(|(key, location)| take(bucket, key, location))?;
                 match keys.into_iter().last() {

@@ -1,12 +1,11 @@
 //! Starts and stops compactions, and owns the thread of an automatic one.
 
 use std::path::Path;
-use std::sync::atomic::Ordering;
-use std::sync::{Arc, Mutex};
-use std::thread::{self, JoinHandle};
+use std::sync::Arc;
 
 use super::runner::Runner;
 use crate::log::writer::Release;
+use crate::store::background::Background;
 use crate::store::shared::{Shared, lock};
 use crate::{AgentKey, CompactionReport, CompactionStats, Error, Result};
 
@@ -14,12 +13,12 @@ use crate::{AgentKey, CompactionReport, CompactionStats, Error, Result};
 /// caller's.
 pub(crate) struct Compactor {
     runner: Arc<Runner>,
-    thread: Mutex<Option<JoinHandle<()>>>,
+    thread: Background,
 }
 
 impl Compactor {
     pub(crate) fn new(shared: Arc<Shared>, key: AgentKey) -> Self {
-        Compactor { runner: Arc::new(Runner::new(shared, key)), thread: Mutex::new(None) }
+        Compactor { runner: Arc::new(Runner::new(shared, key)), thread: Background::default() }
     }
 
     pub(crate) fn stats(&self) -> CompactionStats {
@@ -37,30 +36,12 @@ impl Compactor {
         if !runner.shared.compaction_is_due() {
             return;
         }
-        // Locked until the handle is in its place: a later thread's handle must not be replaced by it.
-        let mut slot = lock(&self.thread);
-        if runner.running.swap(true, Ordering::AcqRel) {
-            return;
-        }
-        if runner.is_backing_off() {
-            runner.running.store(false, Ordering::Release);
-            return;
-        }
         let for_thread = Arc::clone(runner);
-        let run = move || {
-            for_thread.run_automatic();
-            for_thread.running.store(false, Ordering::Release);
-        };
-        match thread::Builder::new().name("state-compaction".to_owned()).spawn(run) {
-            // The previous thread is done: it clears `running` as its last step.
-            Ok(thread) => drop(slot.replace(thread)),
-            Err(source) => {
-                // The event may be the caller's code.
-                drop(slot);
-                let error = Error::io("start the compaction thread of", &runner.shared.path, source);
-                runner.note(&Err(error));
-                runner.running.store(false, Ordering::Release);
-            }
+        let started =
+            self.thread.start("state-compaction", || !runner.is_backing_off(), move || for_thread.run_automatic());
+        if let Err(source) = started {
+            let error = Error::io("start the compaction thread of", &runner.shared.path, source);
+            runner.note(&Err(error));
         }
     }
 
@@ -80,12 +61,7 @@ impl Compactor {
     /// Stops a compaction that runs on its own thread, and waits for the thread to end.
     pub(crate) fn stop(&self) {
         self.runner.progress.set_stopping(true);
-        let thread = lock(&self.thread).take();
-        // An event of the compaction may close the store, on that thread.
-        if let Some(thread) = thread.filter(|thread| thread.thread().id() != thread::current().id()) {
-            // A panic there would be a bug, but closing the store matters more than reporting it.
-            let _ = thread.join();
-        }
+        self.thread.wait();
     }
 
     pub(crate) fn compact(&self) -> Result<CompactionReport> {

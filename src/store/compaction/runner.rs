@@ -1,7 +1,6 @@
 //! Runs one compaction, rekey or backup on the calling thread, and remembers how it ended.
 
 use std::path::{Path, PathBuf};
-use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
@@ -28,8 +27,6 @@ pub(super) struct Runner {
     pub(super) shared: Arc<Shared>,
     /// The agent key of the store. Locked for as long as a copy runs, so that only one runs at a time.
     pub(super) key: Mutex<AgentKey>,
-    /// Whether the thread of an automatic compaction is running.
-    pub(super) running: AtomicBool,
     pub(super) progress: Progress,
     history: Mutex<History>,
 }
@@ -48,13 +45,7 @@ struct History {
 
 impl Runner {
     pub(super) fn new(shared: Arc<Shared>, key: AgentKey) -> Self {
-        Runner {
-            shared,
-            key: Mutex::new(key),
-            running: AtomicBool::new(false),
-            progress: Progress::default(),
-            history: Mutex::default(),
-        }
+        Runner { shared, key: Mutex::new(key), progress: Progress::default(), history: Mutex::default() }
     }
 
     pub(super) fn stats(&self) -> CompactionStats {
