@@ -69,7 +69,9 @@ impl Bucket {
         match self {
             Bucket::Config => key == CONFIG_KEY,
             Bucket::Queue | Bucket::Data => {
-                (1..=RUN_ID_LEN_MAX).contains(&key.len()) && std::str::from_utf8(key).is_ok()
+                // Most keys are ASCII, and that is seen sooner.
+                let is_text = key.is_ascii() || std::str::from_utf8(key).is_ok();
+                (1..=RUN_ID_LEN_MAX).contains(&key.len()) && is_text
             }
             Bucket::Registry => [SESSION_KEY, HEARTBEAT_KEY, DROPPED_KEY].contains(&key),
             Bucket::Logs => key.len() == LOG_KEY_LEN,

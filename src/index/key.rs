@@ -28,15 +28,16 @@ impl Key {
         // Both have at least 8 bytes: a long key has more than `SHORT_LEN_MAX`.
         bytes.first_chunk().map_or(0, |head| u64::from_be_bytes(*head))
     }
+}
 
-    /// Like [`head`](Self::head), but of the bytes after the first `prefix_len`.
-    pub(super) fn head_after(&self, prefix_len: usize) -> u64 {
-        let rest = self.get(prefix_len..).unwrap_or_default();
+/// The first 8 bytes as a number that compares as they do. Fewer are extended with zeros.
+pub(super) fn head_of(bytes: &[u8]) -> u64 {
+    let head = bytes.first_chunk().copied().unwrap_or_else(|| {
         let mut head = [0; 8];
-        let len = rest.len().min(head.len());
-        head[..len].copy_from_slice(&rest[..len]);
-        u64::from_be_bytes(head)
-    }
+        head.iter_mut().zip(bytes).for_each(|(to, from)| *to = *from);
+        head
+    });
+    u64::from_be_bytes(head)
 }
 
 impl From<&[u8]> for Key {

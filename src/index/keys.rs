@@ -1,35 +1,72 @@
 //! The live keys of one bucket in key order, and where their values are.
 //!
 //! Opening finds most keys at once, and building a B-tree of them takes longer than reading them. So they stay in
-//! the sorted list in which they were found: the *base*. A key that is in the base changes there; only a new key
-//! goes into a B-tree. A removed key keeps its place in the base, without a location, until more places are free
-//! than taken.
+//! the list in which they were found, the *base*, and their order is next to it. A key that is in the base changes
+//! there; only a new key goes into a B-tree. A removed key keeps its place in the base, without a location, until
+//! more places are free than taken.
 
 use std::cmp::Ordering;
 use std::collections::{BTreeMap, btree_map};
 use std::iter::Peekable;
 use std::ops::Bound;
-use std::slice;
 
+use super::order::Order;
 use super::{Key, Staged};
 use crate::format::location::Location;
 
 #[derive(Default)]
 pub(super) struct Keys {
-    /// Sorted by key, each key once. `None` if the key was removed.
+    /// `None` instead of a location: the place is free.
     base: Vec<Staged>,
+    /// Each key of the base once, in key order.
+    order: Order,
     /// How many keys of the base are live.
     base_count: usize,
-    /// No key of the base before this one is live.
+    /// No key of the base before this one, in key order, is live.
     first: usize,
     /// The live keys that are not in the base.
     added: BTreeMap<Key, Location>,
 }
 
 impl Keys {
-    /// `base` is sorted by key, and has each key once, with a location.
-    pub(super) fn with_base(base: Vec<Staged>) -> Self {
-        Keys { base_count: base.len(), base, ..Keys::default() }
+    /// What is left of operations that were applied in this order. Each live key is shown to `see`.
+    pub(super) fn with_base(base: Vec<Staged>, see: impl FnMut(&Key, Location)) -> Self {
+        let mut keys = Keys::default();
+        keys.set_base(base, see);
+        keys
+    }
+
+    fn set_base(&mut self, mut base: Vec<Staged>, mut see: impl FnMut(&Key, Location)) {
+        let (order, replaced) = Order::of(&base);
+        for index in replaced {
+            base[index].1 = None;
+        }
+        let live = base.iter().filter_map(|(key, location)| Some((key, (*location)?)));
+        self.base_count = live.map(|(key, location)| see(key, location)).count();
+        (self.base, self.order, self.first) = (base, order, 0);
+        self.skip_free();
+        self.drop_free();
+    }
+
+    /// Makes the base smaller if most of it is free.
+    fn drop_free(&mut self) {
+        if self.base.len() > 2 * self.base_count + FREE_MAX {
+            let mut base = std::mem::take(&mut self.base);
+            base.retain(|(_, location)| location.is_some());
+            base.shrink_to_fit();
+            self.set_base(base, |_, _| ());
+        }
+    }
+
+    fn skip_free(&mut self) {
+        while self.in_order(self.first).is_some_and(|(_, location)| location.is_none()) {
+            self.first += 1;
+        }
+    }
+
+    /// What the base has at `at` in key order.
+    fn in_order(&self, at: usize) -> Option<&Staged> {
+        self.base.get(self.order.get(at)?)
     }
 
     pub(super) fn len(&self) -> usize {
@@ -42,7 +79,7 @@ impl Keys {
 
     pub(super) fn get(&self, key: &[u8]) -> Option<Location> {
         match self.find(key) {
-            Ok(at) => self.base.get(at)?.1,
+            Ok(at) => self.in_order(at)?.1,
             Err(_) => self.added.get(key).copied(),
         }
     }
@@ -55,7 +92,7 @@ impl Keys {
     pub(super) fn insert(&mut self, key: Key, location: Location) -> Option<Location> {
         match self.find(&key) {
             Ok(at) => {
-                let old = self.base[at].1.replace(location);
+                let old = self.place(at)?.replace(location);
                 self.base_count += usize::from(old.is_none());
                 self.first = self.first.min(at);
                 old
@@ -66,39 +103,25 @@ impl Keys {
 
     pub(super) fn remove(&mut self, key: &[u8]) -> Option<Location> {
         let Ok(at) = self.find(key) else { return self.added.remove(key) };
-        let old = self.base[at].1.take()?;
+        let old = self.place(at)?.take()?;
         self.base_count -= 1;
-        while self.base.get(self.first).is_some_and(|(_, location)| location.is_none()) {
-            self.first += 1;
-        }
-        if self.base.len() > 2 * self.base_count + FREE_MAX {
-            self.base.retain(|(_, location)| location.is_some());
-            self.base.shrink_to_fit();
-            self.first = 0;
-        }
+        self.skip_free();
+        self.drop_free();
         Some(old)
     }
 
     /// The first key.
     pub(super) fn first(&self) -> Option<&Key> {
         // The first place of the base that may be live is.
-        let in_base = self.base.get(self.first).map(|(key, _)| key);
+        let in_base = self.in_order(self.first).map(|(key, _)| key);
         in_base.into_iter().chain(self.added.keys().next()).min()
     }
 
     /// Removes the first key, if it is at most `last`.
     pub(super) fn pop_through(&mut self, last: &[u8]) -> Option<(Key, Location)> {
-        let in_base = self.base.get(self.first).map(|(key, _)| key);
-        match self.added.first_entry() {
-            Some(added) if in_base.is_none_or(|in_base| added.key() < in_base) => {
-                (**added.key() <= *last).then(|| added.remove_entry())
-            }
-            _ => {
-                let key = in_base.filter(|key| ***key <= *last)?.clone();
-                let old = self.remove(&key)?;
-                Some((key, old))
-            }
-        }
+        let key = self.first().filter(|first| ***first <= *last)?.clone();
+        let old = self.remove(&key)?;
+        Some((key, old))
     }
 
     pub(super) fn iter(&self) -> Merged<'_> {
@@ -112,13 +135,19 @@ impl Keys {
             Bound::Included(key) => self.find(key).unwrap_or_else(|at| at),
             Bound::Excluded(key) => self.find(key).map_or_else(|at| at, |at| at + 1),
         };
-        let base = self.base.get(at.max(self.first)..).unwrap_or_default().iter();
-        Merged { base, added: self.added.range::<[u8], _>((from, Bound::Unbounded)).peekable(), next: None }
+        let added = self.added.range::<[u8], _>((from, Bound::Unbounded)).peekable();
+        Merged { keys: self, at: at.max(self.first), added, next: None }
     }
 
-    /// Where the key is in the base, or would be.
+    /// Where the key is in the order of the base, or would be.
     fn find(&self, key: &[u8]) -> Result<usize, usize> {
-        self.base.binary_search_by(|(other, _)| other.as_ref().cmp(key))
+        self.order.find(&self.base, key)
+    }
+
+    /// The location that is at `at` in the order of the base.
+    fn place(&mut self, at: usize) -> Option<&mut Option<Location>> {
+        let (_, location) = self.base.get_mut(self.order.get(at)?)?;
+        Some(location)
     }
 }
 
@@ -130,7 +159,9 @@ impl PartialEq for Keys {
 
 /// The keys of the base and the added ones, in key order.
 pub(super) struct Merged<'a> {
-    base: slice::Iter<'a, Staged>,
+    keys: &'a Keys,
+    /// Where to look next in the order of the base.
+    at: usize,
     added: Peekable<btree_map::Range<'a, Key, Location>>,
     /// The next live key of the base, if it has been looked up.
     next: Option<(&'a Key, Location)>,
@@ -140,8 +171,11 @@ impl<'a> Iterator for Merged<'a> {
     type Item = (&'a Key, Location);
 
     fn next(&mut self) -> Option<Self::Item> {
-        if self.next.is_none() {
-            self.next = self.base.find_map(|(key, location)| Some((key, (*location)?)));
+        while self.next.is_none()
+            && let Some((key, location)) = self.keys.in_order(self.at)
+        {
+            self.at += 1;
+            self.next = location.map(|location| (key, location));
         }
         let order = match (&self.next, self.added.peek()) {
             (Some((base, _)), Some((added, _))) => base.cmp(added),
@@ -183,7 +217,9 @@ mod tests {
     fn a_base_and_what_was_added_are_like_one_map() {
         for base_count in [0, 1, 7, 1000, 3000] {
             let base = (0..base_count).map(|number| (key(2 * number), Some(location(1)))).collect();
-            let mut keys = Keys::with_base(base);
+            let mut seen = 0;
+            let mut keys = Keys::with_base(base, |_, _| seen += 1);
+            assert_eq!(seen, base_count);
             let mut model: BTreeMap<Key, Location> =
                 (0..base_count).map(|number| (key(2 * number), location(1))).collect();
             let mut random = 1_u32;

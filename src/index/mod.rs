@@ -4,9 +4,8 @@
 //! and no reader that waits for them, so it stages them instead:
 //!
 //! - [`Index::stage`] appends each put and delete to a list of its bucket, in the order of the log.
-//! - [`Index::merge_staged`] sorts each list by key, keeps the last operation on each key, and builds the bucket's
-//!   map from the sorted list. That takes a third of the time of a look-up for each operation. If the map is not
-//!   empty, it applies what it kept one by one.
+//! - [`Index::merge_staged`] makes each list the keys of its bucket, in which the last operation on each key counts
+//!   (`keys.rs`). If the bucket has keys already, it applies the operations one by one.
 //!
 //! A delete-through also covers keys that are only staged, so it first merges its bucket. When the lists have
 //! grown to half of the log's length, operations that a later one has replaced are dropped. So a long log with few
@@ -25,14 +24,14 @@ use crate::format::record::{self, Action, Operation};
 
 pub(crate) use key::Key;
 use keys::Keys;
+use order::Order;
 pub(crate) use removed::Removed;
-use sort::keep_last_of_each;
 
 pub(crate) mod file;
 mod key;
 mod keys;
+mod order;
 mod removed;
-mod sort;
 
 /// The run ids by [`Location::order`].
 type Fifo = BTreeMap<(u32, u32), Key>;
@@ -176,7 +175,7 @@ impl Index {
             if count as u64 > drop_above && count >= 2 * self.staged_kept {
                 self.staged_kept = 0;
                 for (staged, keys) in self.staged.iter_mut().zip(&self.buckets) {
-                    keep_last_of_each(staged);
+                    drop_replaced(staged);
                     // A delete of a key that is not there has no effect.
                     staged.retain(|(key, location)| location.is_some() || keys.contains(key));
                     self.staged_kept += staged.len();
@@ -191,10 +190,7 @@ impl Index {
     }
 
     fn merge_staged_bucket(&mut self, bucket: Bucket) {
-        let mut staged = std::mem::take(&mut self.staged[bucket as usize]);
-        if !staged.is_sorted_by(|(a, _), (b, _)| a < b) {
-            keep_last_of_each(&mut staged);
-        }
+        let staged = std::mem::take(&mut self.staged[bucket as usize]);
         if !self.bucket(bucket).is_empty() {
             for (key, location) in staged {
                 match location {
@@ -207,14 +203,7 @@ impl Index {
             return;
         }
         let live_bytes = &mut self.live_bytes[bucket as usize];
-        staged.retain(|(key, location)| {
-            location.is_some_and(|location| {
-                *live_bytes += live_len(bucket, key, location.len);
-                true
-            })
-        });
-        staged.shrink_to_fit();
-        let keys = Keys::with_base(staged);
+        let keys = Keys::with_base(staged, |key, location| *live_bytes += live_len(bucket, key, location.len));
         if let (Bucket::Queue, Some(fifo)) = (bucket, &mut self.fifo) {
             *fifo = keys.iter().map(|(key, location)| (location.order(), key.clone())).collect();
         }
@@ -371,6 +360,17 @@ impl Index {
             fifo.remove(&old.order());
         }
     }
+}
+
+/// Drops what a later operation on the same key replaces.
+fn drop_replaced(staged: &mut Vec<Staged>) {
+    let (_, replaced) = Order::of(staged);
+    let mut is_kept = vec![true; staged.len()];
+    for index in replaced {
+        is_kept[index] = false;
+    }
+    let mut is_kept = is_kept.into_iter();
+    staged.retain(|_| is_kept.next().unwrap_or(true));
 }
 
 /// The bytes that a put takes in a log: its operation in the manifest, and its sealed value.

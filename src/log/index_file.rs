@@ -17,7 +17,7 @@ use std::path::Path;
 
 use super::file::LogFile;
 use super::replay::Replay;
-use super::scan::{Concurrency, Scanned, Scanner};
+use super::scan::{Scanned, Scanner};
 use crate::Result;
 use crate::crypto::TAG_LEN;
 use crate::crypto::secret_vec::{self, SecretVec};
@@ -120,7 +120,7 @@ pub(crate) fn read(
 /// The kind of the frame that a run ends with; `None` if the log does not have it.
 fn frame_at(log: &LogFile, end: &RunEnd) -> Option<FrameKind> {
     // It was durable when the run was written, so no writer is in the middle of it.
-    let mut scan = Scanner::new(log, Concurrency::Exclusive, end.before_until).ok()?;
+    let mut scan = Scanner::up_to(log, end.before_until, end.until.end).ok()?;
     let Ok(Scanned::Frame(frame)) = scan.next() else { return None };
     let kind = frame.header.kind;
     (scan.tip() == end.until && end.to.seq <= end.until.seq).then_some(kind)
@@ -142,7 +142,7 @@ pub(crate) fn position_of(
     let Some(next) = ends.get(before).filter(|_| start.seq < seq) else {
         return Ok((start.seq == seq).then_some(start));
     };
-    let mut scan = Scanner::new(log, Concurrency::Exclusive, start)?;
+    let mut scan = Scanner::up_to(log, start, next.end)?;
     let mut found = None;
     while scan.tip().seq < next.seq {
         let Scanned::Frame(_) = scan.next()? else { return Ok(None) };
@@ -191,9 +191,10 @@ impl PartReader<'_> {
         };
         let head = file::parse_part_head(&self.take::<PART_HEAD_LEN>()?)?;
         let mut text = std::mem::take(&mut self.text);
-        text.clear();
-        secret_vec::reserve(&mut text, head.len + TAG_LEN);
-        text.resize(head.len + TAG_LEN, 0);
+        let len = head.len + TAG_LEN;
+        let more = len.saturating_sub(text.len());
+        secret_vec::reserve(&mut text, more);
+        text.resize(len, 0);
         self.fill(&mut text)?;
         let part = opener.open(head, &mut text).ok()?;
         match part {

@@ -37,7 +37,7 @@ use crate::log::commits::Pending;
 use crate::log::file::LogFile;
 use crate::log::index_file::{self, Runs};
 use crate::log::index_writer::RunWriter;
-use crate::log::scan::{Concurrency, Scanned, Scanner};
+use crate::log::scan::{Scanned, Scanner};
 use crate::settings::IndexPolicy;
 use crate::storage::paths;
 use crate::{Error, Result, events};
@@ -271,7 +271,7 @@ fn entries_between(
     removed: Vec<(Bucket, Key)>,
 ) -> Result<Entries> {
     let mut index = Index::new(QueueOrder::RunId);
-    let mut scan = Scanner::new(log, Concurrency::Exclusive, from)?;
+    let mut scan = Scanner::up_to(log, from, to.end)?;
     while scan.tip().seq < to.seq {
         let Scanned::Frame(frame) = scan.next()? else { break };
         let operations = frame.manifest.iter().flat_map(|manifest| manifest.operations());

@@ -312,12 +312,12 @@ fn child_without_threads() {
     assert_eq!((stats.completed, stats.failed), (0, 1), "the next try is a second later");
     assert!(stats.last_error.is_some_and(|error| error.contains("compaction thread")));
     // Long enough to be scanned by two threads.
-    for n in 0..40 {
+    for n in 0..60 {
         store.enqueue_job(&format!("run-{n}"), &[0; 100_000]).unwrap();
     }
     store.close().unwrap();
     let store = existing().open(&path, &key()).unwrap();
-    for n in 1..40 {
+    for n in 1..60 {
         store.ack_job(&format!("run-{n}")).unwrap();
     }
     store.compact().unwrap();

@@ -31,6 +31,7 @@ var workloads = map[string]func(folder string, batched bool) figure{
 	"open-100k":         func(folder string, _ bool) figure { return open(folder, "live-100000") },
 	"open-killed":       func(folder string, _ bool) figure { return open(folder, "killed-100000") },
 	"open-dead":         func(folder string, _ bool) figure { return open(folder, "dead-100000") },
+	"open-dead-again":   func(folder string, _ bool) figure { return openAgain(folder, "dead-100000") },
 	"open-dead-killed":  func(folder string, _ bool) figure { return open(folder, "dead_killed-100000") },
 	"memory":            memory,
 	"device":            deviceBytes,

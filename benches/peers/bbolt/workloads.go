@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"strconv"
 	"strings"
 	"sync"
@@ -135,6 +136,15 @@ func open(folder, what string) figure {
 	took := time.Since(begun)
 	s.close()
 	return figure{"seconds": took.Seconds()}
+}
+
+// openAgain opens an empty database first.
+func openAgain(folder, what string) figure {
+	empty, other := filepath.Join(folder, "empty"), filepath.Join(folder, "other")
+	check(os.Mkdir(empty, 0o777))
+	check(os.Mkdir(other, 0o777))
+	openState(empty).close()
+	return open(other, what)
 }
 
 func prepareInChild(what, folder string) {

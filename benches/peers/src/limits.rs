@@ -77,6 +77,7 @@ pub(crate) const LIMITS: &[Limit] = &[
     limit("open-compacted", Engine(BASELINE), AtMost(0.08)),
     limit("open-killed", Engine(BASELINE), AtMost(0.13)),
     limit("open-dead", Engine(BBOLT), AtMost(1.2)),
+    limit("open-dead-again", Engine(BBOLT), AtMost(1.2)),
     limit("open-dead-killed", Engine(BBOLT), AtMost(4.0)),
     limit("snapshot-1k", Engine(BASELINE), AtMost(0.5)),
     limit("snapshot-100k", Engine(BASELINE), AtMost(0.1)),

@@ -110,6 +110,12 @@ impl<'a> RawScanner<'a> {
         })
     }
 
+    /// Takes the file to end at `len`.
+    pub(super) fn end_at(&mut self, len: u64) {
+        self.window.file_len = len;
+        self.witnesses = Witnesses::new(self.window.beside());
+    }
+
     /// Where [`next`](Self::next) looks, in bytes from the start of the file.
     pub(crate) fn offset(&self) -> u64 {
         self.offset

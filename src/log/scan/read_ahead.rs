@@ -159,7 +159,7 @@ impl ReadAhead<'_> {
 }
 
 /// In a shorter log, starting a thread takes longer than it saves.
-const TWO_THREADS_LEN_MIN: u64 = 1 << 20;
+const TWO_THREADS_LEN_MIN: u64 = 4 << 20;
 /// How many chunks may wait in the channel.
 const CHUNKS_AHEAD_MAX: usize = 2;
 /// A chunk is full when its manifests have this many bytes, or when it has `CHUNK_COUNT` frames.
@@ -246,9 +246,9 @@ mod tests {
     use super::is_long;
 
     #[test]
-    fn a_second_thread_is_used_from_one_mebibyte_on_wherever_the_scan_begins() {
-        assert!(is_long((1 << 20) + 4096, 4096) && is_long(1 << 30, 4096));
-        assert!(!is_long((1 << 20) + 4095, 4096) && !is_long(4096, 4096));
+    fn a_second_thread_is_used_from_four_mebibytes_on_wherever_the_scan_begins() {
+        assert!(is_long((4 << 20) + 4096, 4096) && is_long(1 << 30, 4096));
+        assert!(!is_long((4 << 20) + 4095, 4096) && !is_long(4096, 4096));
         assert!(!is_long(1 << 30, 1 << 30) && !is_long(4096, 1 << 30));
     }
 }

@@ -55,6 +55,18 @@ impl<'a> Scanner<'a> {
         Ok(Scanner { log, raw, tip, text: SecretVec::default() })
     }
 
+    /// Begins after `tip`, in a log that this process writes, and takes it to end at `end`: an offset that the
+    /// log has been written up to. What is after `end` is not read, as the writer may be changing it, or cutting
+    /// off preallocated space.
+    ///
+    /// # Errors
+    /// `Io`.
+    pub(crate) fn up_to(log: &'a LogFile, tip: LogPosition, end: u64) -> Result<Self> {
+        let mut scan = Scanner::new(log, Concurrency::Exclusive, tip)?;
+        scan.raw.end_at(end);
+        Ok(scan)
+    }
+
     /// The position after the last frame that was returned.
     pub(crate) fn tip(&self) -> LogPosition {
         self.tip
@@ -84,5 +96,37 @@ impl<'a> Scanner<'a> {
             .map_err(|what| Error::unauthentic(&log.path, offset, what))?;
         *tip = LogPosition { end: offset + u64::from(header.len), seq: header.seq, chain };
         Ok(Scanned::Frame(OpenFrame { offset, header, body, manifest }))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::log::header::open_log;
+    use crate::log::replay::Replay;
+    use crate::storage::{Access, Disk, Storage};
+    use crate::{AgentKey, QueueOrder, Store};
+
+    /// `close` cuts the log while a thread may still be writing a run of the index file from its frames.
+    #[test]
+    fn a_scan_of_what_was_written_survives_that_the_space_after_it_is_cut_off() {
+        let folder = tempfile::tempdir().unwrap();
+        let (path, copy) = (folder.path().join("state.db"), folder.path().join("copy.db"));
+        let key = AgentKey::new("key").unwrap();
+        let store = Store::open(&path, &key).unwrap();
+        store.enqueue_job("run", &[7; 100]).unwrap();
+        std::fs::copy(&path, &copy).unwrap();
+        let (log, header) = open_log(Disk.open(&copy, Access::Write).unwrap().into(), &copy, &key).unwrap();
+        let first = LogPosition::first(&header.authenticator);
+        let mut replay = Replay::new(QueueOrder::RunId, first);
+        replay.run(&log, Concurrency::Exclusive).unwrap();
+        assert!(log.file.len().unwrap() > replay.tip.end);
+        let mut scan = Scanner::up_to(&log, first, replay.tip.end).unwrap();
+        let mut unbounded = Scanner::new(&log, Concurrency::Exclusive, first).unwrap();
+        std::fs::File::options().write(true).open(&copy).unwrap().set_len(replay.tip.end).unwrap();
+        assert!(matches!(scan.next(), Ok(Scanned::Frame(_))));
+        assert!(scan.tip() == replay.tip);
+        assert!(matches!(scan.next(), Ok(Scanned::End)));
+        assert!(matches!(unbounded.next(), Err(Error::Io { .. })));
     }
 }

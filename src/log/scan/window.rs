@@ -24,12 +24,17 @@ pub(crate) struct Window<'a> {
 
 impl<'a> Window<'a> {
     pub(crate) fn new(file: &'a dyn File) -> io::Result<Self> {
-        Ok(Window { file, file_len: file.len()?, start: 0, bytes: Vec::new(), valid_len: 0 })
+        Ok(Window::up_to(file, file.len()?))
+    }
+
+    /// A window on the first `len` bytes of a file that has them.
+    pub(crate) fn up_to(file: &'a dyn File, len: u64) -> Self {
+        Window { file, file_len: len, start: 0, bytes: Vec::new(), valid_len: 0 }
     }
 
     /// Another window on the same file.
     pub(super) fn beside(&self) -> Self {
-        Window { file: self.file, file_len: self.file_len, start: 0, bytes: Vec::new(), valid_len: 0 }
+        Window::up_to(self.file, self.file_len)
     }
 
     /// Where the first byte at `offset` or later is that need not be zero, within the file.

@@ -17,7 +17,7 @@ use crate::format::position::LogPosition;
 use crate::format::record::{Action, Operation};
 use crate::index::{Index, Key};
 use crate::log::builder::LogBuilder;
-use crate::log::scan::{Concurrency, OpenFrame, Scanned, Scanner, Window};
+use crate::log::scan::{OpenFrame, Scanned, Scanner, Window};
 use crate::log::values::Values;
 use crate::read::Reader;
 use crate::store::shared::Shared;
@@ -107,7 +107,7 @@ impl<'a> Copier<'a> {
             Ok(())
         })?;
         live.sort_unstable_by_key(|(_, _, location)| location.order());
-        let mut window = Window::new(&*old.log().file).map_err(old.log().io("look at"))?;
+        let mut window = Window::up_to(&*old.log().file, tip.end);
         for (bucket, key, location) in live {
             self.progress.check_not_stopping(&self.shared.path)?;
             let operation = Operation { action: Action::Put { value_len: location.len }, bucket, key: &key };
@@ -122,7 +122,7 @@ impl<'a> Copier<'a> {
     /// Copies the live puts of the frames up to `tip`, and the deletes of keys that were copied before.
     fn copy_until(&mut self, tip: LogPosition) -> Result<()> {
         let old = Arc::clone(&self.old);
-        let mut scan = Scanner::new(old.log(), Concurrency::Exclusive, self.copied)?;
+        let mut scan = Scanner::up_to(old.log(), self.copied, tip.end)?;
         while scan.tip().seq < tip.seq {
             self.progress.check_not_stopping(&self.shared.path)?;
             match scan.next()? {

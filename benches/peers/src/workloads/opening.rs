@@ -64,6 +64,14 @@ pub(crate) const WORKLOADS: &[Workload] = &[
         measure: |name, folder| open(name, folder, "dead-100000", LIVE),
     },
     Workload {
+        name: "open-dead-again",
+        title: "the same, not the first in its process",
+        baseline: "",
+        engines: &[STORE, "raft-engine", "fjall", "LMDB", "redb", "SQLite", BBOLT],
+        repeats: 1,
+        measure: open_again,
+    },
+    Workload {
         name: "open-dead-killed",
         title: "open after a kill, 100 live after 100,000 dead",
         baseline: "",
@@ -100,6 +108,17 @@ fn snapshot(name: &str, folder: &Path, what: &str, count: usize) -> Figure {
     let took = begun.elapsed();
     assert_eq!(snapshot.queue_depth(), count);
     Figure::seconds(took)
+}
+
+/// The first opening of a process also pays for finding out what the processor can do, and for code that is not in
+/// memory yet. Here, an opening of an empty engine has paid for that.
+fn open_again(name: &str, folder: &Path) -> Figure {
+    let empty = folder.join("empty");
+    std::fs::create_dir(&empty).unwrap();
+    engines::open(name, &empty, Mode::Durable).close();
+    let other = folder.join("other");
+    std::fs::create_dir(&other).unwrap();
+    open(name, &other, "dead-100000", LIVE)
 }
 
 fn open(name: &str, folder: &Path, what: &str, count: usize) -> Figure {
