@@ -133,6 +133,17 @@ pub enum Error {
         /// What is full.
         what: &'static str,
     },
+    /// The queue would be over one of its [limits](crate::QueueLimits). Nothing was written: call again when jobs
+    /// have been acked.
+    #[non_exhaustive]
+    QueueFull {
+        /// What is limited: `jobs` or `bytes of payload`.
+        what: &'static str,
+        /// How many the queue would hold.
+        len: u64,
+        /// How many it may hold.
+        max: u64,
+    },
     /// The handle accepts no more writes: an earlier write or sync failed, or this process is a child, by `fork`,
     /// of the one that opened the store. After a failure, reads still work; drop the handle and open the store
     /// again to write.
@@ -251,6 +262,11 @@ impl fmt::Display for Error {
             Error::Full { path, what } => {
                 write!(f, "{what} for {}; nothing was written; free some space and try again", path.display())
             }
+            Error::QueueFull { what, len, max } => write!(
+                f,
+                "the queue would hold {len} {what}, and its limit is {max}; nothing was written; ack jobs and try \
+                 again"
+            ),
             Error::Failed { path, what } => write!(f, "cannot write to {}: {what}", path.display()),
             Error::Replaced { path } => write!(
                 f,

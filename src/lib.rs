@@ -111,7 +111,7 @@ pub use repair::verify_report::{Fault, FaultKind, FrameInfo, IndexFile, Operatio
 pub use report::{
     CompactionReport, CompactionStats, Lost, LostKey, Opening, RecoveryReport, SalvageReport, Stats,
 };
-pub use settings::{Check, CompactionPolicy, Durability, LogLimits, LogRate, OnDamage, WhenFull};
+pub use settings::{Check, CompactionPolicy, Durability, LogLimits, LogRate, OnDamage, QueueLimits, WhenFull};
 pub use snapshot::Snapshot;
 pub use store::{Batch, Enqueued, LogAdmission, Store};
 

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use crate::settings::IndexPolicy;
 use crate::storage::{Disk, Storage};
-use crate::{AgentKey, Anchor, Check, CompactionPolicy, Durability, LogLimits, OnDamage, QueueOrder};
+use crate::{AgentKey, Anchor, Check, CompactionPolicy, Durability, LogLimits, OnDamage, QueueLimits, QueueOrder};
 
 /// Options for opening a store: a builder like [`std::fs::OpenOptions`].
 ///
@@ -32,6 +32,7 @@ pub struct OpenOptions {
     pub(crate) log_durability: Option<Durability>,
     pub(crate) queue_order: QueueOrder,
     pub(crate) log_limits: LogLimits,
+    pub(crate) queue_limits: QueueLimits,
     pub(crate) compaction: CompactionPolicy,
     pub(crate) previous_key: Option<Arc<AgentKey>>,
     pub(crate) expected: Option<Anchor>,
@@ -62,6 +63,7 @@ impl OpenOptions {
             log_durability: None,
             queue_order: QueueOrder::default(),
             log_limits: LogLimits::default(),
+            queue_limits: QueueLimits::default(),
             compaction: CompactionPolicy::default(),
             previous_key: None,
             expected: None,
@@ -177,6 +179,24 @@ impl OpenOptions {
     /// ```
     pub fn queue_order(&mut self, order: QueueOrder) -> &mut Self {
         self.queue_order = order;
+        self
+    }
+
+    /// Sets the limits of the queue. By default it has none.
+    ///
+    /// ```
+    /// # use backupy_state::{AgentKey, Error, OpenOptions, QueueLimits};
+    /// # let folder = tempfile::tempdir()?;
+    /// # let (path, key) = (folder.path().join("state.db"), AgentKey::new("key")?);
+    /// let mut limits = QueueLimits::default();
+    /// limits.max_count = Some(1);
+    /// let store = OpenOptions::new().queue_limits(limits).open(&path, &key)?;
+    /// store.enqueue_job("run-1", b"dump of orders")?;
+    /// assert!(matches!(store.enqueue_job("run-2", b"dump of users"), Err(Error::QueueFull { .. })));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn queue_limits(&mut self, limits: QueueLimits) -> &mut Self {
+        self.queue_limits = limits;
         self
     }
 

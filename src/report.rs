@@ -3,6 +3,8 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use crate::QueueLimits;
+
 /// What opening a store found and did.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
@@ -63,8 +65,19 @@ pub struct Stats {
     pub dead_bytes: u64,
     /// The length of the preallocated space after the last frame in bytes.
     pub free_bytes: u64,
+    /// How many bytes of the preallocated space are the reserve: only acks, drains and other removals may use them.
+    /// Less than the store would reserve if the disk has no more.
+    pub reserved_bytes: u64,
+    /// How many of the queued jobs could be acked, each on its own, if the disk were full.
+    pub acks_on_full_disk: u64,
+    /// How many bytes the file system has left for users without privileges. `None` if that is not known.
+    pub disk_free_bytes: Option<u64>,
     /// How many jobs are pending.
     pub jobs: u64,
+    /// How many bytes of payload they have.
+    pub queue_bytes: u64,
+    /// The limits of the queue. In a snapshot, none: they are not in the log.
+    pub queue_limits: QueueLimits,
     /// How many log events are buffered.
     pub log_events: u64,
     /// How many log events were dropped since the last ack or drain. In a snapshot, this is the count in the log,

@@ -29,6 +29,28 @@ pub enum OnDamage {
     SetAside,
 }
 
+/// The limits of the queue. A call after which the queue would be over one of them is refused with
+/// [`Error::QueueFull`](crate::Error::QueueFull), and nothing of it is written. A batch is judged by its end.
+///
+/// A store that is over a limit when it is opened keeps all its jobs: only what would make the queue larger is
+/// refused.
+///
+/// ```
+/// use backupy_state::QueueLimits;
+///
+/// let mut limits = QueueLimits::default();
+/// limits.max_count = Some(100_000);
+/// limits.max_bytes = Some(256 << 20);
+/// ```
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct QueueLimits {
+    /// The most jobs that the queue holds: no limit by default.
+    pub max_count: Option<u64>,
+    /// The most bytes of payload that the queue holds: no limit by default.
+    pub max_bytes: Option<u64>,
+}
+
 /// The limits of the log buffer.
 ///
 /// ```

@@ -158,9 +158,9 @@ impl Snapshot {
     /// ```
     #[must_use]
     pub fn stats(&self) -> Stats {
-        let LogView { header, replay, file_len, by_index, .. } = &self.view;
+        let LogView { log, header, replay, file_len, by_index, .. } = &self.view;
         let opening = Opening { by_index: *by_index, replayed_bytes: replay.replayed_bytes() };
-        let stats = read::stats(&replay.index, header.id.generation, replay.tip, *file_len);
+        let stats = read::stats(&replay.index, header.id.generation, replay.tip, *file_len, &*log.file);
         let unavailable = self.storage.is_mount_point(&self.path).then_some(MOUNTED);
         let compaction = CompactionStats { unavailable, ..stats.compaction };
         Stats { logs_dropped: self.recorded_drops().unwrap_or(0), opening, compaction, ..stats }

@@ -11,7 +11,9 @@ use std::sync::Arc;
 pub use crate::import_bolt::{BoltState, import_bolt_bytes, read_bolt};
 use crate::log::place::{self, Purpose};
 use crate::settings::IndexPolicy;
-pub use crate::storage::{Access, Attributes, Disk, File, FileId, Folder, Map, PathKind, RenameError, Storage};
+pub use crate::storage::{
+    Access, Attributes, Disk, File, FileId, Folder, FreeSpace, Map, PathKind, RenameError, Storage,
+};
 use crate::{
     AgentKey, CompactionPolicy, Config, FrameInfo, LogEvent, LogRate, OpenOptions, QueuedJob, Result,
     SalvageReport, Session, Snapshot, Store, VerifyReport,

@@ -32,6 +32,12 @@ pub(crate) fn frame_len(changes: &[Change<'_>]) -> u64 {
     (FRAME_LEN_MIN as u64 + manifest_len + values_len).next_multiple_of(ALIGNMENT as u64)
 }
 
+/// The length of the frame of a record that only acks a job.
+pub(crate) fn ack_frame_len(run_id_len: usize) -> u64 {
+    let manifest_len = record::delete_manifest_len(run_id_len);
+    (FRAME_LEN_MIN as u64 + manifest_len).next_multiple_of(ALIGNMENT as u64)
+}
+
 fn sealed_value_len(change: &Change<'_>) -> u64 {
     match change.operation.action {
         Action::Put { value_len } => u64::from(value_len) + TAG_LEN as u64,

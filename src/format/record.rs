@@ -85,6 +85,11 @@ pub(crate) fn manifest_len(changes: &[Change<'_>]) -> u64 {
     COUNT_LEN as u64 + changes.iter().map(|change| operation_len(&change.operation)).sum::<u64>()
 }
 
+/// The length of the manifest of one delete, in bytes.
+pub(crate) fn delete_manifest_len(key_len: usize) -> u64 {
+    (COUNT_LEN + KEY_AT + key_len) as u64
+}
+
 /// How many bytes the operation takes in a manifest.
 pub(crate) fn operation_len(operation: &Operation<'_>) -> u64 {
     let value_len_len = if matches!(operation.action, Action::Put { .. }) { VALUE_LEN_LEN } else { 0 };

@@ -19,6 +19,7 @@ use std::ops::{Bound, Range};
 
 use crate::crypto::TAG_LEN;
 use crate::format::bucket::{BUCKET_COUNT, Bucket, LOG_KEY_LEN, LogKey};
+use crate::format::encoding;
 use crate::format::location::{Location, ValueCursor};
 use crate::format::record::{self, Action, Operation};
 
@@ -62,6 +63,10 @@ pub(crate) struct Index {
     staged_kept: usize,
     /// For each bucket, the bytes that its live operations take in a log, without frame headers.
     live_bytes: [u64; BUCKET_COUNT],
+    /// The payload bytes in the queue.
+    queue_bytes: u64,
+    /// How long an ack of each queued job would be, one record each.
+    acks_len: u64,
     /// One more than the highest ordinal of all log events put so far, deleted ones included.
     next_ordinal: u64,
     /// What the next run of the index file must delete. `None` if there is no run before it.
@@ -80,6 +85,8 @@ impl Index {
             staged: Default::default(),
             staged_kept: 0,
             live_bytes: [0; BUCKET_COUNT],
+            queue_bytes: 0,
+            acks_len: 0,
             next_ordinal: 0,
             removed: None,
         }
@@ -202,8 +209,15 @@ impl Index {
             }
             return;
         }
-        let live_bytes = &mut self.live_bytes[bucket as usize];
-        let keys = Keys::with_base(staged, |key, location| *live_bytes += live_len(bucket, key, location.len));
+        let Index { live_bytes, queue_bytes, acks_len, .. } = self;
+        let live_bytes = &mut live_bytes[bucket as usize];
+        let keys = Keys::with_base(staged, |key, location| {
+            *live_bytes += live_len(bucket, key, location.len);
+            if bucket == Bucket::Queue {
+                *queue_bytes += u64::from(location.len);
+                *acks_len += encoding::ack_frame_len(key.len());
+            }
+        });
         if let (Bucket::Queue, Some(fifo)) = (bucket, &mut self.fifo) {
             *fifo = keys.iter().map(|(key, location)| (location.order(), key.clone())).collect();
         }
@@ -232,6 +246,21 @@ impl Index {
     pub(crate) fn log_bytes(&self) -> u64 {
         let overhead = live_len(Bucket::Logs, &[0; LOG_KEY_LEN], 0);
         self.live_bytes[Bucket::Logs as usize] - overhead * self.count(Bucket::Logs) as u64
+    }
+
+    /// The payload bytes in the queue.
+    pub(crate) fn queue_bytes(&self) -> u64 {
+        self.queue_bytes
+    }
+
+    /// How long an ack of each queued job would be, one record each.
+    pub(crate) fn acks_len(&self) -> u64 {
+        self.acks_len
+    }
+
+    /// The bytes that the live operations of a bucket take in a log, without frame headers.
+    pub(crate) fn live_bytes_in(&self, bucket: Bucket) -> u64 {
+        self.live_bytes[bucket as usize]
     }
 
     /// Whether the operation would delete a key.
@@ -328,6 +357,10 @@ impl Index {
     /// Returns whether it replaced a value.
     fn put(&mut self, bucket: Bucket, key: Key, location: Location) -> bool {
         self.live_bytes[bucket as usize] += live_len(bucket, &key, location.len);
+        if bucket == Bucket::Queue {
+            self.queue_bytes += u64::from(location.len);
+            self.acks_len += encoding::ack_frame_len(key.len());
+        }
         let replaced = self.buckets[bucket as usize].insert(key.clone(), location);
         if let Some(old) = &replaced {
             self.forget(bucket, &key, old);
@@ -353,6 +386,10 @@ impl Index {
     /// Undoes what the put of `old` changed outside the bucket's keys.
     fn forget(&mut self, bucket: Bucket, key: &[u8], old: &Location) {
         self.live_bytes[bucket as usize] -= live_len(bucket, key, old.len);
+        if bucket == Bucket::Queue {
+            self.queue_bytes -= u64::from(old.len);
+            self.acks_len -= encoding::ack_frame_len(key.len());
+        }
         if let Some(removed) = &mut self.removed {
             removed.note(bucket, key, old);
         }

@@ -31,6 +31,7 @@ use super::header::read_first_pages;
 use super::index_file;
 use super::marks::Marks;
 use super::place;
+use super::reserve::Reserve;
 use super::scan::{Concurrency, Scanned, Scanner};
 use super::values::Values;
 use super::writer::LogWriter;
@@ -207,6 +208,12 @@ impl LogBuilder {
         self.drop_cache(0..HEADER_PAGE_LEN as u64)?;
         let pages = read_first_pages(&*self.file.file, &self.file.path)?;
         if pages.get(..HEADER_PAGE_LEN) == Some(written) { Ok(()) } else { Err(self.not_as_written(0)) }
+    }
+
+    /// Takes the reserve of the finished log, if the disk has space for it.
+    pub(crate) fn take_reserve(&mut self, reserve: Reserve) -> Result<()> {
+        self.log.set_reserve(reserve);
+        self.log.take_reserve_unseen().map_err(name_temporary(&self.temporary))
     }
 
     /// Renames the finished file over the log `old`, which is at `path`. Returns the folder, for the caller to

@@ -8,7 +8,7 @@
 //! - `recovery` opens a log that was closed or crashed. It uses `replay` to build the index from the frames, and
 //!   `quarantine` to keep the bytes that it cuts off.
 //! - `scan` walks over frames, and decides where a log ends and whether it is damaged.
-//! - `writer` appends frames, and `commits` makes them durable: `group_commit` decides which thread syncs, and
+//! - `writer` appends frames; `space` gets it the room for them, of which `reserve` keeps some; and `commits` makes them durable: `group_commit` decides which thread syncs, and
 //!   `marks` notes how far the log is durable.
 //! - `values` reads single values while the log is in use.
 //! - `builder` writes a complete new log in frames of many operations, which `frame_builder` collects.
@@ -30,6 +30,8 @@ pub(crate) mod place;
 pub(crate) mod quarantine;
 pub(crate) mod recovery;
 pub(crate) mod replay;
+pub(crate) mod reserve;
 pub(crate) mod scan;
+mod space;
 pub(crate) mod values;
 pub(crate) mod writer;

@@ -13,12 +13,8 @@
 //! while one thread syncs, others append, and `group_commit` lets the next sync cover all of them. Just before
 //! some of these syncs, a mark is written: see `marks`.
 //!
-//! **Preallocation.** When the zeros run out, the writer adds more: an eighth of the log's length, at least
-//! 256 KiB and at most 4 MiB. On a full disk it makes do with less.
-//!
-//! **Reserve.** The last 64 KiB of zeros are kept for records that only remove something. A put is refused with
-//! `Full` if less than the reserve would remain; acks, deletes and drains may use it up. So they succeed on a full
-//! disk, and their removals let a compaction free space.
+//! **Space.** When the zeros run out, the writer adds more, and some of them are kept for records that only remove
+//! something: see `space` and `reserve`.
 //!
 //! **Failure.** A failed write is undone: the file is cut at the tip. If the disk was full and the cut succeeds,
 //! the log is as before and stays usable. After any other failed write, what the file contains is unknown, so the
@@ -38,6 +34,7 @@ use super::file::LogFile;
 use super::group_commit::{Failure, GroupCommit};
 use super::index_file;
 use super::marks::Marks;
+use super::reserve::{Demand, Reserve};
 use crate::format::encoding::{self, FrameSeal, Workspace};
 use crate::format::frame::{FRAME_LEN_MAX, SEALINGS_MAX, SEQ_MAX};
 use crate::format::location::ValueCursor;
@@ -49,17 +46,18 @@ use crate::{Error, Result};
 
 /// Appends frames to a log. A log has at most one writer at a time.
 pub(crate) struct LogWriter {
-    commits: Arc<Commits>,
+    pub(super) commits: Arc<Commits>,
     /// After the last frame.
-    tip: LogPosition,
+    pub(super) tip: LogPosition,
     /// Before the last frame. `None` if there is no frame.
     before_tip: Option<LogPosition>,
     /// The length of the file. From the tip to here, the file contains zeros.
-    allocated: u64,
+    pub(super) allocated: u64,
     /// How many values were sealed in this generation.
     values: u64,
     /// Whether the last frame is a close frame, and durable.
     is_closed: bool,
+    pub(super) reserve: Reserve,
     workspace: Workspace,
 }
 
@@ -112,7 +110,8 @@ impl LogWriter {
     fn continuing(commits: Commits, end: LogEnd) -> Self {
         let LogEnd { tip, before_tip, allocated, values, is_closed } = end;
         let commits = Arc::new(commits);
-        LogWriter { commits, tip, before_tip, allocated, values, is_closed, workspace: Workspace::default() }
+        let (reserve, workspace) = (Reserve::default(), Workspace::default());
+        LogWriter { commits, tip, before_tip, allocated, values, is_closed, reserve, workspace }
     }
 
     pub(crate) fn group_commit(&self) -> &GroupCommit {
@@ -153,6 +152,11 @@ impl LogWriter {
 
     pub(crate) fn allocated(&self) -> u64 {
         self.allocated
+    }
+
+    /// Sets the reserve for what is live now.
+    pub(crate) fn set_reserve(&mut self, reserve: Reserve) {
+        self.reserve = reserve;
     }
 
     /// Fails for good if the path means another file by now, or the file was cut.
@@ -212,13 +216,12 @@ impl LogWriter {
         if len > FRAME_LEN_MAX as u64 {
             return Err(Error::TooLarge { what: "a record", len, max: FRAME_LEN_MAX as u64 });
         }
-        let frees = changes.iter().all(Change::frees);
-        self.make_room(len, if frees { 0 } else { RESERVE_LEN })?;
+        self.make_room(len, self.reserve.around(changes))?;
         self.write(changes)
     }
 
     /// Ends the log cleanly, durably: syncs it, writes a close frame, syncs that, marks it, and cuts off the
-    /// preallocated space.
+    /// preallocated space, or what is more than the reserve if that may be needed.
     ///
     /// If the disk has no space even for a close frame, the log ends without one: it is synced and cut. If nothing
     /// was written since the log was closed, it is only marked and cut.
@@ -230,14 +233,16 @@ impl LogWriter {
         // Not synced: if a power cut loses the mark, the log is merely unclean.
         self.commits.write_mark(self.tip)?;
         // Not synced: zeros that a power cut brings back do no harm.
-        if self.allocated > self.tip.end { self.cut_to(self.tip.end) } else { Ok(()) }
+        self.cut_to_space(self.reserve.kept_by_close(self.tip.end)).map(drop)
     }
 
     fn write_close_frame(&mut self) -> Result<()> {
         // Guards against a power cut that keeps the close frame but loses frames before it, which it vouches for.
         self.pending().wait()?;
         let before = self.tip;
-        match self.make_room(encoding::frame_len(&[]), 0).and_then(|()| self.write(&[])) {
+        let least = self.reserve.kept_by_close_frame();
+        let made = self.make_room(encoding::frame_len(&[]), Demand { least, wanted: least });
+        match made.and_then(|()| self.write(&[])) {
             Ok(written) => {
                 // Durable with the next sync, so that a power cut that loses the mark of the close frame leaves
                 // one.
@@ -256,35 +261,6 @@ impl LogWriter {
     /// log that does not have its name yet.
     pub(crate) fn append_unseen(&mut self, changes: &[Change<'_>]) -> Result<Written> {
         self.write(changes)
-    }
-
-    /// Gives preallocated space back to the file system. Returns whether there was any to give back.
-    pub(crate) fn release(&mut self, what: Release) -> Result<bool> {
-        let kept = match what {
-            Release::AllButReserve => RESERVE_LEN,
-            Release::All => 0,
-        };
-        let len = self.tip.end + kept;
-        let is_longer = self.allocated > len;
-        if is_longer {
-            self.cut_to(len)?;
-        }
-        Ok(is_longer)
-    }
-
-    /// Preallocates the reserve again, if the disk has space for it. Any other error is latched, so that the next
-    /// writing call returns `Failed`.
-    pub(crate) fn retake_reserve(&mut self) {
-        let _ = self.make_room(0, 0);
-    }
-
-    fn cut_to(&mut self, len: u64) -> Result<()> {
-        self.file().file.set_len(len).map_err(|source| {
-            self.group_commit().fail(&source);
-            Error::io("cut off the preallocated space of", &self.file().path, source)
-        })?;
-        self.allocated = len;
-        Ok(())
     }
 
     /// Writes a frame at the tip: a record, or a close frame if there are no changes.
@@ -336,108 +312,10 @@ impl LogWriter {
         self.group_commit().fail(&error);
         Error::io("write", &self.file().path, error)
     }
-
-    /// Ensures `len` zeroed bytes after the tip for the next frame, and the reserve after them if the disk has
-    /// space for it. Fails with `Full` if fewer than `reserve` bytes would remain after the frame.
-    fn make_room(&mut self, len: u64, reserve: u64) -> Result<()> {
-        match self.try_to_make_room(len, reserve) {
-            // The index file only saves time, so it goes first.
-            Err(Error::Full { .. }) if index_file::remove(&*self.commits.storage, &self.file().path) => {
-                self.try_to_make_room(len, reserve)
-            }
-            made => made,
-        }
-    }
-
-    fn try_to_make_room(&mut self, len: u64, reserve: u64) -> Result<()> {
-        let frame_end = self.tip.end + len;
-        let wanted = frame_end + RESERVE_LEN;
-        if wanted <= self.allocated {
-            return Ok(());
-        }
-        self.check_place()?;
-        let mut full = None;
-        let step = (self.tip.end / STEP_DIVISOR).clamp(STEP_LEN_MIN, STEP_LEN_MAX);
-        for target in [wanted + step, wanted, frame_end + reserve] {
-            if target <= self.allocated {
-                return Ok(());
-            }
-            let Err(error) = self.grow_to(target.next_multiple_of(PAGE_LEN), frame_end) else { return Ok(()) };
-            // Some of the zeros may have been written: they are harmless, but a full disk needs the space. Nothing
-            // else was written, so the log has not failed.
-            self.cut_to(self.allocated)?;
-            if !storage::is_full(&error) {
-                return Err(Error::io("allocate space in", &self.file().path, error));
-            }
-            full = Some(error);
-        }
-        let full = full.unwrap_or_else(|| io::ErrorKind::StorageFull.into());
-        Err(storage::full_or_io("allocate space in", &self.file().path)(full))
-    }
-
-    /// Extends the file with zeros up to `target`, for a frame that ends at `frame_end`.
-    ///
-    /// The zeros are written and not only allocated, so that no later sync has to convert allocated extents to
-    /// written ones. Where a long frame is about to cover them, they are only allocated: writing them would take
-    /// as long as writing the frame.
-    fn grow_to(&mut self, target: u64, frame_end: u64) -> io::Result<()> {
-        let from = self.allocate_for(frame_end)?;
-        self.write_zeros(from, target)?;
-        self.allocated = target;
-        // The next sync commits the file system's journal anyway.
-        self.commits.marks.iter().for_each(Marks::set_due);
-        Ok(())
-    }
-
-    /// Allocates the space of a long frame. Returns the offset from which zeros must still be written.
-    fn allocate_for(&self, frame_end: u64) -> io::Result<u64> {
-        if frame_end < self.allocated + ALLOCATED_LEN_MIN {
-            return Ok(self.allocated);
-        }
-        match self.file().file.allocate(frame_end) {
-            Ok(()) => Ok(frame_end),
-            Err(error) if error.kind() == io::ErrorKind::Unsupported => Ok(self.allocated),
-            Err(error) => Err(error),
-        }
-    }
-
-    fn write_zeros(&self, from: u64, until: u64) -> io::Result<()> {
-        let mut at = from;
-        while at < until {
-            let len = (until - at).min(ZEROS.len() as u64);
-            #[allow(clippy::cast_possible_truncation, reason = "at most the length of ZEROS")]
-            storage::write_all_at(&*self.file().file, &ZEROS[..len as usize], at)?;
-            at += len;
-        }
-        Ok(())
-    }
 }
 
-/// How much preallocated space is kept for acks, deletes and drains on a full disk. It is enough for 580 acks of
-/// jobs whose run id is a UUID.
-const RESERVE_LEN: u64 = 64 << 10;
-/// A step of preallocation is the log's length divided by this: short enough that the file is little longer than
-/// its frames, long enough that steps are rare.
-const STEP_DIVISOR: u64 = 8;
-const STEP_LEN_MIN: u64 = 256 << 10;
-const STEP_LEN_MAX: u64 = 4 << 20;
-/// Space that a frame covers is only allocated if it is at least this long: writing less is as fast.
-const ALLOCATED_LEN_MIN: u64 = 64 << 10;
-/// The file grows to multiples of this, because file systems allocate whole pages.
-const PAGE_LEN: u64 = 4096;
 /// Longer encoding buffers are freed after each record, so that one large record does not hold memory for good.
 const KEPT_BUFFER_LEN: usize = 64 << 10;
-
-static ZEROS: [u8; 64 << 10] = [0; 64 << 10];
-
-/// How much preallocated space [`LogWriter::release`] gives back, so that a compaction finds space on a full disk.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Release {
-    /// For an automatic compaction: acks and drains that run meanwhile need the reserve.
-    AllButReserve,
-    /// For a compaction that the caller asked for.
-    All,
-}
 
 #[cfg(test)]
 mod tests {
@@ -502,23 +380,5 @@ mod tests {
         assert!(matches!(log.append(&[put(b"c")]), Err(Error::TooLarge { max: SEALINGS_MAX, .. })));
         assert_eq!(log.tip(), tip);
         log.append(&[]).unwrap();
-    }
-
-    #[test]
-    fn the_reserve_is_released_only_with_all_space_and_can_be_retaken() {
-        let folder = tempfile::tempdir().unwrap();
-        let mut log = log_at(0, 0, folder.path());
-        log.append(&[CHANGE]).unwrap();
-        let end = log.tip().end;
-        let mut release = |what| (log.release(what).unwrap(), log.allocated(), log.file().file.len().unwrap());
-        let reserve_only = end + RESERVE_LEN;
-        assert_eq!(release(Release::AllButReserve), (true, reserve_only, reserve_only));
-        assert_eq!(release(Release::AllButReserve), (false, reserve_only, reserve_only));
-        assert_eq!(release(Release::All), (true, end, end));
-        assert_eq!(release(Release::All), (false, end, end));
-        assert_eq!(release(Release::AllButReserve), (false, end, end));
-        log.retake_reserve();
-        assert!(log.allocated() >= reserve_only);
-        assert_eq!(log.file().file.len().unwrap(), log.allocated());
     }
 }

@@ -14,8 +14,10 @@ use crate::format::location::Location;
 use crate::format::position::LogPosition;
 use crate::format::record::VALUE_LEN_MAX;
 use crate::index::{Index, Key};
+use crate::log::reserve::Reserve;
 use crate::log::values::{ValueReader, Values};
-use crate::{CompactionStats, Error, Opening, Result, Stats};
+use crate::storage::File;
+use crate::{CompactionStats, Error, Opening, QueueLimits, Result, Stats};
 
 mod calls;
 mod types;
@@ -24,9 +26,12 @@ pub use types::{Config, LogBatch, LogEvent, QueuedJob, Session};
 
 pub(crate) use calls::impl_reading_calls;
 
-/// The part of [`Stats`] that follows from an index and the position at the end of its log.
-pub(crate) fn stats(index: &Index, generation: u64, tip: LogPosition, file_len: u64) -> Stats {
+/// The part of [`Stats`] that follows from an index, the position at the end of its log, and the log's file.
+pub(crate) fn stats(index: &Index, generation: u64, tip: LogPosition, file_len: u64, file: &dyn File) -> Stats {
     let frames_len = tip.end - FIRST_FRAME_AT as u64;
+    let free_bytes = file_len.saturating_sub(tip.end);
+    let free = file.free_space();
+    let reserve = Reserve::of(index, free.unwrap_or_default().creation_len);
     Stats {
         generation,
         seq: tip.seq,
@@ -34,13 +39,28 @@ pub(crate) fn stats(index: &Index, generation: u64, tip: LogPosition, file_len: 
         log_len: tip.end,
         live_bytes: index.live_bytes(),
         dead_bytes: frames_len.saturating_sub(index.live_bytes()),
-        free_bytes: file_len.saturating_sub(tip.end),
+        free_bytes,
+        reserved_bytes: free_bytes.min(reserve.len()),
+        acks_on_full_disk: acks_in(free_bytes, index),
+        disk_free_bytes: free.map(|free| free.available),
         jobs: index.count(Bucket::Queue) as u64,
+        queue_bytes: index.queue_bytes(),
+        queue_limits: QueueLimits::default(),
         log_events: index.count(Bucket::Logs) as u64,
         logs_dropped: 0,
         opening: Opening::default(),
         compaction: CompactionStats::default(),
     }
+}
+
+/// How many jobs can be acked in `space`. If it is not enough for all, their run ids count as equally long.
+fn acks_in(space: u64, index: &Index) -> u64 {
+    let (jobs, needed) = (index.count(Bucket::Queue) as u64, index.acks_len());
+    if space >= needed {
+        return jobs;
+    }
+    let acks = u128::from(jobs) * u128::from(space) / u128::from(needed);
+    u64::try_from(acks).unwrap_or(jobs)
 }
 
 /// Implemented by what has an index and the values that it refers to.

@@ -61,6 +61,17 @@ pub struct FileId {
     pub inode: u64,
 }
 
+/// How much space a file system has left, in bytes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct FreeSpace {
+    /// For users without privileges.
+    pub available: u64,
+    /// Together with what is kept for privileged users: nobody can write more.
+    pub free: u64,
+    /// So much must be free for a file to be created, whether that takes it or not.
+    pub creation_len: u64,
+}
+
 /// Why a file was not renamed. No name was changed.
 #[derive(Debug)]
 pub enum RenameError {
@@ -158,6 +169,10 @@ pub trait File: Debug + Send + Sync {
     /// [`ErrorKind::Unsupported`] where the file system cannot.
     fn allocate(&self, _len: u64) -> io::Result<()> {
         Err(ErrorKind::Unsupported.into())
+    }
+    /// How much space its file system has left. `None` if that is not known.
+    fn free_space(&self) -> Option<FreeSpace> {
+        None
     }
     /// Truncates the file to `len` bytes, or extends it with zeros.
     fn set_len(&self, len: u64) -> io::Result<()>;

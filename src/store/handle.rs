@@ -10,6 +10,7 @@ use std::sync::{Arc, Mutex};
 use super::compaction::Compactor;
 use super::indexer::Indexer;
 use super::log_quota::LogQuota;
+use super::queue_quota;
 use super::shared::{Shared, View, WriteGuard};
 use crate::format::bucket::{Bucket, CONFIG_KEY, HEARTBEAT_KEY, SESSION_KEY};
 use crate::format::record::Change;
@@ -20,7 +21,7 @@ use crate::log::values::Values;
 use crate::log::writer::LogWriter;
 use crate::read::{Reader, check_run_id, check_value, impl_reading_calls};
 use crate::storage::lock::LockFile;
-use crate::{AgentKey, Durability, Error, OpenOptions, RecoveryReport, Result, events};
+use crate::{AgentKey, Durability, Error, OpenOptions, QueueLimits, RecoveryReport, Result, events};
 
 /// What [`Store::enqueue_job`] did.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -77,6 +78,7 @@ pub struct Store {
     pub(super) durability: Durability,
     pub(super) heartbeat_durability: Durability,
     pub(super) log_durability: Durability,
+    pub(super) queue_limits: QueueLimits,
     /// Locked only while the write lock is held.
     pub(super) log_quota: Mutex<LogQuota>,
     pub(super) recovery: RecoveryReport,
@@ -127,6 +129,7 @@ impl Store {
             compactor: Compactor::new(Arc::clone(&shared), key.duplicate()),
             indexer: Indexer::new(Arc::clone(&shared)),
             shared,
+            queue_limits: options.queue_limits,
             log_quota: Mutex::new(LogQuota::new(options.log_limits, drops)),
             durability: options.durability,
             heartbeat_durability: options.heartbeat_durability.unwrap_or(options.durability),
@@ -234,7 +237,8 @@ impl Store {
     ///
     /// # Errors
     /// [`Error::Invalid`] for an empty run id, [`Error::TooLarge`] for a run id over 1024 bytes or a payload over
-    /// 16 MiB, and those of [every writing call](Store#errors-of-every-writing-call).
+    /// 16 MiB, [`Error::QueueFull`] if the queue would be over its [limits](crate::QueueLimits), and those of [every
+    /// writing call](Store#errors-of-every-writing-call).
     ///
     /// ```
     /// # let folder = tempfile::tempdir()?;
@@ -252,7 +256,9 @@ impl Store {
         check_run_id(run_id)?;
         check_value("a payload", payload)?;
         let change = Change::put(Bucket::Queue, run_id.as_bytes(), &[], payload);
-        let appended = self.shared.write()?.append_counting(&[change]);
+        let guard = self.shared.write()?;
+        self.check_queue_limits(&[change])?;
+        let appended = guard.append_counting(&[change]);
         let (pending, replaced) = self.tell_failure(appended)?;
         self.finish_commit(&pending, self.durability)?;
         Ok(if replaced > 0 { Enqueued::Replaced } else { Enqueued::Added })
@@ -331,6 +337,11 @@ impl Store {
     }
 
     /// Appends the changes as one record and waits until it is as durable as asked.
+    /// The caller holds the write lock.
+    pub(super) fn check_queue_limits(&self, changes: &[Change<'_>]) -> Result<()> {
+        self.with_index(|index| queue_quota::check(&self.queue_limits, index, changes)).0
+    }
+
     pub(super) fn commit(
         &self,
         guard: WriteGuard<'_>,

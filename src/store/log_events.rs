@@ -247,7 +247,8 @@ impl Store {
     ///
     /// # Errors
     /// [`Error::Invalid`] or [`Error::TooLarge`] for the first call in it with an invalid argument,
-    /// [`Error::TooLarge`] if the record is over 64 MiB, and those of [every writing
+    /// [`Error::TooLarge`] if the record is over 64 MiB, [`Error::QueueFull`] if the queue would be over its
+    /// [limits](crate::QueueLimits) after it, and those of [every writing
     /// call](Store#errors-of-every-writing-call).
     ///
     /// ```
@@ -271,6 +272,7 @@ impl Store {
         let is_queued = |index: &Index, run_id: &[u8]| index.get(Bucket::Queue, run_id).is_some();
         let (changes, _) =
             self.with_index(|index| batch.changes(&log_keys, &plan.admitted, |run_id| is_queued(index, run_id)));
+        self.check_queue_limits(&changes)?;
         if changes.is_empty() {
             // The batch is empty, or has only acks of jobs that are not queued and log events over the limits.
             quota.dropped += plan.dropped();

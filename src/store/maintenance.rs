@@ -184,6 +184,6 @@ impl Store {
     pub fn stats(&self) -> Stats {
         let logs_dropped = lock(&self.log_quota).dropped;
         let (opening, compaction) = (self.recovery.opening, self.compactor.stats());
-        Stats { logs_dropped, opening, compaction, ..self.shared.stats() }
+        Stats { logs_dropped, queue_limits: self.queue_limits, opening, compaction, ..self.shared.stats() }
     }
 }

@@ -21,6 +21,7 @@ use crate::format::record::Change;
 use crate::index::{Index, Key};
 use crate::log::commits::Pending;
 use crate::log::index_file::Runs;
+use crate::log::reserve::Reserve;
 use crate::log::values::Values;
 use crate::log::writer::LogWriter;
 use crate::read::{self, Reader};
@@ -36,6 +37,8 @@ pub(crate) struct Shared {
     pub(crate) mmap: bool,
     policy: CompactionPolicy,
     pub(crate) on_damage: OnDamage,
+    /// What the file system asks for before it creates a file.
+    creation_len: u64,
     /// Whether the log is mounted by itself, so that no compaction can replace it.
     pub(crate) is_mounted: bool,
     /// The process that opened the store.
@@ -63,7 +66,11 @@ impl Shared {
         runs: Option<Runs>,
     ) -> Self {
         let due = options.compaction.is_due(&log.size(), &view.index);
+        let creation_len = log.file().file.free_space().unwrap_or_default().creation_len;
+        let mut log = log;
+        log.set_reserve(Reserve::of(&view.index, creation_len));
         Shared {
+            creation_len,
             is_mounted: options.storage.is_mount_point(&path),
             owner,
             path,
@@ -136,7 +143,7 @@ impl Shared {
         // The log stays locked while the view is read: else a compaction could switch generations in between.
         let log = self.lock_log();
         let view = self.view();
-        read::stats(&view.index, view.header.id.generation, log.tip(), log.allocated())
+        read::stats(&view.index, view.header.id.generation, log.tip(), log.allocated(), &*log.file().file)
     }
 
     /// Hands all live keys of the generation `id` to `take`, in the order of their buckets and bytes. Writers go
@@ -167,6 +174,11 @@ impl Shared {
             }
         }
         Ok(())
+    }
+
+    /// The reserve for what is live in `index`.
+    pub(crate) fn reserve(&self, index: &Index) -> Reserve {
+        Reserve::of(index, self.creation_len)
     }
 
     /// Notes that the log has grown, or is another one.
@@ -220,6 +232,7 @@ impl WriteGuard<'_> {
         let operations = changes.iter().map(|change| change.operation);
         let mut view = self.shared.view_mut();
         let replaced = view.index.apply(operations, written.locations);
+        self.log.set_reserve(self.shared.reserve(&view.index));
         self.shared.note_growth(&self.log, &view.index);
         Ok((written.pending, replaced))
     }
@@ -242,6 +255,7 @@ impl WriteGuard<'_> {
         let mut current_view = self.shared.view_mut();
         let old_log = std::mem::replace(&mut *self.log, log);
         let old_view = std::mem::replace(&mut *current_view, view);
+        self.log.set_reserve(self.shared.reserve(&current_view.index));
         self.shared.index.set_indexed(FIRST_FRAME_AT as u64);
         self.shared.note_growth(&self.log, &current_view.index);
         old_log.group_commit().supersede();

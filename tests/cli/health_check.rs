@@ -6,8 +6,46 @@ use crate::sandbox::{MOUNTED, Sandbox};
 
 #[test]
 fn health_check_prints_one_line() {
-    let out = Sandbox::filled().run("health-check").success();
-    assert_eq!(out, "ok: 2 jobs, 1 log event, last heartbeat 2023-11-14 22:14:20.000 UTC ([AGE])\n");
+    let out = without_disk(&Sandbox::filled().run("health-check").success());
+    let expected = "ok: 2 jobs (37 bytes), 1 log event (0 dropped), last heartbeat 2023-11-14 22:14:20.000 UTC \
+                    ([AGE]), N bytes of the disk free, reserve for 0 acks\n";
+    assert_eq!(out, expected);
+}
+
+/// The line with `N` for the number that differs from disk to disk.
+fn without_disk(line: &str) -> String {
+    let (before, after) = line.split_once(" bytes of the disk").unwrap();
+    let before = before.trim_end_matches(|digit: char| digit.is_ascii_digit() || digit == ',');
+    format!("{before}N bytes of the disk{after}")
+}
+
+#[test]
+fn health_check_fails_over_each_limit_and_names_all_that_are_passed() {
+    let sandbox = crate::logs::sandbox_with_drops();
+    let store = sandbox.open();
+    store.enqueue_job("run-1", b"payload").unwrap();
+    store.enqueue_job("run-2", b"payload").unwrap();
+    let within = "health-check --max-queue 2 --max-dropped 2 --min-free 1";
+    assert!(sandbox.run(within).success().ends_with("reserve for 2 acks\n"));
+    let report = sandbox.run("health-check --json").json();
+    assert_eq!(
+        (&report["jobs"], &report["queue_bytes"], &report["acks_on_full_disk"]),
+        (&2.into(), &14.into(), &2.into())
+    );
+    assert!(
+        report["reserved_bytes"].as_u64().unwrap() > 65_536 && report["disk_free_bytes"].as_u64().unwrap() > 0
+    );
+    let over = "health-check --max-queue 1 --max-dropped 1 --min-free 18446744073709551615";
+    let message = sandbox.run(over).failed(1).to_owned();
+    assert!(
+        message.contains("2 jobs in the queue; the limit is 1; 2 log events dropped; the limit is 1; "),
+        "{message}"
+    );
+    assert!(message.contains(" bytes of the disk are free; the limit is 18446744073709551615"), "{message}");
+    for one in ["--max-queue 1", "--max-dropped 1", "--min-free 18446744073709551615"] {
+        let message = sandbox.run(&format!("health-check {one}")).failed(1).to_owned();
+        assert_eq!(message.matches("the limit is").count(), 1, "{message}");
+    }
 }
 
 #[test]
@@ -50,7 +88,8 @@ fn health_check_says_where_the_log_cannot_be_compacted_and_exits_with_0() {
     let healthy = sandbox.run("health-check").success();
     assert_eq!(sandbox.run("health-check --json").json()["compaction_unavailable"], Value::Null);
     let Some(outcome) = sandbox.run_mounted("health-check") else { return };
-    assert_eq!(outcome.success(), format!("{}; {MOUNTED}\n", healthy.trim_end()));
+    let expected = format!("{}; {MOUNTED}\n", without_disk(&healthy).trim_end());
+    assert_eq!(without_disk(&outcome.success()), expected);
     let report = sandbox.run_mounted("health-check --json").unwrap().json();
     assert_eq!(report["healthy"], true);
     assert!(MOUNTED.ends_with(report["compaction_unavailable"].as_str().unwrap()), "{report}");

@@ -84,7 +84,7 @@ fn the_map_has_as_many_bytes_of_each_kind_as_stats() {
 #[test]
 fn the_map_shows_each_region_at_its_offset() {
     let sandbox = Sandbox::empty();
-    sandbox.with_regions().close().unwrap();
+    sandbox.close(sandbox.with_regions());
     let expected = "\
 state       [DIR]/state.db
 generation  1
@@ -164,7 +164,7 @@ fn the_map_shows_a_torn_tail() {
 #[test]
 fn the_map_shows_damage_and_exits_with_3() {
     let sandbox = Sandbox::empty();
-    sandbox.with_regions().close().unwrap();
+    sandbox.close(sandbox.with_regions());
     let whole = sandbox.bytes();
     let second = 8192 + 64 + 20_000;
     for offset in [8192, second] {
@@ -204,7 +204,9 @@ fn the_map_shows_damage_and_exits_with_3() {
 #[test]
 fn the_map_shows_what_is_read_past_a_damaged_header_page() {
     let sandbox = Sandbox::filled();
-    sandbox.open().compact().unwrap();
+    let store = sandbox.open();
+    store.compact().unwrap();
+    sandbox.close(store);
     let whole = sandbox.bytes();
     let damage = |offsets: &[usize]| {
         let mut bytes = whole.clone();
@@ -259,7 +261,7 @@ fn the_map_shows_a_frame_that_fails_authentication() {
 #[test]
 fn the_svg_is_well_formed_and_shows_the_parts() {
     let sandbox = Sandbox::empty();
-    sandbox.with_regions().close().unwrap();
+    sandbox.close(sandbox.with_regions());
     let file = sandbox.folder.path().join("map.svg");
     let out = sandbox.run(&format!("map --svg {}", file.display())).success();
     let svg = fs::read_to_string(&file).unwrap();
@@ -278,7 +280,7 @@ fn the_svg_is_well_formed_and_shows_the_parts() {
 #[test]
 fn the_regions_in_the_svg_are_adjacent() {
     let sandbox = Sandbox::empty();
-    sandbox.with_regions().close().unwrap();
+    sandbox.close(sandbox.with_regions());
     let svg = sandbox.run("map --svg -").success();
     let number = |line: &str, name: &str| -> u64 {
         let (_, rest) = line.split_once(&format!(" {name}=\"")).unwrap();

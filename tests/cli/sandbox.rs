@@ -33,7 +33,7 @@ impl Sandbox {
     /// A folder with a store that has been filled and closed.
     pub(crate) fn filled() -> Self {
         let sandbox = Sandbox::empty();
-        sandbox.fill().close().unwrap();
+        sandbox.close(sandbox.fill());
         sandbox
     }
 
@@ -55,6 +55,15 @@ impl Sandbox {
 
     pub(crate) fn open(&self) -> Store {
         Store::open(self.state(), &AgentKey::new(KEY).unwrap()).unwrap()
+    }
+
+    /// Closes the store and cuts off the reserve, so that the file ends with its last frame.
+    pub(crate) fn close(&self, store: Store) {
+        store.close().unwrap();
+        let mut bytes = self.bytes();
+        let last = bytes.iter().rposition(|byte| *byte != 0).unwrap();
+        bytes.truncate((last + 1).next_multiple_of(8));
+        self.write(&bytes);
     }
 
     pub(crate) fn state(&self) -> PathBuf {

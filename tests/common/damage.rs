@@ -67,8 +67,18 @@ impl Image {
         self
     }
 
+    /// Puts `bytes` after the last frame, and nothing after them.
     pub(crate) fn append(&mut self, bytes: &[u8]) -> &mut Self {
-        self.bytes.extend_from_slice(bytes);
+        self.without_space().bytes.extend_from_slice(bytes);
+        self
+    }
+
+    /// Cuts off the preallocated space, if there is nothing else after the last frame.
+    pub(crate) fn without_space(&mut self) -> &mut Self {
+        let end = self.end();
+        if self.bytes.get(end..).is_some_and(|space| space.iter().all(|byte| *byte == 0)) {
+            self.bytes.truncate(end);
+        }
         self
     }
 

@@ -45,6 +45,16 @@ pub(crate) fn random_histories() -> u64 {
     choose(5, 50)
 }
 
+/// Between two operations before which the disk gets full.
+pub(crate) fn full_disk_step() -> usize {
+    choose(11, 5)
+}
+
+/// How many jobs are queued when the disk gets full, and how often.
+pub(crate) fn full_queue() -> (usize, usize) {
+    choose((500, 3), (2000, 6))
+}
+
 /// `failing_calls`: one failure in this many is tried. There are 24 failures of an operation and 36 of a sync. A
 /// step that shares no divisor with these numbers tries each kind of failure.
 pub(crate) fn failure_step() -> usize {

@@ -37,16 +37,15 @@ fn log(random: &mut Random) -> Vec<u8> {
         if random.below(3) == 0 {
             store.compact().unwrap();
         }
+        let mut left = memory.bytes(PATH);
+        drop(store);
         if random.below(2) == 0 {
-            store.close().unwrap();
-        } else {
-            let mut killed = memory.bytes(PATH);
-            drop(store);
-            // Some of the preallocated zeros.
-            let end = page_reader::read(&killed, KEY).unwrap().end;
-            killed.truncate(killed.len().min(end + random.below(200)));
-            memory.put(PATH, killed);
+            left = memory.bytes(PATH);
         }
+        // Some of the preallocated zeros.
+        let end = page_reader::read(&left, KEY).unwrap().end;
+        left.truncate(left.len().min(end + random.below(200)));
+        memory.put(PATH, left);
     }
     memory.bytes(PATH)
 }

@@ -20,24 +20,28 @@ const LARGE_LEN: usize = 40_000;
 const SMALL_LEN: usize = 2000;
 
 /// A file system of its own, unmounted at the end.
-struct Mount {
-    at: PathBuf,
+pub(super) struct Mount {
+    pub(super) at: PathBuf,
     _place: Place,
 }
 
 impl Mount {
-    fn tmpfs(options: &str) -> Option<Mount> {
+    pub(super) fn tmpfs(options: &str) -> Option<Mount> {
         Mount::new("tmpfs", |_, at| {
             run(Command::new("mount").args(["-t", "tmpfs", "-o", options, "none"]).arg(at))
         })
     }
 
-    /// In a file, by way of a loop device.
-    fn ext4(len: u64) -> Option<Mount> {
-        Mount::new("ext4", |place, at| {
+    pub(super) fn ext4(len: u64) -> Option<Mount> {
+        Mount::of_image("ext4", len, &["mkfs.ext4", "-q", "-F", "-m", "0"])
+    }
+
+    /// In a file, by way of a loop device. `mkfs` makes the file system.
+    pub(super) fn of_image(name: &str, len: u64, mkfs: &[&str]) -> Option<Mount> {
+        Mount::new(name, |place, at| {
             let image = place.at("image");
             fs::File::create_new(&image).unwrap().set_len(len).unwrap();
-            run(Command::new("mkfs.ext4").args(["-q", "-F", "-m", "0"]).arg(&image))
+            run(Command::new(mkfs[0]).args(&mkfs[1..]).arg(&image))
                 && run(Command::new("mount").args(["-o", "loop"]).args([&image, at]))
         })
     }
@@ -53,7 +57,7 @@ impl Mount {
         None
     }
 
-    fn path(&self) -> PathBuf {
+    pub(super) fn path(&self) -> PathBuf {
         self.at.join("state.db")
     }
 }

@@ -10,6 +10,7 @@ mod attributes;
 mod compaction_threads;
 mod forks;
 mod full_disk;
+mod full_queue;
 mod identity;
 mod kills;
 mod locking;

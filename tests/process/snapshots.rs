@@ -301,6 +301,7 @@ fn what_only_looks_like_damage_is_looked_at_again() {
             }
             store.close().unwrap();
             let mut image = Image::read(place.path());
+            image.without_space();
             if !is_marked {
                 image.without_marks();
             }

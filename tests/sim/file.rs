@@ -4,7 +4,7 @@ use std::io::{self, ErrorKind};
 use std::ops::Range;
 use std::sync::MutexGuard;
 
-use backupy_state::testing::{Attributes, File, FileId, Map};
+use backupy_state::testing::{Attributes, File, FileId, FreeSpace, Map};
 
 use super::{DiskState, EIO, ENOSPC, Failure, Op, Sim, file_id};
 
@@ -47,6 +47,12 @@ impl File for SimFile {
     fn unlock(&self) -> io::Result<()> {
         self.sim.unlock(self.inode as u64, self.handle);
         Ok(())
+    }
+
+    fn free_space(&self) -> Option<FreeSpace> {
+        let state = self.sim.state();
+        let free = state.free();
+        state.tells_free_space.then(|| FreeSpace { available: free, free, ..FreeSpace::default() })
     }
 
     fn attributes(&self) -> io::Result<Attributes> {

@@ -133,6 +133,10 @@ struct DiskState {
     moments: Option<Vec<Moment>>,
     failed_sync: FailedSync,
     capacity: u64,
+    /// Whether the disk tells how much space it has left.
+    tells_free_space: bool,
+    /// Before this operation, others fill the disk.
+    filled_at: Option<usize>,
     /// The lock files, which are on no image: nothing in them matters after a crash.
     lock_files: BTreeMap<PathBuf, u64>,
     /// Which handle has the lock on a file.
@@ -174,6 +178,8 @@ impl Sim {
             moments: None,
             failed_sync: FailedSync::LosesAll,
             capacity: u64::MAX,
+            tells_free_space: seed % 2 == 1,
+            filled_at: None,
             lock_files: BTreeMap::new(),
             locks: BTreeMap::new(),
             handles: 0,
@@ -247,6 +253,11 @@ impl Sim {
         self.state().capacity = bytes;
     }
 
+    /// Before operation `n`, others use all the space that is left. What is given back later, they leave alone.
+    pub fn fill_at(&self, n: usize) {
+        self.state().filled_at = Some(n);
+    }
+
     /// From now on, remembers the disk before every operation that could change it.
     pub fn record(&self) {
         self.state().moments = Some(Vec::new());
@@ -289,6 +300,9 @@ impl Sim {
             state = self.state();
         }
         let number = state.ops.len();
+        if state.filled_at == Some(number) {
+            state.capacity = state.world.used();
+        }
         if op.follows_change() && state.moments.is_some() {
             let moment = Moment { ops: number, world: state.world.clone() };
             state.moments.as_mut().unwrap().push(moment);

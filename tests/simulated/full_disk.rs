@@ -3,10 +3,11 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use backupy_state::testing::{log_rate, options_on, verify_on};
+use backupy_state::testing::{Access, Storage, log_rate, options_on, verify_on};
 use backupy_state::{Batch, Error, LogAdmission, LogLimits};
 
-use super::survival::{fail_next, refuses_writes_and_still_reads, survives};
+use super::survival::{fail_next, refuses_writes_and_still_reads, survives, survives_some};
+use crate::common::depth;
 use crate::sim::{Agent, Call, EIO, ENOSPC, FEW, Failure, Mode, Model, Op, PATH, Sim, key};
 
 #[test]
@@ -143,14 +144,16 @@ fn full_disk_lets_a_killed_store_open_and_ack() {
     survives(&sim.world(), agent.oracle.allowed());
 }
 
-/// The close has released the reserve, and other files have used most of that space since.
+/// A copy of a log has no reserve, and other files have used most of the space since.
 #[test]
 fn little_room_is_enough_for_an_ack() {
     let sim = Sim::new(13);
     let mut agent = Agent::new(sim.clone(), Mode::Sync);
     agent.start().unwrap();
     agent.make(Call::Enqueue { job: 0, len: 500 }).unwrap();
-    agent.make(Call::Reopen).unwrap();
+    agent.close().unwrap();
+    cut_off_reserve(&sim);
+    agent.start().unwrap();
     sim.set_capacity(sim.world().used() + 4096);
     assert!(matches!(agent.make(Call::Enqueue { job: 1, len: 500 }), Err(Error::Full { .. })));
     agent.make(Call::Ack { job: 0 }).unwrap();
@@ -159,6 +162,11 @@ fn little_room_is_enough_for_an_ack() {
     sim.set_capacity(u64::MAX);
     agent.make(Call::Enqueue { job: 2, len: 500 }).unwrap();
     survives(&sim.world(), agent.oracle.allowed());
+}
+
+fn cut_off_reserve(sim: &Sim) {
+    let log_len = verify_on(sim, PATH, Some(&key()), |_| {}).unwrap().log_len;
+    sim.open(Path::new(PATH), Access::Write).unwrap().set_len(log_len).unwrap();
 }
 
 /// The next record is shorter, so the rest of this one would follow it.
@@ -239,3 +247,82 @@ fn an_ack_that_finds_no_room_leaves_the_job_in_the_queue() {
     assert_eq!(&Model::read(agent.store()).unwrap(), &agent.oracle.current().without_logs());
     agent.make(Call::Ack { job: 0 }).unwrap();
 }
+
+/// From any operation on, the disk has not a byte left. All jobs can be acked one by one, all events drained, and
+/// then the log compacted, also by a process that comes after a close or a kill.
+#[test]
+fn whenever_the_disk_gets_full_all_can_be_removed_and_then_the_log_be_compacted() {
+    for mode in [Mode::Sync, Mode::Buffered, Mode::Indexed] {
+        for seed in [31, 32] {
+            let ops = {
+                let sim = Sim::new(seed);
+                let mut agent = Agent::new(sim.clone(), mode);
+                agent.start().unwrap();
+                FILLING.iter().for_each(|&call| agent.make(call).unwrap());
+                sim.ops()
+            };
+            for n in (0..ops).step_by(depth::full_disk_step()) {
+                for end in [None, Some(Call::Reopen), Some(Call::Kill)] {
+                    full_from(n, end, Sim::new(seed), mode);
+                }
+            }
+        }
+    }
+}
+
+fn full_from(n: usize, end: Option<Call>, sim: Sim, mode: Mode) {
+    let what = format!("{mode:?}, full from operation {n}, {end:?}");
+    sim.fill_at(n);
+    let mut agent = Agent::new(sim.clone(), mode);
+    if let Err(error) = agent.start() {
+        assert!(matches!(error, Error::Full { .. }), "{what}: {error}");
+        return;
+    }
+    for &call in &FILLING {
+        let made = agent.make(call);
+        // What adds something is refused, and so may be what copies it.
+        let may_be_full = !matches!(call, Call::Ack { .. } | Call::DrainLogs { .. } | Call::Reopen | Call::Kill);
+        let is_refused = matches!(made, Err(Error::Full { .. })) && may_be_full && sim.ops() > n;
+        assert!(made.is_ok() || is_refused, "{what}: {call:?}: {made:?}");
+    }
+    assert!(sim.ops() > n, "{what}: the disk did not get full");
+    end.into_iter().for_each(|end| agent.make(end).unwrap());
+    for job in
+        (0..20).filter(|job| agent.store().job(&format!("run-{job}")).unwrap().is_some()).collect::<Vec<_>>()
+    {
+        agent.make(Call::Ack { job }).unwrap_or_else(|error| panic!("{what}: ack {job}: {error}"));
+    }
+    agent.make(Call::DrainLogs { n: usize::MAX }).unwrap_or_else(|error| panic!("{what}: drain: {error}"));
+    end.into_iter().for_each(|end| agent.make(end).unwrap());
+    assert_eq!((agent.store().queue_depth(), agent.store().log_count()), (0, 0));
+    agent.make(Call::Compact).unwrap_or_else(|error| panic!("{what}: compact: {error}"));
+    survives_some(&sim.world(), agent.oracle.allowed(), 20);
+    sim.set_capacity(u64::MAX);
+    agent.make(Call::Enqueue { job: 1, len: 500 }).unwrap();
+}
+
+/// What an agent does while the disk gets full.
+const FILLING: [Call; 22] = [
+    Call::SaveConfig { len: 300 },
+    Call::Enqueue { job: 1, len: 4000 },
+    Call::Enqueue { job: 2, len: 0 },
+    Call::BufferLog { ts_ms: 1, len: 50 },
+    Call::Enqueue { job: 3, len: 70_000 },
+    Call::Ack { job: 1 },
+    Call::Enqueue { job: 4, len: 300_000 },
+    Call::Enqueue { job: 2, len: 9000 },
+    Call::Batch { job: 2, len: 2000 },
+    Call::BufferLog { ts_ms: 2, len: 50 },
+    Call::Reopen,
+    Call::Enqueue { job: 6, len: 500 },
+    Call::Heartbeat,
+    Call::DrainLogs { n: 1 },
+    Call::Compact,
+    Call::Enqueue { job: 7, len: 500 },
+    Call::BufferLog { ts_ms: 3, len: 50 },
+    Call::Kill,
+    Call::Enqueue { job: 8, len: 500 },
+    Call::Ack { job: 6 },
+    Call::Rekey,
+    Call::Enqueue { job: 9, len: 500 },
+];

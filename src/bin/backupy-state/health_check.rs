@@ -1,36 +1,51 @@
 //! `health-check`: one line and exit code 0 or 1, for a container's health check.
 
+use backupy_state::Stats;
 use serde_json::json;
 
 use crate::failure::Failure;
 use crate::target::Target;
-use crate::text::{Out, Utc, ago, counted, no_compaction, now_ms};
+use crate::text::{Out, Utc, ago, bytes, counted, grouped, no_compaction, now_ms};
 
 /// Report in one line whether the store is healthy; exits with 0 or 1
 ///
 /// Opens the store as the agent does, and reads the configuration, the session and the heartbeat; `verify` checks
-/// every record and every payload. A store that cannot be compacted, because the log is mounted by itself, is
-/// healthy, and the line says so. Takes no lock and writes nothing, so it can run at any time while the agent
-/// runs. Failures are reported on stderr.
+/// every record and every payload. The limits are those that you give; every one that is passed is named. A store
+/// that cannot be compacted, because the log is mounted by itself, is healthy, and the line says so. Takes no lock
+/// and writes nothing, so it can run at any time while the agent runs. Failures are reported on stderr.
 #[derive(clap::Args)]
-#[command(after_help = "Example:\n  backupy-state health-check --max-heartbeat-age 120")]
+#[command(after_help = "Example:\n  backupy-state health-check --max-heartbeat-age 120 --max-queue 10000")]
 pub(crate) struct Args {
     /// Fail if the last heartbeat is older than this, or further than this ahead of the clock
     #[arg(long, value_name = "SECONDS")]
     max_heartbeat_age: Option<u32>,
+    /// Fail if more jobs are queued
+    #[arg(long, value_name = "N")]
+    max_queue: Option<u64>,
+    /// Fail if more log events were dropped since the agent last removed some
+    #[arg(long, value_name = "N")]
+    max_dropped: Option<u64>,
+    /// Fail if the file system has less space left
+    #[arg(long, value_name = "BYTES")]
+    min_free: Option<u64>,
 }
 
 pub(crate) fn run(target: &Target, args: &Args, out: &mut Out) -> Result<(), Failure> {
     let health = Health::of(target, args);
     if out.json {
         out.json(&match &health {
-            Ok(Health { jobs, log_events, heartbeat_ms, compaction_unavailable, now_ms }) => json!({
+            Ok(Health { stats, heartbeat_ms, now_ms }) => json!({
                 "healthy": true,
-                "jobs": jobs,
-                "log_events": log_events,
+                "jobs": stats.jobs,
+                "queue_bytes": stats.queue_bytes,
+                "log_events": stats.log_events,
+                "logs_dropped": stats.logs_dropped,
+                "reserved_bytes": stats.reserved_bytes,
+                "acks_on_full_disk": stats.acks_on_full_disk,
+                "disk_free_bytes": stats.disk_free_bytes,
                 "last_heartbeat_ms": heartbeat_ms,
                 "heartbeat_age_ms": heartbeat_ms.map(|ts| now_ms.saturating_sub(ts)),
-                "compaction_unavailable": compaction_unavailable,
+                "compaction_unavailable": stats.compaction.unavailable,
             }),
             Err(failure) => json!({ "healthy": false, "reason": failure.to_string() }),
         });
@@ -41,11 +56,8 @@ pub(crate) fn run(target: &Target, args: &Args, out: &mut Out) -> Result<(), Fai
 }
 
 struct Health {
-    jobs: u64,
-    log_events: u64,
+    stats: Stats,
     heartbeat_ms: Option<i64>,
-    /// Why the log only grows, if it does.
-    compaction_unavailable: Option<&'static str>,
     now_ms: i64,
 }
 
@@ -54,32 +66,33 @@ impl Health {
         let snapshot = target.snapshot()?;
         snapshot.load_config()?;
         snapshot.load_session()?;
-        let stats = snapshot.stats();
-        let (heartbeat_ms, now_ms) = (snapshot.last_heartbeat()?, now_ms());
-        let health = Health {
-            jobs: stats.jobs,
-            log_events: stats.log_events,
-            heartbeat_ms,
-            compaction_unavailable: stats.compaction.unavailable,
-            now_ms,
-        };
-        if let Some(max) = args.max_heartbeat_age {
-            health.check_heartbeat(max)?;
-        }
-        Ok(health)
+        let heartbeat_ms = snapshot.last_heartbeat()?;
+        let health = Health { stats: snapshot.stats(), heartbeat_ms, now_ms: now_ms() };
+        let passed = health.passed_limits(args);
+        if passed.is_empty() { Ok(health) } else { Err(Failure::failed(passed.join("; "))) }
     }
 
-    fn check_heartbeat(&self, max_age_s: u32) -> Result<(), Failure> {
-        let Some(ts) = self.heartbeat_ms else {
-            return Err(Failure::failed("no heartbeat has been recorded"));
-        };
-        if self.now_ms.abs_diff(ts) > u64::from(max_age_s) * 1000 {
-            let (when, age) = (Utc(ts), ago(ts, self.now_ms));
-            return Err(Failure::failed(format!(
-                "the last heartbeat was {age}, at {when}; the limit is {max_age_s} s"
-            )));
-        }
-        Ok(())
+    fn passed_limits(&self, args: &Args) -> Vec<String> {
+        let Stats { jobs, logs_dropped, disk_free_bytes, .. } = self.stats;
+        let queue = args.max_queue.filter(|max| jobs > *max);
+        let dropped = args.max_dropped.filter(|max| logs_dropped > *max);
+        // A file system that does not say how much it has left is not known to have enough.
+        let free = disk_free_bytes.unwrap_or(0);
+        let min_free = args.min_free.filter(|min| free < *min);
+        let passed = [
+            args.max_heartbeat_age.and_then(|max| self.heartbeat_passed(max)),
+            queue.map(|max| format!("{} in the queue; the limit is {max}", counted(jobs, "job"))),
+            dropped.map(|max| format!("{} dropped; the limit is {max}", counted(logs_dropped, "log event"))),
+            min_free.map(|min| format!("{free} bytes of the disk are free; the limit is {min}")),
+        ];
+        passed.into_iter().flatten().collect()
+    }
+
+    fn heartbeat_passed(&self, max_age_s: u32) -> Option<String> {
+        let Some(ts) = self.heartbeat_ms else { return Some("no heartbeat has been recorded".to_owned()) };
+        let is_passed = self.now_ms.abs_diff(ts) > u64::from(max_age_s) * 1000;
+        let (when, age) = (Utc(ts), ago(ts, self.now_ms));
+        is_passed.then(|| format!("the last heartbeat was {age}, at {when}; the limit is {max_age_s} s"))
     }
 
     fn line(&self) -> String {
@@ -87,9 +100,17 @@ impl Health {
             Some(ts) => format!("last heartbeat {} ({})", Utc(ts), ago(ts, self.now_ms)),
             None => "no heartbeat yet".to_owned(),
         };
-        let Health { jobs, log_events, .. } = self;
-        let warning = self.compaction_unavailable.map(|reason| format!("; {}", no_compaction(reason)));
-        let (jobs, log_events) = (counted(*jobs, "job"), counted(*log_events, "log event"));
-        format!("ok: {jobs}, {log_events}, {heartbeat}{}", warning.unwrap_or_default())
+        let Stats { jobs, queue_bytes, log_events, logs_dropped, acks_on_full_disk, .. } = self.stats;
+        let free = self.stats.disk_free_bytes.map_or_else(|| "an unknown number of bytes".to_owned(), bytes);
+        let warning = self.stats.compaction.unavailable.map(|reason| format!("; {}", no_compaction(reason)));
+        format!(
+            "ok: {} ({}), {} ({} dropped), {heartbeat}, {free} of the disk free, reserve for {}{}",
+            counted(jobs, "job"),
+            bytes(queue_bytes),
+            counted(log_events, "log event"),
+            grouped(logs_dropped),
+            counted(acks_on_full_disk, "ack"),
+            warning.unwrap_or_default()
+        )
     }
 }

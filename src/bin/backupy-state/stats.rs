@@ -5,12 +5,13 @@ use serde_json::json;
 
 use crate::failure::Failure;
 use crate::target::Target;
-use crate::text::{Out, bytes, grouped, no_compaction};
+use crate::text::{Out, bytes, counted, grouped, no_compaction};
 
 /// Show the size of the store and of its parts
 ///
 /// Live bytes are the store's contents. Dead bytes were replaced or removed, or belong to the frames themselves.
-/// Free bytes are preallocated space after the log. Dropped log events are those that the limits of the log buffer
+/// Free bytes are preallocated space after the log; some of them are the reserve, which lets the agent ack and drain
+/// on a full disk. Dropped log events are those that the limits of the log buffer
 /// rejected or evicted since the agent last removed events from it. By default, an agent compacts its store when
 /// more than half of the log is dead. A warning says where it cannot be compacted.
 #[derive(clap::Args)]
@@ -30,7 +31,11 @@ pub(crate) fn run(target: &Target, _args: &Args, out: &mut Out) -> Result<(), Fa
             "live_bytes": stats.live_bytes,
             "dead_bytes": stats.dead_bytes,
             "free_bytes": stats.free_bytes,
+            "reserved_bytes": stats.reserved_bytes,
+            "acks_on_full_disk": stats.acks_on_full_disk,
+            "disk_free_bytes": stats.disk_free_bytes,
             "jobs": stats.jobs,
+            "queue_bytes": stats.queue_bytes,
             "log_events": stats.log_events,
             "logs_dropped": stats.logs_dropped,
             "opened_by_index": stats.opening.by_index,
@@ -44,7 +49,7 @@ pub(crate) fn run(target: &Target, _args: &Args, out: &mut Out) -> Result<(), Fa
     out.row("state", snapshot.path().display());
     out.row("generation", stats.generation);
     out.row("frames", grouped(stats.seq));
-    out.row("jobs", grouped(stats.jobs));
+    out.row("jobs", format_args!("{}; {}", grouped(stats.jobs), bytes(stats.queue_bytes)));
     out.row("log events", format_args!("{}; {} dropped", grouped(stats.log_events), grouped(stats.logs_dropped)));
     let dead_percent = dead_ratio(&stats) * 100.0;
     out.row(
@@ -56,6 +61,11 @@ pub(crate) fn run(target: &Target, _args: &Args, out: &mut Out) -> Result<(), Fa
     }
     out.row("file", bytes(stats.file_len));
     out.row("log", bytes(stats.log_len));
+    let acks = counted(stats.acks_on_full_disk, "ack");
+    out.row("reserve", format_args!("{}, for {acks} and other removals", bytes(stats.reserved_bytes)));
+    if let Some(free) = stats.disk_free_bytes {
+        out.row("disk", format_args!("{} free", bytes(free)));
+    }
     let replayed = bytes(stats.opening.replayed_bytes);
     let how = if stats.opening.by_index { "by the index file" } else { "without an index file" };
     out.row("opening", format_args!("{how}; {replayed} replayed"));

@@ -4,7 +4,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use super::runner::Runner;
-use crate::log::writer::Release;
+use crate::log::reserve::Release;
 use crate::store::background::Background;
 use crate::store::shared::{Shared, lock};
 use crate::{AgentKey, CompactionReport, CompactionStats, Error, Result};
@@ -52,7 +52,7 @@ impl Compactor {
         if runner.shared.compaction_is_due_at_close() && !runner.is_backing_off() {
             runner.progress.set_stopping(false);
             // If it fails, the old log is closed instead.
-            let done = runner.run(&lock(&runner.key), Release::AllButReserve);
+            let done = runner.run(&lock(&runner.key), Release::AllButRemovals);
             runner.note(&done);
             runner.progress.set_stopping(true);
         }
@@ -66,7 +66,7 @@ impl Compactor {
 
     pub(crate) fn compact(&self) -> Result<CompactionReport> {
         self.runner.shared.check_owner()?;
-        let done = self.runner.run(&lock(&self.runner.key), Release::All);
+        let done = self.runner.run(&lock(&self.runner.key), Release::AllButAcks);
         self.runner.note(&done);
         done
     }
@@ -75,7 +75,7 @@ impl Compactor {
         self.runner.shared.check_owner()?;
         let done = {
             let mut key = lock(&self.runner.key);
-            self.runner.run(new_key, Release::All).inspect(|_| *key = new_key.duplicate())
+            self.runner.run(new_key, Release::AllButAcks).inspect(|_| *key = new_key.duplicate())
         };
         self.runner.note(&done);
         done.map(drop)

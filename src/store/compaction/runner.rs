@@ -13,8 +13,8 @@ use crate::log::builder::{self, LogBuilder};
 use crate::log::group_commit::Failure;
 use crate::log::index_file;
 use crate::log::left_over::{self, Unfinished};
+use crate::log::reserve::Release;
 use crate::log::values::Values;
-use crate::log::writer::Release;
 use crate::log::{place, quarantine};
 use crate::read::Reader;
 use crate::report::MOUNTED;
@@ -58,7 +58,7 @@ impl Runner {
             let key = lock(&self.key);
             // Checked again: another compaction may have run while this one waited for the key.
             let is_wanted = self.shared.compaction_is_due() && !self.progress.is_stopping();
-            is_wanted.then(|| self.run(&key, Release::AllButReserve))
+            is_wanted.then(|| self.run(&key, Release::AllButRemovals))
         };
         done.iter().for_each(|done| self.note(done));
     }
@@ -70,6 +70,10 @@ impl Runner {
             Err(full @ Error::Full { .. }) => self.run_with_more_space(key, release, full),
             done => done,
         };
+        if let Ok(mut guard) = self.shared.write() {
+            // The new log may have found no space for it while the old one was there.
+            guard.log.take_reserve();
+        }
         if done.is_ok() {
             indexer::begin_anew(&self.shared);
         }
@@ -83,11 +87,7 @@ impl Runner {
         if !self.shared.write()?.log.release(release)? && !was_removed {
             return Err(full);
         }
-        let done = self.replace_log(key);
-        if let Ok(mut guard) = self.shared.write() {
-            guard.log.retake_reserve();
-        }
-        done
+        self.replace_log(key)
     }
 
     /// Writes the next generation and replaces the log with it.
@@ -101,6 +101,8 @@ impl Runner {
         let bytes_before = guard.log.tip().end;
         copier.finish(guard.log.tip())?;
         let left_out = copier.left_out();
+        let (reserve, _) = self.shared.with_index(|index| self.shared.reserve(index));
+        copier.new.take_reserve(reserve)?;
         let damaged = self.rename_over_log(&mut copier, &guard, &left_out)?;
         let report = CompactionReport {
             generation: copier.new.header.id.generation,

@@ -1,0 +1,115 @@
+//! The reserve: how much preallocated space a log keeps for records that only remove something, so that acks, drains
+//! and a compaction succeed on a full disk.
+//!
+//! It has two parts. One is for acks: as long as an ack of each queued job would be, one record each. The other is
+//! for drains and other removals, and to be given back to the file system when a compaction needs space for its new
+//! file. A put is refused if less than both would remain after it. An ack may use all of it, any other removal only
+//! the second part.
+//!
+//! Implements *The reserve* in *Writing* of FORMAT.md.
+
+use crate::format::bucket::Bucket;
+use crate::format::encoding;
+use crate::format::header::FIRST_FRAME_AT;
+use crate::format::record::{Action, Change};
+use crate::index::Index;
+
+/// The reserve that a log needs for what is live.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Reserve {
+    /// For an ack of each queued job.
+    acks: u64,
+    /// For other removals, and for the new file of a compaction.
+    others: u64,
+    has_jobs: bool,
+    has_events: bool,
+    /// How long the live records are.
+    live_len: u64,
+}
+
+impl Reserve {
+    /// `creation_len` is what the file system asks for before it creates a file.
+    pub(crate) fn of(index: &Index, creation_len: u64) -> Self {
+        let in_bucket = |bucket| index.live_bytes_in(bucket);
+        let copied = in_bucket(Bucket::Config) + in_bucket(Bucket::Registry) + in_bucket(Bucket::Data);
+        Reserve {
+            acks: index.acks_len().min(ACKS_LEN_MAX),
+            others: REMOVALS_LEN + creation_len + copied.min(COPIED_LEN_MAX),
+            has_jobs: index.count(Bucket::Queue) > 0,
+            has_events: index.count(Bucket::Logs) > 0,
+            live_len: index.live_bytes(),
+        }
+    }
+
+    /// All of it.
+    pub(crate) fn len(&self) -> u64 {
+        self.acks + self.others
+    }
+
+    /// Whether there is a job or a log event that may have to be removed.
+    pub(crate) fn is_for_removals(&self) -> bool {
+        self.has_jobs || self.has_events
+    }
+
+    /// How much of it a compaction on a full disk does not give back.
+    pub(super) fn kept_by(&self, release: Release) -> u64 {
+        match release {
+            Release::AllButAcks => self.acks,
+            Release::AllButRemovals if self.has_events => self.acks + REMOVALS_LEN,
+            Release::AllButRemovals => self.acks,
+        }
+    }
+
+    /// How much of it remains when a log that ends at `end` is closed: others may fill the disk until it is opened
+    /// again.
+    pub(super) fn kept_by_close(&self, end: u64) -> u64 {
+        let dead = (end - FIRST_FRAME_AT as u64).saturating_sub(self.live_len);
+        if self.is_for_removals() || dead > REMOVALS_LEN { self.len() } else { 0 }
+    }
+
+    /// How much of it a close frame may not use.
+    pub(super) fn kept_by_close_frame(&self) -> u64 {
+        self.acks
+    }
+
+    /// How much must remain after a record of these changes, and how much should.
+    pub(super) fn around(&self, changes: &[Change<'_>]) -> Demand {
+        let is_removal = changes.iter().all(Change::frees);
+        let is_ack = |change: &Change<'_>| {
+            change.operation.bucket == Bucket::Queue && matches!(change.operation.action, Action::Delete)
+        };
+        if is_removal {
+            let least = if changes.iter().all(is_ack) { 0 } else { self.acks };
+            return Demand { least, wanted: self.len() };
+        }
+        let queued = changes.iter().filter(|change| change.is_put() && change.operation.bucket == Bucket::Queue);
+        let new_acks: u64 = queued.map(|change| encoding::ack_frame_len(change.operation.key.len())).sum();
+        let wanted = (self.acks + new_acks).min(ACKS_LEN_MAX) + self.others;
+        Demand { least: wanted, wanted }
+    }
+}
+
+/// How much of the reserve a compaction gives back to a full disk, to find space for its new file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Release {
+    /// For an automatic compaction: somebody else may take what it gives back, and log events must still be drained.
+    AllButRemovals,
+    /// For a compaction that the caller asked for.
+    AllButAcks,
+}
+
+/// How much preallocated space there is to be after a frame.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Demand {
+    /// With less, the frame is refused.
+    pub(super) least: u64,
+    /// As much is taken if the disk has it.
+    pub(super) wanted: u64,
+}
+
+/// Enough for some 600 drains.
+pub(crate) const REMOVALS_LEN: u64 = 64 << 10;
+/// The acks of 600,000 jobs whose run id is a UUID.
+const ACKS_LEN_MAX: u64 = 64 << 20;
+/// A compaction also copies what is neither a job nor a log event. Up to so much of that is in the reserve too.
+const COPIED_LEN_MAX: u64 = 1 << 20;

@@ -1,0 +1,160 @@
+//! A queue that is long when others fill the disk to the last byte: all of it can be acked, one job at a time, the log
+//! events drained, and then the log compacted. Also by a process that comes after a close or a kill.
+
+use std::fs;
+use std::io::Write;
+use std::path::Path;
+
+use backupy_state::testing::policy;
+use backupy_state::{Batch, Error, OpenOptions, Store};
+
+use super::full_disk::Mount;
+use crate::common::{child_path, depth, key, say, spawn, test_binary};
+
+#[test]
+fn a_long_queue_on_a_full_tmpfs_can_be_removed() {
+    Mount::tmpfs("size=24M").into_iter().for_each(|mount| cycles(&mount, true));
+}
+
+#[test]
+fn a_long_queue_on_a_full_ext4_can_be_removed() {
+    Mount::ext4(48 << 20).into_iter().for_each(|mount| cycles(&mount, true));
+}
+
+/// Smaller ones are not made any more.
+#[test]
+fn a_long_queue_on_a_full_xfs_can_be_removed() {
+    Mount::of_image("xfs", 320 << 20, &["mkfs.xfs", "-q"]).into_iter().for_each(|mount| cycles(&mount, true));
+}
+
+/// It needs some megabytes for a new file.
+#[test]
+fn a_long_queue_on_a_full_btrfs_can_be_removed() {
+    Mount::of_image("btrfs", 320 << 20, &["mkfs.btrfs", "-q"]).into_iter().for_each(|mount| cycles(&mount, false));
+}
+
+/// How the process that filled the queue ends, and at which points of the cycle the store is closed and opened.
+#[derive(Clone, Copy, Debug)]
+struct Course {
+    is_killed: bool,
+    closes: [bool; 3],
+}
+
+/// `compacts`: whether the file system has space for a new file, once the reserve was given back.
+fn cycles(mount: &Mount, compacts: bool) {
+    let (jobs, count) = depth::full_queue();
+    for cycle in 0..count {
+        let bit = |n: usize| cycle >> n & 1 == 1;
+        cycle_of(mount, jobs, compacts, Course { is_killed: !bit(0), closes: [bit(1), bit(0), !bit(1)] });
+    }
+    println!("{count} cycles of {jobs} jobs");
+}
+
+fn cycle_of(mount: &Mount, jobs: usize, compacts: bool, course: Course) {
+    let path = mount.path();
+    let mut child = test_binary("full_queue::child_that_fills_the_queue", &path);
+    let mut child = spawn(child.env(JOBS_VAR, jobs.to_string()).env(CLOSES_VAR, (!course.is_killed).to_string()));
+    child.expect("filled");
+    fill_disk(&mount.at);
+    drop(child);
+
+    let mut store = open(&path);
+    assert_eq!((store.queue_depth(), store.log_count()), (jobs, EVENTS), "{course:?}");
+    // The space that was preallocated beyond the reserve is used first.
+    let mut jobs = jobs;
+    while store.enqueue_job(&run_id(jobs), &[7; 64]).is_ok() {
+        jobs += 1;
+    }
+    let refused = store.enqueue_job(&run_id(jobs), &[7; 64]);
+    assert!(matches!(refused, Err(Error::Full { .. })), "{course:?}: {refused:?}");
+    assert_eq!(store.stats().acks_on_full_disk, jobs as u64, "{course:?}");
+    for job in 0..jobs {
+        if job == jobs / 3 && course.closes[0] {
+            store = reopened(store, &path);
+        }
+        let acked = store.ack_job(&run_id(job));
+        assert!(matches!(acked, Ok(true)), "{course:?}: job {job}: {acked:?}, {:?}", store.stats());
+    }
+    if course.closes[1] {
+        store = reopened(store, &path);
+    }
+    while store.log_count() > 0 {
+        store.drain_logs(10).unwrap_or_else(|error| panic!("{course:?}: {error}, {:?}", store.stats()));
+    }
+    if course.closes[2] {
+        store = reopened(store, &path);
+    }
+    let compacted = store.compact();
+    assert!(compacted.is_ok() || !compacts, "{course:?}: {compacted:?}, {:?}", store.stats());
+    for ballast in ballast_in(&mount.at) {
+        fs::remove_file(ballast).unwrap();
+    }
+    store.compact().unwrap();
+    store.enqueue_job("one more", &[7; 5000]).unwrap();
+    store.ack_job("one more").unwrap();
+    store.close().unwrap();
+}
+
+fn reopened(store: Store, path: &Path) -> Store {
+    store.close().unwrap();
+    open(path)
+}
+
+fn open(path: &Path) -> Store {
+    // A compaction would free space before the last ack.
+    OpenOptions::new().compaction(policy(|policy| policy.automatic = false)).open(path, &key()).unwrap()
+}
+
+#[test]
+fn child_that_fills_the_queue() {
+    let Some(path) = child_path() else { return };
+    let store = open(&path);
+    let jobs: usize = std::env::var(JOBS_VAR).unwrap().parse().unwrap();
+    for first in (0..jobs).step_by(500) {
+        let batch = (first..jobs.min(first + 500))
+            .fold(Batch::new(), |batch, job| batch.enqueue_job(&run_id(job), &[7; 64]));
+        store.write(batch).unwrap();
+    }
+    for ts_ms in 0..EVENTS as i64 {
+        store.buffer_log(ts_ms, &[7; 100]).unwrap();
+    }
+    if std::env::var(CLOSES_VAR).unwrap() == "true" {
+        store.close().unwrap();
+        say("filled");
+    } else {
+        say("filled");
+        std::thread::park();
+    }
+}
+
+fn run_id(job: usize) -> String {
+    let random = (job as u64 + 1).wrapping_mul(0x9E37_79B9_7F4A_7C15);
+    format!("{:08x}-f00a-41db-aff5-{job:012x}", random >> 32)
+}
+
+/// Others take every byte. What they have written is on the disk when this returns.
+fn fill_disk(folder: &Path) {
+    for n in 0.. {
+        let Ok(mut ballast) = fs::File::create(folder.join(format!("ballast-{n}"))) else { break };
+        let mut written = 0;
+        for len in [1 << 20, 4096, 1] {
+            while ballast.write_all(&vec![1; len]).is_ok() {
+                written += len;
+            }
+        }
+        // What is left may only become known once it has been written.
+        let _ = ballast.sync_all();
+        if written == 0 {
+            break;
+        }
+    }
+}
+
+fn ballast_in(folder: &Path) -> Vec<std::path::PathBuf> {
+    let names = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
+    names.filter(|path| path.file_name().unwrap().to_string_lossy().starts_with("ballast")).collect()
+}
+
+const EVENTS: usize = 100;
+const JOBS_VAR: &str = "BACKUPY_TEST_JOBS";
+const CLOSES_VAR: &str = "BACKUPY_TEST_CLOSES";
