@@ -242,6 +242,15 @@ impl Index {
         self.bucket(bucket).iter().map(|(key, location)| (&**key, location))
     }
 
+    /// The keys of a bucket after `after`, in key order.
+    pub(crate) fn iter_after<'a>(
+        &'a self,
+        bucket: Bucket,
+        after: &[u8],
+    ) -> impl Iterator<Item = (&'a [u8], Location)> + use<'a> {
+        self.bucket(bucket).range(Bound::Excluded(after)).map(|(key, location)| (&**key, location))
+    }
+
     /// The payload bytes in the log buffer.
     pub(crate) fn log_bytes(&self) -> u64 {
         let overhead = live_len(Bucket::Logs, &[0; LOG_KEY_LEN], 0);

@@ -186,12 +186,12 @@ impl Batch {
     }
 
     /// The lengths of the log events' payloads, in the order of the calls.
-    pub(crate) fn log_lens(&self) -> Vec<u64> {
-        let lens = self.calls.iter().filter_map(|call| match call {
-            Call::Log { payload, .. } => Some(payload.len() as u64),
+    pub(crate) fn log_events(&self) -> Vec<(i64, u64)> {
+        let events = self.calls.iter().filter_map(|call| match call {
+            Call::Log { ts_ms, payload } => Some((*ts_ms, payload.len() as u64)),
             Call::Put { .. } | Call::Ack { .. } => None,
         });
-        lens.collect()
+        events.collect()
     }
 
     /// The changes that the calls make. `log_keys` come from [`log_keys`](Self::log_keys); `admitted` says for

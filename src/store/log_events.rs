@@ -61,7 +61,7 @@ impl Store {
         check_value("a log event", payload)?;
         let guard = self.shared.write()?;
         let mut quota = lock(&self.log_quota);
-        let (plan, _) = self.with_index(|index| quota.plan(index, &[payload.len() as u64]));
+        let (plan, _) = self.with_index(|index| quota.plan(index, &[(ts_ms, payload.len() as u64)]));
         if plan.admitted != [true] || !quota.take_token(Instant::now()) {
             quota.dropped += 1;
             return Ok(LogAdmission::Dropped);
@@ -71,7 +71,7 @@ impl Store {
         let event = Change::put(Bucket::Logs, &key, &[], payload);
         let pending = self.tell_failure(append_with_drops(guard, quota, &plan, vec![event]))?;
         self.finish_commit(&pending, self.log_durability)?;
-        Ok(match plan.evicted {
+        Ok(match plan.evicted.len() as u64 {
             0 => LogAdmission::Buffered,
             dropped => LogAdmission::DroppedOldest(dropped),
         })
@@ -234,7 +234,7 @@ impl Store {
         }
         let discarded = changes.len() as u64;
         if discarded > 0 {
-            let plan = Plan { evicted: discarded, ..Plan::default() };
+            let plan = Plan { discarded, ..Plan::default() };
             let pending = self.tell_failure(append_with_drops(guard, lock(&self.log_quota), &plan, changes))?;
             self.finish_commit(&pending, self.log_durability)?;
         }
@@ -266,7 +266,7 @@ impl Store {
         batch.check()?;
         let guard = self.shared.write()?;
         let mut quota = lock(&self.log_quota);
-        let (plan, _) = self.with_index(|index| quota.plan(index, &batch.log_lens()));
+        let (plan, _) = self.with_index(|index| quota.plan(index, &batch.log_events()));
         let (ordinal, _) = self.with_index(Index::next_ordinal);
         let log_keys = batch.log_keys(ordinal).ok_or_else(ordinals_used_up)?;
         let is_queued = |index: &Index, run_id: &[u8]| index.get(Bucket::Queue, run_id).is_some();
@@ -332,8 +332,9 @@ fn append_with_drops(
     let counter = dropped.to_le_bytes();
     // Rebound, so that its type allows changes that borrow from `counter` and `plan`.
     let mut changes = changes;
-    if let Some(last) = &plan.evict_through {
-        changes.insert(0, Change::delete_through(Bucket::Logs, last));
+    if !plan.evicted.is_empty() {
+        let evictions = guard.with_index(|index| LogRemoval::plan(index, &plan.evicted).changes);
+        changes.splice(0..0, evictions);
     }
     if quota.recorded != Some(dropped) {
         changes.push(Change::put(Bucket::Registry, DROPPED_KEY, &counter, &[]));

@@ -1,11 +1,17 @@
 //! The limits of the log buffer: decides which events are buffered and which are evicted, and counts the dropped
 //! ones. Writes nothing.
+//!
+//! The oldest event is evicted first, by its time. But times come from a clock that may have been wrong: if it was
+//! ahead for a while, the events of that while would stay for ever, and those of today be evicted for them. So an
+//! event that is more than an hour later than the new one is evicted before all others, the earliest such one
+//! first: it was buffered before the clock was set back. After a clock that was behind, the usual order is right.
 
 use std::collections::VecDeque;
 use std::time::Instant;
 
-use crate::format::bucket::Bucket;
-use crate::index::Index;
+use crate::format::bucket::{Bucket, LogKey};
+use crate::format::location::Location;
+use crate::index::{Index, Key};
 use crate::{LogLimits, LogRate, WhenFull};
 
 /// The limits, and the count of events that were dropped since the last ack or drain.
@@ -24,20 +30,22 @@ pub(crate) struct LogQuota {
 }
 
 /// What happens to new events, and which buffered ones are evicted for them.
-#[derive(Debug, Default, PartialEq, Eq)]
+#[derive(Default)]
 pub(crate) struct Plan {
     /// For each new event, whether it is buffered.
     pub(crate) admitted: Vec<bool>,
-    /// The key of the last buffered event to evict, in drain order.
-    pub(crate) evict_through: Option<Box<[u8]>>,
-    /// How many buffered events are evicted or discarded.
-    pub(crate) evicted: u64,
+    /// The buffered events that are evicted.
+    pub(crate) evicted: Vec<Key>,
+    /// How many other buffered events are dropped.
+    pub(crate) discarded: u64,
 }
 
 impl Plan {
     /// How many events are dropped, new ones and buffered ones.
     pub(crate) fn dropped(&self) -> u64 {
-        self.evicted + self.admitted.iter().filter(|admitted| !**admitted).count() as u64
+        self.evicted.len() as u64
+            + self.discarded
+            + self.admitted.iter().filter(|admitted| !**admitted).count() as u64
     }
 }
 
@@ -85,16 +93,16 @@ impl LogQuota {
         admitted
     }
 
-    /// Applies the limits of count and bytes to new events, given the lengths of their payloads in the order of
-    /// the calls.
-    pub(crate) fn plan(&self, index: &Index, payload_lens: &[u64]) -> Plan {
+    /// Applies the limits of count and bytes to new events, given their times and the lengths of their payloads in
+    /// the order of the calls.
+    pub(crate) fn plan(&self, index: &Index, events: &[(i64, u64)]) -> Plan {
         let LogLimits { max_count, max_bytes, when_full, .. } = self.limits;
         let (max_count, max_bytes) = (max_count.unwrap_or(u64::MAX), max_bytes.unwrap_or(u64::MAX));
         let (mut count, mut bytes) = (index.count(Bucket::Logs) as u64, index.log_bytes());
-        let mut buffered = index.iter(Bucket::Logs);
+        let mut buffered = in_order_of_eviction(index, events);
         let mut new = VecDeque::new();
-        let mut plan = Plan { admitted: vec![false; payload_lens.len()], ..Plan::default() };
-        for (i, &len) in payload_lens.iter().enumerate() {
+        let mut plan = Plan { admitted: vec![false; events.len()], ..Plan::default() };
+        for (i, &(_, len)) in events.iter().enumerate() {
             if len > max_bytes || max_count == 0 {
                 continue;
             }
@@ -104,8 +112,7 @@ impl LogQuota {
                 }
                 // New events are evicted only after all buffered ones, in the order of the calls.
                 if let Some((key, location)) = buffered.next() {
-                    plan.evict_through = Some(key.into());
-                    plan.evicted += 1;
+                    plan.evicted.push(key.into());
                     bytes -= u64::from(location.len);
                 } else if let Some((first, len)) = new.pop_front() {
                     plan.admitted[first] = false;
@@ -123,6 +130,21 @@ impl LogQuota {
         plan
     }
 }
+
+/// The buffered events, the one that is evicted first in front.
+fn in_order_of_eviction<'a>(
+    index: &'a Index,
+    new: &[(i64, u64)],
+) -> impl Iterator<Item = (&'a [u8], Location)> + use<'a> {
+    let earliest = new.iter().map(|(ts_ms, _)| *ts_ms).min().unwrap_or(i64::MAX);
+    let last_usual = LogKey { ts_ms: earliest.saturating_add(AHEAD_MS), ordinal: u64::MAX }.encode();
+    let ahead = index.iter_after(Bucket::Logs, &last_usual);
+    ahead.chain(index.iter(Bucket::Logs).take_while(move |(key, _)| **key <= last_usual[..]))
+}
+
+/// An event that is this much later than a new one was buffered by a clock that was ahead. It is longer than events
+/// are out of order for other reasons.
+const AHEAD_MS: i64 = 3_600_000;
 
 #[cfg(test)]
 mod tests {

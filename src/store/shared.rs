@@ -237,6 +237,11 @@ impl WriteGuard<'_> {
         Ok((written.pending, replaced))
     }
 
+    /// Looks something up in the index, as it is until the guard is dropped.
+    pub(crate) fn with_index<R>(&self, find: impl FnOnce(&Index) -> R) -> R {
+        find(&self.shared.view().index)
+    }
+
     /// Changes what the index notes, and not what readers see.
     pub(crate) fn change_index<R>(&self, change: impl FnOnce(&mut Index) -> R) -> R {
         change(&mut self.shared.view_mut().index)

@@ -35,6 +35,57 @@ fn a_full_buffer_drops_the_oldest_and_says_so() {
     assert_eq!(store.stats().logs_dropped, 5);
 }
 
+const HOUR_MS: i64 = 3_600_000;
+const NOW_MS: i64 = 1_800_000_000_000;
+
+/// A clock that was years ahead has been set right: its events make room for those of today, and these for none.
+#[test]
+fn a_full_buffer_keeps_what_was_buffered_after_the_clock_was_set_back() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("state.db");
+    let store = open(&path, |limits| limits.max_count = Some(100));
+    let (ahead, mut dropped) = (NOW_MS + 4 * 365 * 24 * HOUR_MS, 0);
+    for (ts_ms, payload) in (0..10).map(|n| (NOW_MS + n, b"1")).chain((0..90).map(|n| (ahead + n, b"2"))) {
+        store.buffer_log(ts_ms, payload).unwrap();
+    }
+    for n in 0..100 {
+        assert_eq!(store.buffer_log(NOW_MS + 1000 * (n + 1), b"after").unwrap(), LogAdmission::DroppedOldest(1));
+        dropped += 1;
+        // The earliest one of those that are ahead has gone.
+        let last = times(&store).pop().unwrap();
+        assert!(n >= 89 || last == ahead + 89, "after {n}: {last}");
+    }
+    let kept = store.peek_logs(usize::MAX).unwrap();
+    let after = kept.events().iter().filter(|event| event.payload == b"after").count();
+    assert_eq!((kept.events().len(), after, store.stats().logs_dropped), (100, 100, dropped));
+    // The same in one record, also if the clock jumps to the ends of time.
+    for (was, is) in [(i64::MAX, NOW_MS), (NOW_MS, i64::MIN), (i64::MIN, i64::MAX)] {
+        let events = |ts_ms| (0..100).fold(Batch::new(), move |batch, _| batch.buffer_log(ts_ms, b"x"));
+        store.write(events(was)).unwrap();
+        store.write(events(is)).unwrap();
+        assert_eq!(times(&store), [is; 100]);
+        dropped += 200;
+        assert_eq!(store.stats().logs_dropped, dropped);
+    }
+    drop(store);
+    let store = open(&path, |_| ());
+    assert_eq!((store.log_count(), store.stats().logs_dropped), (100, dropped));
+}
+
+/// Events of several sources come out of order by minutes.
+#[test]
+fn an_event_within_an_hour_of_the_new_one_is_not_taken_for_one_of_a_wrong_clock() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = open(&folder.path().join("state.db"), |limits| limits.max_count = Some(3));
+    for ts_ms in [0, HOUR_MS, HOUR_MS] {
+        store.buffer_log(ts_ms, b"x").unwrap();
+    }
+    store.buffer_log(0, b"x").unwrap();
+    assert_eq!(times(&store), [0, HOUR_MS, HOUR_MS]);
+    store.buffer_log(-1, b"x").unwrap();
+    assert_eq!(times(&store), [-1, 0, HOUR_MS]);
+}
+
 #[test]
 fn a_full_buffer_drops_the_newest_when_asked_to() {
     let folder = tempfile::tempdir().unwrap();

@@ -104,6 +104,8 @@ impl State {
         let mut old = std::mem::take(&mut self.logs);
         let mut own: Vec<Event> = Vec::new();
         let mut made_room = 0;
+        // What is later than the new events by more than an hour goes first.
+        let usual_until = events.iter().map(|(ts_ms, _)| ts_ms.saturating_add(3_600_000)).min();
         for (ts_ms, payload) in events {
             let fits = |old: &[Event], own: &[Event]| {
                 let bytes: usize = old.iter().chain(own).map(|event| event.payload.len()).sum();
@@ -115,7 +117,8 @@ impl State {
                     if old.is_empty() {
                         own.remove(0);
                     } else {
-                        old.remove(0);
+                        let is_ahead = |event: &Event| usual_until.is_some_and(|until| event.ts_ms > until);
+                        old.remove(old.iter().position(is_ahead).unwrap_or(0));
                         made_room += 1;
                     }
                 }
