@@ -9,8 +9,9 @@
 //! show bytes that the kernel has given up writing. So recovery syncs the file, drops the page cache, and reads
 //! again from the disk. Only the end needs this: a frame with durable_seq = n proves that frames 1 to n are
 //! durable, and so do the mark and the base for the frames up to theirs. So the second reading begins at the first
-//! frame that nothing vouches for, or a little before it.
-//! If the two readings differ, the whole log is read once more, and that reading counts.
+//! frame that nothing vouches for, or a little before it, and ends with the last frame. The zeros after that are not
+//! read again: a writer never writes zeros over other bytes, so a disk that lost them has zeros too.
+//! If the second reading differs from the first, the whole log is read once more, and that reading counts.
 //!
 //! Apart from zeros, recovery removes only a torn tail: bytes after the last whole frame that are not a frame, and
 //! that no later frame header proves to have been durable. `scan` distinguishes a torn tail from damage. The tail
@@ -30,7 +31,7 @@ use super::index_file::{self, Indexed, Runs};
 use super::left_over::{self, Unfinished};
 use super::quarantine;
 use super::replay::Replay;
-use super::scan::{Concurrency, Ending};
+use super::scan::{Concurrency, Ending, Scanned, Scanner};
 use super::writer::LogEnd;
 use crate::format::header::Header;
 use crate::format::mark::Mark;
@@ -130,12 +131,7 @@ pub(crate) fn open(
         // or a compaction and the sync of its folder.
         paths::sync(&*folder, path)?;
         let Found { replay, ending, .. } = &found;
-        let recheck_from = replay.recheck_from(ending.proven);
-        let unproven = recheck_from.end..ending.file_len;
-        log.file.drop_cache(unproven).map_err(log.io("drop the page cache of"))?;
-        let mut recheck = Replay::new(how.order, recheck_from);
-        let recheck_ending = recheck.run(&log, Concurrency::Exclusive)?;
-        if recheck.tip != replay.tip || recheck_ending != *ending {
+        if !is_on_disk(&log, replay.recheck_from(ending.proven), replay.tip)? {
             found = Found::by_replay(&log, first, how)?;
         }
     }
@@ -212,6 +208,21 @@ fn read_by_index(storage: &dyn Storage, log: &LogFile, first: LogPosition, how: 
     }
     let ending = replay.run(log, Concurrency::Exclusive).ok()?;
     replay.fits_log().then_some(Found { replay, ending, runs: Some(runs) })
+}
+
+/// Reads the frames between two positions again, from the disk. Returns whether they are there.
+fn is_on_disk(log: &LogFile, from: LogPosition, to: LogPosition) -> Result<bool> {
+    log.file.drop_cache(from.end..to.end).map_err(log.io("drop the page cache of"))?;
+    let mut scan = Scanner::up_to(log, from, to.end)?;
+    while scan.tip().seq < to.seq {
+        match scan.next() {
+            Ok(Scanned::Frame(_)) => {}
+            Err(error @ Error::Io { .. }) => return Err(error),
+            // What it is instead is for the reading of the whole log to say.
+            Ok(_) | Err(_) => return Ok(false),
+        }
+    }
+    Ok(scan.tip() == to)
 }
 
 fn report(replay: &Replay, started: Instant) -> RecoveryReport {

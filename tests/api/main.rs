@@ -16,4 +16,5 @@ mod log_limits;
 mod opening;
 mod operations;
 mod queue;
+mod queue_limits;
 mod secrets;
