@@ -171,7 +171,7 @@ impl Agent {
             }
             Call::AckPeeked => {
                 let Some((batch, peeked)) = self.peeked.take() else { return };
-                assert_eq!(self.store().ack_logs(batch).unwrap(), self.state.ack_logs(&peeked));
+                assert_eq!(self.store().ack_logs(&batch).unwrap(), self.state.ack_logs(&peeked));
             }
             Call::Sync => self.store().sync().unwrap(),
             Call::Compact => self.compact(),
@@ -249,7 +249,7 @@ impl Agent {
                 Write::Log { time, value } => batch.buffer_log(time.ms(), &value.bytes()),
             };
         }
-        let written = self.store().write(batch);
+        let written = self.store().write(&batch);
         let ids = writes.iter().filter_map(|write| match write {
             Write::Enqueue { id, .. } | Write::Ack { id } => Some(id.text()),
             _ => None,

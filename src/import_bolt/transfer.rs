@@ -177,7 +177,7 @@ impl Batches<'_> {
     /// Writes what is collected, as one record.
     fn write(&mut self) -> Result<()> {
         self.len = 0;
-        self.into.write(std::mem::take(&mut self.batch))
+        self.into.write(&std::mem::take(&mut self.batch))
     }
 }
 

@@ -7,21 +7,22 @@
 use std::sync::Arc;
 
 use crate::format::bucket::{
-    Bucket, CONFIG_KEY, DROPPED_KEY, HEARTBEAT_KEY, LogKey, RUN_ID_LEN_MAX, SESSION_KEY, VALUE_PREFIX_LEN,
+    Bucket, CONFIG_KEY, DROPPED_KEY, HEARTBEAT_KEY, LogKey, SESSION_KEY, VALUE_PREFIX_LEN,
 };
 use crate::format::header::FIRST_FRAME_AT;
 use crate::format::location::Location;
 use crate::format::position::LogPosition;
-use crate::format::record::VALUE_LEN_MAX;
 use crate::index::{Index, Key};
 use crate::log::values::{ValueReader, Values};
-use crate::{CompactionStats, Error, Opening, Result, Stats};
+use crate::{CompactionStats, Opening, Result, Stats};
 
+mod arguments;
 mod calls;
 mod types;
 
 pub use types::{Config, LogBatch, LogEvent, QueuedJob, Session};
 
+pub(crate) use arguments::{Misuse, check_run_id, check_value};
 pub(crate) use calls::impl_reading_calls;
 
 /// The part of [`Stats`] that follows from an index and the position at the end of its log.
@@ -151,23 +152,6 @@ pub(crate) fn read_events(values: &Values, locations: &[(Key, Location)]) -> Res
         }
     }
     Ok(events)
-}
-
-pub(crate) fn check_run_id(run_id: &str) -> Result<()> {
-    match run_id.len() {
-        0 => Err(Error::Invalid { what: "the run id is empty".to_owned() }),
-        len if len > RUN_ID_LEN_MAX => {
-            Err(Error::TooLarge { what: "a run id", len: len as u64, max: RUN_ID_LEN_MAX as u64 })
-        }
-        _ => Ok(()),
-    }
-}
-
-pub(crate) fn check_value(what: &'static str, value: &[u8]) -> Result<()> {
-    if value.len() > VALUE_LEN_MAX {
-        return Err(Error::TooLarge { what, len: value.len() as u64, max: VALUE_LEN_MAX as u64 });
-    }
-    Ok(())
 }
 
 fn read_job(values: &Values, reader: &mut ValueReader<'_>, key: &[u8], location: Location) -> Result<QueuedJob> {

@@ -135,7 +135,7 @@ impl Store {
     /// let batch = store.peek_logs(100)?;
     /// assert_eq!(batch.events()[0].payload, b"backup begun");
     /// // Deliver the events. After a crash here, the next start delivers them again.
-    /// assert_eq!(store.ack_logs(batch)?, 1);
+    /// assert_eq!(store.ack_logs(&batch)?, 1);
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn peek_logs(&self, n: usize) -> Result<LogBatch> {
@@ -153,12 +153,15 @@ impl Store {
     /// unless another batch has already done so. Returns how many events it removed, without those that have been
     /// drained or dropped since the peek.
     ///
+    /// To remove only some of the events, ack a part of the batch: see [`LogBatch::first`].
+    ///
     /// A batch is valid only for the handle that it was peeked from: after reopening the store, peek again.
     /// [`OpenOptions::log_durability`](crate::OpenOptions::log_durability) sets how durable the removal is on
     /// return.
     ///
     /// # Errors
-    /// Those of [every writing call](Store#errors-of-every-writing-call).
+    /// Those of [every writing call](Store#errors-of-every-writing-call). After [`Error::Full`], call it again with
+    /// the same batch.
     ///
     /// ```
     /// # let folder = tempfile::tempdir()?;
@@ -167,11 +170,11 @@ impl Store {
     /// store.buffer_log(2_000, b"peeked")?;
     /// let batch = store.peek_logs(10)?;
     /// store.buffer_log(1_000, b"older, but buffered later")?;
-    /// assert_eq!(store.ack_logs(batch)?, 1);
+    /// assert_eq!(store.ack_logs(&batch)?, 1);
     /// assert_eq!(store.peek_logs(10)?.events()[0].payload, b"older, but buffered later");
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
-    pub fn ack_logs(&self, batch: LogBatch) -> Result<usize> {
+    pub fn ack_logs(&self, batch: &LogBatch) -> Result<usize> {
         let guard = self.shared.write()?;
         let mut quota = lock(&self.log_quota);
         let (LogRemoval { mut changes, count }, _) = self.with_index(|index| LogRemoval::plan(index, &batch.keys));
@@ -248,7 +251,7 @@ impl Store {
     /// # Errors
     /// [`Error::Invalid`] or [`Error::TooLarge`] for the first call in it with an invalid argument,
     /// [`Error::TooLarge`] if the record is over 64 MiB, and those of [every writing
-    /// call](Store#errors-of-every-writing-call).
+    /// call](Store#errors-of-every-writing-call). After [`Error::Full`], call it again with the same batch.
     ///
     /// ```
     /// # let folder = tempfile::tempdir()?;
@@ -257,11 +260,11 @@ impl Store {
     /// use backupy_state::Batch;
     ///
     /// store.enqueue_job("run-1", b"dump of orders")?;
-    /// store.write(Batch::new().ack_job("run-1").enqueue_job("run-1/done", b"ok"))?;
+    /// store.write(&Batch::new().ack_job("run-1").enqueue_job("run-1/done", b"ok"))?;
     /// assert_eq!(store.dequeue_jobs(10)?[0].run_id, "run-1/done");
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
-    pub fn write(&self, mut batch: Batch) -> Result<()> {
+    pub fn write(&self, batch: &Batch) -> Result<()> {
         batch.check()?;
         let guard = self.shared.write()?;
         let mut quota = lock(&self.log_quota);

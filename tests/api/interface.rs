@@ -87,10 +87,10 @@ fn a_store_is_shared_between_threads_and_every_call_takes_it_by_reference() {
     let _: fn(&Store, i64, &[u8]) -> Result<LogAdmission> = Store::buffer_log;
     let _: fn(&Store, usize) -> Result<Vec<LogEvent>> = Store::drain_logs;
     let _: fn(&Store, usize) -> Result<LogBatch> = Store::peek_logs;
-    let _: fn(&Store, LogBatch) -> Result<usize> = Store::ack_logs;
+    let _: fn(&Store, &LogBatch) -> Result<usize> = Store::ack_logs;
     let _: fn(&Store) -> usize = Store::log_count;
 
-    let _: fn(&Store, Batch) -> Result<()> = Store::write;
+    let _: fn(&Store, &Batch) -> Result<()> = Store::write;
     let _: fn(&Store) -> Result<()> = Store::sync;
     let _: fn(&Store) -> Anchor = Store::anchor;
     let _: fn(&Store) -> &RecoveryReport = Store::recovery;

@@ -183,7 +183,7 @@ fn of_many_thousand_operations_the_last_on_each_job_counts_after_reopening() {
                     _ => batch.enqueue_job(run_id, &[round]),
                 }
             });
-            store.write(batch.record_heartbeat(i64::from(round))).unwrap();
+            store.write(&batch.record_heartbeat(i64::from(round))).unwrap();
         }
         let all = store.dequeue_jobs(usize::MAX).unwrap();
         assert!(all.len() > 500);
