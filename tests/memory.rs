@@ -280,3 +280,28 @@ fn writing_a_record_of_many_operations_holds_a_few_times_its_length() {
     written.unwrap();
     assert!(peak <= 4 * MIB, "{peak} bytes");
 }
+
+/// An iterator holds one payload at a time, and about 40 bytes for each key.
+#[test]
+fn an_iterator_holds_one_payload() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("state.db");
+    let mut options = OpenOptions::new();
+    let store = options.durability(Durability::Buffered).mmap(false).open(&path, &key()).unwrap();
+    let payload = vec![7; MIB];
+    for i in 0..20 {
+        store.enqueue_job(&format!("long-{i}"), &payload).unwrap();
+        store.buffer_log(i, &payload).unwrap();
+    }
+    let few = (0..10_000).fold(Batch::new(), |batch, i| batch.enqueue_job(&format!("short-{i:05}"), b""));
+    store.write(&few).unwrap();
+    let (peak, count) = peak_of(|| store.jobs().map(Result::unwrap).count());
+    assert_eq!(count, 10_020);
+    assert!(peak < 2 * MIB + 45 * count, "{peak} bytes for {count} jobs");
+    let (peak, count) = peak_of(|| store.run_ids().count());
+    assert_eq!(count, 10_020);
+    assert!(peak < 45 * count, "{peak} bytes for {count} run ids");
+    let (peak, count) = peak_of(|| store.logs().map(Result::unwrap).count());
+    assert_eq!(count, 20);
+    assert!(peak < 2 * MIB, "{peak} bytes for {count} events");
+}

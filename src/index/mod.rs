@@ -17,6 +17,7 @@
 use std::collections::BTreeMap;
 use std::ops::{Bound, Range};
 
+use crate::Limit;
 use crate::crypto::TAG_LEN;
 use crate::format::bucket::{BUCKET_COUNT, Bucket, LOG_KEY_LEN, LogKey};
 use crate::format::location::{Location, ValueCursor};
@@ -112,10 +113,15 @@ impl Index {
         self.removed.iter_mut().for_each(|removed| removed.set_last_seq(last_seq));
     }
 
-    /// At most `n` keys of a bucket, in key order: from the first one, or from the one after `after`.
-    pub(crate) fn range(&self, bucket: Bucket, after: Option<&[u8]>, n: usize) -> Vec<(Key, Location)> {
+    /// Keys of a bucket up to the limit, in key order: from the first one, or from the one after `after`.
+    pub(crate) fn range(
+        &self,
+        bucket: Bucket,
+        after: Option<&[u8]>,
+        limit: impl Into<Limit>,
+    ) -> Vec<(Key, Location)> {
         let from = after.map_or(Bound::Unbounded, Bound::Excluded);
-        self.bucket(bucket).range(from).take(n).map(|(key, location)| (key.clone(), location)).collect()
+        up_to(limit.into(), self.bucket(bucket).range(from))
     }
 
     /// How many keys are live.
@@ -218,9 +224,19 @@ impl Index {
         self.bucket(bucket).len()
     }
 
-    /// The first `n` keys of a bucket, in key order.
-    pub(crate) fn first(&self, bucket: Bucket, n: usize) -> Vec<(Key, Location)> {
-        self.range(bucket, None, n)
+    /// The first keys of a bucket up to the limit, in key order.
+    pub(crate) fn first(&self, bucket: Bucket, limit: impl Into<Limit>) -> Vec<(Key, Location)> {
+        self.range(bucket, None, limit)
+    }
+
+    /// All keys of a bucket: of the queue in its order, of any other one in key order.
+    pub(crate) fn keys(&self, bucket: Bucket) -> Vec<Key> {
+        let mut keys = Vec::with_capacity(self.count(bucket));
+        match (bucket, &self.fifo) {
+            (Bucket::Queue, Some(fifo)) => keys.extend(fifo.values().cloned()),
+            _ => keys.extend(self.bucket(bucket).iter().map(|(key, _)| key.clone())),
+        }
+        keys
     }
 
     /// All keys of a bucket, in key order.
@@ -244,19 +260,18 @@ impl Index {
         }
     }
 
-    /// The next `n` jobs in queue order: from the first one, or from the one after `after`. With
+    /// The next jobs in queue order, up to the limit: from the first one, or from the one after `after`. With
     /// [`QueueOrder::Fifo`], an `after` that is not queued has no place in the order and is ignored.
-    pub(crate) fn jobs(&self, after: Option<&str>, n: usize) -> Vec<(Key, Location)> {
+    pub(crate) fn jobs(&self, after: Option<&str>, limit: Limit) -> Vec<(Key, Location)> {
         let queue = self.bucket(Bucket::Queue);
         let after = after.map(str::as_bytes);
         match &self.fifo {
-            None => self.range(Bucket::Queue, after, n),
+            None => self.range(Bucket::Queue, after, limit),
             Some(fifo) => {
                 let after = after.and_then(|key| queue.get(key));
                 let from = after.map_or(Bound::Unbounded, |location| Bound::Excluded(location.order()));
                 let keys = fifo.range((from, Bound::Unbounded)).map(|(_, key)| key);
-                let jobs = keys.filter_map(|key| Some((key.clone(), queue.get(key)?)));
-                jobs.take(n).collect()
+                up_to(limit, keys.filter_map(|key| Some((key, queue.get(key)?))))
             }
         }
     }
@@ -360,6 +375,10 @@ impl Index {
             fifo.remove(&old.order());
         }
     }
+}
+
+fn up_to<'a>(limit: Limit, found: impl Iterator<Item = (&'a Key, Location)>) -> Vec<(Key, Location)> {
+    limit.take(found, |(_, location)| location.len).map(|(key, location)| (key.clone(), location)).collect()
 }
 
 /// Drops what a later operation on the same key replaces.

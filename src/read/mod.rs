@@ -14,12 +14,14 @@ use crate::format::location::Location;
 use crate::format::position::LogPosition;
 use crate::index::{Index, Key};
 use crate::log::values::{ValueReader, Values};
-use crate::{CompactionStats, Opening, Result, Stats};
+use crate::{CompactionStats, Limit, Opening, Result, Stats};
 
 mod arguments;
 mod calls;
+mod iterators;
 mod types;
 
+pub use iterators::{Jobs, Logs, RunIds};
 pub use types::{Config, LogBatch, LogEvent, QueuedJob, Session};
 
 pub(crate) use arguments::{Misuse, check_run_id, check_value};
@@ -68,9 +70,9 @@ pub(crate) trait Reader {
         Ok(Some(Config { version: u64::from_le_bytes(prefix), raw }))
     }
 
-    fn dequeue_jobs(&self, after: Option<&str>, n: usize) -> Result<Vec<QueuedJob>> {
+    fn dequeue_jobs(&self, after: Option<&str>, limit: Limit) -> Result<Vec<QueuedJob>> {
         after.map_or(Ok(()), check_run_id)?;
-        let (locations, values) = self.with_index(|index| index.jobs(after, n));
+        let (locations, values) = self.with_index(|index| index.jobs(after, limit));
         let mut jobs = Vec::with_capacity(locations.len());
         let mut reader = values.reader();
         for (key, location) in locations {
@@ -119,8 +121,8 @@ pub(crate) trait Reader {
     }
 
     /// `dropped` is the count of dropped events to report in the batch.
-    fn peek_logs(&self, n: usize, dropped: u64) -> Result<LogBatch> {
-        let (locations, values) = self.with_index(|index| index.first(Bucket::Logs, n));
+    fn peek_logs(&self, limit: Limit, dropped: u64) -> Result<LogBatch> {
+        let (locations, values) = self.with_index(|index| index.first(Bucket::Logs, limit));
         let events = read_events(&values, &locations)?;
         self.confirm()?;
         let keys = locations.into_iter().map(|(key, _)| key).take(events.len()).collect();
@@ -144,9 +146,8 @@ pub(crate) fn read_events(values: &Values, locations: &[(Key, Location)]) -> Res
     let mut events = Vec::with_capacity(locations.len());
     let mut reader = values.reader();
     for (key, location) in locations {
-        let LogKey { ts_ms, .. } = LogKey::decode(key).ok_or_else(|| values.malformed(*location))?;
-        match reader.read(*location) {
-            Ok(payload) => events.push(LogEvent { ts_ms, payload }),
+        match read_event(values, &mut reader, key, *location) {
+            Ok(event) => events.push(event),
             Err(error) if events.is_empty() => return Err(error),
             Err(_) => break,
         }
@@ -160,6 +161,11 @@ fn read_job(values: &Values, reader: &mut ValueReader<'_>, key: &[u8], location:
         Ok(payload) => Ok(QueuedJob { run_id, payload }),
         Err(error) => Err(error.about_job(run_id)),
     }
+}
+
+fn read_event(values: &Values, reader: &mut ValueReader<'_>, key: &[u8], location: Location) -> Result<LogEvent> {
+    let LogKey { ts_ms, .. } = LogKey::decode(key).ok_or_else(|| values.malformed(location))?;
+    Ok(LogEvent { ts_ms, payload: reader.read(location)? })
 }
 
 /// Reads a value that begins with an integer of 8 bytes: returns the integer's bytes, and the rest.

@@ -16,7 +16,7 @@ use crate::format::record::Change;
 use crate::index::{Index, Key};
 use crate::log::commits::Pending;
 use crate::read::{self, LogBatch, LogEvent, Reader, check_value};
-use crate::{Error, Result};
+use crate::{Error, Limit, Result};
 
 /// What [`Store::buffer_log`] did with the event.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -77,8 +77,8 @@ impl Store {
         })
     }
 
-    /// Removes the `n` oldest log events from the buffer and returns them, oldest first. If it removes any, it
-    /// also resets the count of dropped events.
+    /// Removes the oldest log events from the buffer, up to the [limit](Limit), and returns them, oldest first. If
+    /// it removes any, it also resets the count of dropped events.
     ///
     /// The events are delivered at most once: if the process ends before it has delivered them, they are lost. To
     /// deliver at least once, use [`peek_logs`](Store::peek_logs) and [`ack_logs`](Store::ack_logs).
@@ -101,9 +101,9 @@ impl Store {
     /// assert_eq!(store.log_count(), 1);
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
-    pub fn drain_logs(&self, n: usize) -> Result<Vec<LogEvent>> {
+    pub fn drain_logs(&self, limit: impl Into<Limit>) -> Result<Vec<LogEvent>> {
         let guard = self.shared.write()?;
-        let (locations, values) = self.with_index(|index| index.first(Bucket::Logs, n));
+        let (locations, values) = self.with_index(|index| index.first(Bucket::Logs, limit));
         let events = read::read_events(&values, &locations)?;
         if let Some((last, _)) = events.len().checked_sub(1).and_then(|last| locations.get(last)) {
             let mut quota = lock(&self.log_quota);
@@ -119,8 +119,8 @@ impl Store {
         Ok(events)
     }
 
-    /// Returns the `n` oldest log events, oldest first, and how many events were dropped. Removes nothing: deliver
-    /// the events, then pass the batch to [`ack_logs`](Store::ack_logs).
+    /// Returns the oldest log events, up to the [limit](Limit), oldest first, and how many events were dropped.
+    /// Removes nothing: deliver the events, then pass the batch to [`ack_logs`](Store::ack_logs).
     ///
     /// # Errors
     /// [`Error::Io`], and [`Error::Unauthentic`] if the oldest event fails authentication; an unreadable event
@@ -138,13 +138,13 @@ impl Store {
     /// assert_eq!(store.ack_logs(&batch)?, 1);
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
-    pub fn peek_logs(&self, n: usize) -> Result<LogBatch> {
+    pub fn peek_logs(&self, limit: impl Into<Limit>) -> Result<LogBatch> {
         self.shared.check_owner()?;
         let (dropped, dropped_total) = {
             let quota = lock(&self.log_quota);
             (quota.dropped, quota.dropped_total())
         };
-        let mut batch = Reader::peek_logs(self, n, dropped)?;
+        let mut batch = Reader::peek_logs(self, limit.into(), dropped)?;
         batch.dropped_total = dropped_total;
         Ok(batch)
     }
@@ -160,8 +160,8 @@ impl Store {
     /// return.
     ///
     /// # Errors
-    /// Those of [every writing call](Store#errors-of-every-writing-call). After [`Error::Full`], call it again with
-    /// the same batch.
+    /// Those of [every writing call](Store#errors-of-every-writing-call). After [`Error::Full`], call it again
+    /// with the same batch.
     ///
     /// ```
     /// # let folder = tempfile::tempdir()?;
