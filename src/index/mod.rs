@@ -34,8 +34,10 @@ mod keys;
 mod order;
 mod removed;
 
-/// The run ids by [`Location::order`].
-type Fifo = BTreeMap<(u32, u32), Key>;
+/// A job's place in the order of the latest enqueue: its [`Location::order`].
+pub(crate) type Place = (u32, u32);
+/// The run ids by their places.
+type Fifo = BTreeMap<Place, Key>;
 /// A put's key and location, or a delete's key and `None`.
 type Staged = (Key, Option<Location>);
 const _: () = assert!(size_of::<Staged>() == 72);
@@ -263,17 +265,29 @@ impl Index {
     /// The next jobs in queue order, up to the limit: from the first one, or from the one after `after`. With
     /// [`QueueOrder::Fifo`], an `after` that is not queued has no place in the order and is ignored.
     pub(crate) fn jobs(&self, after: Option<&str>, limit: Limit) -> Vec<(Key, Location)> {
-        let queue = self.bucket(Bucket::Queue);
         let after = after.map(str::as_bytes);
-        match &self.fifo {
-            None => self.range(Bucket::Queue, after, limit),
-            Some(fifo) => {
-                let after = after.and_then(|key| queue.get(key));
-                let from = after.map_or(Bound::Unbounded, |location| Bound::Excluded(location.order()));
-                let keys = fifo.range((from, Bound::Unbounded)).map(|(_, key)| key);
-                up_to(limit, keys.filter_map(|key| Some((key, queue.get(key)?))))
-            }
+        if self.fifo.is_none() {
+            return self.range(Bucket::Queue, after, limit);
         }
+        let place = after.and_then(|key| self.get(Bucket::Queue, key)).map(|location| location.order());
+        self.jobs_after_place(place, limit)
+    }
+
+    /// The next jobs in the order of the latest enqueue, up to the limit: from the first one, or from the first one
+    /// after a place. None unless that is the order of the queue.
+    pub(crate) fn jobs_after_place(&self, place: Option<Place>, limit: Limit) -> Vec<(Key, Location)> {
+        let (queue, from) = (self.bucket(Bucket::Queue), place.map_or(Bound::Unbounded, Bound::Excluded));
+        let found = self.fifo.iter().flat_map(|fifo| fifo.range((from, Bound::Unbounded)));
+        up_to(limit, found.filter_map(|(_, key)| Some((key, queue.get(key)?))))
+    }
+
+    /// The place in `new` that has the same jobs before and after it as `place` has here. `new` has the same jobs
+    /// in the same order; some may have been left out.
+    pub(crate) fn place_in(&self, new: &Self, place: Place) -> Place {
+        let before = self.fifo.iter().flat_map(|fifo| fifo.range(..=place).rev());
+        let last_before = before.filter_map(|(_, key)| new.get(Bucket::Queue, key)).next();
+        // No job has the place (0, 0): frames are numbered from 1.
+        last_before.map_or((0, 0), |location| location.order())
     }
 
     /// The ordinal for the next log event, or `None` if no ordinal is left.

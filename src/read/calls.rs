@@ -60,6 +60,10 @@ macro_rules! impl_reading_calls {
             /// If that job is not queued, the order [`RunId`](crate::QueueOrder::RunId) starts with the next
             /// greater run id, and [`Fifo`](crate::QueueOrder::Fifo) at the front of the queue.
             ///
+            /// If that job was the last one of a page and was enqueued again since, it is at the back of the queue
+            /// in the order `Fifo`, and the next page starts where that page ended. An open store knows this of
+            /// its 16 latest pages. `jobs` needs no such care.
+            ///
             /// # Errors
             /// `Invalid` for an empty run id, `TooLarge` for one over 1024 bytes, and those of `dequeue_jobs`.
             ///

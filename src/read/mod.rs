@@ -51,6 +51,11 @@ pub(crate) trait Reader {
     /// Looks something up in the index, and also returns the values of the same generation.
     fn with_index<R>(&self, find: impl FnOnce(&Index) -> R) -> (R, Arc<Values>);
 
+    /// Looks up a page of jobs, from the first one, or from the one after `after`.
+    fn page(&self, after: Option<&str>, limit: Limit) -> (Vec<(Key, Location)>, Arc<Values>) {
+        self.with_index(|index| index.jobs(after, limit))
+    }
+
     /// Called before a reading call: fails if this process may not read.
     fn begin(&self) -> Result<()> {
         Ok(())
@@ -72,7 +77,7 @@ pub(crate) trait Reader {
 
     fn dequeue_jobs(&self, after: Option<&str>, limit: Limit) -> Result<Vec<QueuedJob>> {
         after.map_or(Ok(()), check_run_id)?;
-        let (locations, values) = self.with_index(|index| index.jobs(after, limit));
+        let (locations, values) = self.page(after, limit);
         let mut jobs = Vec::with_capacity(locations.len());
         let mut reader = values.reader();
         for (key, location) in locations {
