@@ -85,7 +85,7 @@ fn slowest_write() {
     let store = buffered().durability(Durability::Sync).open(folder.path().join("state.db"), &key()).unwrap();
     let load =
         (0..VALUE_COUNT).fold(backupy_state::Batch::new(), |batch, i| batch.enqueue_job(&run_id(i), &[7; 1024]));
-    store.write(load).unwrap();
+    store.write(&load).unwrap();
     let done = AtomicBool::new(false);
     let slowest = |compacting: bool| {
         done.store(!compacting, Ordering::Relaxed);

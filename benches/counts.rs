@@ -140,7 +140,7 @@ fn replace(folder: &Path) -> Box<dyn FnMut(usize)> {
 
 fn ack(folder: &Path) -> Box<dyn FnMut(usize)> {
     let (store, ids) = (empty(folder), ids());
-    store.write(jobs(&ids)).unwrap();
+    store.write(&jobs(&ids)).unwrap();
     Box::new(move |i| assert!(store.ack_job(&ids[i]).unwrap()))
 }
 
@@ -189,7 +189,7 @@ fn log_drain(folder: &Path) -> Box<dyn FnMut(usize)> {
 
 fn batch(folder: &Path) -> Box<dyn FnMut(usize)> {
     let (store, ids) = (empty(folder), ids());
-    Box::new(move |i| store.write(jobs(&ids[i * 1_000..][..1_000])).unwrap())
+    Box::new(move |i| store.write(&jobs(&ids[i * 1_000..][..1_000])).unwrap())
 }
 
 fn open_clean(folder: &Path) -> Box<dyn FnMut(usize)> {

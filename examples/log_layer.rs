@@ -92,7 +92,7 @@ fn main() -> Result<(), Box<dyn Error>> {
             "WARN message=an empty table database=\"orders\" rows=0"
         ]
     );
-    store.ack_logs(batch)?;
+    store.ack_logs(&batch)?;
     Arc::into_inner(store).ok_or("a thread still uses the store")?.close()?;
     Ok(())
 }

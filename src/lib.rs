@@ -34,14 +34,14 @@
 //! | bucket | holds | calls |
 //! |---|---|---|
 //! | config | the last configuration and its version | [`save_config`], [`load_config`] |
-//! | queue | pending jobs by run id, delivered at least once | [`enqueue_job`], [`dequeue_jobs`], [`ack_job`] |
+//! | queue | pending jobs by run id, delivered at least once | [`enqueue_job`], [`jobs`], [`ack_job`] |
 //! | registry | the session and the heartbeat | [`save_session`], [`record_heartbeat`] |
 //! | logs | log events in time order | [`buffer_log`], [`peek_logs`], [`ack_logs`] |
 //!
 //! [`save_config`]: Store::save_config
 //! [`load_config`]: Store::load_config
 //! [`enqueue_job`]: Store::enqueue_job
-//! [`dequeue_jobs`]: Store::dequeue_jobs
+//! [`jobs`]: Store::jobs
 //! [`ack_job`]: Store::ack_job
 //! [`save_session`]: Store::save_session
 //! [`record_heartbeat`]: Store::record_heartbeat
@@ -86,6 +86,7 @@ mod settings;
 mod log;
 mod anchor;
 mod index;
+mod limit;
 #[warn(clippy::indexing_slicing)]
 mod format;
 mod crypto;
@@ -103,8 +104,9 @@ pub use error::{Error, Result};
 #[cfg(feature = "import-bolt")]
 pub use import_bolt::{ImportReport, LeftOut, check_bolt, import_bolt};
 pub use index::QueueOrder;
+pub use limit::Limit;
 pub use options::OpenOptions;
-pub use read::{Config, LogBatch, LogEvent, QueuedJob, Session};
+pub use read::{Config, Jobs, LogBatch, LogEvent, Logs, QueuedJob, RunIds, Session};
 pub use repair::salvage::salvage;
 pub use repair::verify::{verify, verify_each};
 pub use repair::verify_report::{Fault, FaultKind, FrameInfo, IndexFile, OperationInfo, VerifyReport};

@@ -20,7 +20,7 @@ use crate::log::values::Values;
 use crate::read::{self, LogBatch, Reader, impl_reading_calls};
 use crate::report::MOUNTED;
 use crate::storage::{Disk, Storage, paths};
-use crate::{AgentKey, Anchor, CompactionStats, Error, Opening, Result, Stats};
+use crate::{AgentKey, Anchor, CompactionStats, Error, Limit, Opening, Result, Stats};
 
 /// A consistent, read-only view of a store, for instance for a health check while the agent runs.
 ///
@@ -170,8 +170,8 @@ impl Snapshot {
         self.view.replay.index.live_ranges()
     }
 
-    /// Returns the `n` oldest log events, oldest first, and how many events were dropped, as the log has it: the
-    /// running store may have counted more.
+    /// Returns the oldest log events, up to the [limit](Limit), oldest first, and how many events were dropped, as
+    /// the log has it: the running store may have counted more.
     ///
     /// # Errors
     /// [`Error::Io`], and [`Error::Unauthentic`] if the oldest event fails authentication; an unreadable event
@@ -186,8 +186,8 @@ impl Snapshot {
     /// assert_eq!(Snapshot::open(&path, &key)?.peek_logs(10)?.events().len(), 1);
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
-    pub fn peek_logs(&self, n: usize) -> Result<LogBatch> {
-        Reader::peek_logs(self, n, self.recorded_drops()?)
+    pub fn peek_logs(&self, limit: impl Into<Limit>) -> Result<LogBatch> {
+        Reader::peek_logs(self, limit.into(), self.recorded_drops()?)
     }
 
     /// Returns the anchor of the last frame in this view. The writer may not have made that frame durable yet.

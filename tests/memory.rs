@@ -188,7 +188,7 @@ fn opening_many_small_jobs_takes_300_bytes_for_each_and_twice_the_file() {
         let path = folder.path().join("state.db");
         let store = open(&path).unwrap();
         let batch = (0..count).fold(Batch::new(), |batch, i| batch.enqueue_job(&format!("run-{i}"), b""));
-        store.write(batch).unwrap();
+        store.write(&batch).unwrap();
         store.close().unwrap();
         let len = fs::metadata(&path).unwrap().len() as usize;
         let (peak, opened) = peak_of(|| open(&path));
@@ -210,7 +210,7 @@ fn a_hundred_thousand_jobs_hold_10_mib_and_24_while_they_are_opened() {
     for thousand in 0..100 {
         let jobs =
             (0..1000).fold(Batch::new(), |batch, i| batch.enqueue_job(&run_id(1000 * thousand + i), &[7; 100]));
-        store.write(jobs).unwrap();
+        store.write(&jobs).unwrap();
     }
     store.close().unwrap();
     for is_compacted in [false, true] {
@@ -239,11 +239,11 @@ fn opening_a_short_log_of_many_void_operations_holds_few_of_them() {
         let path = folder.path().join("state.db");
         let compaction = policy(|policy| policy.automatic = false);
         let store = OpenOptions::new().compaction(compaction).open(&path, &key()).unwrap();
-        store.write((0..events).fold(Batch::new(), |batch, i| batch.buffer_log(i as i64, b""))).unwrap();
+        store.write(&(0..events).fold(Batch::new(), |batch, i| batch.buffer_log(i as i64, b""))).unwrap();
         assert_eq!(store.drain_logs(usize::MAX).unwrap().len(), events);
         let run_ids = (0..50_000).map(|i| format!("{}", i % 100));
         let void = run_ids.fold(Batch::new(), |batch, id| batch.enqueue_job(&id, b"").ack_job(&id));
-        store.write(void).unwrap();
+        store.write(&void).unwrap();
         store.close().unwrap();
         let len = fs::metadata(&path).unwrap().len() as usize;
         let (peak, opened) = peak_of(|| open_by_replay(&path));
@@ -263,7 +263,7 @@ fn opening_a_log_of_jobs_that_are_gone_holds_few_of_them() {
     for thousand in 0..400 {
         let run_ids = (0..1000).map(|i| format!("{}", thousand * 1000 + i));
         let void = run_ids.fold(Batch::new(), |batch, id| batch.enqueue_job(&id, b"").ack_job(&id));
-        store.write(void).unwrap();
+        store.write(&void).unwrap();
     }
     store.close().unwrap();
     let len = fs::metadata(&path).unwrap().len() as usize;
@@ -279,7 +279,32 @@ fn writing_a_record_of_many_operations_holds_a_few_times_its_length() {
     // A manifest of a mebibyte.
     let run_ids: Vec<_> = (0..1024).map(|i| format!("{i:01000}")).collect();
     let batch = run_ids.iter().fold(Batch::new(), |batch, run_id| batch.enqueue_job(run_id, b""));
-    let (peak, written) = peak_of(|| store.write(batch));
+    let (peak, written) = peak_of(|| store.write(&batch));
     written.unwrap();
     assert!(peak <= 4 * MIB, "{peak} bytes");
+}
+
+/// An iterator holds one payload at a time, and about 40 bytes for each key.
+#[test]
+fn an_iterator_holds_one_payload() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("state.db");
+    let mut options = OpenOptions::new();
+    let store = options.durability(Durability::Buffered).mmap(false).open(&path, &key()).unwrap();
+    let payload = vec![7; MIB];
+    for i in 0..20 {
+        store.enqueue_job(&format!("long-{i}"), &payload).unwrap();
+        store.buffer_log(i, &payload).unwrap();
+    }
+    let few = (0..10_000).fold(Batch::new(), |batch, i| batch.enqueue_job(&format!("short-{i:05}"), b""));
+    store.write(&few).unwrap();
+    let (peak, count) = peak_of(|| store.jobs().map(Result::unwrap).count());
+    assert_eq!(count, 10_020);
+    assert!(peak < 2 * MIB + 45 * count, "{peak} bytes for {count} jobs");
+    let (peak, count) = peak_of(|| store.run_ids().count());
+    assert_eq!(count, 10_020);
+    assert!(peak < 45 * count, "{peak} bytes for {count} run ids");
+    let (peak, count) = peak_of(|| store.logs().map(Result::unwrap).count());
+    assert_eq!(count, 20);
+    assert!(peak < 2 * MIB, "{peak} bytes for {count} events");
 }

@@ -240,7 +240,7 @@ fn call_everything(store: &Weak<Store>, path: &Path, copy: &Path) {
     };
     let _ = (store.stats(), store.queue_depth(), store.anchor(), store.job("run-1"), store.dequeue_jobs(1));
     let _ = (store.enqueue_job("by the layer", b"job"), store.ack_job("run-1"), store.record_heartbeat(1));
-    let _ = (store.buffer_log(1, b"event"), store.peek_logs(1).map(|batch| store.ack_logs(batch)));
+    let _ = (store.buffer_log(1, b"event"), store.peek_logs(1).map(|batch| store.ack_logs(&batch)));
     let _ = (store.drain_logs(1), store.discard_unreadable_logs(), store.sync());
     let _ = (store.compact(), store.rekey(&key()), store.backup(copy), fs::remove_file(copy.with_extension("db")));
 }
@@ -298,7 +298,7 @@ fn a_layer_that_calls_the_store_gets_through_when_the_disk_is_full() {
             store.enqueue_job("run-2", b"job").map(drop),
             store.save_config(2, b"configuration"),
             store.buffer_log(2, b"event").map(drop),
-            store.write(Batch::new().enqueue_job("run-2", b"job").buffer_log(1, b"event")),
+            store.write(&Batch::new().enqueue_job("run-2", b"job").buffer_log(1, b"event")),
         ] {
             assert!(matches!(refused, Err(Error::Full { .. })), "{refused:?}");
             await_event(&events, "no space left on the disk");
@@ -311,7 +311,7 @@ fn a_layer_that_calls_the_store_gets_through_when_the_disk_is_full() {
         let batch = store.peek_logs(1).unwrap();
         *refusals.0.lock().unwrap() = Some((Refusable::Write, ErrorKind::StorageFull));
         for refused in
-            [store.ack_job("run-2").map(drop), store.ack_logs(batch).map(drop), store.drain_logs(1).map(drop)]
+            [store.ack_job("run-2").map(drop), store.ack_logs(&batch).map(drop), store.drain_logs(1).map(drop)]
         {
             assert!(matches!(refused, Err(Error::Full { .. })), "{refused:?}");
             await_event(&events, "no space left on the disk");

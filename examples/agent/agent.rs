@@ -110,7 +110,7 @@ impl Work {
                 .ack_job(&job.run_id)
                 .enqueue_job(&format!("{OUTBOX}{id}"), result.as_bytes())
                 .buffer_log(now_ms(), event.as_bytes());
-            self.store.write(batch)?;
+            self.store.write(&batch)?;
             self.logged.push(event);
         }
         Ok(())
@@ -133,7 +133,7 @@ impl Work {
     fn connect(&mut self) -> Result<Link, Failure> {
         let mut link = Link::connect(&self.socket)?;
         let (session_id, server_time_ms) = link.hello()?;
-        self.store.write(Batch::new().save_session(&session_id, server_time_ms).record_heartbeat(now_ms()))?;
+        self.store.write(&Batch::new().save_session(&session_id, server_time_ms).record_heartbeat(now_ms()))?;
         if std::mem::take(&mut self.was_away) {
             say("agent", "the server is back");
         }
@@ -176,7 +176,7 @@ impl Work {
         for event in batch.events() {
             link.log(&String::from_utf8_lossy(&event.payload))?;
         }
-        self.store.ack_logs(batch)?;
+        self.store.ack_logs(&batch)?;
         Ok(())
     }
 

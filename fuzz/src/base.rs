@@ -93,7 +93,7 @@ pub fn call(store: &Store, number: u64) -> Result<()> {
         3 => drop(store.buffer_log(ts_ms, bytes)?),
         4 => {
             let batch = Batch::new().ack_job(&run_id).enqueue_job("run-9", bytes).record_heartbeat(ts_ms);
-            store.write(batch.buffer_log(ts_ms, bytes))?;
+            store.write(&batch.buffer_log(ts_ms, bytes))?;
         }
         5 => drop(store.ack_job(&run_id)?),
         6 => store.save_session(&text, ts_ms)?,

@@ -159,19 +159,19 @@ impl Agent {
             Call::Write(write) => self.write(write),
             Call::Batch(writes) => self.batch(writes),
             Call::Drain { n } => {
-                let drained = self.store().drain_logs((*n).into()).unwrap();
+                let drained = self.store().drain_logs(usize::from(*n)).unwrap();
                 let drained: Vec<_> = drained.into_iter().map(|event| (event.ts_ms, event.payload)).collect();
                 assert_eq!(drained, self.state.drain((*n).into()));
             }
             Call::Peek { n } => {
-                let batch = self.store().peek_logs((*n).into()).unwrap();
+                let batch = self.store().peek_logs(usize::from(*n)).unwrap();
                 let peeked = self.state.peek((*n).into());
                 assert_peeked(&batch, &self.state, &peeked);
                 self.peeked = Some((batch, peeked));
             }
             Call::AckPeeked => {
                 let Some((batch, peeked)) = self.peeked.take() else { return };
-                assert_eq!(self.store().ack_logs(batch).unwrap(), self.state.ack_logs(&peeked));
+                assert_eq!(self.store().ack_logs(&batch).unwrap(), self.state.ack_logs(&peeked));
             }
             Call::Sync => self.store().sync().unwrap(),
             Call::Compact => self.compact(),
@@ -185,13 +185,13 @@ impl Agent {
                 self.check_all();
             }
             Call::Dequeue { n } => {
-                let jobs = self.store().dequeue_jobs((*n).into()).unwrap();
+                let jobs = self.store().dequeue_jobs(usize::from(*n)).unwrap();
                 let jobs: Vec<_> = jobs.into_iter().map(|job| (job.run_id, job.payload)).collect();
                 assert_eq!(jobs, self.state.dequeue(self.how.is_fifo, None, (*n).into()));
             }
             Call::DequeueAfter { id, n } => {
                 let id = id.text();
-                let found = self.store().dequeue_jobs_after(&id, (*n).into());
+                let found = self.store().dequeue_jobs_after(&id, usize::from(*n));
                 let found = found.map(|jobs| jobs.into_iter().map(|job| (job.run_id, job.payload)).collect());
                 expect(&id, found, || self.state.dequeue(self.how.is_fifo, Some(&id), (*n).into()));
             }
@@ -249,7 +249,7 @@ impl Agent {
                 Write::Log { time, value } => batch.buffer_log(time.ms(), &value.bytes()),
             };
         }
-        let written = self.store().write(batch);
+        let written = self.store().write(&batch);
         let ids = writes.iter().filter_map(|write| match write {
             Write::Enqueue { id, .. } | Write::Ack { id } => Some(id.text()),
             _ => None,
@@ -299,6 +299,7 @@ impl Agent {
             options.previous_key(agent_key(self.key));
             self.key = new_key;
         }
+        self.state.reopen();
         let store = options.open(PATH, &agent_key(self.key)).unwrap();
         assert_eq!(store.recovery().rekeyed, new_key.is_some());
         assert!(store.recovery().quarantined.is_none());
@@ -313,8 +314,8 @@ impl Agent {
         assert_eq!(store.stats().logs_dropped, self.state.dropped);
     }
 
-    fn check_all(&self) {
-        let store = self.store();
+    fn check_all(&mut self) {
+        let store = self.store.as_ref().unwrap();
         let config = store.load_config().unwrap().map(|Config { version, raw, .. }| (version, raw));
         assert_eq!(config, self.state.config);
         let session = store.load_session().unwrap();
@@ -323,6 +324,9 @@ impl Agent {
         assert_eq!(store.last_heartbeat().unwrap(), self.state.heartbeat);
         let jobs = store.dequeue_jobs(usize::MAX).unwrap().into_iter();
         let jobs: Vec<_> = jobs.map(|job| (job.run_id, job.payload)).collect();
+        let iterated = store.jobs().map(|job| job.map(|job| (job.run_id, job.payload)).unwrap());
+        assert!(iterated.eq(jobs.iter().cloned()));
+        assert!(store.run_ids().eq(jobs.iter().map(|(run_id, _)| run_id.as_str())));
         assert_eq!(jobs, self.state.dequeue(self.how.is_fifo, None, usize::MAX));
         assert_peeked(&store.peek_logs(usize::MAX).unwrap(), &self.state, &self.state.peek(usize::MAX));
         self.check_snapshot(PATH);
@@ -333,7 +337,7 @@ impl Agent {
         let snapshot = open_snapshot_on(Arc::new(self.sim.clone()), path, &agent_key(self.key)).unwrap();
         let jobs = snapshot.dequeue_jobs(usize::MAX).unwrap().into_iter();
         let jobs: Vec<_> = jobs.map(|job| (job.run_id, job.payload)).collect();
-        assert_eq!(jobs, self.state.dequeue(false, None, usize::MAX));
+        assert_eq!(jobs, self.state.by_run_id(None, usize::MAX));
         let config = snapshot.load_config().unwrap().map(|config| (config.version, config.raw));
         assert_eq!(config, self.state.config);
         assert_eq!(snapshot.last_heartbeat().unwrap(), self.state.heartbeat);

@@ -11,7 +11,7 @@ use std::ops::{Deref, DerefMut};
 ///
 /// Only [`reserve`] makes it larger without leaving a copy: a `Vec` method that grows it would free the old buffer
 /// unwiped.
-#[derive(Default)]
+#[derive(Clone, Default)]
 pub(crate) struct SecretVec(Vec<u8>);
 
 impl From<Vec<u8>> for SecretVec {

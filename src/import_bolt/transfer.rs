@@ -7,9 +7,7 @@
 
 use super::contents::{Contents, Opener};
 use super::pages::Pages;
-use crate::format::bucket::{Bucket, LogKey};
-use crate::read::Reader;
-use crate::{Batch, Config, Error, Result, Session, Store};
+use crate::{Batch, Config, Error, LogEvent, Result, Session, Store};
 
 /// An import into one store.
 pub(crate) struct Transfer<'a> {
@@ -136,12 +134,10 @@ impl Transfer<'_> {
             return Ok(None);
         }
         let mut written = self.contents.logs.iter().take(logs);
-        let (locations, values) = self.into.with_index(|index| index.first(Bucket::Logs, held));
-        for (key, location) in locations {
-            let ts_ms = LogKey::decode(&key).map(|key| key.ts_ms);
-            let payload = values.read(location)?;
+        for event in self.into.logs() {
+            let LogEvent { ts_ms, payload } = event?;
             let is_this = |(time, extent): &(i64, _)| -> Result<bool> {
-                Ok(Some(*time) == ts_ms && *self.opener.value(self.pages, *extent)? == payload)
+                Ok(*time == ts_ms && *self.opener.value(self.pages, *extent)? == payload)
             };
             // The events of the file that are skipped here were dropped.
             loop {
@@ -177,7 +173,7 @@ impl Batches<'_> {
     /// Writes what is collected, as one record.
     fn write(&mut self) -> Result<()> {
         self.len = 0;
-        self.into.write(std::mem::take(&mut self.batch))
+        self.into.write(&std::mem::take(&mut self.batch))
     }
 }
 

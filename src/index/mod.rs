@@ -17,6 +17,7 @@
 use std::collections::BTreeMap;
 use std::ops::{Bound, Range};
 
+use crate::Limit;
 use crate::crypto::TAG_LEN;
 use crate::format::bucket::{BUCKET_COUNT, Bucket, LOG_KEY_LEN, LogKey};
 use crate::format::encoding;
@@ -34,8 +35,10 @@ mod keys;
 mod order;
 mod removed;
 
-/// The run ids by [`Location::order`].
-type Fifo = BTreeMap<(u32, u32), Key>;
+/// A job's place in the order of the latest enqueue: its [`Location::order`].
+pub(crate) type Place = (u32, u32);
+/// The run ids by their places.
+type Fifo = BTreeMap<Place, Key>;
 /// A put's key and location, or a delete's key and `None`.
 type Staged = (Key, Option<Location>);
 const _: () = assert!(size_of::<Staged>() == 72);
@@ -119,10 +122,15 @@ impl Index {
         self.removed.iter_mut().for_each(|removed| removed.set_last_seq(last_seq));
     }
 
-    /// At most `n` keys of a bucket, in key order: from the first one, or from the one after `after`.
-    pub(crate) fn range(&self, bucket: Bucket, after: Option<&[u8]>, n: usize) -> Vec<(Key, Location)> {
+    /// Keys of a bucket up to the limit, in key order: from the first one, or from the one after `after`.
+    pub(crate) fn range(
+        &self,
+        bucket: Bucket,
+        after: Option<&[u8]>,
+        limit: impl Into<Limit>,
+    ) -> Vec<(Key, Location)> {
         let from = after.map_or(Bound::Unbounded, Bound::Excluded);
-        self.bucket(bucket).range(from).take(n).map(|(key, location)| (key.clone(), location)).collect()
+        up_to(limit.into(), self.bucket(bucket).range(from))
     }
 
     /// How many keys are live.
@@ -232,9 +240,19 @@ impl Index {
         self.bucket(bucket).len()
     }
 
-    /// The first `n` keys of a bucket, in key order.
-    pub(crate) fn first(&self, bucket: Bucket, n: usize) -> Vec<(Key, Location)> {
-        self.range(bucket, None, n)
+    /// The first keys of a bucket up to the limit, in key order.
+    pub(crate) fn first(&self, bucket: Bucket, limit: impl Into<Limit>) -> Vec<(Key, Location)> {
+        self.range(bucket, None, limit)
+    }
+
+    /// All keys of a bucket: of the queue in its order, of any other one in key order.
+    pub(crate) fn keys(&self, bucket: Bucket) -> Vec<Key> {
+        let mut keys = Vec::with_capacity(self.count(bucket));
+        match (bucket, &self.fifo) {
+            (Bucket::Queue, Some(fifo)) => keys.extend(fifo.values().cloned()),
+            _ => keys.extend(self.bucket(bucket).iter().map(|(key, _)| key.clone())),
+        }
+        keys
     }
 
     /// All keys of a bucket, in key order.
@@ -282,21 +300,32 @@ impl Index {
         }
     }
 
-    /// The next `n` jobs in queue order: from the first one, or from the one after `after`. With
+    /// The next jobs in queue order, up to the limit: from the first one, or from the one after `after`. With
     /// [`QueueOrder::Fifo`], an `after` that is not queued has no place in the order and is ignored.
-    pub(crate) fn jobs(&self, after: Option<&str>, n: usize) -> Vec<(Key, Location)> {
-        let queue = self.bucket(Bucket::Queue);
+    pub(crate) fn jobs(&self, after: Option<&str>, limit: Limit) -> Vec<(Key, Location)> {
         let after = after.map(str::as_bytes);
-        match &self.fifo {
-            None => self.range(Bucket::Queue, after, n),
-            Some(fifo) => {
-                let after = after.and_then(|key| queue.get(key));
-                let from = after.map_or(Bound::Unbounded, |location| Bound::Excluded(location.order()));
-                let keys = fifo.range((from, Bound::Unbounded)).map(|(_, key)| key);
-                let jobs = keys.filter_map(|key| Some((key.clone(), queue.get(key)?)));
-                jobs.take(n).collect()
-            }
+        if self.fifo.is_none() {
+            return self.range(Bucket::Queue, after, limit);
         }
+        let place = after.and_then(|key| self.get(Bucket::Queue, key)).map(|location| location.order());
+        self.jobs_after_place(place, limit)
+    }
+
+    /// The next jobs in the order of the latest enqueue, up to the limit: from the first one, or from the first one
+    /// after a place. None unless that is the order of the queue.
+    pub(crate) fn jobs_after_place(&self, place: Option<Place>, limit: Limit) -> Vec<(Key, Location)> {
+        let (queue, from) = (self.bucket(Bucket::Queue), place.map_or(Bound::Unbounded, Bound::Excluded));
+        let found = self.fifo.iter().flat_map(|fifo| fifo.range((from, Bound::Unbounded)));
+        up_to(limit, found.filter_map(|(_, key)| Some((key, queue.get(key)?))))
+    }
+
+    /// The place in `new` that has the same jobs before and after it as `place` has here. `new` has the same jobs
+    /// in the same order; some may have been left out.
+    pub(crate) fn place_in(&self, new: &Self, place: Place) -> Place {
+        let before = self.fifo.iter().flat_map(|fifo| fifo.range(..=place).rev());
+        let last_before = before.filter_map(|(_, key)| new.get(Bucket::Queue, key)).next();
+        // No job has the place (0, 0): frames are numbered from 1.
+        last_before.map_or((0, 0), |location| location.order())
     }
 
     /// The ordinal for the next log event, or `None` if no ordinal is left.
@@ -406,6 +435,10 @@ impl Index {
             fifo.remove(&old.order());
         }
     }
+}
+
+fn up_to<'a>(limit: Limit, found: impl Iterator<Item = (&'a Key, Location)>) -> Vec<(Key, Location)> {
+    limit.take(found, |(_, location)| location.len).map(|(key, location)| (key.clone(), location)).collect()
 }
 
 /// Drops what a later operation on the same key replaces.

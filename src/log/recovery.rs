@@ -251,7 +251,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let (path, key) = (folder.path().join("state.db"), AgentKey::new("key").unwrap());
         let store = Store::open(&path, &key).unwrap();
-        store.write(Batch::new().enqueue_job("a", b"1").enqueue_job("b", b"2")).unwrap();
+        store.write(&Batch::new().enqueue_job("a", b"1").enqueue_job("b", b"2")).unwrap();
         store.enqueue_job("a", b"3").unwrap();
         store.ack_job("b").unwrap();
         store.close().unwrap();

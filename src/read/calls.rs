@@ -30,12 +30,14 @@ macro_rules! impl_reading_calls {
                 $crate::read::Reader::load_config(self)
             }
 
-            /// Returns the first `n` pending jobs in [queue order](crate::OpenOptions::queue_order). It removes
-            /// nothing: a job stays queued until it is acked, and so is delivered at least once.
+            /// Returns the first pending jobs in [queue order](crate::OpenOptions::queue_order), up to the
+            /// [limit](crate::Limit): a number of jobs, or of bytes. It removes nothing: a job stays queued until
+            /// it is acked, and so is delivered at least once.
             ///
             /// # Errors
-            /// `Io`, and `Unauthentic` if a payload fails authentication, with the run id of that job. `job` and
-            /// `dequeue_jobs_after` still return the other jobs, and `ack_job` removes the unreadable one.
+            /// `Io`, and `Unauthentic` if a payload fails authentication, with the run id of that job. `jobs`,
+            /// `job` and `dequeue_jobs_after` still return the other jobs, and `ack_job` removes the unreadable
+            /// one.
             ///
             /// ```
             /// # let folder = tempfile::tempdir()?;
@@ -47,15 +49,20 @@ macro_rules! impl_reading_calls {
             /// assert_eq!(run_ids, ["run-1", "run-2"]);
             /// # Ok::<(), Box<dyn std::error::Error>>(())
             /// ```
-            pub fn dequeue_jobs(&self, n: usize) -> $crate::Result<Vec<$crate::QueuedJob>> {
+            pub fn dequeue_jobs(&self, limit: impl Into<$crate::Limit>) -> $crate::Result<Vec<$crate::QueuedJob>> {
                 $crate::read::Reader::begin(self)?;
-                $crate::read::Reader::dequeue_jobs(self, None, n)
+                $crate::read::Reader::dequeue_jobs(self, None, limit.into())
             }
 
-            /// Returns the `n` pending jobs that follow the job `run_id` in queue order.
+            /// Returns the pending jobs that follow the job `run_id` in queue order, up to the
+            /// [limit](crate::Limit).
             ///
             /// If that job is not queued, the order [`RunId`](crate::QueueOrder::RunId) starts with the next
             /// greater run id, and [`Fifo`](crate::QueueOrder::Fifo) at the front of the queue.
+            ///
+            /// If that job was the last one of a page and was enqueued again since, it is at the back of the queue
+            /// in the order `Fifo`, and the next page starts where that page ended. An open store knows this of
+            /// its 16 latest pages. `jobs` needs no such care.
             ///
             /// # Errors
             /// `Invalid` for an empty run id, `TooLarge` for one over 1024 bytes, and those of `dequeue_jobs`.
@@ -75,9 +82,67 @@ macro_rules! impl_reading_calls {
             /// # assert_eq!(seen, 5);
             /// # Ok::<(), Box<dyn std::error::Error>>(())
             /// ```
-            pub fn dequeue_jobs_after(&self, run_id: &str, n: usize) -> $crate::Result<Vec<$crate::QueuedJob>> {
+            pub fn dequeue_jobs_after(
+                &self,
+                run_id: &str,
+                limit: impl Into<$crate::Limit>,
+            ) -> $crate::Result<Vec<$crate::QueuedJob>> {
                 $crate::read::Reader::begin(self)?;
-                $crate::read::Reader::dequeue_jobs(self, Some(run_id), n)
+                $crate::read::Reader::dequeue_jobs(self, Some(run_id), limit.into())
+            }
+
+            /// Returns an iterator over the pending jobs in [queue order](crate::OpenOptions::queue_order). It
+            /// removes nothing.
+            ///
+            /// It returns the jobs that were queued when it began and still are when their turn comes, each once.
+            /// A job that was enqueued again meanwhile is returned once, with its new payload. One payload at a
+            /// time is in memory. The run ids of all jobs are collected when it begins, which takes about 40 bytes
+            /// a job, and for a run id over 38 bytes its length too. It holds no lock between items, so the loop
+            /// may call the store, and a compaction may run.
+            ///
+            /// # Errors
+            /// An item is `Unauthentic`, with the run id, if the payload of that job fails authentication; the
+            /// jobs after it follow. Any other error, such as `Io`, is the last item.
+            ///
+            /// ```
+            /// # let folder = tempfile::tempdir()?;
+            /// # let key = backupy_state::AgentKey::new("key")?;
+            /// # let store = backupy_state::Store::open(folder.path().join("state.db"), &key)?;
+            /// # use backupy_state::Error;
+            /// store.enqueue_job("run-1", b"dump of orders")?;
+            /// store.enqueue_job("run-2", b"dump of users")?;
+            /// for job in store.jobs() {
+            ///     match job {
+            ///         Ok(job) => {
+            ///             // Deliver the job, and only then remove it.
+            ///             store.ack_job(&job.run_id)?;
+            ///         }
+            ///         Err(error @ Error::Unauthentic { run_id: Some(_), .. }) => eprintln!("{error}"),
+            ///         Err(error) => return Err(error.into()),
+            ///     }
+            /// }
+            /// assert_eq!(store.queue_depth(), 0);
+            /// # Ok::<(), Box<dyn std::error::Error>>(())
+            /// ```
+            pub fn jobs(&self) -> $crate::Jobs<'_> {
+                $crate::read::Jobs::new(self)
+            }
+
+            /// Returns an iterator over the run ids of the pending jobs in [queue
+            /// order](crate::OpenOptions::queue_order). It reads no payload, and so returns unreadable jobs too.
+            /// Otherwise it is like `jobs`.
+            ///
+            /// ```
+            /// # let folder = tempfile::tempdir()?;
+            /// # let key = backupy_state::AgentKey::new("key")?;
+            /// # let store = backupy_state::Store::open(folder.path().join("state.db"), &key)?;
+            /// store.enqueue_job("run-2", b"dump of users")?;
+            /// store.enqueue_job("run-1", b"dump of orders")?;
+            /// assert_eq!(store.run_ids().collect::<Vec<_>>(), ["run-1", "run-2"]);
+            /// # Ok::<(), Box<dyn std::error::Error>>(())
+            /// ```
+            pub fn run_ids(&self) -> $crate::RunIds<'_> {
+                $crate::read::RunIds::new(self)
             }
 
             /// Returns the pending job with this run id, or `None` if it is not queued.
@@ -153,6 +218,31 @@ macro_rules! impl_reading_calls {
             pub fn last_heartbeat(&self) -> $crate::Result<Option<i64>> {
                 $crate::read::Reader::begin(self)?;
                 $crate::read::Reader::last_heartbeat(self)
+            }
+
+            /// Returns an iterator over the buffered log events, oldest first. It removes nothing.
+            ///
+            /// It returns the events that were buffered when it began and still are when their turn comes, each
+            /// once. Otherwise it is like `jobs`: one payload at a time is in memory, and about 40 bytes for each
+            /// event.
+            ///
+            /// # Errors
+            /// An item is `Unauthentic` if the payload of that event fails authentication; the events after it
+            /// follow. Any other error, such as `Io`, is the last item.
+            ///
+            /// ```
+            /// # let folder = tempfile::tempdir()?;
+            /// # let key = backupy_state::AgentKey::new("key")?;
+            /// # let store = backupy_state::Store::open(folder.path().join("state.db"), &key)?;
+            /// store.buffer_log(2_000, b"backup done")?;
+            /// store.buffer_log(1_000, b"backup begun")?;
+            /// for (event, ts_ms) in store.logs().zip([1_000, 2_000]) {
+            ///     assert_eq!(event?.ts_ms, ts_ms);
+            /// }
+            /// # Ok::<(), Box<dyn std::error::Error>>(())
+            /// ```
+            pub fn logs(&self) -> $crate::Logs<'_> {
+                $crate::read::Logs::new(self)
             }
 
             /// Returns how many log events are buffered.

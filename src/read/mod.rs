@@ -7,23 +7,26 @@
 use std::sync::Arc;
 
 use crate::format::bucket::{
-    Bucket, CONFIG_KEY, DROPPED_KEY, HEARTBEAT_KEY, LogKey, RUN_ID_LEN_MAX, SESSION_KEY, VALUE_PREFIX_LEN,
+    Bucket, CONFIG_KEY, DROPPED_KEY, HEARTBEAT_KEY, LogKey, SESSION_KEY, VALUE_PREFIX_LEN,
 };
 use crate::format::header::FIRST_FRAME_AT;
 use crate::format::location::Location;
 use crate::format::position::LogPosition;
-use crate::format::record::VALUE_LEN_MAX;
 use crate::index::{Index, Key};
 use crate::log::reserve::Reserve;
 use crate::log::values::{ValueReader, Values};
 use crate::storage::File;
-use crate::{CompactionStats, Error, Opening, QueueLimits, Result, Stats};
+use crate::{CompactionStats, Limit, Opening, QueueLimits, Result, Stats};
 
+mod arguments;
 mod calls;
+mod iterators;
 mod types;
 
+pub use iterators::{Jobs, Logs, RunIds};
 pub use types::{Config, LogBatch, LogEvent, QueuedJob, Session};
 
+pub(crate) use arguments::{Misuse, check_run_id, check_value};
 pub(crate) use calls::impl_reading_calls;
 
 /// The part of [`Stats`] that follows from an index, the position at the end of its log, and the log's file.
@@ -68,6 +71,11 @@ pub(crate) trait Reader {
     /// Looks something up in the index, and also returns the values of the same generation.
     fn with_index<R>(&self, find: impl FnOnce(&Index) -> R) -> (R, Arc<Values>);
 
+    /// Looks up a page of jobs, from the first one, or from the one after `after`.
+    fn page(&self, after: Option<&str>, limit: Limit) -> (Vec<(Key, Location)>, Arc<Values>) {
+        self.with_index(|index| index.jobs(after, limit))
+    }
+
     /// Called before a reading call: fails if this process may not read.
     fn begin(&self) -> Result<()> {
         Ok(())
@@ -87,9 +95,9 @@ pub(crate) trait Reader {
         Ok(Some(Config { version: u64::from_le_bytes(prefix), raw }))
     }
 
-    fn dequeue_jobs(&self, after: Option<&str>, n: usize) -> Result<Vec<QueuedJob>> {
+    fn dequeue_jobs(&self, after: Option<&str>, limit: Limit) -> Result<Vec<QueuedJob>> {
         after.map_or(Ok(()), check_run_id)?;
-        let (locations, values) = self.with_index(|index| index.jobs(after, n));
+        let (locations, values) = self.page(after, limit);
         let mut jobs = Vec::with_capacity(locations.len());
         let mut reader = values.reader();
         for (key, location) in locations {
@@ -138,8 +146,8 @@ pub(crate) trait Reader {
     }
 
     /// `dropped` is the count of dropped events to report in the batch.
-    fn peek_logs(&self, n: usize, dropped: u64) -> Result<LogBatch> {
-        let (locations, values) = self.with_index(|index| index.first(Bucket::Logs, n));
+    fn peek_logs(&self, limit: Limit, dropped: u64) -> Result<LogBatch> {
+        let (locations, values) = self.with_index(|index| index.first(Bucket::Logs, limit));
         let events = read_events(&values, &locations)?;
         self.confirm()?;
         let keys = locations.into_iter().map(|(key, _)| key).take(events.len()).collect();
@@ -163,31 +171,13 @@ pub(crate) fn read_events(values: &Values, locations: &[(Key, Location)]) -> Res
     let mut events = Vec::with_capacity(locations.len());
     let mut reader = values.reader();
     for (key, location) in locations {
-        let LogKey { ts_ms, .. } = LogKey::decode(key).ok_or_else(|| values.malformed(*location))?;
-        match reader.read(*location) {
-            Ok(payload) => events.push(LogEvent { ts_ms, payload }),
+        match read_event(values, &mut reader, key, *location) {
+            Ok(event) => events.push(event),
             Err(error) if events.is_empty() => return Err(error),
             Err(_) => break,
         }
     }
     Ok(events)
-}
-
-pub(crate) fn check_run_id(run_id: &str) -> Result<()> {
-    match run_id.len() {
-        0 => Err(Error::Invalid { what: "the run id is empty".to_owned() }),
-        len if len > RUN_ID_LEN_MAX => {
-            Err(Error::TooLarge { what: "a run id", len: len as u64, max: RUN_ID_LEN_MAX as u64 })
-        }
-        _ => Ok(()),
-    }
-}
-
-pub(crate) fn check_value(what: &'static str, value: &[u8]) -> Result<()> {
-    if value.len() > VALUE_LEN_MAX {
-        return Err(Error::TooLarge { what, len: value.len() as u64, max: VALUE_LEN_MAX as u64 });
-    }
-    Ok(())
 }
 
 fn read_job(values: &Values, reader: &mut ValueReader<'_>, key: &[u8], location: Location) -> Result<QueuedJob> {
@@ -196,6 +186,11 @@ fn read_job(values: &Values, reader: &mut ValueReader<'_>, key: &[u8], location:
         Ok(payload) => Ok(QueuedJob { run_id, payload }),
         Err(error) => Err(error.about_job(run_id)),
     }
+}
+
+fn read_event(values: &Values, reader: &mut ValueReader<'_>, key: &[u8], location: Location) -> Result<LogEvent> {
+    let LogKey { ts_ms, .. } = LogKey::decode(key).ok_or_else(|| values.malformed(location))?;
+    Ok(LogEvent { ts_ms, payload: reader.read(location)? })
 }
 
 /// Reads a value that begins with an integer of 8 bytes: returns the integer's bytes, and the rest.

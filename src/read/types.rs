@@ -73,6 +73,67 @@ impl LogBatch {
         &self.events
     }
 
+    /// Returns how many events the batch has.
+    ///
+    /// ```
+    /// # let folder = tempfile::tempdir()?;
+    /// # let key = backupy_state::AgentKey::new("key")?;
+    /// # let store = backupy_state::Store::open(folder.path().join("state.db"), &key)?;
+    /// store.buffer_log(1_000, b"backup begun")?;
+    /// assert_eq!(store.peek_logs(100)?.len(), 1);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.events.len()
+    }
+
+    /// Returns whether the batch has no events. It may still report dropped ones.
+    ///
+    /// ```
+    /// # let folder = tempfile::tempdir()?;
+    /// # let key = backupy_state::AgentKey::new("key")?;
+    /// # let store = backupy_state::Store::open(folder.path().join("state.db"), &key)?;
+    /// assert!(store.peek_logs(100)?.is_empty());
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.events.is_empty()
+    }
+
+    /// Returns a batch of the first `n` events, for instance those that were delivered before the connection
+    /// broke. With `n` of at least [`len`](LogBatch::len), it is the whole batch.
+    ///
+    /// A part that leaves events out reports no drops, and acking it subtracts none: they stay counted until the
+    /// whole batch, or a later one, is acked. So a caller that reports the drops after the events loses none of
+    /// them. One that has reported them already may have to report them again.
+    ///
+    /// ```
+    /// # let folder = tempfile::tempdir()?;
+    /// # let key = backupy_state::AgentKey::new("key")?;
+    /// # let store = backupy_state::Store::open(folder.path().join("state.db"), &key)?;
+    /// store.buffer_log(1_000, b"first")?;
+    /// store.buffer_log(2_000, b"second")?;
+    /// let batch = store.peek_logs(100)?;
+    /// // The server confirmed only the first event.
+    /// assert_eq!(store.ack_logs(&batch.first(1))?, 1);
+    /// assert_eq!(store.peek_logs(100)?.events()[0].payload, b"second");
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    #[must_use]
+    pub fn first(&self, n: usize) -> LogBatch {
+        if n >= self.len() {
+            return self.clone();
+        }
+        LogBatch {
+            events: self.events.iter().take(n).cloned().collect(),
+            keys: self.keys.iter().take(n).cloned().collect(),
+            dropped: 0,
+            dropped_total: self.dropped_total - self.dropped,
+        }
+    }
+
     /// Returns how many events the limits of the buffer have dropped since the last ack or drain.
     ///
     /// ```

@@ -3,13 +3,13 @@
 use std::collections::HashMap;
 use std::fmt;
 
+use crate::Result;
 use crate::crypto::secret_vec::SecretVec;
 use crate::format::bucket::{
     Bucket, CONFIG_KEY, HEARTBEAT_KEY, LOG_KEY_LEN, LogKey, SESSION_KEY, VALUE_PREFIX_LEN,
 };
 use crate::format::record::Change;
-use crate::read::{check_run_id, check_value};
-use crate::{Error, Result};
+use crate::read::Misuse;
 
 /// Writing calls that become one record: after a crash, the store has all of their effects or none.
 ///
@@ -18,6 +18,8 @@ use crate::{Error, Result};
 ///
 /// [`Store::write`](crate::Store::write) reports the first call with an invalid argument, and then writes nothing.
 /// The record of a batch is limited to 64 MiB. Payloads are wiped from memory when the batch is dropped.
+///
+/// A batch that was not written can be written again: [`Store::write`](crate::Store::write) borrows it.
 ///
 /// ```
 /// use backupy_state::{AgentKey, Batch, Store};
@@ -28,19 +30,22 @@ use crate::{Error, Result};
 /// store.enqueue_job("run-1", b"dump of orders")?;
 /// // After a crash, the job is removed and its completion message is queued, or neither.
 /// let done = Batch::new().ack_job("run-1").enqueue_job("run-1/done", b"ok").record_heartbeat(1_700_000_000_000);
-/// store.write(done)?;
+/// store.write(&done)?;
 /// assert_eq!(store.job("run-1")?, None);
 /// assert_eq!(store.queue_depth(), 1);
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
-#[derive(Default)]
+#[derive(Clone, Default)]
 #[must_use = "a batch does nothing until it is passed to Store::write"]
 pub struct Batch {
     calls: Vec<Call>,
+    /// How many calls were added, with those that are not kept because of an invalid argument.
+    len: usize,
     /// The first invalid argument, if any.
-    invalid: Option<Error>,
+    invalid: Option<Misuse>,
 }
 
+#[derive(Clone)]
 enum Call {
     Put { bucket: Bucket, key: Box<[u8]>, prefix: Option<[u8; VALUE_PREFIX_LEN]>, value: SecretVec },
     Ack { run_id: Box<[u8]> },
@@ -55,11 +60,34 @@ impl Batch {
     /// # let key = backupy_state::AgentKey::new("key")?;
     /// # let store = backupy_state::Store::open(folder.path().join("state.db"), &key)?;
     /// # use backupy_state::Batch;
-    /// store.write(Batch::new())?; // writes nothing
+    /// store.write(&Batch::new())?; // writes nothing
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn new() -> Self {
         Batch::default()
+    }
+
+    /// Returns how many calls were added, those with an invalid argument included.
+    ///
+    /// ```
+    /// # use backupy_state::Batch;
+    /// assert_eq!(Batch::new().ack_job("run-1").record_heartbeat(1_700_000_000_000).len(), 2);
+    /// ```
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
+    /// Returns whether no call was added. Writing an empty batch does nothing.
+    ///
+    /// ```
+    /// # use backupy_state::Batch;
+    /// assert!(Batch::new().is_empty());
+    /// assert!(!Batch::new().ack_job("run-1").is_empty());
+    /// ```
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
     }
 
     /// Adds a [`Store::save_config`](crate::Store::save_config).
@@ -69,13 +97,13 @@ impl Batch {
     /// # let key = backupy_state::AgentKey::new("key")?;
     /// # let store = backupy_state::Store::open(folder.path().join("state.db"), &key)?;
     /// # use backupy_state::Batch;
-    /// store.write(Batch::new().save_config(7, b"backup at 02:00").ack_job("config-7"))?;
+    /// store.write(&Batch::new().save_config(7, b"backup at 02:00").ack_job("config-7"))?;
     /// assert_eq!(store.load_config()?.map(|config| config.version), Some(7));
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn save_config(self, version: u64, raw: &[u8]) -> Self {
         let prefix = Some(version.to_le_bytes());
-        self.add(check_value("a configuration", raw), || Call::put(Bucket::Config, CONFIG_KEY, prefix, raw))
+        self.add(Misuse::of_value("a configuration", raw), || Call::put(Bucket::Config, CONFIG_KEY, prefix, raw))
     }
 
     /// Adds a [`Store::enqueue_job`](crate::Store::enqueue_job).
@@ -85,13 +113,13 @@ impl Batch {
     /// # let key = backupy_state::AgentKey::new("key")?;
     /// # let store = backupy_state::Store::open(folder.path().join("state.db"), &key)?;
     /// # use backupy_state::Batch;
-    /// store.write(Batch::new().enqueue_job("run-1", b"orders").enqueue_job("run-2", b"users"))?;
+    /// store.write(&Batch::new().enqueue_job("run-1", b"orders").enqueue_job("run-2", b"users"))?;
     /// assert_eq!(store.queue_depth(), 2);
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn enqueue_job(self, run_id: &str, payload: &[u8]) -> Self {
-        let checked = check_run_id(run_id).and_then(|()| check_value("a payload", payload));
-        self.add(checked, || Call::put(Bucket::Queue, run_id.as_bytes(), None, payload))
+        let misuse = Misuse::of_run_id(run_id).or_else(|| Misuse::of_value("a payload", payload));
+        self.add(misuse, || Call::put(Bucket::Queue, run_id.as_bytes(), None, payload))
     }
 
     /// Adds a [`Store::ack_job`](crate::Store::ack_job).
@@ -102,12 +130,12 @@ impl Batch {
     /// # let store = backupy_state::Store::open(folder.path().join("state.db"), &key)?;
     /// # use backupy_state::Batch;
     /// store.enqueue_job("run-1", b"dump of orders")?;
-    /// store.write(Batch::new().ack_job("run-1").ack_job("never queued"))?;
+    /// store.write(&Batch::new().ack_job("run-1").ack_job("never queued"))?;
     /// assert_eq!(store.queue_depth(), 0);
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn ack_job(self, run_id: &str) -> Self {
-        self.add(check_run_id(run_id), || Call::Ack { run_id: run_id.as_bytes().into() })
+        self.add(Misuse::of_run_id(run_id), || Call::Ack { run_id: run_id.as_bytes().into() })
     }
 
     /// Adds a [`Store::save_session`](crate::Store::save_session).
@@ -117,13 +145,13 @@ impl Batch {
     /// # let key = backupy_state::AgentKey::new("key")?;
     /// # let store = backupy_state::Store::open(folder.path().join("state.db"), &key)?;
     /// # use backupy_state::Batch;
-    /// store.write(Batch::new().save_session("session-of-today", 1_700_000_000_000).save_config(7, b"new"))?;
+    /// store.write(&Batch::new().save_session("session-of-today", 1_700_000_000_000).save_config(7, b"new"))?;
     /// assert!(store.load_session()?.is_some());
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn save_session(self, session_id: &str, server_time_ms: i64) -> Self {
         let (id, prefix) = (session_id.as_bytes(), Some(server_time_ms.to_le_bytes()));
-        self.add(check_value("a session id", id), || Call::put(Bucket::Registry, SESSION_KEY, prefix, id))
+        self.add(Misuse::of_value("a session id", id), || Call::put(Bucket::Registry, SESSION_KEY, prefix, id))
     }
 
     /// Adds a [`Store::record_heartbeat`](crate::Store::record_heartbeat).
@@ -133,12 +161,12 @@ impl Batch {
     /// # let key = backupy_state::AgentKey::new("key")?;
     /// # let store = backupy_state::Store::open(folder.path().join("state.db"), &key)?;
     /// # use backupy_state::Batch;
-    /// store.write(Batch::new().ack_job("run-1").record_heartbeat(1_700_000_000_000))?;
+    /// store.write(&Batch::new().ack_job("run-1").record_heartbeat(1_700_000_000_000))?;
     /// assert_eq!(store.last_heartbeat()?, Some(1_700_000_000_000));
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn record_heartbeat(self, ts_ms: i64) -> Self {
-        self.add(Ok(()), || Call::put(Bucket::Registry, HEARTBEAT_KEY, Some(ts_ms.to_le_bytes()), &[]))
+        self.add(None, || Call::put(Bucket::Registry, HEARTBEAT_KEY, Some(ts_ms.to_le_bytes()), &[]))
     }
 
     /// Adds a [`Store::buffer_log`](crate::Store::buffer_log). Over the limits, the event is dropped and counted.
@@ -148,30 +176,31 @@ impl Batch {
     /// # let key = backupy_state::AgentKey::new("key")?;
     /// # let store = backupy_state::Store::open(folder.path().join("state.db"), &key)?;
     /// # use backupy_state::Batch;
-    /// store.write(Batch::new().ack_job("run-1").buffer_log(1_700_000_000_000, b"run-1 is done"))?;
+    /// store.write(&Batch::new().ack_job("run-1").buffer_log(1_700_000_000_000, b"run-1 is done"))?;
     /// assert_eq!(store.log_count(), 1);
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn buffer_log(self, ts_ms: i64, payload: &[u8]) -> Self {
-        self.add(check_value("a log event", payload), || Call::Log { ts_ms, payload: payload.to_vec().into() })
+        self.add(Misuse::of_value("a log event", payload), || Call::Log {
+            ts_ms,
+            payload: payload.to_vec().into(),
+        })
     }
 
     /// Adds the call if its arguments are valid. After an invalid one, calls are not kept: nothing will be
     /// written.
-    fn add(mut self, checked: Result<()>, call: impl FnOnce() -> Call) -> Self {
-        match checked {
-            Ok(()) if self.invalid.is_none() => self.calls.push(call()),
-            Ok(()) => {}
-            Err(error) => {
-                self.invalid.get_or_insert(error);
-            }
+    fn add(mut self, misuse: Option<Misuse>, call: impl FnOnce() -> Call) -> Self {
+        self.len += 1;
+        self.invalid = self.invalid.or(misuse);
+        if self.invalid.is_none() {
+            self.calls.push(call());
         }
         self
     }
 
     /// Fails if a call has an invalid argument.
-    pub(crate) fn check(&mut self) -> Result<()> {
-        self.invalid.take().map_or(Ok(()), Err)
+    pub(crate) fn check(&self) -> Result<()> {
+        self.invalid.map_or(Ok(()), |misuse| Err(misuse.error()))
     }
 
     /// The keys of the log events in the order of the calls, with ordinals from `ordinal` on; `None` if there are
@@ -235,6 +264,6 @@ impl Call {
 
 impl fmt::Debug for Batch {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Batch").field("calls", &self.calls.len()).finish_non_exhaustive()
+        f.debug_struct("Batch").field("calls", &self.len).finish_non_exhaustive()
     }
 }

@@ -13,15 +13,16 @@ use super::log_quota::LogQuota;
 use super::queue_quota;
 use super::shared::{Shared, View, WriteGuard};
 use crate::format::bucket::{Bucket, CONFIG_KEY, HEARTBEAT_KEY, SESSION_KEY};
+use crate::format::location::Location;
 use crate::format::record::Change;
-use crate::index::Index;
+use crate::index::{Index, Key};
 use crate::log::commits::Pending;
 use crate::log::recovery::Recovered;
 use crate::log::values::Values;
 use crate::log::writer::LogWriter;
 use crate::read::{Reader, check_run_id, check_value, impl_reading_calls};
 use crate::storage::lock::LockFile;
-use crate::{AgentKey, Durability, Error, OpenOptions, QueueLimits, RecoveryReport, Result, events};
+use crate::{AgentKey, Durability, Error, Limit, OpenOptions, QueueLimits, RecoveryReport, Result, events};
 
 /// What [`Store::enqueue_job`] did.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -370,6 +371,10 @@ impl Store {
 }
 
 impl Reader for Store {
+    fn page(&self, after: Option<&str>, limit: Limit) -> (Vec<(Key, Location)>, Arc<Values>) {
+        self.shared.page(after, limit)
+    }
+
     fn begin(&self) -> Result<()> {
         self.shared.check_owner()
     }

@@ -16,7 +16,7 @@ use crate::format::record::Change;
 use crate::index::{Index, Key};
 use crate::log::commits::Pending;
 use crate::read::{self, LogBatch, LogEvent, Reader, check_value};
-use crate::{Error, Result};
+use crate::{Error, Limit, Result};
 
 /// What [`Store::buffer_log`] did with the event.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -77,8 +77,8 @@ impl Store {
         })
     }
 
-    /// Removes the `n` oldest log events from the buffer and returns them, oldest first. If it removes any, it
-    /// also resets the count of dropped events.
+    /// Removes the oldest log events from the buffer, up to the [limit](Limit), and returns them, oldest first. If
+    /// it removes any, it also resets the count of dropped events.
     ///
     /// The events are delivered at most once: if the process ends before it has delivered them, they are lost. To
     /// deliver at least once, use [`peek_logs`](Store::peek_logs) and [`ack_logs`](Store::ack_logs).
@@ -101,9 +101,9 @@ impl Store {
     /// assert_eq!(store.log_count(), 1);
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
-    pub fn drain_logs(&self, n: usize) -> Result<Vec<LogEvent>> {
+    pub fn drain_logs(&self, limit: impl Into<Limit>) -> Result<Vec<LogEvent>> {
         let guard = self.shared.write()?;
-        let (locations, values) = self.with_index(|index| index.first(Bucket::Logs, n));
+        let (locations, values) = self.with_index(|index| index.first(Bucket::Logs, limit));
         let events = read::read_events(&values, &locations)?;
         if let Some((last, _)) = events.len().checked_sub(1).and_then(|last| locations.get(last)) {
             let mut quota = lock(&self.log_quota);
@@ -119,8 +119,8 @@ impl Store {
         Ok(events)
     }
 
-    /// Returns the `n` oldest log events, oldest first, and how many events were dropped. Removes nothing: deliver
-    /// the events, then pass the batch to [`ack_logs`](Store::ack_logs).
+    /// Returns the oldest log events, up to the [limit](Limit), oldest first, and how many events were dropped.
+    /// Removes nothing: deliver the events, then pass the batch to [`ack_logs`](Store::ack_logs).
     ///
     /// # Errors
     /// [`Error::Io`], and [`Error::Unauthentic`] if the oldest event fails authentication; an unreadable event
@@ -135,16 +135,16 @@ impl Store {
     /// let batch = store.peek_logs(100)?;
     /// assert_eq!(batch.events()[0].payload, b"backup begun");
     /// // Deliver the events. After a crash here, the next start delivers them again.
-    /// assert_eq!(store.ack_logs(batch)?, 1);
+    /// assert_eq!(store.ack_logs(&batch)?, 1);
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
-    pub fn peek_logs(&self, n: usize) -> Result<LogBatch> {
+    pub fn peek_logs(&self, limit: impl Into<Limit>) -> Result<LogBatch> {
         self.shared.check_owner()?;
         let (dropped, dropped_total) = {
             let quota = lock(&self.log_quota);
             (quota.dropped, quota.dropped_total())
         };
-        let mut batch = Reader::peek_logs(self, n, dropped)?;
+        let mut batch = Reader::peek_logs(self, limit.into(), dropped)?;
         batch.dropped_total = dropped_total;
         Ok(batch)
     }
@@ -153,12 +153,15 @@ impl Store {
     /// unless another batch has already done so. Returns how many events it removed, without those that have been
     /// drained or dropped since the peek.
     ///
+    /// To remove only some of the events, ack a part of the batch: see [`LogBatch::first`].
+    ///
     /// A batch is valid only for the handle that it was peeked from: after reopening the store, peek again.
     /// [`OpenOptions::log_durability`](crate::OpenOptions::log_durability) sets how durable the removal is on
     /// return.
     ///
     /// # Errors
-    /// Those of [every writing call](Store#errors-of-every-writing-call).
+    /// Those of [every writing call](Store#errors-of-every-writing-call). After [`Error::Full`], call it again
+    /// with the same batch.
     ///
     /// ```
     /// # let folder = tempfile::tempdir()?;
@@ -167,11 +170,11 @@ impl Store {
     /// store.buffer_log(2_000, b"peeked")?;
     /// let batch = store.peek_logs(10)?;
     /// store.buffer_log(1_000, b"older, but buffered later")?;
-    /// assert_eq!(store.ack_logs(batch)?, 1);
+    /// assert_eq!(store.ack_logs(&batch)?, 1);
     /// assert_eq!(store.peek_logs(10)?.events()[0].payload, b"older, but buffered later");
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
-    pub fn ack_logs(&self, batch: LogBatch) -> Result<usize> {
+    pub fn ack_logs(&self, batch: &LogBatch) -> Result<usize> {
         let guard = self.shared.write()?;
         let mut quota = lock(&self.log_quota);
         let (LogRemoval { mut changes, count }, _) = self.with_index(|index| LogRemoval::plan(index, &batch.keys));
@@ -249,7 +252,8 @@ impl Store {
     /// [`Error::Invalid`] or [`Error::TooLarge`] for the first call in it with an invalid argument,
     /// [`Error::TooLarge`] if the record is over 64 MiB, [`Error::QueueFull`] if the queue would be over its
     /// [limits](crate::QueueLimits) after it, and those of [every writing
-    /// call](Store#errors-of-every-writing-call).
+    /// call](Store#errors-of-every-writing-call). After [`Error::Full`] and [`Error::QueueFull`], call it again with
+    /// the same batch.
     ///
     /// ```
     /// # let folder = tempfile::tempdir()?;
@@ -258,11 +262,11 @@ impl Store {
     /// use backupy_state::Batch;
     ///
     /// store.enqueue_job("run-1", b"dump of orders")?;
-    /// store.write(Batch::new().ack_job("run-1").enqueue_job("run-1/done", b"ok"))?;
+    /// store.write(&Batch::new().ack_job("run-1").enqueue_job("run-1/done", b"ok"))?;
     /// assert_eq!(store.dequeue_jobs(10)?[0].run_id, "run-1/done");
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
-    pub fn write(&self, mut batch: Batch) -> Result<()> {
+    pub fn write(&self, batch: &Batch) -> Result<()> {
         batch.check()?;
         let guard = self.shared.write()?;
         let mut quota = lock(&self.log_quota);

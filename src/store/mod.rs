@@ -17,6 +17,7 @@ mod log_quota;
 mod maintenance;
 mod on_damage;
 mod open;
+mod page_ends;
 mod queue_quota;
 mod shared;
 

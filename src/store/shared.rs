@@ -2,7 +2,7 @@
 //! generation to the next.
 //!
 //! There are two locks, always taken in this order: the log (held by one writer at a time, from its check to its
-//! frame), then the view (held briefly). A writer waits for its sync with neither of them held. No event is
+//! frame), then the view (held briefly; `page_ends` only with it). A writer waits for its sync with neither of them held. No event is
 //! emitted while one is held: who listens to events may call the store.
 //!
 //! A child of `fork` has copies of the locks, in whatever state they were, and of the descriptors. It owns
@@ -13,6 +13,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use super::indexer::IndexState;
+use super::page_ends::PageEnds;
 use crate::crypto::seal::GenerationId;
 use crate::format::bucket::Bucket;
 use crate::format::header::{FIRST_FRAME_AT, Header};
@@ -27,7 +28,7 @@ use crate::log::writer::LogWriter;
 use crate::read::{self, Reader};
 use crate::storage::Storage;
 use crate::storage::lock::Owner;
-use crate::{Anchor, CompactionPolicy, Error, OnDamage, OpenOptions, QueueOrder, Result, Stats};
+use crate::{Anchor, CompactionPolicy, Error, Limit, OnDamage, OpenOptions, QueueOrder, Result, Stats};
 
 /// The state of a store that its threads share.
 pub(crate) struct Shared {
@@ -47,6 +48,7 @@ pub(crate) struct Shared {
     pub(super) index: IndexState,
     log: Mutex<LogWriter>,
     view: RwLock<View>,
+    page_ends: Mutex<PageEnds>,
 }
 
 /// What readers see of one generation: an index, and the values that its locations refer to.
@@ -83,6 +85,7 @@ impl Shared {
             index: IndexState::new(options.index, view.header.id, runs),
             log: Mutex::new(log),
             view: RwLock::new(view),
+            page_ends: Mutex::default(),
         }
     }
 
@@ -202,6 +205,13 @@ impl Shared {
 }
 
 impl Reader for Shared {
+    fn page(&self, after: Option<&str>, limit: Limit) -> (Vec<(Key, Location)>, Arc<Values>) {
+        self.with_index(|index| match self.queue_order {
+            QueueOrder::RunId => index.jobs(after, limit),
+            QueueOrder::Fifo => lock(&self.page_ends).next_page(index, after, limit),
+        })
+    }
+
     fn with_index<R>(&self, find: impl FnOnce(&Index) -> R) -> (R, Arc<Values>) {
         let view = self.view();
         (find(&view.index), Arc::clone(&view.values))
@@ -258,6 +268,7 @@ impl WriteGuard<'_> {
     /// slow.
     pub(crate) fn switch(mut self, log: LogWriter, view: View) -> (LogWriter, View) {
         let mut current_view = self.shared.view_mut();
+        lock(&self.shared.page_ends).carry_over(&current_view.index, &view.index);
         let old_log = std::mem::replace(&mut *self.log, log);
         let old_view = std::mem::replace(&mut *current_view, view);
         self.log.set_reserve(self.shared.reserve(&current_view.index));

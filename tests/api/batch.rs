@@ -32,7 +32,7 @@ fn later_calls_on_the_same_key_win() {
         .save_session("second", 2)
         .record_heartbeat(2)
         .record_heartbeat(1);
-    store.write(batch).unwrap();
+    store.write(&batch).unwrap();
     let check = |store: &Store| {
         let jobs = store.dequeue_jobs(9).unwrap();
         let jobs: Vec<_> = jobs.iter().map(|job| (job.run_id.as_str(), job.payload.as_slice())).collect();
@@ -55,7 +55,7 @@ fn jobs_and_events_keep_the_order_of_the_calls() {
     let store = open();
     store.enqueue_job("b", b"").unwrap();
     let batch = Batch::new().enqueue_job("z", b"").enqueue_job("a", b"").enqueue_job("b", b"").buffer_log(5, b"1");
-    store.write(batch.enqueue_job("z", b"").buffer_log(5, b"2").buffer_log(-5, b"0")).unwrap();
+    store.write(&batch.enqueue_job("z", b"").buffer_log(5, b"2").buffer_log(-5, b"0")).unwrap();
     assert_eq!(run_ids(&store), ["a", "b", "z"]);
     store.close().unwrap();
     let store = open();
@@ -75,9 +75,9 @@ fn a_batch_is_one_record_with_one_sync_or_none() {
         store.enqueue_job("run-1", b"").unwrap();
         let seq = store.stats().seq;
         let batch = Batch::new().ack_job("run-1").enqueue_job("run-1/done", b"ok").buffer_log(1, b"done");
-        assert_eq!(disk.syncs_of(|| store.write(batch.record_heartbeat(1)).unwrap()), syncs);
+        assert_eq!(disk.syncs_of(|| store.write(&batch.record_heartbeat(1)).unwrap()), syncs);
         assert_eq!(store.stats().seq, seq + 1);
-        assert_eq!(disk.syncs_of(|| store.write(Batch::new()).unwrap()), 0);
+        assert_eq!(disk.syncs_of(|| store.write(&Batch::new()).unwrap()), 0);
         assert_eq!(store.stats().seq, seq + 1);
         // Another process sees all of it.
         let beside = Snapshot::open(place.path(), &key()).unwrap();
@@ -92,7 +92,7 @@ fn an_ack_of_a_job_that_is_not_there_is_not_written() {
     store.enqueue_job("run-1", b"payload").unwrap();
     let len = |batch| {
         let before = store.stats().log_len;
-        store.write(batch).unwrap();
+        store.write(&batch).unwrap();
         store.stats().log_len - before
     };
     assert_eq!(len(Batch::new().ack_job("never").ack_job("queued")), 0);
@@ -100,7 +100,7 @@ fn an_ack_of_a_job_that_is_not_there_is_not_written() {
     store.enqueue_job("run-1", b"payload").unwrap();
     assert_eq!(len(Batch::new().ack_job("never").ack_job("run-1").ack_job("run-1")), one);
     // What the batch itself has enqueued is there.
-    store.write(Batch::new().enqueue_job("run-2", b"").ack_job("run-2").enqueue_job("run-3", b"")).unwrap();
+    store.write(&Batch::new().enqueue_job("run-2", b"").ack_job("run-2").enqueue_job("run-3", b"")).unwrap();
     assert_eq!(run_ids(&store), ["run-3"]);
 }
 
@@ -112,7 +112,7 @@ fn whatever_is_wrong_with_a_call_nothing_of_the_batch_is_written() {
     let whole = || Batch::new().enqueue_job("run-1", b"payload").record_heartbeat(1);
     let invalid = [whole().enqueue_job("", b""), whole().ack_job(""), Batch::new().ack_job("").ack_job(&long)];
     for wrong in invalid {
-        let refused = store.write(wrong.save_config(1, b"behind it"));
+        let refused = store.write(&wrong.save_config(1, b"behind it"));
         assert!(matches!(refused, Err(Error::Invalid { .. })), "{refused:?}");
     }
     let too_large = [
@@ -124,7 +124,7 @@ fn whatever_is_wrong_with_a_call_nothing_of_the_batch_is_written() {
         whole().buffer_log(1, &large),
     ];
     for wrong in too_large {
-        let refused = store.write(wrong.save_config(1, b"behind it").ack_job(""));
+        let refused = store.write(&wrong.save_config(1, b"behind it").ack_job(""));
         assert!(matches!(refused, Err(Error::TooLarge { .. })), "{refused:?}");
     }
     assert_eq!((store.stats().seq, store.queue_depth(), store.load_config().unwrap()), (0, 0, None));
@@ -138,12 +138,51 @@ fn events_of_a_batch_that_do_not_come_in_leave_the_rest_of_it() {
     (limits.max_bytes, limits.when_full) = (Some(10), WhenFull::DropNewest);
     let store = OpenOptions::new().log_limits(limits).open(place.path(), &key()).unwrap();
     let batch = Batch::new().buffer_log(1, b"12345").buffer_log(2, b"123456").buffer_log(3, b"12345");
-    store.write(batch.enqueue_job("run-1", b"payload").buffer_log(4, b"1")).unwrap();
+    store.write(&batch.enqueue_job("run-1", b"payload").buffer_log(4, b"1")).unwrap();
     let batch = store.peek_logs(9).unwrap();
     assert_eq!(batch.events().iter().map(|event| event.ts_ms).collect::<Vec<_>>(), [1, 3]);
     assert_eq!((batch.dropped(), store.queue_depth()), (2, 1));
     // Nothing but an event that does not come in: nothing is written, and it is counted.
     let seq = store.stats().seq;
-    store.write(Batch::new().buffer_log(5, b"x")).unwrap();
+    store.write(&Batch::new().buffer_log(5, b"x")).unwrap();
     assert_eq!((store.stats().seq, store.stats().logs_dropped), (seq, 3));
+}
+
+#[test]
+fn a_batch_can_be_written_again_and_cloned() {
+    let place = Place::new();
+    let store = place.open();
+    let batch = Batch::new().enqueue_job("run-1", b"payload").buffer_log(1, b"event").save_config(1, b"raw");
+    store.write(&batch).unwrap();
+    store.ack_job("run-1").unwrap();
+    store.write(&batch.clone().enqueue_job("run-2", b"")).unwrap();
+    assert_eq!((run_ids(&store), store.log_count()), (vec!["run-1".to_owned(), "run-2".to_owned()], 2));
+    assert_eq!(store.job("run-1").unwrap().unwrap().payload, b"payload");
+}
+
+/// An invalid one is refused each time, and its clones too.
+#[test]
+fn an_invalid_batch_stays_invalid() {
+    let place = Place::new();
+    let store = place.open();
+    let invalid = Batch::new().record_heartbeat(1).ack_job("").enqueue_job("run-1", b"");
+    let too_large = Batch::new().ack_job(&"x".repeat(1025)).ack_job("");
+    for _ in 0..2 {
+        assert!(matches!(store.write(&invalid), Err(Error::Invalid { .. })));
+        let refused = store.write(&too_large.clone().record_heartbeat(1));
+        assert!(matches!(refused, Err(Error::TooLarge { len: 1025, max: 1024, .. })), "{refused:?}");
+    }
+    assert_eq!(store.stats().seq, 0);
+}
+
+#[test]
+fn a_batch_counts_its_calls() {
+    let batch = Batch::new();
+    assert_eq!((batch.len(), batch.is_empty()), (0, true));
+    let batch = batch.ack_job("run-1").enqueue_job("run-1", b"").buffer_log(1, b"").save_session("s", 1);
+    assert_eq!((batch.len(), batch.is_empty()), (4, false));
+    // Those of an invalid batch too, of which no call is written.
+    let batch = Batch::new().ack_job("");
+    assert_eq!((batch.len(), batch.is_empty()), (1, false));
+    assert_eq!(batch.record_heartbeat(1).len(), 2);
 }

@@ -2,15 +2,16 @@
 //! here.
 
 use std::fmt::{Debug, Display};
+use std::iter::FusedIterator;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::time::Duration;
 
 use backupy_state::{
-    AgentKey, Anchor, Batch, CompactionPolicy, CompactionReport, Config, Durability, Enqueued, Error,
-    LogAdmission, LogBatch, LogEvent, LogLimits, LogRate, OnDamage, OpenOptions, QueueOrder, QueuedJob,
-    RecoveryReport, Result, SalvageReport, Session, Snapshot, Stats, Store, VerifyReport, WhenFull, salvage,
-    verify,
+    AgentKey, Anchor, Batch, CompactionPolicy, CompactionReport, Config, Durability, Enqueued, Error, Jobs, Limit,
+    LogAdmission, LogBatch, LogEvent, LogLimits, LogRate, Logs, OnDamage, OpenOptions, QueueOrder, QueuedJob,
+    RecoveryReport, Result, RunIds, SalvageReport, Session, Snapshot, Stats, Store, VerifyReport, WhenFull,
+    salvage, verify,
 };
 
 type Builder<T> = for<'a> fn(&'a mut OpenOptions, T) -> &'a mut OpenOptions;
@@ -74,7 +75,11 @@ fn a_store_is_shared_between_threads_and_every_call_takes_it_by_reference() {
 
     let _: fn(&Store, &str, &[u8]) -> Result<Enqueued> = Store::enqueue_job;
     let _: fn(&Store, usize) -> Result<Vec<QueuedJob>> = Store::dequeue_jobs;
+    let _: fn(&Store, Limit) -> Result<Vec<QueuedJob>> = Store::dequeue_jobs;
     let _: fn(&Store, &str, usize) -> Result<Vec<QueuedJob>> = Store::dequeue_jobs_after;
+    let _: fn(&Store, &str, Limit) -> Result<Vec<QueuedJob>> = Store::dequeue_jobs_after;
+    let _: fn(&Store) -> Jobs<'_> = Store::jobs;
+    let _: fn(&Store) -> RunIds<'_> = Store::run_ids;
     let _: fn(&Store, &str) -> Result<Option<QueuedJob>> = Store::job;
     let _: fn(&Store, &str) -> Result<bool> = Store::ack_job;
     let _: fn(&Store) -> usize = Store::queue_depth;
@@ -86,11 +91,14 @@ fn a_store_is_shared_between_threads_and_every_call_takes_it_by_reference() {
 
     let _: fn(&Store, i64, &[u8]) -> Result<LogAdmission> = Store::buffer_log;
     let _: fn(&Store, usize) -> Result<Vec<LogEvent>> = Store::drain_logs;
+    let _: fn(&Store, Limit) -> Result<Vec<LogEvent>> = Store::drain_logs;
     let _: fn(&Store, usize) -> Result<LogBatch> = Store::peek_logs;
-    let _: fn(&Store, LogBatch) -> Result<usize> = Store::ack_logs;
+    let _: fn(&Store, Limit) -> Result<LogBatch> = Store::peek_logs;
+    let _: fn(&Store, &LogBatch) -> Result<usize> = Store::ack_logs;
+    let _: fn(&Store) -> Logs<'_> = Store::logs;
     let _: fn(&Store) -> usize = Store::log_count;
 
-    let _: fn(&Store, Batch) -> Result<()> = Store::write;
+    let _: fn(&Store, &Batch) -> Result<()> = Store::write;
     let _: fn(&Store) -> Result<()> = Store::sync;
     let _: fn(&Store) -> Anchor = Store::anchor;
     let _: fn(&Store) -> &RecoveryReport = Store::recovery;
@@ -101,14 +109,31 @@ fn a_store_is_shared_between_threads_and_every_call_takes_it_by_reference() {
 }
 
 #[test]
+fn iterators_have_types_with_names_and_go_to_other_threads() {
+    fn iterates<I: Iterator<Item = T> + FusedIterator + Send + Sync + Debug, T>() {}
+    iterates::<Jobs<'_>, Result<QueuedJob>>();
+    iterates::<RunIds<'_>, String>();
+    iterates::<Logs<'_>, Result<LogEvent>>();
+}
+
+#[test]
+fn a_limit_is_of_count_and_bytes() {
+    let _: [fn(usize) -> Limit; 3] = [Limit::count, Limit::bytes, Limit::from];
+    let _: [fn(Limit, usize) -> Limit; 2] = [Limit::and_count, Limit::and_bytes];
+    fn is_plain<T: Copy + Debug + PartialEq>(_: T) {}
+    is_plain(Limit::count(1));
+}
+
+#[test]
 fn a_batch_chains_the_writing_calls() {
-    let _: Batch = Batch::new()
+    let batch: Batch = Batch::new()
         .save_config(1, b"raw")
         .enqueue_job("run-1", b"payload")
         .ack_job("run-1")
         .save_session("session", -1)
         .record_heartbeat(-1)
         .buffer_log(-1, b"event");
+    assert_eq!((batch.len(), batch.is_empty(), batch.clone().len()), (6, false, 6));
 }
 
 #[test]
@@ -118,12 +143,18 @@ fn a_snapshot_has_the_reading_calls_of_a_store() {
     let _: fn(&Snapshot) -> &Path = Snapshot::path;
     let _: fn(&Snapshot) -> Result<Option<Config>> = Snapshot::load_config;
     let _: fn(&Snapshot, usize) -> Result<Vec<QueuedJob>> = Snapshot::dequeue_jobs;
+    let _: fn(&Snapshot, Limit) -> Result<Vec<QueuedJob>> = Snapshot::dequeue_jobs;
     let _: fn(&Snapshot, &str, usize) -> Result<Vec<QueuedJob>> = Snapshot::dequeue_jobs_after;
+    let _: fn(&Snapshot, &str, Limit) -> Result<Vec<QueuedJob>> = Snapshot::dequeue_jobs_after;
+    let _: fn(&Snapshot) -> Jobs<'_> = Snapshot::jobs;
+    let _: fn(&Snapshot) -> RunIds<'_> = Snapshot::run_ids;
     let _: fn(&Snapshot, &str) -> Result<Option<QueuedJob>> = Snapshot::job;
     let _: fn(&Snapshot) -> usize = Snapshot::queue_depth;
     let _: fn(&Snapshot) -> Result<Option<Session>> = Snapshot::load_session;
     let _: fn(&Snapshot) -> Result<Option<i64>> = Snapshot::last_heartbeat;
     let _: fn(&Snapshot, usize) -> Result<LogBatch> = Snapshot::peek_logs;
+    let _: fn(&Snapshot, Limit) -> Result<LogBatch> = Snapshot::peek_logs;
+    let _: fn(&Snapshot) -> Logs<'_> = Snapshot::logs;
     let _: fn(&Snapshot) -> usize = Snapshot::log_count;
     let _: fn(&Snapshot) -> Anchor = Snapshot::anchor;
     let _: fn(&Snapshot) -> Stats = Snapshot::stats;

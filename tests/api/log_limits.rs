@@ -61,8 +61,8 @@ fn a_full_buffer_keeps_what_was_buffered_after_the_clock_was_set_back() {
     // The same in one record, also if the clock jumps to the ends of time.
     for (was, is) in [(i64::MAX, NOW_MS), (NOW_MS, i64::MIN), (i64::MIN, i64::MAX)] {
         let events = |ts_ms| (0..100).fold(Batch::new(), move |batch, _| batch.buffer_log(ts_ms, b"x"));
-        store.write(events(was)).unwrap();
-        store.write(events(is)).unwrap();
+        store.write(&events(was)).unwrap();
+        store.write(&events(is)).unwrap();
         assert_eq!(times(&store), [is; 100]);
         dropped += 200;
         assert_eq!(store.stats().logs_dropped, dropped);
@@ -137,11 +137,11 @@ fn events_over_the_rate_are_dropped_and_the_count_survives_a_restart() {
     let store = open(&path, no_refill);
     assert_eq!(store.stats().logs_dropped, 3);
     // Events in a batch do not count against the rate.
-    store.write((0..4).fold(Batch::new(), |batch, ts| batch.buffer_log(ts, b"x"))).unwrap();
+    store.write(&(0..4).fold(Batch::new(), |batch, ts| batch.buffer_log(ts, b"x"))).unwrap();
     assert_eq!(store.log_count(), 6);
     let batch = store.peek_logs(10).unwrap();
     assert_eq!((batch.events().len(), batch.dropped()), (6, 3));
-    assert_eq!(store.ack_logs(batch).unwrap(), 6);
+    assert_eq!(store.ack_logs(&batch).unwrap(), 6);
     assert_eq!(store.stats().logs_dropped, 0);
     drop(store);
     assert_eq!(open(&path, no_refill).stats().logs_dropped, 0);
@@ -152,7 +152,7 @@ fn a_batch_larger_than_the_buffer_keeps_its_last_events() {
     let folder = tempfile::tempdir().unwrap();
     let store = open(&folder.path().join("state.db"), |limits| limits.max_count = Some(3));
     store.buffer_log(100, b"x").unwrap();
-    store.write((0..5).fold(Batch::new(), |batch, ts| batch.buffer_log(ts, b"x"))).unwrap();
+    store.write(&(0..5).fold(Batch::new(), |batch, ts| batch.buffer_log(ts, b"x"))).unwrap();
     assert_eq!(times(&store), [2, 3, 4]);
     assert_eq!(store.stats().logs_dropped, 3);
 }
@@ -168,12 +168,12 @@ fn ack_removes_exactly_what_was_peeked() {
     let batch = store.peek_logs(2).unwrap();
     let same = batch.clone();
     store.buffer_log(5, b"older, but not peeked").unwrap();
-    assert_eq!(store.ack_logs(batch).unwrap(), 2);
+    assert_eq!(store.ack_logs(&batch).unwrap(), 2);
     assert_eq!(times(&store), [5, 30]);
-    assert_eq!(store.ack_logs(same).unwrap(), 0);
+    assert_eq!(store.ack_logs(&same).unwrap(), 0);
     let batch = store.peek_logs(2).unwrap();
     assert_eq!(store.drain_logs(1).unwrap()[0].ts_ms, 5);
-    assert_eq!(store.ack_logs(batch).unwrap(), 1);
+    assert_eq!(store.ack_logs(&batch).unwrap(), 1);
     drop(store);
     assert_eq!(open(&path, |_| {}).log_count(), 0);
 }
@@ -189,7 +189,7 @@ fn drops_between_peek_and_ack_stay_counted() {
     assert_eq!(batch.dropped(), 1);
     store.buffer_log(3, b"x").unwrap();
     // The peeked event made room meanwhile.
-    assert_eq!(store.ack_logs(batch).unwrap(), 0);
+    assert_eq!(store.ack_logs(&batch).unwrap(), 0);
     assert_eq!(store.stats().logs_dropped, 1);
     assert_eq!(times(&store), [2, 3]);
 }
@@ -204,11 +204,11 @@ fn drops_are_subtracted_once_and_only_after_they_were_reported() {
     }
     let (first, again) = (store.peek_logs(1).unwrap(), store.peek_logs(1).unwrap());
     assert_eq!((first.dropped(), again.dropped()), (2, 2));
-    assert_eq!(store.ack_logs(first).unwrap(), 1);
+    assert_eq!(store.ack_logs(&first).unwrap(), 1);
     for ts in 4..6 {
         store.buffer_log(ts, b"x").unwrap();
     }
-    assert_eq!(store.ack_logs(again).unwrap(), 0);
+    assert_eq!(store.ack_logs(&again).unwrap(), 0);
     assert_eq!(store.stats().logs_dropped, 1);
 
     // A drain in between has reset the count.
@@ -217,6 +217,43 @@ fn drops_are_subtracted_once_and_only_after_they_were_reported() {
     for ts in 6..8 {
         store.buffer_log(ts, b"x").unwrap();
     }
-    store.ack_logs(before).unwrap();
+    store.ack_logs(&before).unwrap();
     assert_eq!(store.peek_logs(9).unwrap().dropped(), 1);
+}
+
+/// Five drops and three events. Each part is acked, and each drop is reported by one batch only.
+#[test]
+fn a_part_of_a_batch_is_acked_without_the_drops() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("state.db");
+    let three = |limits: &mut LogLimits| limits.max_count = Some(3);
+    let store = open(&path, three);
+    for ts in 0..8 {
+        store.buffer_log(ts, b"x").unwrap();
+    }
+    let batch = store.peek_logs(9).unwrap();
+    assert_eq!((batch.len(), batch.is_empty(), batch.dropped()), (3, false, 5));
+    let none = batch.first(0);
+    assert_eq!((none.len(), none.is_empty(), none.dropped()), (0, true, 0));
+    assert_eq!(store.ack_logs(&none).unwrap(), 0);
+    let part = batch.first(2);
+    assert_eq!((part.events(), part.dropped()), (&batch.events()[..2], 0));
+    assert_eq!(store.ack_logs(&part).unwrap(), 2);
+    assert_eq!((times(&store), store.stats().logs_dropped), (vec![7], 5));
+
+    // The rest, with the drops: from a new peek, or by the whole batch.
+    assert_eq!(store.peek_logs(9).unwrap().dropped(), 5);
+    assert_eq!(batch.first(3), batch);
+    assert_eq!(batch.first(usize::MAX), batch);
+    assert_eq!(store.ack_logs(&batch.first(3)).unwrap(), 1);
+    assert_eq!((store.log_count(), store.stats().logs_dropped), (0, 0));
+
+    // A part of it subtracts no later drops.
+    for ts in 10..14 {
+        store.buffer_log(ts, b"x").unwrap();
+    }
+    assert_eq!(store.ack_logs(&part).unwrap(), 0);
+    assert_eq!((store.ack_logs(&batch).unwrap(), store.stats().logs_dropped), (0, 1));
+    store.close().unwrap();
+    assert_eq!(open(&path, three).stats().logs_dropped, 1);
 }

@@ -204,13 +204,13 @@ fn a_batch_of_64_mib_is_kept_and_one_that_needs_8_bytes_more_is_too_large() {
         ids.iter().zip(lens).fold(Batch::new(), |batch, (id, len)| batch.enqueue_job(id, &vec![7; len]))
     };
     let before = std::fs::read(place.path()).unwrap();
-    let written = store.write(batch(last_len + 1));
+    let written = store.write(&batch(last_len + 1));
     let Err(Error::TooLarge { what: "a record", len, max, .. }) = written else { panic!("{written:?}") };
     assert_eq!((len, max), (FRAME_LEN_MAX as u64 + 8, FRAME_LEN_MAX as u64));
     assert_eq!(std::fs::read(place.path()).unwrap(), before);
     assert_eq!(store.queue_depth(), 0);
 
-    store.write(batch(last_len)).unwrap();
+    store.write(&batch(last_len)).unwrap();
     drop(store);
     let store = place.open();
     assert_eq!(store.job("5").unwrap().unwrap().payload.len(), last_len);

@@ -183,7 +183,7 @@ fn of_many_thousand_operations_the_last_on_each_job_counts_after_reopening() {
                     _ => batch.enqueue_job(run_id, &[round]),
                 }
             });
-            store.write(batch.record_heartbeat(i64::from(round))).unwrap();
+            store.write(&batch.record_heartbeat(i64::from(round))).unwrap();
         }
         let all = store.dequeue_jobs(usize::MAX).unwrap();
         assert!(all.len() > 500);
@@ -194,4 +194,111 @@ fn of_many_thousand_operations_the_last_on_each_job_counts_after_reopening() {
         assert_eq!(store.dequeue_jobs(usize::MAX).unwrap(), all);
         assert_eq!(store.last_heartbeat().unwrap(), Some(39));
     }
+}
+
+/// It moves to the back, and the page after it still starts where its own page ended, over a compaction too.
+#[test]
+fn a_fifo_page_starts_where_the_one_before_ended_even_if_its_last_job_was_enqueued_again() {
+    for (is_acked, compact_before, compact_after) in [
+        (false, false, false),
+        (true, false, false),
+        (false, true, false),
+        (false, false, true),
+        (true, true, true),
+    ] {
+        let place = Place::new();
+        let store = fifo(&place);
+        for id in ["f", "e", "d", "c", "b", "a"] {
+            store.enqueue_job(id, b"first").unwrap();
+        }
+        assert_eq!(run_ids(store.dequeue_jobs(2).unwrap()), ["f", "e"]);
+        if compact_before {
+            store.compact().unwrap();
+        }
+        if is_acked {
+            store.ack_job("e").unwrap();
+        }
+        store.enqueue_job("e", b"again").unwrap();
+        // The jobs before the end of the page may be gone too.
+        store.ack_job("f").unwrap();
+        if compact_after {
+            store.compact().unwrap();
+        }
+        assert_eq!(run_ids(store.dequeue_jobs_after("e", 2).unwrap()), ["d", "c"]);
+        store.ack_job("d").unwrap();
+        store.ack_job("c").unwrap();
+        assert_eq!(run_ids(store.dequeue_jobs_after("e", 2).unwrap()), ["b", "a"]);
+        store.enqueue_job("a", b"again").unwrap();
+        assert_eq!(run_ids(store.dequeue_jobs_after("a", 2).unwrap()), ["e", "a"]);
+        assert_eq!(run_ids(store.dequeue_jobs_after("a", 2).unwrap()), Vec::<String>::new());
+    }
+}
+
+/// Else a loop that continues after it would go back each time.
+#[test]
+fn a_fifo_page_that_returns_a_moved_job_makes_its_new_place_the_one_that_counts() {
+    let place = Place::new();
+    let store = fifo(&place);
+    for id in ["a", "b", "c", "d"] {
+        store.enqueue_job(id, b"").unwrap();
+    }
+    assert_eq!(run_ids(store.dequeue_jobs(2).unwrap()), ["a", "b"]);
+    store.enqueue_job("b", b"").unwrap();
+    store.enqueue_job("e", b"").unwrap();
+    assert_eq!(run_ids(store.dequeue_jobs_after("b", 9).unwrap()), ["c", "d", "b", "e"]);
+    // In the middle of that page.
+    assert_eq!(run_ids(store.dequeue_jobs_after("b", 9).unwrap()), ["e"]);
+    assert_eq!(run_ids(store.dequeue_jobs_after("a", 1).unwrap()), ["c"]);
+}
+
+/// Jobs are enqueued, enqueued again and acked, and the log is compacted, while a loop pages through the queue.
+#[test]
+fn paging_through_a_fifo_queue_leaves_out_no_job_and_goes_back_only_if_the_last_one_is_gone() {
+    let place = Place::new();
+    let store = fifo(&place);
+    let mut random = Random::new(3);
+    // What is queued: the number of its latest enqueue, and its run id.
+    let mut queued = std::collections::BTreeMap::<u64, String>::new();
+    let mut enqueues = 0;
+    let mut last: Option<(u64, String)> = None;
+    let (mut moved, mut compactions) = (0, 0);
+    for _ in 0..2_000 {
+        for _ in 0..random.below(3) {
+            // Often the job that ended the page.
+            let run_id = match &last {
+                Some((_, run_id)) if random.below(3) == 0 => run_id.clone(),
+                _ => format!("run-{}", random.below(30)),
+            };
+            queued.retain(|_, other| *other != run_id);
+            if random.below(4) == 0 {
+                store.ack_job(&run_id).unwrap();
+            } else {
+                enqueues += 1;
+                store.enqueue_job(&run_id, &u64::to_le_bytes(enqueues)).unwrap();
+                queued.insert(enqueues, run_id);
+            }
+        }
+        if random.below(40) == 0 {
+            store.compact().unwrap();
+            compactions += 1;
+        }
+        let n = 1 + random.below(4);
+        let from = match &last {
+            Some((number, run_id)) if queued.values().any(|other| other == run_id) => {
+                moved += u64::from(!queued.contains_key(number));
+                *number + 1
+            }
+            _ => 0,
+        };
+        let page = match &last {
+            Some((_, run_id)) => store.dequeue_jobs_after(run_id, n).unwrap(),
+            None => store.dequeue_jobs(n).unwrap(),
+        };
+        let page = page.into_iter().map(|job| (u64::from_le_bytes(job.payload.try_into().unwrap()), job.run_id));
+        let page: Vec<_> = page.collect();
+        let expected = queued.range(from..).take(n).map(|(number, run_id)| (*number, run_id.clone()));
+        assert_eq!(page, expected.collect::<Vec<_>>());
+        last = page.last().cloned();
+    }
+    assert!(moved > 100 && compactions > 20, "{moved} moved, {compactions} compactions");
 }

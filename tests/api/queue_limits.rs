@@ -47,11 +47,11 @@ fn a_queue_takes_as_many_jobs_and_bytes_as_its_limits_allow() {
 fn a_batch_is_judged_by_its_end() {
     let place = Place::new();
     let store = open(&place, Some(2), Some(10));
-    let write = |batch: Batch| move |store: &Store| store.write(batch);
-    store.write(Batch::new().enqueue_job("a", b"12345").enqueue_job("b", b"12345")).unwrap();
+    let write = |batch: Batch| move |store: &Store| store.write(&batch);
+    store.write(&Batch::new().enqueue_job("a", b"12345").enqueue_job("b", b"12345")).unwrap();
     // In the middle, there are three jobs, or 15 bytes.
-    store.write(Batch::new().enqueue_job("c", b"12345").ack_job("a")).unwrap();
-    store.write(Batch::new().enqueue_job("b", b"1234567890").enqueue_job("b", b"12345")).unwrap();
+    store.write(&Batch::new().enqueue_job("c", b"12345").ack_job("a")).unwrap();
+    store.write(&Batch::new().enqueue_job("b", b"1234567890").enqueue_job("b", b"12345")).unwrap();
     let three = Batch::new().enqueue_job("d", b"").enqueue_job("e", b"").ack_job("c");
     assert_full(&store, write(three), ("jobs", 3, 2));
     assert_full(
@@ -60,7 +60,7 @@ fn a_batch_is_judged_by_its_end() {
         ("bytes of payload", 11, 10),
     );
     assert_eq!(store.last_heartbeat().unwrap(), None);
-    store.write(Batch::new().enqueue_job("d", b"").ack_job("d")).unwrap();
+    store.write(&Batch::new().enqueue_job("d", b"").ack_job("d")).unwrap();
     assert_eq!(store.queue_depth(), 2);
 }
 
@@ -68,13 +68,13 @@ fn a_batch_is_judged_by_its_end() {
 fn a_store_that_is_over_a_new_limit_opens_and_only_refuses_to_grow() {
     let place = Place::new();
     let jobs = (0..10).fold(Batch::new(), |batch, n| batch.enqueue_job(&n.to_string(), b"12345"));
-    open(&place, None, None).write(jobs).unwrap();
+    open(&place, None, None).write(&jobs).unwrap();
     let store = open(&place, Some(5), Some(20));
     assert_eq!((store.queue_depth(), store.stats().queue_bytes), (10, 50));
     assert_full(&store, |store| store.enqueue_job("new", b"").map(drop), ("jobs", 11, 5));
     assert_full(&store, |store| store.enqueue_job("0", b"123456").map(drop), ("bytes of payload", 51, 20));
     store.enqueue_job("0", b"1234").unwrap();
-    store.write(Batch::new().ack_job("1").enqueue_job("2", b"123456789")).unwrap();
+    store.write(&Batch::new().ack_job("1").enqueue_job("2", b"123456789")).unwrap();
     assert_eq!((store.queue_depth(), store.stats().queue_bytes), (9, 48));
     store.compact().unwrap();
     drop(store);

@@ -72,7 +72,7 @@ fn the_map_has_as_many_bytes_of_each_kind_as_stats() {
     assert!(part(&sandbox.map(""), "free") > 0);
     check();
     let events = (0..500).fold(backupy_state::Batch::new(), |batch, ts_ms| batch.buffer_log(ts_ms, &[7; 300]));
-    store.write(events).unwrap();
+    store.write(&events).unwrap();
     store.drain_logs(200).unwrap();
     check();
     store.compact().unwrap();

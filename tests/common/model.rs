@@ -96,10 +96,12 @@ impl Shown {
     }
 
     pub(crate) fn of(snapshot: &Snapshot) -> Self {
-        let jobs = snapshot.dequeue_jobs(usize::MAX).unwrap().into_iter();
+        let jobs = snapshot.dequeue_jobs(usize::MAX).unwrap();
+        assert_eq!(snapshot.jobs().collect::<backupy_state::Result<Vec<_>>>().unwrap(), jobs);
+        assert_eq!(snapshot.logs().filter(Result::is_ok).count(), snapshot.log_count());
         let rest = State {
             config: snapshot.load_config().unwrap().map(|config| (config.version, config.raw)),
-            jobs: jobs.map(|job| (job.run_id, job.payload)).collect(),
+            jobs: jobs.into_iter().map(|job| (job.run_id, job.payload)).collect(),
             session: snapshot.load_session().unwrap().map(|session| (session.session_id, session.server_time_ms)),
             heartbeat: snapshot.last_heartbeat().unwrap(),
             ..State::default()

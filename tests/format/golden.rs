@@ -185,7 +185,7 @@ fn write_sessions(path: &Path) {
     store.ack_job("run-a").unwrap();
     assert_eq!(store.drain_logs(1).unwrap().len(), 1);
     let batch = Batch::new().ack_job("run-ä").enqueue_job("run-c", b"third").buffer_log(i64::MAX, b"last");
-    store.write(batch.buffer_log(2, b"second, too").record_heartbeat(i64::MIN)).unwrap();
+    store.write(&batch.buffer_log(2, b"second, too").record_heartbeat(i64::MIN)).unwrap();
     store.close().unwrap();
 
     let mut limits = LogLimits::default();
@@ -197,7 +197,7 @@ fn write_sessions(path: &Path) {
     store.buffer_log(3, b"the oldest makes room").unwrap();
     let peeked = store.peek_logs(1).unwrap();
     assert_eq!(peeked.dropped(), 1);
-    store.ack_logs(peeked).unwrap();
+    store.ack_logs(&peeked).unwrap();
     store.buffer_log(4, b"fits").unwrap();
     store.buffer_log(5, b"and one more makes room").unwrap();
     store.save_session("session-2", 1_700_000_000_001).unwrap();

@@ -30,7 +30,7 @@ fn log(random: &mut Random) -> Vec<u8> {
                 0 => drop(store.ack_job(&run_id).unwrap()),
                 1 => store.record_heartbeat(5).unwrap(),
                 2 => drop(store.buffer_log(random.below(4) as i64, &payload).unwrap()),
-                3 => store.write(Batch::new().ack_job(&run_id).save_config(session as u64, &payload)).unwrap(),
+                3 => store.write(&Batch::new().ack_job(&run_id).save_config(session as u64, &payload)).unwrap(),
                 _ => drop(store.enqueue_job(&run_id, &payload).unwrap()),
             }
         }

@@ -66,10 +66,10 @@ pub(crate) fn write_store() -> Vec<u8> {
         .unwrap();
     store.save_config(7, b"every=1h").unwrap();
     let batch = Batch::new().enqueue_job("job-a", b"dump a").enqueue_job("job-b", b"");
-    store.write(batch.save_session("s-1", 1_700_000_000_000)).unwrap();
+    store.write(&batch.save_session("s-1", 1_700_000_000_000)).unwrap();
     store.buffer_log(-1500, b"long ago").unwrap();
     store.buffer_log(-1, b"just before 1970").unwrap();
-    store.write(Batch::new().ack_job("job-a").record_heartbeat(1_700_000_030_000)).unwrap();
+    store.write(&Batch::new().ack_job("job-a").record_heartbeat(1_700_000_030_000)).unwrap();
     assert_eq!(store.drain_logs(1).unwrap().len(), 1);
     store.close().unwrap();
     without_reserve(memory.bytes("/state.db"))

@@ -158,7 +158,7 @@ fn random_call(store: &Store, random: &mut Random) {
                     _ => batch.enqueue_job(&run_id, &random_bytes(random)),
                 };
             }
-            store.write(batch).unwrap();
+            store.write(&batch).unwrap();
         }
     }
 }

@@ -374,7 +374,7 @@ fn a_batch_of_the_agents_own_between_two_runs_is_noticed() {
     ] {
         let folder = tempfile::tempdir().unwrap();
         let store = Store::open(folder.path().join("state.db"), &key()).unwrap();
-        store.write(batch).unwrap();
+        store.write(&batch).unwrap();
         assert_refused(&place, &store);
     }
 }

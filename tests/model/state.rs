@@ -74,6 +74,7 @@ impl State {
         let jobs = store.dequeue_jobs(usize::MAX)?.into_iter();
         let jobs: Vec<_> = jobs.map(|QueuedJob { run_id, payload, .. }| (run_id, payload)).collect();
         assert_eq!(store.queue_depth(), jobs.len());
+        assert!(store.run_ids().eq(jobs.iter().map(|(run_id, _)| run_id.as_str())));
         let session = store.load_session()?;
         let session = session.map(|Session { session_id, server_time_ms, .. }| (session_id, server_time_ms));
         let heartbeat = store.last_heartbeat()?;

@@ -99,7 +99,7 @@ fn write(shared: &Shared, writer: usize) -> Left {
         number += 1;
         match random.below(6) {
             0 | 1 => {
-                store.write(pair_batch(writer, number)).unwrap();
+                store.write(&pair_batch(writer, number)).unwrap();
                 left.pair = number;
                 shared.acknowledged[writer].store(number, Ordering::SeqCst);
                 let [a, b] = pair(writer).map(|run_id| store.job(&run_id).unwrap().unwrap().payload);
@@ -295,7 +295,7 @@ fn child_that_writes_and_compacts_until_it_is_killed() {
             let from = pair_number(&jobs, writer).unwrap_or(0) + 1;
             threads.spawn(move || {
                 for number in from.. {
-                    store.write(pair_batch(writer, number)).unwrap();
+                    store.write(&pair_batch(writer, number)).unwrap();
                     say(&format!("{writer} {number}"));
                 }
             });

@@ -115,6 +115,12 @@ fn parent_whose_child_makes_every_call() {
     say("done");
 }
 
+fn only_item<T>(mut items: impl Iterator<Item = Result<T, Error>>) -> Result<(), Error> {
+    let first = items.next().unwrap();
+    assert!(items.next().is_none());
+    first.map(drop)
+}
+
 fn every_call(store: &Store) -> Vec<Result<(), Error>> {
     let mut made = every_writing_call(store);
     made.extend([
@@ -122,6 +128,9 @@ fn every_call(store: &Store) -> Vec<Result<(), Error>> {
         store.load_session().map(drop),
         store.last_heartbeat().map(drop),
         store.dequeue_jobs(1).map(drop),
+        store.dequeue_jobs_after("run-1", 1).map(drop),
+        only_item(store.jobs()),
+        only_item(store.logs()),
         store.job("run-1").map(drop),
         store.peek_logs(1).map(drop),
     ]);

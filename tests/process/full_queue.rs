@@ -113,7 +113,7 @@ fn child_that_fills_the_queue() {
     for first in (0..jobs).step_by(500) {
         let batch = (first..jobs.min(first + 500))
             .fold(Batch::new(), |batch, job| batch.enqueue_job(&run_id(job), &[7; 64]));
-        store.write(batch).unwrap();
+        store.write(&batch).unwrap();
     }
     for ts_ms in 0..EVENTS as i64 {
         store.buffer_log(ts_ms, &[7; 100]).unwrap();

@@ -9,7 +9,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use backupy_state::testing::open_snapshot_on;
-use backupy_state::{Durability, Error, FaultKind, OpenOptions, Snapshot, Store, verify};
+use backupy_state::{Batch, Durability, Error, FaultKind, OpenOptions, Snapshot, Store, verify};
 
 use crate::common::{
     Action, Child, CountedDisk, FIRST_FRAME_AT, Image, Place, Random, Shown, State, child_path, disk_and_memory,
@@ -392,6 +392,37 @@ fn a_record_that_another_took_the_place_of_is_not_shown_with_its_bytes() {
     shown.refresh().unwrap();
     assert_eq!(shown.job("run-1").unwrap(), None);
     assert_eq!(shown.job("run-2").unwrap().unwrap().payload, b"other");
+}
+
+/// Every value of an iterator is checked, and the rest would be no better.
+#[test]
+fn an_iterator_of_a_snapshot_ends_once_another_record_has_taken_the_place_of_one_it_shows() {
+    let place = Place::new();
+    let store = place.open();
+    for id in ["run-0", "run-1"] {
+        store.enqueue_job(id, b"kept").unwrap();
+        store.buffer_log(1, b"event").unwrap();
+    }
+    store.close().unwrap();
+    let before = Image::read(place.path());
+    let with = |run_id: &str| {
+        let fork = Place::new();
+        before.write(fork.path());
+        let store = fork.open();
+        store.write(&Batch::new().enqueue_job(run_id, b"last").buffer_log(2, b"last")).unwrap();
+        Image::read(fork.path())
+    };
+    with("run-2").write(place.path());
+    let shown = snapshot(place.path());
+    let (mut jobs, mut logs) = (shown.jobs(), shown.logs());
+    assert_eq!(jobs.next().unwrap().unwrap().run_id, "run-0");
+    assert_eq!(logs.next().unwrap().unwrap().payload, b"event");
+
+    with("run-3").write(place.path());
+    let (job, event) = (jobs.next().unwrap(), logs.next().unwrap());
+    assert!(matches!(job, Err(Error::Unauthentic { run_id: None, .. })), "{job:?}");
+    assert!(matches!(event, Err(Error::Unauthentic { .. })), "{event:?}");
+    assert!(jobs.next().is_none() && logs.next().is_none());
 }
 
 #[test]

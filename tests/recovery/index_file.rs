@@ -381,7 +381,7 @@ fn what_a_power_cut_leaves_of_an_index_file_is_replaced() {
             fs::write(place.at(name), left).unwrap();
             let store = indexed().open(place.path(), &key()).unwrap();
             store
-                .write((0..30).fold(Batch::new(), |batch, i| batch.enqueue_job(&format!("{i}"), b"job")))
+                .write(&(0..30).fold(Batch::new(), |batch, i| batch.enqueue_job(&format!("{i}"), b"job")))
                 .unwrap();
             store.close().unwrap();
             let store = indexed().open(place.path(), &key()).unwrap();
@@ -418,7 +418,7 @@ fn no_copy_is_left_with_the_index_file_of_another_log() {
     for rekeyed in [false, true] {
         let mut key = key();
         let store = indexed().open(place.path(), &key).unwrap();
-        store.write((0..30).fold(Batch::new(), |batch, i| batch.enqueue_job(&format!("{i}"), b"job"))).unwrap();
+        store.write(&(0..30).fold(Batch::new(), |batch, i| batch.enqueue_job(&format!("{i}"), b"job"))).unwrap();
         if rekeyed {
             key = backupy_state::AgentKey::new("another").unwrap();
             store.rekey(&key).unwrap();
@@ -521,7 +521,7 @@ fn an_ordinal_is_not_given_out_again_after_opening_by_index() {
     for is_compacted in [false, true] {
         let place = Place::new();
         let store = indexed().open(place.path(), &key()).unwrap();
-        store.write((0..20).fold(Batch::new(), |batch, i| batch.enqueue_job(&format!("{i}"), &[i; 90]))).unwrap();
+        store.write(&(0..20).fold(Batch::new(), |batch, i| batch.enqueue_job(&format!("{i}"), &[i; 90]))).unwrap();
         store.buffer_log(5, b"first").unwrap();
         let batch = store.peek_logs(1).unwrap();
         assert_eq!(store.drain_logs(1).unwrap().len(), 1);
@@ -532,7 +532,7 @@ fn an_ordinal_is_not_given_out_again_after_opening_by_index() {
         let store = indexed().open(place.path(), &key()).unwrap();
         assert!(store.recovery().opening.by_index);
         store.buffer_log(5, b"second").unwrap();
-        assert_eq!(store.ack_logs(batch).unwrap(), 0);
+        assert_eq!(store.ack_logs(&batch).unwrap(), 0);
         assert_eq!(store.log_count(), 1);
     }
 }
@@ -813,7 +813,7 @@ fn a_key_that_was_replaced_and_deleted_since_the_last_run_is_gone() {
     for number in 0..4 {
         store.enqueue_job(&format!("job-{number}"), &[number; 300]).unwrap();
     }
-    store.write(Batch::new().enqueue_job("job-0", &[9; 600]).ack_job("job-0")).unwrap();
+    store.write(&Batch::new().enqueue_job("job-0", &[9; 600]).ack_job("job-0")).unwrap();
     let (used, state) = agree(&Pair::read(&place.path()), "replaced and deleted");
     assert!(used && state.job("job-0").is_none());
 }
@@ -896,7 +896,7 @@ fn a_key_that_was_put_copied_and_removed_while_the_file_was_written_is_gone() {
     // More than a part of a run, and more keys than are copied at once.
     let long = "x".repeat(1000);
     let jobs = (0..600).fold(Batch::new(), |batch, i| batch.enqueue_job(&format!("{i:03}{long}"), b"job"));
-    store.write(jobs).unwrap();
+    store.write(&jobs).unwrap();
     assert_eq!(*hooks.steps.lock().unwrap(), 2);
     assert!(agree(&Pair::read(&place.path()), "begun").0);
     store.save_config(1, &[7; 300_000]).unwrap();

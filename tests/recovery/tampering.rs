@@ -1,6 +1,6 @@
 //! Logs that fail authentication: their CRCs are right, and their seals, order or numbers are wrong.
 
-use backupy_state::{Durability, Error, FaultKind, OpenOptions, verify};
+use backupy_state::{Durability, Error, FaultKind, Jobs, Logs, OpenOptions, RunIds, Snapshot, verify};
 
 use crate::common::{Image, Place, Written, bare, closed, key, open_image};
 
@@ -165,6 +165,49 @@ fn a_changed_log_event_ends_the_drain_before_it_and_is_never_dropped_silently() 
     store.close().unwrap();
     let store = place.open();
     assert_eq!((store.log_count(), store.stats().logs_dropped), (1, 1));
+}
+
+/// A value that does not open is one item of an iterator, and the next one follows.
+#[test]
+fn an_iterator_goes_on_after_a_changed_value() {
+    let place = Place::new();
+    let store = place.open();
+    for (ts_ms, id) in (0..).zip(["a", "b", "c"]) {
+        store.enqueue_job(id, format!("payload of {id}").as_bytes()).unwrap();
+        store.buffer_log(ts_ms, b"event").unwrap();
+    }
+    store.close().unwrap();
+    let mut image = Image::read(place.path());
+    let frames = image.frames();
+    let job_at = frames[2].start + 48 + manifest_len_of_a_job("b") + 16;
+    let event_at = frames[3].start + 48 + (4 + 4 + 16 + 4) + 16;
+    image.flip(job_at).fix_crc(frames[2].start).flip(event_at).fix_crc(frames[3].start);
+    image.write(place.path());
+
+    let check = |jobs: Jobs<'_>, run_ids: RunIds<'_>, logs: Logs<'_>| {
+        let jobs: Vec<_> = jobs.map(|job| job.map(|job| job.run_id)).collect();
+        assert!(
+            matches!(
+                &jobs[..],
+                [Ok(a), Err(Error::Unauthentic { run_id: Some(b), offset, .. }), Ok(c)]
+                    if [a, b, c] == ["a", "b", "c"] && *offset == job_at as u64
+            ),
+            "{jobs:?}"
+        );
+        assert_eq!(run_ids.collect::<Vec<_>>(), ["a", "b", "c"]);
+        let times: Vec<_> = logs.map(|event| event.map(|event| event.ts_ms)).collect();
+        assert!(
+            matches!(
+                times[..],
+                [Ok(0), Err(Error::Unauthentic { run_id: None, offset, .. }), Ok(2)] if offset == event_at as u64
+            ),
+            "{times:?}"
+        );
+    };
+    let store = place.open();
+    check(store.jobs(), store.run_ids(), store.logs());
+    let snapshot = Snapshot::open(place.path(), &key()).unwrap();
+    check(snapshot.jobs(), snapshot.run_ids(), snapshot.logs());
 }
 
 #[test]

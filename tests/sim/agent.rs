@@ -182,7 +182,7 @@ impl Agent {
                     Some(batch) => batch.clone(),
                     None => opened.peek_logs(n)?,
                 };
-                let removed = opened.ack_logs(batch)?;
+                let removed = opened.ack_logs(&batch)?;
                 *peeked = None;
                 Ok(Answer::Removed(removed))
             }
@@ -235,7 +235,7 @@ fn answer(store: &Store, call: Call, number: u64) -> Result<Answer> {
         Call::BufferLog { ts_ms, len } => Answer::Admitted(store.buffer_log(ts_ms, &value(number, len))?),
         Call::Batch { job, len } => {
             let batch = Batch::new().ack_job(&run_id(job)).enqueue_job(&run_id(job + 1), &value(number, len));
-            store.write(batch.record_heartbeat(number as i64).buffer_log(number as i64, &value(number, len)))?;
+            store.write(&batch.record_heartbeat(number as i64).buffer_log(number as i64, &value(number, len)))?;
             Answer::Done
         }
         Call::DrainLogs { n } => Answer::Drained(events_of(&store.drain_logs(n)?)),

@@ -4,8 +4,9 @@
 use std::collections::HashSet;
 use std::panic::{self, AssertUnwindSafe};
 use std::path::Path;
+use std::sync::Arc;
 
-use backupy_state::testing::verify_on;
+use backupy_state::testing::{open_snapshot_on, verify_on};
 use backupy_state::{Error, Stats};
 
 use super::survival::{refuses_writes_and_still_reads, survives_some, take};
@@ -405,4 +406,39 @@ fn a_refused_store_is_not_changed_whatever_else_fails() {
         assert!(open(&sim, Mode::Sync).is_err());
         assert_eq!(world::hash(&sim.live()), world::hash(&damaged));
     });
+}
+
+/// Each read of a value fails in turn. The values before it were given, and none follows.
+#[test]
+fn an_iterator_ends_with_the_first_read_that_fails() {
+    let sim = Sim::new(37);
+    let mut agent = Agent::new(sim.clone(), Mode::Sync);
+    agent.start().unwrap();
+    for job in 0..3 {
+        agent.make(Call::Enqueue { job, len: 30 }).unwrap();
+        agent.make(Call::BufferLog { ts_ms: 1, len: 30 }).unwrap();
+    }
+    let store = agent.store();
+    let snapshot = open_snapshot_on(Arc::new(sim.clone()), PATH, &key()).unwrap();
+    let passes: [&dyn Fn() -> Vec<Result<(), Error>>; 4] = [
+        &|| store.jobs().map(|job| job.map(drop)).collect(),
+        &|| store.logs().map(|event| event.map(drop)).collect(),
+        &|| snapshot.jobs().map(|job| job.map(drop)).collect(),
+        &|| snapshot.logs().map(|event| event.map(drop)).collect(),
+    ];
+    for pass in passes {
+        let begun = sim.ops();
+        assert_eq!(pass().iter().filter(|item| item.is_ok()).count(), 3);
+        let ops = sim.ops() - begun;
+        assert!(ops >= 3);
+        for n in 0..ops {
+            sim.fail(sim.ops() + n, Failure::Errno(EIO));
+            let items = pass();
+            sim.heal();
+            let (last, before) = items.split_last().unwrap();
+            assert!(matches!(last, Err(Error::Io { .. })), "{n}: {items:?}");
+            assert_eq!(before.len(), n * 3 / ops, "{n}: {items:?}");
+            assert!(before.iter().all(Result::is_ok), "{n}: {items:?}");
+        }
+    }
 }

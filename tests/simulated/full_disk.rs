@@ -80,11 +80,34 @@ fn full_disk_lets_acks_work_while_a_count_of_drops_is_not_written_yet() {
     let dropped = || options.open(PATH, &key()).unwrap();
     let store = dropped();
     assert_eq!(store.buffer_log(1, b"too fast").unwrap(), LogAdmission::Dropped);
-    store.write(Batch::new().ack_job("run-0")).unwrap();
+    store.write(&Batch::new().ack_job("run-0")).unwrap();
     assert_eq!(store.buffer_log(1, b"too fast").unwrap(), LogAdmission::Dropped);
     assert_eq!((store.queue_depth(), store.stats().logs_dropped), (usize::from(jobs) - 1, 3));
     store.close().unwrap();
     assert_eq!(dropped().stats().logs_dropped, 3);
+}
+
+/// `write` and `ack_logs` borrow their batches: a refused one is passed again as it is.
+#[test]
+fn full_disk_refuses_a_batch_that_is_written_whole_once_there_is_space() {
+    let sim = Sim::new(29);
+    sim.set_capacity(400 << 10);
+    let store = options_on(Arc::new(sim.clone())).mmap(false).open(PATH, &key()).unwrap();
+    store.buffer_log(1, b"first").unwrap();
+    store.buffer_log(2, b"second").unwrap();
+    let peeked = store.peek_logs(9).unwrap();
+    let batch = Batch::new().enqueue_job("run-1", &[7; 200 << 10]).buffer_log(3, b"third").record_heartbeat(5);
+    store.write(&batch).unwrap();
+    store.ack_job("run-1").unwrap();
+    for _ in 0..2 {
+        let refused = store.write(&batch);
+        assert!(matches!(refused, Err(Error::Full { .. })), "{refused:?}");
+        assert_eq!((store.queue_depth(), store.log_count(), store.stats().logs_dropped), (0, 3, 0));
+    }
+    sim.set_capacity(1 << 20);
+    store.write(&batch).unwrap();
+    assert_eq!((store.queue_depth(), store.log_count()), (1, 4));
+    assert_eq!(store.ack_logs(&peeked).unwrap(), 2);
 }
 
 /// The index file takes no space from a call: it is removed before one is refused.

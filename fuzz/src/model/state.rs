@@ -1,5 +1,6 @@
 //! What a store should hold, and what it should say, in plain lists.
 
+use std::collections::{BTreeMap, VecDeque};
 use std::ops::Deref;
 
 use super::{How, Write, is_bad, text};
@@ -10,6 +11,11 @@ use crate::sim;
 pub(super) struct State {
     /// Its jobs are in the order of the latest enqueue, and its log buffer stays empty.
     kept: sim::State,
+    /// How many enqueues there were when each job was enqueued.
+    places: BTreeMap<String, u64>,
+    enqueues: u64,
+    /// The last job of each of the latest pages in the order of the latest enqueue, and the place it had.
+    page_ends: VecDeque<(String, u64)>,
     /// Oldest first.
     pub(super) logs: Vec<Event>,
     /// How many were dropped and not yet reported; and as far as the log knows.
@@ -39,7 +45,17 @@ pub(super) struct Peeked {
 
 impl Default for State {
     fn default() -> Self {
-        State { kept: sim::State::fifo(), logs: Vec::new(), dropped: 0, recorded: 0, told: 0, events: 0 }
+        State {
+            kept: sim::State::fifo(),
+            places: BTreeMap::new(),
+            enqueues: 0,
+            page_ends: VecDeque::new(),
+            logs: Vec::new(),
+            dropped: 0,
+            recorded: 0,
+            told: 0,
+            events: 0,
+        }
     }
 }
 
@@ -56,17 +72,35 @@ impl State {
         self.jobs.len()
     }
 
-    pub(super) fn dequeue(&self, is_fifo: bool, after: Option<&str>, n: usize) -> Vec<(String, Vec<u8>)> {
-        let mut jobs = self.jobs.clone();
+    pub(super) fn dequeue(&mut self, is_fifo: bool, after: Option<&str>, n: usize) -> Vec<(String, Vec<u8>)> {
         if !is_fifo {
-            jobs.sort();
+            return self.by_run_id(after, n);
         }
-        let from = after.map_or(0, |id| match jobs.iter().position(|(job, _)| job == id) {
-            Some(at) => at + 1,
-            None if is_fifo => 0,
-            None => jobs.partition_point(|(job, _)| job.as_str() < id),
+        let queued = after.filter(|id| self.job(id).is_some());
+        let place = queued.map_or(0, |id| {
+            let end = self.page_ends.iter().find(|(last, _)| last == id);
+            end.map_or_else(|| self.places[id], |(_, place)| *place)
         });
-        jobs.into_iter().skip(from).take(n).collect()
+        let page: Vec<_> = self.jobs.iter().filter(|(job, _)| self.places[job] > place).take(n).cloned().collect();
+        if let Some((last, _)) = page.last() {
+            self.page_ends.retain(|(end, _)| page.iter().all(|(job, _)| job != end));
+            self.page_ends.push_back((last.clone(), self.places[last]));
+            while self.page_ends.len() > 16 {
+                self.page_ends.pop_front();
+            }
+        }
+        page
+    }
+
+    pub(super) fn by_run_id(&self, after: Option<&str>, n: usize) -> Vec<(String, Vec<u8>)> {
+        let mut jobs = self.jobs.clone();
+        jobs.sort();
+        jobs.into_iter().filter(|(job, _)| after.is_none_or(|after| job.as_str() > after)).take(n).collect()
+    }
+
+    /// The next session knows nothing of the pages of this one.
+    pub(super) fn reopen(&mut self) {
+        self.page_ends.clear();
     }
 
     /// A call that is not about log events and was not refused. Returns whether it is written.
@@ -79,6 +113,8 @@ impl State {
                 let id = id.text();
                 if !is_bad(&id) {
                     self.kept.enqueue(&id, value.bytes());
+                    self.enqueues += 1;
+                    self.places.insert(id, self.enqueues);
                 }
             }
             Write::Ack { id } => return self.kept.ack(&id.text()),

@@ -38,29 +38,22 @@ impl Inspector {
     /// Shows at most `n` jobs after the run id `after`. Reads one job at a time, since payloads may be large and
     /// an unreadable one must not hide the jobs after it.
     pub(crate) fn each_job(&mut self, after: Option<&str>, n: usize, mut show: impl FnMut(&Inspector, &Job)) {
-        let mut after = after.map(str::to_owned);
-        for _ in 0..n {
-            let next = match &after {
-                None => self.snapshot.dequeue_jobs(1),
-                Some(run_id) => self.snapshot.dequeue_jobs_after(run_id, 1),
-            };
-            let job = match next {
-                Ok(mut jobs) => match jobs.pop() {
-                    None => return,
-                    Some(job) => Job::from(job),
-                },
+        let is_after = |run_id: &String| after.is_none_or(|after| run_id.as_str() > after);
+        let run_ids: Vec<_> = self.snapshot.run_ids().filter(is_after).take(n).collect();
+        for run_id in run_ids {
+            let payload = match self.snapshot.job(&run_id) {
+                Ok(Some(job)) => Ok(job.payload),
+                Ok(None) => continue,
                 Err(error) => {
-                    let run_id = match &error {
-                        Error::Unauthentic { run_id, .. } => run_id.clone(),
-                        _ => None,
-                    };
+                    let is_about_job = matches!(&error, Error::Unauthentic { run_id: Some(_), .. });
                     let why = self.note(error);
-                    let Some(run_id) = run_id else { return };
-                    Job { run_id, payload: Err(why) }
+                    if !is_about_job {
+                        return;
+                    }
+                    Err(why)
                 }
             };
-            show(self, &job);
-            after = Some(job.run_id);
+            show(self, &Job { run_id, payload });
         }
     }
 

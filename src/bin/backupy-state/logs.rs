@@ -188,7 +188,7 @@ fn drain(target: &Target, args: &Drain, out: &mut Out) -> Result<(), Failure> {
         return Err(Failure::failed("the output could not be written completely, so no log event was removed"));
     }
     let all_read = check_all_read(&batch, buffered.min(limit));
-    store.ack_logs(batch)?;
+    store.ack_logs(&batch)?;
     store.close()?;
     all_read
 }

@@ -29,7 +29,7 @@ impl Engine for Store {
 
     fn enqueue_all(&self, jobs: &[Job]) {
         let add = |batch: Batch, (run_id, payload): &Job| batch.enqueue_job(run_id, payload);
-        self.write(jobs.iter().fold(Batch::new(), add)).unwrap();
+        self.write(&jobs.iter().fold(Batch::new(), add)).unwrap();
     }
 
     fn ack(&self, run_id: &str) {
@@ -37,7 +37,7 @@ impl Engine for Store {
     }
 
     fn ack_all(&self, run_ids: &[String]) {
-        self.write(run_ids.iter().fold(Batch::new(), |batch, id| batch.ack_job(id))).unwrap();
+        self.write(&run_ids.iter().fold(Batch::new(), |batch, id| batch.ack_job(id))).unwrap();
     }
 
     fn dequeue(&self, count: usize) -> usize {

@@ -272,7 +272,7 @@ impl Agent {
         let message = Payload::new(random.bytes(40));
         changes.extend(put(&contents::job_cell(&completion), message.digest));
         let batch = Batch::new().ack_job(run_id).enqueue_job(&completion, &message.bytes);
-        self.call(Kind::Write, changes, |store| store.write(batch));
+        self.call(Kind::Write, changes, |store| store.write(&batch));
     }
 
     fn deliver_events(&self, random: &mut Random) {
@@ -284,7 +284,7 @@ impl Agent {
         let changes = events.iter().map(|event| Change { cell: event.cell.clone(), digest: None }).collect();
         send(&Message::DeliveredEvents(events));
         wait_for_server(random);
-        self.call(Kind::AckLogs, changes, |store| store.ack_logs(batch));
+        self.call(Kind::AckLogs, changes, |store| store.ack_logs(&batch));
     }
 }
 

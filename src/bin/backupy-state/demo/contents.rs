@@ -52,11 +52,12 @@ macro_rules! contents_of {
             if let Some(ts_ms) = reader.last_heartbeat()? {
                 contents.insert(HEARTBEAT.to_owned(), ts_ms.cast_unsigned());
             }
-            for job in reader.dequeue_jobs(usize::MAX)? {
+            for job in reader.jobs() {
+                let job = job?;
                 contents.insert(job_cell(&job.run_id), job_digest(&job.payload));
             }
-            for event in reader.peek_logs(usize::MAX)?.events() {
-                let Event { cell, digest, .. } = as_event(event);
+            for event in reader.logs() {
+                let Event { cell, digest, .. } = as_event(&event?);
                 contents.insert(cell, digest);
             }
             Ok(contents)

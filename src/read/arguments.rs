@@ -1,0 +1,45 @@
+//! What calls check of their arguments before they do anything.
+
+use crate::format::bucket::RUN_ID_LEN_MAX;
+use crate::format::record::VALUE_LEN_MAX;
+use crate::{Error, Result};
+
+/// What is wrong with an argument. Unlike an [`Error`], it can be copied: a batch returns it at each write.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Misuse {
+    EmptyRunId,
+    TooLarge { what: &'static str, len: usize, max: usize },
+}
+
+impl Misuse {
+    pub(crate) fn of_run_id(run_id: &str) -> Option<Self> {
+        if run_id.is_empty() {
+            Some(Misuse::EmptyRunId)
+        } else {
+            too_large("a run id", run_id.len(), RUN_ID_LEN_MAX)
+        }
+    }
+
+    pub(crate) fn of_value(what: &'static str, value: &[u8]) -> Option<Self> {
+        too_large(what, value.len(), VALUE_LEN_MAX)
+    }
+
+    pub(crate) fn error(self) -> Error {
+        match self {
+            Misuse::EmptyRunId => Error::Invalid { what: "the run id is empty".to_owned() },
+            Misuse::TooLarge { what, len, max } => Error::TooLarge { what, len: len as u64, max: max as u64 },
+        }
+    }
+}
+
+fn too_large(what: &'static str, len: usize, max: usize) -> Option<Misuse> {
+    (len > max).then_some(Misuse::TooLarge { what, len, max })
+}
+
+pub(crate) fn check_run_id(run_id: &str) -> Result<()> {
+    Misuse::of_run_id(run_id).map_or(Ok(()), |misuse| Err(misuse.error()))
+}
+
+pub(crate) fn check_value(what: &'static str, value: &[u8]) -> Result<()> {
+    Misuse::of_value(what, value).map_or(Ok(()), |misuse| Err(misuse.error()))
+}

@@ -1,0 +1,202 @@
+//! The iterators over jobs and log events, for [`Store`](crate::Store) and [`Snapshot`](crate::Snapshot).
+//!
+//! An iterator collects the keys when it begins, and looks each one up when its turn comes. So it needs no lock
+//! between two items, a compaction in between changes nothing, and of the values it has only one in memory.
+
+use std::fmt;
+use std::iter::FusedIterator;
+use std::sync::Arc;
+use std::vec;
+
+use super::{LogEvent, QueuedJob, Reader, read_event, read_job};
+use crate::format::bucket::Bucket;
+use crate::format::location::Location;
+use crate::index::Key;
+use crate::log::values::Values;
+use crate::{Error, Result};
+
+/// The pending jobs in queue order: returned by `jobs` of [`Store`](crate::Store::jobs) and
+/// [`Snapshot`](crate::Snapshot::jobs).
+#[must_use = "iterators are lazy and do nothing unless consumed"]
+pub struct Jobs<'a>(Entries<'a>);
+
+/// The run ids of the pending jobs in queue order: returned by `run_ids` of [`Store`](crate::Store::run_ids) and
+/// [`Snapshot`](crate::Snapshot::run_ids).
+#[must_use = "iterators are lazy and do nothing unless consumed"]
+pub struct RunIds<'a> {
+    source: &'a dyn Source,
+    keys: vec::IntoIter<Key>,
+}
+
+/// The buffered log events, oldest first: returned by `logs` of [`Store`](crate::Store::logs) and
+/// [`Snapshot`](crate::Snapshot::logs).
+#[must_use = "iterators are lazy and do nothing unless consumed"]
+pub struct Logs<'a>(Entries<'a>);
+
+impl<'a> Jobs<'a> {
+    pub(crate) fn new(source: &'a dyn Source) -> Self {
+        Jobs(Entries::new(source, Bucket::Queue))
+    }
+}
+
+impl<'a> RunIds<'a> {
+    pub(crate) fn new(source: &'a dyn Source) -> Self {
+        RunIds { source, keys: source.keys(Bucket::Queue).into_iter() }
+    }
+}
+
+impl<'a> Logs<'a> {
+    pub(crate) fn new(source: &'a dyn Source) -> Self {
+        Logs(Entries::new(source, Bucket::Logs))
+    }
+}
+
+impl Iterator for Jobs<'_> {
+    type Item = Result<QueuedJob>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        self.0.next(|values, key, location| read_job(values, &mut values.reader(), key, location))
+    }
+
+    fn size_hint(&self) -> (usize, Option<usize>) {
+        (0, Some(self.0.max_left()))
+    }
+}
+
+impl Iterator for RunIds<'_> {
+    type Item = String;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        let RunIds { source, keys } = self;
+        let queued = keys.find(|key| source.find(Bucket::Queue, key).0.is_some())?;
+        // Nothing is lost: a record with a run id that is not UTF-8 is refused when it is read.
+        Some(String::from_utf8_lossy(&queued).into_owned())
+    }
+
+    fn size_hint(&self) -> (usize, Option<usize>) {
+        (0, Some(self.keys.len()))
+    }
+}
+
+impl Iterator for Logs<'_> {
+    type Item = Result<LogEvent>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        self.0.next(|values, key, location| read_event(values, &mut values.reader(), key, location))
+    }
+
+    fn size_hint(&self) -> (usize, Option<usize>) {
+        (0, Some(self.0.max_left()))
+    }
+}
+
+impl FusedIterator for Jobs<'_> {}
+impl FusedIterator for RunIds<'_> {}
+impl FusedIterator for Logs<'_> {}
+
+impl fmt::Debug for Jobs<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Jobs").field("max_left", &self.0.max_left()).finish_non_exhaustive()
+    }
+}
+
+impl fmt::Debug for RunIds<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("RunIds").field("max_left", &self.keys.len()).finish_non_exhaustive()
+    }
+}
+
+impl fmt::Debug for Logs<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Logs").field("max_left", &self.0.max_left()).finish_non_exhaustive()
+    }
+}
+
+/// What the iterators ask of a [`Reader`]. Unlike that, it can be a trait object, so that the iterators have no
+/// type parameter.
+pub(crate) trait Source: Sync {
+    fn begin(&self) -> Result<()>;
+
+    fn keys(&self, bucket: Bucket) -> Vec<Key>;
+
+    fn find(&self, bucket: Bucket, key: &[u8]) -> (Option<Location>, Arc<Values>);
+
+    fn confirm(&self) -> Result<()>;
+}
+
+impl<R: Reader + Sync> Source for R {
+    fn begin(&self) -> Result<()> {
+        Reader::begin(self)
+    }
+
+    fn keys(&self, bucket: Bucket) -> Vec<Key> {
+        self.with_index(|index| index.keys(bucket)).0
+    }
+
+    fn find(&self, bucket: Bucket, key: &[u8]) -> (Option<Location>, Arc<Values>) {
+        self.with_index(|index| index.get(bucket, key))
+    }
+
+    fn confirm(&self) -> Result<()> {
+        Reader::confirm(self)
+    }
+}
+
+/// The entries of one bucket, the value of each read when its turn comes.
+struct Entries<'a> {
+    source: &'a dyn Source,
+    bucket: Bucket,
+    keys: vec::IntoIter<Key>,
+    /// Why it could not begin.
+    refused: Option<Error>,
+}
+
+impl<'a> Entries<'a> {
+    fn new(source: &'a dyn Source, bucket: Bucket) -> Self {
+        let (keys, refused) = match source.begin() {
+            Ok(()) => (source.keys(bucket), None),
+            Err(error) => (Vec::new(), Some(error)),
+        };
+        Entries { source, bucket, keys: keys.into_iter(), refused }
+    }
+
+    /// The next entry that is still there. An error that is not about one value ends the iteration.
+    fn next<T>(&mut self, read: impl Fn(&Values, &Key, Location) -> Result<T>) -> Option<Result<T>> {
+        if let Some(error) = self.refused.take() {
+            return Some(Err(error));
+        }
+        while let Some(key) = self.keys.next() {
+            match self.read(&key, &read) {
+                Ok(None) => {}
+                Ok(Some(entry)) => return Some(entry),
+                Err(error) => {
+                    self.keys = vec::IntoIter::default();
+                    return Some(Err(error));
+                }
+            }
+        }
+        None
+    }
+
+    /// `None` if the entry is gone. The inner error is about its value alone.
+    fn read<T>(
+        &self,
+        key: &Key,
+        read: &impl Fn(&Values, &Key, Location) -> Result<T>,
+    ) -> Result<Option<Result<T>>> {
+        self.source.begin()?;
+        let (location, values) = self.source.find(self.bucket, key);
+        let Some(location) = location else { return Ok(None) };
+        let entry = match read(&values, key, location) {
+            Err(error @ Error::Unauthentic { .. }) => Err(error),
+            read => Ok(read?),
+        };
+        self.source.confirm()?;
+        Ok(Some(entry))
+    }
+
+    /// How many entries there are at most.
+    fn max_left(&self) -> usize {
+        self.keys.len() + usize::from(self.refused.is_some())
+    }
+}
