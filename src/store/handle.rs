@@ -48,8 +48,9 @@ pub enum Enqueued {
 /// at all.
 ///
 /// # Errors of every writing call
-/// - [`Error::Full`]: the disk is full. Nothing was written, and the store stays usable: acks and drains succeed
-///   while the reserve of 64 KiB lasts, other calls once there is space again.
+/// - [`Error::Full`]: the disk is full. Nothing was written, and the store stays usable: each queued job can be
+///   acked, up to the first 64 MiB of acks, and log events drained, some 600 times; other calls succeed once there
+///   is space again.
 /// - [`Error::Io`]: the write or the sync of this call failed. Its effect is unknown until the store is reopened.
 /// - [`Error::Failed`]: an earlier call failed in that way. Reading calls still work.
 /// - [`Error::Replaced`]: the file at the store's path is another one by now, or none. Nothing was written to that
@@ -155,7 +156,8 @@ impl Store {
         &self.shared.path
     }
 
-    /// Makes everything durable, writes a close frame, cuts off the preallocated space and unlocks the store.
+    /// Makes everything durable, writes a close frame, cuts off the preallocated space and unlocks the store. While
+    /// there are jobs or log events, the space that their removal needs on a full disk remains.
     ///
     /// A log with little live data is compacted first, so that the next open is quick; [`CompactionPolicy`] says
     /// when. Dropping the store does the same, but reports no error. Hold no lock that a `tracing` layer of yours

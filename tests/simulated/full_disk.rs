@@ -167,6 +167,38 @@ fn full_disk_lets_a_killed_store_open_and_ack() {
     survives(&sim.world(), agent.oracle.allowed());
 }
 
+/// Others share the disk: what a call takes and gives back may have failed them meanwhile.
+#[test]
+fn little_space_is_taken_only_as_needed_and_none_in_vain() {
+    // A disk that tells how much space it has left.
+    let sim = Sim::new(31);
+    let mut agent = Agent::new(sim.clone(), Mode::Sync);
+    agent.start().unwrap();
+    agent.make(Call::Enqueue { job: 0, len: 500 }).unwrap();
+    let free = 200 << 10;
+    sim.set_capacity(sim.world().used() + free);
+    let (mut job, mut used) = (0, sim.world().used());
+    let refused = loop {
+        job += 1;
+        let space = agent.store().stats().free_bytes;
+        if let Err(error) = agent.make(Call::Enqueue { job, len: 3000 }) {
+            break error;
+        }
+        let taken = sim.world().used() - used;
+        // What the job and its ack take, up to a whole page, and a sixteenth of what is free.
+        assert!(taken <= 4096 + 4096 + free / 16, "job {job} took {taken} bytes, of {space} that were there");
+        used += taken;
+    };
+    assert!(matches!(refused, Error::Full { .. }), "{refused:?}");
+    for len in [3000, 300_000, 16 << 20] {
+        let before = sim.ops();
+        assert!(matches!(agent.make(Call::Enqueue { job, len }), Err(Error::Full { .. })));
+        let ops = &sim.trace()[before..];
+        assert!(!ops.iter().any(|op| matches!(op, Op::Write | Op::SetLen)), "{len}: {ops:?}");
+    }
+    survives(&sim.world(), agent.oracle.allowed());
+}
+
 /// A copy of a log has no reserve, and other files have used most of the space since.
 #[test]
 fn little_room_is_enough_for_an_ack() {
