@@ -47,11 +47,14 @@ pub(crate) fn write(place: &Place, durability: Durability) -> (Store, Vec<State>
     (store, states)
 }
 
+/// A closed store without its reserve: the file ends with its last frame.
 pub(crate) fn closed() -> Written {
     let place = Place::new();
     let (store, states) = write(&place, Durability::Sync);
     store.close().unwrap();
-    Written { image: Image::read(place.path()), states }
+    let mut image = Image::read(place.path());
+    image.without_space();
+    Written { image, states }
 }
 
 /// As a killed process leaves it: without a close frame, and with a part of the preallocated space.

@@ -18,7 +18,9 @@ fn log_of(records: usize) -> Image {
         options.durability(Durability::Buffered).compaction(compaction).open(place.path(), &key()).unwrap();
     (0..records).for_each(|ts| store.record_heartbeat(ts as i64).unwrap());
     store.close().unwrap();
-    Image::read(place.path())
+    let mut image = Image::read(place.path());
+    image.without_space();
+    image
 }
 
 /// In the place of the frame's header: a whole one with other fields.

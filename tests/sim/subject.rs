@@ -24,9 +24,14 @@ pub struct Subject {
 }
 
 impl Subject {
+    /// A closed one that ends with its last frame, as a copy without its reserve does.
     pub fn closed(agent: &mut Agent) -> Self {
         agent.close().unwrap();
-        Subject::new(agent)
+        let Subject { mut content, mut bytes, frames, history } = Subject::new(agent);
+        let last = frames.last().map_or(0, end);
+        content.set_len(last as u64);
+        bytes.truncate(last);
+        Subject { content, bytes, frames, history }
     }
 
     pub fn new(agent: &Agent) -> Self {
