@@ -99,7 +99,8 @@ impl LogQuota {
         let LogLimits { max_count, max_bytes, when_full, .. } = self.limits;
         let (max_count, max_bytes) = (max_count.unwrap_or(u64::MAX), max_bytes.unwrap_or(u64::MAX));
         let (mut count, mut bytes) = (index.count(Bucket::Logs) as u64, index.log_bytes());
-        let mut buffered = in_order_of_eviction(index, events);
+        // Looked up when one must go: mostly, none must.
+        let mut buffered = None;
         let mut new = VecDeque::new();
         let mut plan = Plan { admitted: vec![false; events.len()], ..Plan::default() };
         for (i, &(_, len)) in events.iter().enumerate() {
@@ -111,6 +112,7 @@ impl LogQuota {
                     break;
                 }
                 // New events are evicted only after all buffered ones, in the order of the calls.
+                let buffered = buffered.get_or_insert_with(|| in_order_of_eviction(index, events));
                 if let Some((key, location)) = buffered.next() {
                     plan.evicted.push(key.into());
                     bytes -= u64::from(location.len);
