@@ -22,12 +22,12 @@ pub(crate) fn copying_history_len() -> u32 {
 
 /// `crash`: of the histories of two calls with an index file, one in this many is tried.
 pub(crate) fn indexed_pairs_step() -> usize {
-    choose(97, 23)
+    choose(97, 41)
 }
 
 /// `crash`: how many random histories with an index file are tried.
 pub(crate) fn random_indexed_histories() -> u64 {
-    choose(2, 3)
+    choose(2, 2)
 }
 
 /// `crash`: of the images of a history of `calls` calls, one in this many is also cut during its recovery.
@@ -47,12 +47,12 @@ pub(crate) fn random_histories() -> u64 {
 
 /// Between two operations before which the disk gets full.
 pub(crate) fn full_disk_step() -> usize {
-    choose(11, 5)
+    choose(11, 7)
 }
 
 /// How many jobs are queued when the disk gets full, and how often.
 pub(crate) fn full_queue() -> (usize, usize) {
-    choose((500, 3), (2000, 6))
+    choose((500, 3), (1000, 4))
 }
 
 /// `failing_calls`: one failure in this many is tried. There are 24 failures of an operation and 36 of a sync. A

@@ -151,7 +151,7 @@ fn whatever_fails(calls: &[Call], images: usize) {
     for mode in Mode::ALL.into_iter().chain([Mode::Indexed]) {
         // An index file makes for many images of a moment, and most failures are those of the other modes.
         let (step, images) = match mode {
-            Mode::Indexed => (23 * depth::failure_step(), images.min(COPY_IMAGES)),
+            Mode::Indexed => (41 * depth::failure_step(), images.min(COPY_IMAGES)),
             _ => (depth::failure_step(), images),
         };
         let disk = || Sim::new(mix(7));
