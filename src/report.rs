@@ -65,8 +65,8 @@ pub struct Stats {
     pub dead_bytes: u64,
     /// The length of the preallocated space after the last frame in bytes.
     pub free_bytes: u64,
-    /// How many bytes of the preallocated space are the reserve: only acks, drains and other removals may use them.
-    /// Less than the store would reserve if the disk has no more.
+    /// How many bytes of the preallocated space are the reserve: only acks, drains and other removals may use
+    /// them. Less than the store would reserve if the disk has no more.
     pub reserved_bytes: u64,
     /// How many of the queued jobs could be acked, each on its own, if the disk were full.
     pub acks_on_full_disk: u64,

@@ -4,8 +4,8 @@
 //! and no reader that waits for them, so it stages them instead:
 //!
 //! - [`Index::stage`] appends each put and delete to a list of its bucket, in the order of the log.
-//! - [`Index::merge_staged`] makes each list the keys of its bucket, in which the last operation on each key counts
-//!   (`keys.rs`). If the bucket has keys already, it applies the operations one by one.
+//! - [`Index::merge_staged`] makes each list the keys of its bucket, in which the last operation on each key
+//!   counts (`keys.rs`). If the bucket has keys already, it applies the operations one by one.
 //!
 //! A delete-through also covers keys that are only staged, so it first merges its bucket. When the lists have
 //! grown to half of the log's length, operations that a later one has replaced are dropped. So a long log with few
@@ -311,8 +311,8 @@ impl Index {
         self.jobs_after_place(place, limit)
     }
 
-    /// The next jobs in the order of the latest enqueue, up to the limit: from the first one, or from the first one
-    /// after a place. None unless that is the order of the queue.
+    /// The next jobs in the order of the latest enqueue, up to the limit: from the first one, or from the first
+    /// one after a place. None unless that is the order of the queue.
     pub(crate) fn jobs_after_place(&self, place: Option<Place>, limit: Limit) -> Vec<(Key, Location)> {
         let (queue, from) = (self.bucket(Bucket::Queue), place.map_or(Bound::Unbounded, Bound::Excluded));
         let found = self.fifo.iter().flat_map(|fifo| fifo.range((from, Bound::Unbounded)));

@@ -1,8 +1,8 @@
 //! The order of a list of keys, next to the list.
 //!
-//! A key and its location take 72 bytes, so the list is not sorted itself. The order has one `u64` for each key: the
-//! first bits of the key, and its index in the list. Most comparisons need only those bits, so they stay in the
-//! processor's cache. Run ids often begin alike, so the prefix that all keys share is left out of the bits.
+//! A key and its location take 72 bytes, so the list is not sorted itself. The order has one `u64` for each key:
+//! the first bits of the key, and its index in the list. Most comparisons need only those bits, so they stay in
+//! the processor's cache. Run ids often begin alike, so the prefix that all keys share is left out of the bits.
 
 use std::cmp::Ordering;
 

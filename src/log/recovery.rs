@@ -9,9 +9,9 @@
 //! show bytes that the kernel has given up writing. So recovery syncs the file, drops the page cache, and reads
 //! again from the disk. Only the end needs this: a frame with durable_seq = n proves that frames 1 to n are
 //! durable, and so do the mark and the base for the frames up to theirs. So the second reading begins at the first
-//! frame that nothing vouches for, or a little before it, and ends with the last frame. The zeros after that are not
-//! read again: a writer never writes zeros over other bytes, so a disk that lost them has zeros too.
-//! If the second reading differs from the first, the whole log is read once more, and that reading counts.
+//! frame that nothing vouches for, or a little before it, and ends with the last frame. The zeros after that are
+//! not read again: a writer never writes zeros over other bytes, so a disk that lost them has zeros too. If the
+//! second reading differs from the first, the whole log is read once more, and that reading counts.
 //!
 //! Apart from zeros, recovery removes only a torn tail: bytes after the last whole frame that are not a frame, and
 //! that no later frame header proves to have been durable. `scan` distinguishes a torn tail from damage. The tail

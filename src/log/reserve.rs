@@ -1,10 +1,10 @@
-//! The reserve: how much preallocated space a log keeps for records that only remove something, so that acks, drains
-//! and a compaction succeed on a full disk.
+//! The reserve: how much preallocated space a log keeps for records that only remove something, so that acks,
+//! drains and a compaction succeed on a full disk.
 //!
 //! It has two parts. One is for acks: as long as an ack of each queued job would be, one record each. The other is
-//! for drains and other removals, and to be given back to the file system when a compaction needs space for its new
-//! file. A put is refused if less than both would remain after it. An ack may use all of it, any other removal only
-//! the second part.
+//! for drains and other removals, and to be given back to the file system when a compaction needs space for its
+//! new file. A put is refused if less than both would remain after it. An ack may use all of it, any other removal
+//! only the second part.
 //!
 //! Implements *The reserve* in *Writing* of FORMAT.md.
 
@@ -92,7 +92,8 @@ impl Reserve {
 /// How much of the reserve a compaction gives back to a full disk, to find space for its new file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Release {
-    /// For an automatic compaction: somebody else may take what it gives back, and log events must still be drained.
+    /// For an automatic compaction: somebody else may take what it gives back, and log events must still be
+    /// drained.
     AllButRemovals,
     /// For a compaction that the caller asked for.
     AllButAcks,

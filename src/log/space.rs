@@ -1,7 +1,7 @@
 //! Preallocated space: zeros after the last frame of a log, for frames to come.
 //!
-//! When the zeros run out, the writer adds more: an eighth of the log's length, at least 256 KiB and at most 4 MiB,
-//! beyond the reserve. Where the disk has little space left, it adds less, and in the end only what the frame
+//! When the zeros run out, the writer adds more: an eighth of the log's length, at least 256 KiB and at most 4
+//! MiB, beyond the reserve. Where the disk has little space left, it adds less, and in the end only what the frame
 //! needs: others share the disk, and what a log takes in vain may fail them. On a full disk it makes do with what
 //! is there, as far as `reserve` allows it.
 
@@ -74,8 +74,8 @@ impl LogWriter {
         }
     }
 
-    /// Like [`take_reserve`](Self::take_reserve), for a finished log that does not have its name yet. The log is as
-    /// good without it.
+    /// Like [`take_reserve`](Self::take_reserve), for a finished log that does not have its name yet. The log is
+    /// as good without it.
     ///
     /// # Errors
     /// `Io` if the file could not be cut again.

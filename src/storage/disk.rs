@@ -387,8 +387,9 @@ impl File for DiskFile {
     }
 }
 
-/// Asks btrfs to write over the bytes of a new file where they are. Else it writes them elsewhere, and on a full disk
-/// no byte could be written, not even over preallocated zeros. If this is refused, the file is as good but for that.
+/// Asks btrfs to write over the bytes of a new file where they are. Else it writes them elsewhere, and on a full
+/// disk no byte could be written, not even over preallocated zeros. If this is refused, the file is as good but
+/// for that.
 fn write_in_place(file: &fs::File) {
     let is_btrfs = rustix::fs::fstatfs(file).is_ok_and(|found| found.f_type == BTRFS_MAGIC);
     if is_btrfs && let Ok(flags) = rustix::fs::ioctl_getflags(file) {
@@ -400,8 +401,8 @@ fn write_in_place(file: &fs::File) {
 const BTRFS_MAGIC: rustix::fs::FsWord = 0x9123_683E;
 /// The type of xfs, as statfs gives it.
 const XFS_MAGIC: rustix::fs::FsWord = 0x5846_5342;
-/// On xfs, creating a file fails unless so much is free, whether that takes it or not. 128 KiB were not enough on one
-/// of 400 MB, 192 KiB were.
+/// On xfs, creating a file fails unless so much is free, whether that takes it or not. 128 KiB were not enough on
+/// one of 400 MB, 192 KiB were.
 const XFS_CREATION_LEN: u64 = 256 << 10;
 
 /// 2 MiB: the largest folio of the page cache, a huge page on x86-64 and on arm64 with pages of 4 KiB.

@@ -156,8 +156,8 @@ impl Store {
         &self.shared.path
     }
 
-    /// Makes everything durable, writes a close frame, cuts off the preallocated space and unlocks the store. While
-    /// there are jobs or log events, the space that their removal needs on a full disk remains.
+    /// Makes everything durable, writes a close frame, cuts off the preallocated space and unlocks the store.
+    /// While there are jobs or log events, the space that their removal needs on a full disk remains.
     ///
     /// A log with little live data is compacted first, so that the next open is quick; [`CompactionPolicy`] says
     /// when. Dropping the store does the same, but reports no error. Hold no lock that a `tracing` layer of yours
@@ -240,8 +240,8 @@ impl Store {
     ///
     /// # Errors
     /// [`Error::Invalid`] for an empty run id, [`Error::TooLarge`] for a run id over 1024 bytes or a payload over
-    /// 16 MiB, [`Error::QueueFull`] if the queue would be over its [limits](crate::QueueLimits), and those of [every
-    /// writing call](Store#errors-of-every-writing-call).
+    /// 16 MiB, [`Error::QueueFull`] if the queue would be over its [limits](crate::QueueLimits), and those of
+    /// [every writing call](Store#errors-of-every-writing-call).
     ///
     /// ```
     /// # let folder = tempfile::tempdir()?;

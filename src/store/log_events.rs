@@ -252,8 +252,8 @@ impl Store {
     /// [`Error::Invalid`] or [`Error::TooLarge`] for the first call in it with an invalid argument,
     /// [`Error::TooLarge`] if the record is over 64 MiB, [`Error::QueueFull`] if the queue would be over its
     /// [limits](crate::QueueLimits) after it, and those of [every writing
-    /// call](Store#errors-of-every-writing-call). After [`Error::Full`] and [`Error::QueueFull`], call it again with
-    /// the same batch.
+    /// call](Store#errors-of-every-writing-call). After [`Error::Full`] and [`Error::QueueFull`], call it again
+    /// with the same batch.
     ///
     /// ```
     /// # let folder = tempfile::tempdir()?;

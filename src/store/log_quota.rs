@@ -144,8 +144,8 @@ fn in_order_of_eviction<'a>(
     ahead.chain(index.iter(Bucket::Logs).take_while(move |(key, _)| **key <= last_usual[..]))
 }
 
-/// An event that is this much later than a new one was buffered by a clock that was ahead. It is longer than events
-/// are out of order for other reasons.
+/// An event that is this much later than a new one was buffered by a clock that was ahead. It is longer than
+/// events are out of order for other reasons.
 const AHEAD_MS: i64 = 3_600_000;
 
 #[cfg(test)]

@@ -7,8 +7,8 @@ use crate::format::record::{Action, Change};
 use crate::index::Index;
 use crate::{Error, QueueLimits, Result};
 
-/// Refuses changes after which the queue would be over a limit, and further over it than before. What matters is the
-/// end: a batch may ack first or last.
+/// Refuses changes after which the queue would be over a limit, and further over it than before. What matters is
+/// the end: a batch may ack first or last.
 ///
 /// # Errors
 /// `QueueFull`.

@@ -2,8 +2,8 @@
 //! generation to the next.
 //!
 //! There are two locks, always taken in this order: the log (held by one writer at a time, from its check to its
-//! frame), then the view (held briefly; `page_ends` only with it). A writer waits for its sync with neither of them held. No event is
-//! emitted while one is held: who listens to events may call the store.
+//! frame), then the view (held briefly; `page_ends` only with it). A writer waits for its sync with neither of
+//! them held. No event is emitted while one is held: who listens to events may call the store.
 //!
 //! A child of `fork` has copies of the locks, in whatever state they were, and of the descriptors. It owns
 //! nothing: its calls fail before they take a lock.

@@ -337,8 +337,8 @@ fn the_statistics_add_up() {
     assert!(reserve.contains(&after.free_bytes), "{after:?} of {reserve:?}");
 }
 
-/// A step is an eighth of the log, at least 256 KiB and at most 4 MiB. The reserve of 64 KiB and an ack of each job
-/// follows it, up to a whole page.
+/// A step is an eighth of the log, at least 256 KiB and at most 4 MiB. The reserve of 64 KiB and an ack of each
+/// job follows it, up to a whole page.
 #[test]
 fn the_log_grows_in_steps_and_keeps_its_reserve_ahead() {
     const KIB: u64 = 1 << 10;

@@ -1,5 +1,5 @@
-//! A queue that is long when others fill the disk to the last byte: all of it can be acked, one job at a time, the log
-//! events drained, and then the log compacted. Also by a process that comes after a close or a kill.
+//! A queue that is long when others fill the disk to the last byte: all of it can be acked, one job at a time, the
+//! log events drained, and then the log compacted. Also by a process that comes after a close or a kill.
 
 use std::fs;
 use std::io::Write;

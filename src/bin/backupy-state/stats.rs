@@ -10,10 +10,10 @@ use crate::text::{Out, bytes, counted, grouped, no_compaction};
 /// Show the size of the store and of its parts
 ///
 /// Live bytes are the store's contents. Dead bytes were replaced or removed, or belong to the frames themselves.
-/// Free bytes are preallocated space after the log; some of them are the reserve, which lets the agent ack and drain
-/// on a full disk. Dropped log events are those that the limits of the log buffer
-/// rejected or evicted since the agent last removed events from it. By default, an agent compacts its store when
-/// more than half of the log is dead. A warning says where it cannot be compacted.
+/// Free bytes are preallocated space after the log; some of them are the reserve, which lets the agent ack and
+/// drain on a full disk. Dropped log events are those that the limits of the log buffer rejected or evicted since
+/// the agent last removed events from it. By default, an agent compacts its store when more than half of the log
+/// is dead. A warning says where it cannot be compacted.
 #[derive(clap::Args)]
 #[command(after_help = "Example:\n  backupy-state stats")]
 pub(crate) struct Args {}
