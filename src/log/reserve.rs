@@ -114,3 +114,19 @@ pub(crate) const REMOVALS_LEN: u64 = 64 << 10;
 const ACKS_LEN_MAX: u64 = 64 << 20;
 /// A compaction also copies what is neither a job nor a log event. Up to so much of that is in the reserve too.
 const COPIED_LEN_MAX: u64 = 1 << 20;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_compaction_gives_away_what_acks_need_and_an_automatic_one_not_what_drains_need() {
+        let acks = 100_000;
+        for has_events in [false, true] {
+            let reserve = Reserve { acks, others: 70_000, has_jobs: true, has_events, live_len: 0 };
+            assert_eq!(reserve.kept_by(Release::AllButAcks), acks);
+            let drains = if has_events { REMOVALS_LEN } else { 0 };
+            assert_eq!(reserve.kept_by(Release::AllButRemovals), acks + drains);
+        }
+    }
+}
