@@ -66,10 +66,7 @@ pub(crate) struct Index {
     staged_kept: usize,
     /// For each bucket, the bytes that its live operations take in a log, without frame headers.
     live_bytes: [u64; BUCKET_COUNT],
-    /// The payload bytes in the queue.
-    queue_bytes: u64,
-    /// How long an ack of each queued job would be, one record each.
-    acks_len: u64,
+    queue_sums: QueueSums,
     /// One more than the highest ordinal of all log events put so far, deleted ones included.
     next_ordinal: u64,
     /// What the next run of the index file must delete. `None` if there is no run before it.
@@ -88,8 +85,7 @@ impl Index {
             staged: Default::default(),
             staged_kept: 0,
             live_bytes: [0; BUCKET_COUNT],
-            queue_bytes: 0,
-            acks_len: 0,
+            queue_sums: QueueSums::default(),
             next_ordinal: 0,
             removed: None,
         }
@@ -217,13 +213,12 @@ impl Index {
             }
             return;
         }
-        let Index { live_bytes, queue_bytes, acks_len, .. } = self;
+        let Index { live_bytes, queue_sums, .. } = self;
         let live_bytes = &mut live_bytes[bucket as usize];
         let keys = Keys::with_base(staged, |key, location| {
             *live_bytes += live_len(bucket, key, location.len);
             if bucket == Bucket::Queue {
-                *queue_bytes += u64::from(location.len);
-                *acks_len += encoding::ack_frame_len(key.len());
+                queue_sums.add(key, location);
             }
         });
         if let (Bucket::Queue, Some(fifo)) = (bucket, &mut self.fifo) {
@@ -277,12 +272,12 @@ impl Index {
 
     /// The payload bytes in the queue.
     pub(crate) fn queue_bytes(&self) -> u64 {
-        self.queue_bytes
+        self.queue_sums.bytes
     }
 
     /// How long an ack of each queued job would be, one record each.
     pub(crate) fn acks_len(&self) -> u64 {
-        self.acks_len
+        self.queue_sums.acks_len
     }
 
     /// The bytes that the live operations of a bucket take in a log, without frame headers.
@@ -396,8 +391,7 @@ impl Index {
     fn put(&mut self, bucket: Bucket, key: Key, location: Location) -> bool {
         self.live_bytes[bucket as usize] += live_len(bucket, &key, location.len);
         if bucket == Bucket::Queue {
-            self.queue_bytes += u64::from(location.len);
-            self.acks_len += encoding::ack_frame_len(key.len());
+            self.queue_sums.add(&key, location);
         }
         let replaced = self.buckets[bucket as usize].insert(key.clone(), location);
         if let Some(old) = &replaced {
@@ -425,8 +419,7 @@ impl Index {
     fn forget(&mut self, bucket: Bucket, key: &[u8], old: &Location) {
         self.live_bytes[bucket as usize] -= live_len(bucket, key, old.len);
         if bucket == Bucket::Queue {
-            self.queue_bytes -= u64::from(old.len);
-            self.acks_len -= encoding::ack_frame_len(key.len());
+            self.queue_sums.remove(key, *old);
         }
         if let Some(removed) = &mut self.removed {
             removed.note(bucket, key, old);
@@ -439,6 +432,27 @@ impl Index {
 
 fn up_to<'a>(limit: Limit, found: impl Iterator<Item = (&'a Key, Location)>) -> Vec<(Key, Location)> {
     limit.take(found, |(_, location)| location.len).map(|(key, location)| (key.clone(), location)).collect()
+}
+
+/// What the queued jobs add up to.
+#[derive(Default)]
+struct QueueSums {
+    /// The bytes of their payloads.
+    bytes: u64,
+    /// How long an ack of each of them would be, one record each.
+    acks_len: u64,
+}
+
+impl QueueSums {
+    fn add(&mut self, run_id: &[u8], location: Location) {
+        self.bytes += u64::from(location.len);
+        self.acks_len += encoding::ack_frame_len(run_id.len());
+    }
+
+    fn remove(&mut self, run_id: &[u8], location: Location) {
+        self.bytes -= u64::from(location.len);
+        self.acks_len -= encoding::ack_frame_len(run_id.len());
+    }
 }
 
 /// Drops what a later operation on the same key replaces.

@@ -21,7 +21,6 @@ pub(crate) struct Reserve {
     acks: u64,
     /// For other removals, and for the new file of a compaction.
     others: u64,
-    has_jobs: bool,
     has_events: bool,
     /// How long the live records are.
     live_len: u64,
@@ -35,7 +34,6 @@ impl Reserve {
         Reserve {
             acks: index.acks_len().min(ACKS_LEN_MAX),
             others: REMOVALS_LEN + creation_len + copied.min(COPIED_LEN_MAX),
-            has_jobs: index.count(Bucket::Queue) > 0,
             has_events: index.count(Bucket::Logs) > 0,
             live_len: index.live_bytes(),
         }
@@ -48,7 +46,7 @@ impl Reserve {
 
     /// Whether there is a job or a log event that may have to be removed.
     pub(crate) fn is_for_removals(&self) -> bool {
-        self.has_jobs || self.has_events
+        self.acks > 0 || self.has_events
     }
 
     /// How much of it a compaction on a full disk does not give back.
@@ -123,7 +121,7 @@ mod tests {
     fn no_compaction_gives_away_what_acks_need_and_an_automatic_one_not_what_drains_need() {
         let acks = 100_000;
         for has_events in [false, true] {
-            let reserve = Reserve { acks, others: 70_000, has_jobs: true, has_events, live_len: 0 };
+            let reserve = Reserve { acks, others: 70_000, has_events, live_len: 0 };
             assert_eq!(reserve.kept_by(Release::AllButAcks), acks);
             let drains = if has_events { REMOVALS_LEN } else { 0 };
             assert_eq!(reserve.kept_by(Release::AllButRemovals), acks + drains);
