@@ -60,7 +60,7 @@ const NUMBERS_AT: usize = 4 * POSITION_LEN;
 const END_LEN: usize = NUMBERS_AT + 16;
 
 /// A part is sealed once it has this many bytes: one more entry still fits.
-const PART_LEN: usize = 256 << 10;
+const PART_LEN: usize = 64 << 10;
 pub(crate) const PART_LEN_MAX: usize = PART_LEN + ENTRY_LEN_MAX;
 /// What all parts of a run are sealed with besides their own text: the header of the file, and the run's number.
 const AAD_LEN: usize = FILE_HEADER_LEN + 8;

@@ -29,20 +29,30 @@ pub(super) struct Keys {
 }
 
 impl Keys {
-    /// What is left of operations that were applied in this order. Each live key is shown to `see`.
-    pub(super) fn with_base(base: Vec<Staged>, see: impl FnMut(&Key, Location)) -> Self {
+    /// What is left of operations that were applied in this order. Each put is shown to `see` as live, and each one
+    /// that a later operation replaces once more as not live.
+    pub(super) fn with_base(base: Vec<Staged>, see: impl FnMut(&Key, Location, bool)) -> Self {
         let mut keys = Keys::default();
         keys.set_base(base, see);
         keys
     }
 
-    fn set_base(&mut self, mut base: Vec<Staged>, mut see: impl FnMut(&Key, Location)) {
-        let (order, replaced) = Order::of(&base);
+    fn set_base(&mut self, mut base: Vec<Staged>, mut see: impl FnMut(&Key, Location, bool)) {
+        let mut live_count = 0;
+        let (order, replaced) = Order::of(&base, |(key, location)| {
+            if let Some(location) = *location {
+                live_count += 1;
+                see(key, location, true);
+            }
+        });
         for index in replaced {
-            base[index].1 = None;
+            let (key, location) = &mut base[index];
+            if let Some(location) = location.take() {
+                live_count -= 1;
+                see(key, location, false);
+            }
         }
-        let live = base.iter().filter_map(|(key, location)| Some((key, (*location)?)));
-        self.base_count = live.map(|(key, location)| see(key, location)).count();
+        self.base_count = live_count;
         (self.base, self.order, self.first) = (base, order, 0);
         self.skip_free();
         self.drop_free();
@@ -54,7 +64,7 @@ impl Keys {
             let mut base = std::mem::take(&mut self.base);
             base.retain(|(_, location)| location.is_some());
             base.shrink_to_fit();
-            self.set_base(base, |_, _| ());
+            self.set_base(base, |_, _, _| ());
         }
     }
 
@@ -218,7 +228,10 @@ mod tests {
         for base_count in [0, 1, 7, 1000, 3000] {
             let base = (0..base_count).map(|number| (key(2 * number), Some(location(1)))).collect();
             let mut seen = 0;
-            let mut keys = Keys::with_base(base, |_, _| seen += 1);
+            let mut keys = Keys::with_base(base, |_, _, is_live| {
+                assert!(is_live);
+                seen += 1;
+            });
             assert_eq!(seen, base_count);
             let mut model: BTreeMap<Key, Location> =
                 (0..base_count).map(|number| (key(2 * number), location(1))).collect();

@@ -20,20 +20,21 @@ use std::ops::{Bound, Range};
 use crate::Limit;
 use crate::crypto::TAG_LEN;
 use crate::format::bucket::{BUCKET_COUNT, Bucket, LOG_KEY_LEN, LogKey};
-use crate::format::encoding;
 use crate::format::location::{Location, ValueCursor};
-use crate::format::record::{self, Action, Operation};
+use crate::format::record::{Action, Operation};
 
 pub(crate) use key::Key;
 use keys::Keys;
 use order::Order;
 pub(crate) use removed::Removed;
+use sums::{Sums, live_len};
 
 pub(crate) mod file;
 mod key;
 mod keys;
 mod order;
 mod removed;
+mod sums;
 
 /// A job's place in the order of the latest enqueue: its [`Location::order`].
 pub(crate) type Place = (u32, u32);
@@ -64,9 +65,7 @@ pub(crate) struct Index {
     staged: [Vec<Staged>; BUCKET_COUNT],
     /// How many staged operations were left when the replaced ones were last dropped.
     staged_kept: usize,
-    /// For each bucket, the bytes that its live operations take in a log, without frame headers.
-    live_bytes: [u64; BUCKET_COUNT],
-    queue_sums: QueueSums,
+    sums: Sums,
     /// One more than the highest ordinal of all log events put so far, deleted ones included.
     next_ordinal: u64,
     /// What the next run of the index file must delete. `None` if there is no run before it.
@@ -84,8 +83,7 @@ impl Index {
             fifo,
             staged: Default::default(),
             staged_kept: 0,
-            live_bytes: [0; BUCKET_COUNT],
-            queue_sums: QueueSums::default(),
+            sums: Sums::default(),
             next_ordinal: 0,
             removed: None,
         }
@@ -213,13 +211,9 @@ impl Index {
             }
             return;
         }
-        let Index { live_bytes, queue_sums, .. } = self;
-        let live_bytes = &mut live_bytes[bucket as usize];
-        let keys = Keys::with_base(staged, |key, location| {
-            *live_bytes += live_len(bucket, key, location.len);
-            if bucket == Bucket::Queue {
-                queue_sums.add(key, location);
-            }
+        let keys = Keys::with_base(staged, |key, location, is_live| match is_live {
+            true => self.sums.add(bucket, key, &location),
+            false => self.sums.remove(bucket, key, &location),
         });
         if let (Bucket::Queue, Some(fifo)) = (bucket, &mut self.fifo) {
             *fifo = keys.iter().map(|(key, location)| (location.order(), key.clone())).collect();
@@ -267,22 +261,22 @@ impl Index {
     /// The payload bytes in the log buffer.
     pub(crate) fn log_bytes(&self) -> u64 {
         let overhead = live_len(Bucket::Logs, &[0; LOG_KEY_LEN], 0);
-        self.live_bytes[Bucket::Logs as usize] - overhead * self.count(Bucket::Logs) as u64
+        self.sums.live_bytes[Bucket::Logs as usize] - overhead * self.count(Bucket::Logs) as u64
     }
 
     /// The payload bytes in the queue.
     pub(crate) fn queue_bytes(&self) -> u64 {
-        self.queue_sums.bytes
+        self.sums.payload_bytes
     }
 
     /// How long an ack of each queued job would be, one record each.
     pub(crate) fn acks_len(&self) -> u64 {
-        self.queue_sums.acks_len
+        self.sums.acks_len
     }
 
     /// The bytes that the live operations of a bucket take in a log, without frame headers.
     pub(crate) fn live_bytes_in(&self, bucket: Bucket) -> u64 {
-        self.live_bytes[bucket as usize]
+        self.sums.live_bytes[bucket as usize]
     }
 
     /// Whether the operation would delete a key.
@@ -337,12 +331,12 @@ impl Index {
     /// how compaction checks its copy.
     pub(crate) fn is_same_size_as(&self, other: &Self, left_out: &[(Bucket, Key, Location)]) -> bool {
         let mut counts = self.buckets.each_ref().map(Keys::len);
-        let mut live_bytes = self.live_bytes;
+        let mut sums = self.sums.clone();
         for (bucket, key, location) in left_out {
             counts[*bucket as usize] += 1;
-            live_bytes[*bucket as usize] += live_len(*bucket, key, location.len);
+            sums.add(*bucket, key, location);
         }
-        live_bytes == other.live_bytes && counts == other.buckets.each_ref().map(Keys::len)
+        sums.live_bytes == other.sums.live_bytes && counts == other.buckets.each_ref().map(Keys::len)
     }
 
     /// Ensures that no ordinal before `next_ordinal` is given out again.
@@ -352,7 +346,7 @@ impl Index {
 
     /// The bytes that the live operations take in a log, without frame headers.
     pub(crate) fn live_bytes(&self) -> u64 {
-        self.live_bytes.iter().sum()
+        self.sums.live_bytes.iter().sum()
     }
 
     /// Where these bytes are, in the order of the file. Each sealed value is one range. The index does not know
@@ -389,10 +383,7 @@ impl Index {
 
     /// Returns whether it replaced a value.
     fn put(&mut self, bucket: Bucket, key: Key, location: Location) -> bool {
-        self.live_bytes[bucket as usize] += live_len(bucket, &key, location.len);
-        if bucket == Bucket::Queue {
-            self.queue_sums.add(&key, location);
-        }
+        self.sums.add(bucket, &key, &location);
         let replaced = self.buckets[bucket as usize].insert(key.clone(), location);
         if let Some(old) = &replaced {
             self.forget(bucket, &key, old);
@@ -417,10 +408,7 @@ impl Index {
 
     /// Undoes what the put of `old` changed outside the bucket's keys.
     fn forget(&mut self, bucket: Bucket, key: &[u8], old: &Location) {
-        self.live_bytes[bucket as usize] -= live_len(bucket, key, old.len);
-        if bucket == Bucket::Queue {
-            self.queue_sums.remove(key, *old);
-        }
+        self.sums.remove(bucket, key, old);
         if let Some(removed) = &mut self.removed {
             removed.note(bucket, key, old);
         }
@@ -434,42 +422,15 @@ fn up_to<'a>(limit: Limit, found: impl Iterator<Item = (&'a Key, Location)>) -> 
     limit.take(found, |(_, location)| location.len).map(|(key, location)| (key.clone(), location)).collect()
 }
 
-/// What the queued jobs add up to.
-#[derive(Default)]
-struct QueueSums {
-    /// The bytes of their payloads.
-    bytes: u64,
-    /// How long an ack of each of them would be, one record each.
-    acks_len: u64,
-}
-
-impl QueueSums {
-    fn add(&mut self, run_id: &[u8], location: Location) {
-        self.bytes += u64::from(location.len);
-        self.acks_len += encoding::ack_frame_len(run_id.len());
-    }
-
-    fn remove(&mut self, run_id: &[u8], location: Location) {
-        self.bytes -= u64::from(location.len);
-        self.acks_len -= encoding::ack_frame_len(run_id.len());
-    }
-}
-
 /// Drops what a later operation on the same key replaces.
 fn drop_replaced(staged: &mut Vec<Staged>) {
-    let (_, replaced) = Order::of(staged);
+    let (_, replaced) = Order::of(staged, |_| ());
     let mut is_kept = vec![true; staged.len()];
     for index in replaced {
         is_kept[index] = false;
     }
     let mut is_kept = is_kept.into_iter();
     staged.retain(|_| is_kept.next().unwrap_or(true));
-}
-
-/// The bytes that a put takes in a log: its operation in the manifest, and its sealed value.
-fn live_len(bucket: Bucket, key: &[u8], value_len: u32) -> u64 {
-    let operation = Operation { action: Action::Put { value_len }, bucket, key };
-    record::operation_len(&operation) + u64::from(value_len) + TAG_LEN as u64
 }
 
 /// With no more staged operations than this, plus one for each `LEN_FOR_STAGED` bytes of the log, dropping the

@@ -22,11 +22,14 @@ pub(super) struct Order {
 
 impl Order {
     /// Orders the keys of a list. Also returns the indices whose key is in the list again, further back: the order
-    /// has only the last of them.
-    pub(super) fn of<T>(list: &[(Key, T)]) -> (Self, Vec<usize>) {
+    /// has only the last of them. Each element is shown to `see`, as every further pass over a long list takes time.
+    pub(super) fn of<T>(list: &[(Key, T)], mut see: impl FnMut(&(Key, T))) -> (Self, Vec<usize>) {
         let prefix = common_prefix(list);
         let index_mask = list.len().next_power_of_two() as u64 - 1;
-        let entry = |(index, (key, _)): (u64, &(Key, T))| head_after(key, prefix) & !index_mask | index;
+        let entry = |(index, element): (u64, &(Key, T))| {
+            see(element);
+            head_after(&element.0, prefix) & !index_mask | index
+        };
         let entries = (0..).zip(list).map(entry).collect();
         let mut order = Order { prefix: prefix.into(), index_mask, entries };
         order.entries.sort_unstable();
@@ -125,7 +128,9 @@ mod tests {
             for digits in [0, 1, 2, 3, 16] {
                 let list = list(prefix, digits);
                 let expected: BTreeMap<Vec<u8>, usize> = list.iter().map(|(key, i)| (key.to_vec(), *i)).collect();
-                let (order, mut replaced) = Order::of(&list);
+                let mut seen = Vec::new();
+                let (order, mut replaced) = Order::of(&list, |(_, i)| seen.push(*i));
+                assert!(seen.into_iter().eq(0..list.len()));
                 let kept: Vec<_> = (0..order.len()).map(|at| order.get(at).unwrap()).collect();
                 let expected_order: Vec<usize> = expected.values().copied().collect();
                 assert_eq!(kept, expected_order, "{prefix:?} and {digits} digits");
@@ -144,7 +149,7 @@ mod tests {
                 }
             }
         }
-        let (empty, _) = Order::of::<()>(&[]);
+        let (empty, _) = Order::of::<()>(&[], |_| ());
         assert_eq!((empty.len(), empty.get(0), empty.find::<()>(&[], b"a")), (0, None, Err(0)));
     }
 

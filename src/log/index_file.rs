@@ -17,7 +17,7 @@ use std::path::Path;
 
 use super::file::LogFile;
 use super::replay::Replay;
-use super::scan::{Scanned, Scanner};
+use super::scan::{self, Scanned, Scanner};
 use crate::Result;
 use crate::crypto::TAG_LEN;
 use crate::crypto::secret_vec::{self, SecretVec};
@@ -71,6 +71,15 @@ pub(crate) fn read(
     if reader.take::<FILE_HEADER_LEN>()? != header {
         return None;
     }
+    let (indexed, zeros) = scan::look_for_zeros_during(&*log.file, || read_runs(reader, first, order));
+    let mut indexed = indexed?;
+    indexed.replay.end_in(zeros);
+    Some(indexed)
+}
+
+/// Reads the runs that fit the log. `None` if there are none.
+fn read_runs(mut reader: PartReader<'_>, first: LogPosition, order: QueueOrder) -> Option<Indexed> {
+    let (file, log) = (reader.file, reader.log);
     let mut index = Index::new(order);
     // What was staged before each run, its end, and where it ends in the file.
     let mut runs: Vec<(_, RunEnd, u64)> = Vec::new();

@@ -12,6 +12,7 @@
 //! Never writes. The rules for what a frame is, and where the log ends, are in `scan`.
 
 use std::collections::VecDeque;
+use std::ops::Range;
 
 use super::file::LogFile;
 use super::scan::{self, Concurrency, Ending, OpenFrame, OpenedFrame, Scanned, Scanner};
@@ -41,6 +42,8 @@ pub(crate) struct Replay {
     pub(super) watched_tag: Option<Tag>,
     /// A position that the log must have, if what the replay began with is right. `None` once it was found.
     until: Option<LogPosition>,
+    /// The zeros that the file ended with when the index file was read, if they were looked for.
+    zeros: Option<Range<u64>>,
     /// The position before the last frame; `None` before a frame was applied.
     before_last: Option<LogPosition>,
     /// Positions between frames, in ascending order. The first one is at or before the first frame that no later
@@ -62,6 +65,7 @@ impl Replay {
             watched_seq: None,
             watched_tag: None,
             until: None,
+            zeros: None,
             before_last: None,
             checkpoints: VecDeque::new(),
         }
@@ -81,6 +85,11 @@ impl Replay {
         Replay { index, until, before_last, ends_closed, values, ..Replay::new(QueueOrder::RunId, tip) }
     }
 
+    /// Saves the next run reading the zeros that the file ends with.
+    pub(super) fn end_in(&mut self, zeros: Option<Range<u64>>) {
+        self.zeros = zeros;
+    }
+
     /// Whether the log has all that the index file says of it. Asked after a run.
     pub(crate) fn fits_log(&self) -> bool {
         self.until.is_none()
@@ -98,7 +107,7 @@ impl Replay {
     /// # Errors
     /// `Corrupt` for damage, `Unauthentic` for a frame that fails authentication, `Io`.
     pub(crate) fn run(&mut self, log: &LogFile, concurrency: Concurrency<'_>) -> Result<Ending> {
-        let ending = scan::replay(log, concurrency, self.tip, |frame| self.apply(frame));
+        let ending = scan::replay(log, concurrency, self.tip, self.zeros.take(), |frame| self.apply(frame));
         self.index.merge_staged();
         ending
     }

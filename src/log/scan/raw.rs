@@ -27,6 +27,7 @@ use std::ops::Range;
 use std::time::Duration;
 
 use super::window::{READ_LEN, Window};
+use super::zeros::{is_zero, last_nonzero};
 use crate::crypto::Tag;
 use crate::format::SaltedCrc;
 use crate::format::frame::{self, ALIGNMENT, FRAME_HEADER_LEN, FrameHeader, ParsedFrameHeader};
@@ -73,8 +74,8 @@ pub(crate) struct RawScanner<'a> {
     pub(super) seq: u64,
     /// How many places still looked damaged when there was no pause left.
     rechecks: u32,
-    /// The result of the last [`last_nonzero_end`](Self::last_nonzero_end).
-    nonzero_end: Option<u64>,
+    /// The zeros that the file ends with, if they have been looked for.
+    zeros: Option<Range<u64>>,
     /// The headers that may be witnesses.
     witnesses: Witnesses<'a>,
     /// How many more bytes of bodies that do not match their CRC are read: see [`BUDGET_FACTOR`].
@@ -104,10 +105,16 @@ impl<'a> RawScanner<'a> {
             offset,
             seq,
             rechecks: 0,
-            nonzero_end: None,
+            zeros: None,
             witnesses,
             budget,
         })
+    }
+
+    /// Saves reading the zeros that the file ends with, where this range still is its end. What a writer has
+    /// written there since then counts as not yet written.
+    pub(super) fn end_in(&mut self, zeros: Range<u64>) {
+        self.zeros = Some(zeros).filter(|zeros| zeros.end == self.window.file_len);
     }
 
     /// Takes the file to end at `len`.
@@ -168,7 +175,7 @@ impl<'a> RawScanner<'a> {
             }
             self.mark = marks::read(self.file, self.crc)?;
             self.window.renew()?;
-            self.nonzero_end = None;
+            self.zeros = None;
             self.witnesses = Witnesses::new(self.window.beside());
         };
         Ok(match outcome {
@@ -235,20 +242,18 @@ impl<'a> RawScanner<'a> {
 
     /// The offset after the last non-zero byte, or the current offset if only zeros follow it.
     pub(super) fn last_nonzero_end(&mut self) -> io::Result<u64> {
-        if let Some(end) = self.nonzero_end.filter(|&end| end > self.offset) {
-            return Ok(end);
+        if let Some(zeros) = &self.zeros {
+            return Ok(zeros.start.max(self.offset));
         }
         let mut end = self.offset;
         let mut at = self.offset;
         loop {
             let bytes = self.window.bytes(at, READ_LEN)?;
             if bytes.is_empty() {
-                self.nonzero_end = Some(end);
+                self.zeros = Some(end..at);
                 return Ok(end);
             }
-            if let Some(part) = bytes.chunks(ZERO_CHECK_LEN).rposition(|part| !is_zero(part)) {
-                let until = bytes.len().min((part + 1) * ZERO_CHECK_LEN);
-                let last = bytes[..until].iter().rposition(|&byte| byte != 0).unwrap_or_default();
+            if let Some(last) = last_nonzero(bytes) {
                 end = at + last as u64 + 1;
             }
             at += bytes.len() as u64;
@@ -310,11 +315,6 @@ fn find_header(
             at = at.max(data - data % ALIGNMENT as u64);
         }
     }
-}
-
-// A fixed length without an early exit compiles to vector instructions: preallocated space can be long.
-fn is_zero(part: &[u8]) -> bool {
-    part.iter().fold(0, |all, byte| all | byte) == 0
 }
 
 /// The plausible headers of the file that can still prove something, found by one search from front to back.
@@ -385,6 +385,3 @@ const BUDGET_MIN: u64 = 1 << 20;
 
 /// After this many zeros, the file system is asked for the end of a hole. Preallocated space is mostly shorter.
 const HOLE_LEN_MIN: u64 = 1 << 20;
-
-/// How many bytes are compared with zero at once.
-const ZERO_CHECK_LEN: usize = 512;

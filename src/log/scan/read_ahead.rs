@@ -52,7 +52,7 @@ pub(crate) struct Ending {
     pub(crate) torn_until: Option<u64>,
 }
 
-/// Hands every frame after `tip` to `take`, in order.
+/// Hands every frame after `tip` to `take`, in order. `zeros` are those that the file ends with, if they are known.
 ///
 /// # Errors
 /// `Corrupt` for damage, `Unauthentic` for tampering and for a frame that fails authentication, `Io`. The frames
@@ -61,10 +61,12 @@ pub(crate) fn replay(
     log: &LogFile,
     concurrency: Concurrency<'_>,
     tip: LogPosition,
+    zeros: Option<Range<u64>>,
     mut take: impl FnMut(&OpenedFrame<'_>),
 ) -> Result<Ending> {
-    let scanner = RawScanner::new(&*log.file, &log.crc, log.base.map(|base| base.position), concurrency, tip)
+    let mut scanner = RawScanner::new(&*log.file, &log.crc, log.base.map(|base| base.position), concurrency, tip)
         .map_err(log.io("read the mark or the length of"))?;
+    zeros.into_iter().for_each(|zeros| scanner.end_in(zeros));
     let is_long = is_long(scanner.file_len(), tip.end);
     let mut frames = ReadAhead { log, scanner, chain: tip.chain };
     if is_long && let Some(ending) = frames.replay_on_two_threads(&mut take) {
