@@ -1,6 +1,6 @@
 //! Preallocated space: zeros after the last frame of a log, for frames to come.
 //!
-//! When the zeros run out, the writer adds more: an eighth of the log's length, at least 256 KiB and at most 4
+//! When the zeros run out, the writer adds more: as much as the log is long, at least 256 KiB and at most 4
 //! MiB, beyond the reserve. Where the disk has little space left, it adds less, and in the end only what the frame
 //! needs: others share the disk, and what a log takes in vain may fail them. On a full disk it makes do with what
 //! is there, as far as `reserve` allows it.
@@ -61,7 +61,7 @@ impl LogWriter {
 
     /// How much is added beyond what is wanted now.
     fn step(&self, free: Option<FreeSpace>) -> u64 {
-        let step = (self.tip.end / STEP_DIVISOR).clamp(STEP_LEN_MIN, STEP_LEN_MAX);
+        let step = self.tip.end.clamp(STEP_LEN_MIN, STEP_LEN_MAX);
         step.min(free.map_or(step, |free| free.available / FREE_DIVISOR))
     }
 
@@ -155,11 +155,10 @@ impl LogWriter {
     }
 }
 
-/// A step of preallocation is the log's length divided by this: short enough that the file is little longer than
-/// its frames, long enough that steps are rare.
-const STEP_DIVISOR: u64 = 8;
-const STEP_LEN_MIN: u64 = 256 << 10;
+/// A step of preallocation is as long as the log, but not longer than this: a call that waits for a step is rarer
+/// than one in a hundred in all but short logs, and the file is at most so much longer than it must be.
 const STEP_LEN_MAX: u64 = 4 << 20;
+const STEP_LEN_MIN: u64 = 256 << 10;
 /// A step is at most the space that the disk has left, divided by this.
 const FREE_DIVISOR: u64 = 16;
 /// Space that a frame covers is only allocated if it is at least this long: writing less is as fast.
