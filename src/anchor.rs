@@ -70,6 +70,22 @@ impl Anchor {
         self.generation
     }
 
+    /// Returns the id of the store: random, and the same over compactions, changes of the key and backups.
+    ///
+    /// ```
+    /// # let folder = tempfile::tempdir()?;
+    /// # let key = backupy_state::AgentKey::new("key")?;
+    /// # let store = backupy_state::Store::open(folder.path().join("state.db"), &key)?;
+    /// let id = store.anchor().store_id();
+    /// store.compact()?;
+    /// assert_eq!(store.anchor().store_id(), id);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    #[must_use]
+    pub fn store_id(&self) -> [u8; 16] {
+        self.store_id
+    }
+
     /// Returns the number of the frame in its generation; 0 if there was none.
     ///
     /// ```

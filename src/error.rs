@@ -11,7 +11,9 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 
 /// Why a call failed. The variants differ by what the caller can do next.
 ///
-/// A message may hold paths, offsets and run ids. It never holds payloads, configurations, session ids or keys.
+/// A message may hold paths, offsets and run ids. It never holds payloads, configurations, session ids or keys. That
+/// of [`Io`](Error::Io) does not repeat its source, which [`source`](std::error::Error::source) returns: print both,
+/// as `anyhow` and the like do.
 ///
 /// ```
 /// use backupy_state::{AgentKey, Error, OpenOptions};
@@ -163,6 +165,12 @@ pub enum Error {
         /// The path.
         path: PathBuf,
     },
+    /// The store was [closed](crate::Store::close). Nothing was written.
+    #[non_exhaustive]
+    Closed {
+        /// The log.
+        path: PathBuf,
+    },
     /// The operating system refused an operation. After a write or a sync of the log, the effect of the call is
     /// unknown until the store is opened again.
     #[non_exhaustive]
@@ -176,7 +184,131 @@ pub enum Error {
     },
 }
 
+/// Which kind of failure an [`Error`] is, to count and to compare: [`Error::kind`] returns it.
+///
+/// It is displayed in words, such as `wrong key`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum ErrorKind {
+    /// [`Error::Invalid`]
+    Invalid,
+    /// [`Error::TooLarge`]
+    TooLarge,
+    /// [`Error::NotFound`]
+    NotFound,
+    /// [`Error::Locked`]
+    Locked,
+    /// [`Error::NotAStore`]
+    NotAStore,
+    /// [`Error::UnsupportedFormat`]
+    UnsupportedFormat,
+    /// [`Error::WrongKey`]
+    WrongKey,
+    /// [`Error::Corrupt`]
+    Corrupt,
+    /// [`Error::Unauthentic`]
+    Unauthentic,
+    /// [`Error::Stale`]
+    Stale,
+    /// [`Error::Full`]
+    Full,
+    /// [`Error::QueueFull`]
+    QueueFull,
+    /// [`Error::Failed`]
+    Failed,
+    /// [`Error::Replaced`]
+    Replaced,
+    /// [`Error::Closed`]
+    Closed,
+    /// [`Error::Io`]
+    Io,
+}
+
+impl fmt::Display for ErrorKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            ErrorKind::Invalid => "invalid",
+            ErrorKind::TooLarge => "too large",
+            ErrorKind::NotFound => "not found",
+            ErrorKind::Locked => "locked",
+            ErrorKind::NotAStore => "not a store",
+            ErrorKind::UnsupportedFormat => "unsupported format",
+            ErrorKind::WrongKey => "wrong key",
+            ErrorKind::Corrupt => "corrupt",
+            ErrorKind::Unauthentic => "unauthentic",
+            ErrorKind::Stale => "stale",
+            ErrorKind::Full => "full",
+            ErrorKind::QueueFull => "queue full",
+            ErrorKind::Failed => "failed",
+            ErrorKind::Replaced => "replaced",
+            ErrorKind::Closed => "closed",
+            ErrorKind::Io => "I/O",
+        })
+    }
+}
+
 impl Error {
+    /// Returns which kind of failure it is.
+    ///
+    /// ```
+    /// use backupy_state::{AgentKey, ErrorKind};
+    ///
+    /// let error = AgentKey::new("").unwrap_err();
+    /// assert_eq!(error.kind(), ErrorKind::Invalid);
+    /// println!("{} errors: {error}", error.kind());
+    /// ```
+    #[must_use]
+    pub fn kind(&self) -> ErrorKind {
+        match self {
+            Error::Invalid { .. } => ErrorKind::Invalid,
+            Error::TooLarge { .. } => ErrorKind::TooLarge,
+            Error::NotFound { .. } => ErrorKind::NotFound,
+            Error::Locked { .. } => ErrorKind::Locked,
+            Error::NotAStore { .. } => ErrorKind::NotAStore,
+            Error::UnsupportedFormat { .. } => ErrorKind::UnsupportedFormat,
+            Error::WrongKey { .. } => ErrorKind::WrongKey,
+            Error::Corrupt { .. } => ErrorKind::Corrupt,
+            Error::Unauthentic { .. } => ErrorKind::Unauthentic,
+            Error::Stale { .. } => ErrorKind::Stale,
+            Error::Full { .. } => ErrorKind::Full,
+            Error::QueueFull { .. } => ErrorKind::QueueFull,
+            Error::Failed { .. } => ErrorKind::Failed,
+            Error::Replaced { .. } => ErrorKind::Replaced,
+            Error::Closed { .. } => ErrorKind::Closed,
+            Error::Io { .. } => ErrorKind::Io,
+        }
+    }
+
+    /// Returns whether the same call can succeed later without any other change to the program: the disk or the
+    /// queue was full, or another process had the lock. Nothing was written.
+    ///
+    /// ```
+    /// # use backupy_state::{AgentKey, OpenOptions, Store};
+    /// # use std::time::Duration;
+    /// # let folder = tempfile::tempdir()?;
+    /// # let (path, key) = (folder.path().join("state.db"), AgentKey::new("key")?);
+    /// let store = Store::open(&path, &key)?;
+    /// let second = OpenOptions::new().lock_timeout(Duration::ZERO).open(&path, &key);
+    /// assert!(second.unwrap_err().is_retryable());
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    #[must_use]
+    pub fn is_retryable(&self) -> bool {
+        matches!(self, Error::Full { .. } | Error::QueueFull { .. } | Error::Locked { .. })
+    }
+
+    /// The message with that of its source, for where there is room for one text.
+    pub(crate) fn with_source(&self) -> impl fmt::Display {
+        struct WithSource<'a>(&'a Error);
+        impl fmt::Display for WithSource<'_> {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                write!(f, "{}", self.0)?;
+                std::error::Error::source(self.0).map_or(Ok(()), |source| write!(f, ": {source}"))
+            }
+        }
+        WithSource(self)
+    }
+
     pub(crate) fn io(operation: &'static str, path: &Path, source: io::Error) -> Self {
         Error::Io { operation, path: path.to_path_buf(), source }
     }
@@ -275,9 +407,8 @@ impl fmt::Display for Error {
                  other agent uses the path, move it back; then open the store again",
                 path.display()
             ),
-            Error::Io { operation, path, source } => {
-                write!(f, "could not {operation} {}: {source}", path.display())
-            }
+            Error::Closed { path } => write!(f, "{} was closed; open it again", path.display()),
+            Error::Io { operation, path, .. } => write!(f, "could not {operation} {}", path.display()),
         }
     }
 }

@@ -37,12 +37,12 @@ mod traced {
     }
 
     pub(crate) fn open_failed(path: &Path, error: &Error) {
-        error!(path = %path.display(), %error, "could not open the store");
+        error!(path = %path.display(), error = %error.with_source(), "could not open the store");
     }
 
     pub(crate) fn damage_quarantined(path: &Path, damage: &Error, report: &SalvageReport) {
         let (quarantined, lost) = (report.from.display(), report.lost.len() as u64 + report.more_lost);
-        let path = path.display();
+        let (path, damage) = (path.display(), damage.with_source());
         error!(%path, %damage, %quarantined, lost, "quarantined the damaged log, kept what is authentic");
     }
 
@@ -52,7 +52,7 @@ mod traced {
     }
 
     pub(crate) fn drops_unreadable(path: &Path, error: &Error) {
-        warn!(path = %path.display(), %error, "cannot read the count of dropped log events; counting from zero");
+        warn!(path = %path.display(), error = %error.with_source(), "cannot read the count of dropped log events; counting from zero");
     }
 
     pub(crate) fn compacted(path: &Path, report: &CompactionReport) {
@@ -66,11 +66,11 @@ mod traced {
     }
 
     pub(crate) fn index_failed(path: &Path, error: &Error) {
-        warn!(path = %path.display(), %error, "could not write the index file; the next open takes longer");
+        warn!(path = %path.display(), error = %error.with_source(), "could not write the index file; the next open takes longer");
     }
 
     pub(crate) fn compaction_failed(path: &Path, error: &Error) {
-        warn!(path = %path.display(), %error, "could not compact the log; the old log stays in use");
+        warn!(path = %path.display(), error = %error.with_source(), "could not compact the log; the old log stays in use");
     }
 
     /// A call failed to write or to sync. `ends_writing` says whether the store accepts no more writes.

@@ -100,7 +100,7 @@ use std::sync;
 
 pub use anchor::Anchor;
 pub use crypto::agent_key::AgentKey;
-pub use error::{Error, Result};
+pub use error::{Error, ErrorKind, Result};
 #[cfg(feature = "import-bolt")]
 pub use import_bolt::{ImportReport, LeftOut, check_bolt, import_bolt};
 pub use index::QueueOrder;
@@ -111,7 +111,8 @@ pub use repair::salvage::salvage;
 pub use repair::verify::{verify, verify_each};
 pub use repair::verify_report::{Fault, FaultKind, FrameInfo, IndexFile, OperationInfo, VerifyReport};
 pub use report::{
-    CompactionReport, CompactionStats, Lost, LostKey, Opening, RecoveryReport, SalvageReport, Stats,
+    CompactionFailure, CompactionReport, CompactionStats, Lost, LostKey, Opening, RecoveryReport, SalvageReport,
+    Stats,
 };
 pub use settings::{Check, CompactionPolicy, Durability, LogLimits, LogRate, OnDamage, QueueLimits, WhenFull};
 pub use snapshot::Snapshot;

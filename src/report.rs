@@ -1,9 +1,10 @@
 //! The reports of opening, compaction and salvage, and the statistics of a store. Plain data.
 
+use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use crate::QueueLimits;
+use crate::{ErrorKind, QueueLimits};
 
 /// What opening a store found and did.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -89,6 +90,22 @@ pub struct Stats {
     pub compaction: CompactionStats,
 }
 
+/// Why a compaction failed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct CompactionFailure {
+    /// The kind of the error.
+    pub kind: ErrorKind,
+    /// Its message, with that of its source.
+    pub message: String,
+}
+
+impl fmt::Display for CompactionFailure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.message)
+    }
+}
+
 /// What compaction has done since the store was opened.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
@@ -97,8 +114,8 @@ pub struct CompactionStats {
     pub completed: u64,
     /// How many compactions failed.
     pub failed: u64,
-    /// The error message of the last compaction, if it failed.
-    pub last_error: Option<String>,
+    /// Why the last compaction failed, if it did.
+    pub last_error: Option<CompactionFailure>,
     /// The keys that compactions have left out, with [`OnDamage::SetAside`](crate::OnDamage::SetAside).
     pub left_out: Vec<LostKey>,
     /// Where the last of the logs was kept from which a key was left out.

@@ -90,6 +90,11 @@ impl Commits {
         })
     }
 
+    /// Writes no more marks. Waits for one that is being written.
+    pub(crate) fn end_marks(&self) {
+        self.marks.iter().for_each(Marks::end);
+    }
+
     /// Writes a mark for the frames before `position`, which must be durable. It is not durable on return.
     ///
     /// # Errors

@@ -40,12 +40,19 @@ struct State {
     is_due: bool,
     /// When a mark was last due, by the clock of the storage.
     last_due_ns: u64,
+    /// Whether the log is about to be unlocked, so that another process may write its marks.
+    has_ended: bool,
 }
 
 impl Marks {
     /// Begins a session on a log whose mark is `last`.
     pub(crate) fn new(last: Option<Mark>, now_ns: u64) -> Self {
-        Marks(Mutex::new(State { last, is_due: true, last_due_ns: now_ns }))
+        Marks(Mutex::new(State { last, is_due: true, last_due_ns: now_ns, has_ended: false }))
+    }
+
+    /// Writes no more marks. Waits for one that is being written.
+    pub(crate) fn end(&self) {
+        self.state().has_ended = true;
     }
 
     /// Makes the next durable call write a mark: the log has grown.
@@ -87,7 +94,7 @@ impl Marks {
 
 impl State {
     fn write(&mut self, log: &LogFile, durable: LogPosition) -> io::Result<()> {
-        if self.last.map_or(0, |last| last.position.seq) >= durable.seq {
+        if self.has_ended || self.last.map_or(0, |last| last.position.seq) >= durable.seq {
             return Ok(());
         }
         let next = Mark::after(self.last, durable);

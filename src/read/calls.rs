@@ -179,6 +179,21 @@ macro_rules! impl_reading_calls {
                 $crate::read::Reader::queue_depth(self)
             }
 
+            /// Returns how many bytes of payload are queued.
+            ///
+            /// ```
+            /// # let folder = tempfile::tempdir()?;
+            /// # let key = backupy_state::AgentKey::new("key")?;
+            /// # let store = backupy_state::Store::open(folder.path().join("state.db"), &key)?;
+            /// store.enqueue_job("run-1", b"dump of orders")?;
+            /// assert_eq!(store.queue_bytes(), 14);
+            /// # Ok::<(), Box<dyn std::error::Error>>(())
+            /// ```
+            #[must_use]
+            pub fn queue_bytes(&self) -> u64 {
+                $crate::read::Reader::queue_bytes(self)
+            }
+
             /// Returns the session that was saved last, or `None` if there is none.
             ///
             /// # Errors

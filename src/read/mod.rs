@@ -121,6 +121,10 @@ pub(crate) trait Reader {
         self.with_index(|index| index.count(Bucket::Queue)).0
     }
 
+    fn queue_bytes(&self) -> u64 {
+        self.with_index(Index::queue_bytes).0
+    }
+
     fn load_session(&self) -> Result<Option<Session>> {
         let (location, values) = self.with_index(|index| index.get(Bucket::Registry, SESSION_KEY));
         let Some(location) = location else { return Ok(None) };

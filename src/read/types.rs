@@ -1,6 +1,7 @@
 //! What the reading calls return. `Debug` shows lengths in place of payloads, configuration and session id.
 
 use std::fmt;
+use std::slice;
 
 use crate::index::Key;
 
@@ -63,7 +64,7 @@ impl LogBatch {
     /// # let key = backupy_state::AgentKey::new("key")?;
     /// # let store = backupy_state::Store::open(folder.path().join("state.db"), &key)?;
     /// store.buffer_log(1_000, b"backup begun")?;
-    /// for event in store.peek_logs(100)?.events() {
+    /// for event in &store.peek_logs(100)? {
     ///     println!("{}: {} bytes", event.ts_ms, event.payload.len());
     /// }
     /// # Ok::<(), Box<dyn std::error::Error>>(())
@@ -152,6 +153,16 @@ impl LogBatch {
     #[must_use]
     pub fn dropped(&self) -> u64 {
         self.dropped
+    }
+}
+
+impl<'a> IntoIterator for &'a LogBatch {
+    type Item = &'a LogEvent;
+    type IntoIter = slice::Iter<'a, LogEvent>;
+
+    /// The events, oldest first.
+    fn into_iter(self) -> Self::IntoIter {
+        self.events.iter()
     }
 }
 

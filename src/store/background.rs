@@ -1,11 +1,21 @@
 //! One thread at a time for a task that is started when it is needed and gone after.
 
+use std::cell::Cell;
 use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread::{self, JoinHandle};
 
 use super::shared::lock;
+
+thread_local! {
+    static IS_BACKGROUND: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Whether a task of a store runs on the current thread.
+pub(super) fn is_current_thread() -> bool {
+    IS_BACKGROUND.get()
+}
 
 #[derive(Default)]
 pub(super) struct Background {
@@ -32,6 +42,7 @@ impl Background {
         }
         let is_running = Arc::clone(&self.is_running);
         let run = move || {
+            IS_BACKGROUND.set(true);
             task();
             is_running.store(false, Ordering::Release);
         };

@@ -1,15 +1,16 @@
 //! Writing calls that commit together. Checks and collects them; `log_events.rs` writes them.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::fmt;
 
-use crate::Result;
 use crate::crypto::secret_vec::SecretVec;
 use crate::format::bucket::{
     Bucket, CONFIG_KEY, HEARTBEAT_KEY, LOG_KEY_LEN, LogKey, SESSION_KEY, VALUE_PREFIX_LEN,
 };
 use crate::format::record::Change;
+use crate::index::{Index, Key};
 use crate::read::Misuse;
+use crate::{LogBatch, QueuedJob, Result};
 
 /// Writing calls that become one record: after a crash, the store has all of their effects or none.
 ///
@@ -49,6 +50,8 @@ pub struct Batch {
 enum Call {
     Put { bucket: Bucket, key: Box<[u8]>, prefix: Option<[u8; VALUE_PREFIX_LEN]>, value: SecretVec },
     Ack { run_id: Box<[u8]> },
+    AckDelivered { run_id: Box<[u8]>, payload: SecretVec },
+    AckLogs { keys: Vec<Key>, dropped_total: u64 },
     Log { ts_ms: i64, payload: SecretVec },
 }
 
@@ -138,6 +141,49 @@ impl Batch {
         self.add(Misuse::of_run_id(run_id), || Call::Ack { run_id: run_id.as_bytes().into() })
     }
 
+    /// Adds a [`Store::ack_delivered`](crate::Store::ack_delivered): the job is removed only if the queue still holds
+    /// this payload. [`Store::write`](crate::Store::write) opens the queued payload to find out.
+    ///
+    /// ```
+    /// # let folder = tempfile::tempdir()?;
+    /// # let key = backupy_state::AgentKey::new("key")?;
+    /// # let store = backupy_state::Store::open(folder.path().join("state.db"), &key)?;
+    /// # use backupy_state::Batch;
+    /// store.enqueue_job("run-1", b"dump of orders")?;
+    /// for job in store.dequeue_jobs(10)? {
+    ///     // Deliver the job. Then:
+    ///     store.write(&Batch::new().ack_delivered(&job).enqueue_job("run-1/done", b"ok"))?;
+    /// }
+    /// assert_eq!(store.queue_depth(), 1);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn ack_delivered(self, job: &QueuedJob) -> Self {
+        self.add(Misuse::of_run_id(&job.run_id), || Call::AckDelivered {
+            run_id: job.run_id.as_bytes().into(),
+            payload: job.payload.clone().into(),
+        })
+    }
+
+    /// Adds a [`Store::ack_logs`](crate::Store::ack_logs). Before all other calls of the batch take effect, the events
+    /// are removed that were peeked and are still there.
+    ///
+    /// ```
+    /// # let folder = tempfile::tempdir()?;
+    /// # let key = backupy_state::AgentKey::new("key")?;
+    /// # let store = backupy_state::Store::open(folder.path().join("state.db"), &key)?;
+    /// # use backupy_state::Batch;
+    /// store.buffer_log(1_700_000_000_000, b"run-1 is done")?;
+    /// let events = store.peek_logs(100)?;
+    /// // Send the events. Then:
+    /// store.write(&Batch::new().ack_logs(&events).record_heartbeat(1_700_000_030_000))?;
+    /// assert_eq!(store.log_count(), 0);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn ack_logs(self, events: &LogBatch) -> Self {
+        let LogBatch { keys, dropped_total, .. } = events;
+        self.add(None, || Call::AckLogs { keys: keys.clone(), dropped_total: *dropped_total })
+    }
+
     /// Adds a [`Store::save_session`](crate::Store::save_session).
     ///
     /// ```
@@ -208,7 +254,7 @@ impl Batch {
     pub(crate) fn log_keys(&self, ordinal: Option<u64>) -> Option<Vec<[u8; LOG_KEY_LEN]>> {
         let times = self.calls.iter().filter_map(|call| match call {
             Call::Log { ts_ms, .. } => Some(*ts_ms),
-            Call::Put { .. } | Call::Ack { .. } => None,
+            _ => None,
         });
         let key = |(i, ts_ms)| Some(LogKey { ts_ms, ordinal: ordinal?.checked_add(i)? }.encode());
         (0..).zip(times).map(key).collect()
@@ -218,41 +264,80 @@ impl Batch {
     pub(crate) fn log_events(&self) -> Vec<(i64, u64)> {
         let events = self.calls.iter().filter_map(|call| match call {
             Call::Log { ts_ms, payload } => Some((*ts_ms, payload.len() as u64)),
-            Call::Put { .. } | Call::Ack { .. } => None,
+            _ => None,
         });
         events.collect()
     }
 
-    /// The changes that the calls make. `log_keys` come from [`log_keys`](Self::log_keys); `admitted` says for
-    /// each log event whether it is buffered, and `is_queued` whether a job is in the queue before the batch. An
-    /// ack of a job that is not there changes nothing.
-    pub(crate) fn changes<'a>(
+    /// The keys of the acked log events that are still buffered, each once.
+    pub(crate) fn acked_logs(&self, index: &Index) -> Vec<&[u8]> {
+        let acked = self.calls.iter().filter_map(|call| match call {
+            Call::AckLogs { keys, .. } => Some(keys),
+            _ => None,
+        });
+        let acked: BTreeSet<&[u8]> = acked.flatten().map(|key| &**key).collect();
+        acked.into_iter().filter(|key| index.get(Bucket::Logs, key).is_some()).collect()
+    }
+
+    /// The total of the drops that the acked batches of log events have reported.
+    pub(crate) fn reported_total(&self) -> Option<u64> {
+        let totals = self.calls.iter().filter_map(|call| match call {
+            Call::AckLogs { dropped_total, .. } => Some(*dropped_total),
+            _ => None,
+        });
+        totals.max()
+    }
+
+    /// The changes that the calls make, except for acks of log events. `log_keys` come from
+    /// [`log_keys`](Self::log_keys); `admitted` says for each log event whether it is buffered, and `queued` looks up
+    /// a job in the queue before the batch. An ack of a job that is not there changes nothing.
+    ///
+    /// # Errors
+    /// That of opening a payload.
+    pub(crate) fn changes<'a, P: FnOnce() -> Result<SecretVec>>(
         &'a self,
         log_keys: &'a [[u8; LOG_KEY_LEN]],
         admitted: &[bool],
-        is_queued: impl Fn(&[u8]) -> bool,
-    ) -> Vec<Change<'a>> {
+        queued: impl Fn(&[u8]) -> Option<P>,
+    ) -> Result<Vec<Change<'a>>> {
         let mut log_keys = log_keys.iter().zip(admitted);
-        // Whether a job is there, after the calls so far. Only acks ask for it.
-        let mut is_there = HashMap::new();
-        let has_acks = self.calls.iter().any(|call| matches!(call, Call::Ack { .. }));
-        let change = |call: &'a Call| match call {
-            Call::Put { bucket, key, prefix, value } => {
-                if *bucket == Bucket::Queue && has_acks {
-                    is_there.insert(&**key, true);
+        // The payload of a job that a call so far has put, `None` if one has removed it. Only acks ask for it.
+        let mut put = HashMap::<&[u8], Option<&[u8]>>::new();
+        let has_acks = self.calls.iter().any(|call| matches!(call, Call::Ack { .. } | Call::AckDelivered { .. }));
+        let mut changes = Vec::with_capacity(self.calls.len());
+        for call in &self.calls {
+            match call {
+                Call::Put { bucket, key, prefix, value } => {
+                    if *bucket == Bucket::Queue && has_acks {
+                        put.insert(key, Some(value));
+                    }
+                    changes.push(Change::put(*bucket, key, prefix.as_ref().map_or(&[], |prefix| prefix), value));
                 }
-                Some(Change::put(*bucket, key, prefix.as_ref().map_or(&[], |prefix| prefix), value))
+                Call::Ack { run_id } => {
+                    let is_there = put.get(&**run_id).map_or_else(|| queued(run_id).is_some(), Option::is_some);
+                    put.insert(run_id, None);
+                    changes.extend(is_there.then(|| Change::delete(Bucket::Queue, run_id)));
+                }
+                Call::AckDelivered { run_id, payload } => {
+                    let is_held = match (put.get(&**run_id), queued(run_id)) {
+                        (Some(put), _) => *put == Some(payload),
+                        (None, Some(open)) => **open()? == **payload,
+                        (None, None) => false,
+                    };
+                    if is_held {
+                        put.insert(run_id, None);
+                        changes.push(Change::delete(Bucket::Queue, run_id));
+                    }
+                }
+                Call::Log { payload, .. } => {
+                    if let Some((key, true)) = log_keys.next() {
+                        changes.push(Change::put(Bucket::Logs, key, &[], payload));
+                    }
+                }
+                Call::AckLogs { .. } => {}
             }
-            Call::Ack { run_id } => {
-                let was_there = is_there.insert(run_id, false).unwrap_or_else(|| is_queued(run_id));
-                was_there.then(|| Change::delete(Bucket::Queue, run_id))
-            }
-            Call::Log { payload, .. } => {
-                let (key, admitted) = log_keys.next()?;
-                admitted.then(|| Change::put(Bucket::Logs, key, &[], payload))
-            }
-        };
-        self.calls.iter().filter_map(change).collect()
+        }
+        Ok(changes)
     }
 }
 

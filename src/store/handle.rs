@@ -7,11 +7,13 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
+use super::closing::Closing;
 use super::compaction::Compactor;
 use super::indexer::Indexer;
 use super::log_quota::LogQuota;
 use super::queue_quota;
 use super::shared::{Shared, View, WriteGuard};
+use crate::crypto::secret_vec::SecretVec;
 use crate::format::bucket::{Bucket, CONFIG_KEY, HEARTBEAT_KEY, SESSION_KEY};
 use crate::format::location::Location;
 use crate::format::record::Change;
@@ -22,7 +24,9 @@ use crate::log::values::Values;
 use crate::log::writer::LogWriter;
 use crate::read::{Reader, check_run_id, check_value, impl_reading_calls};
 use crate::storage::lock::LockFile;
-use crate::{AgentKey, Durability, Error, Limit, OpenOptions, QueueLimits, RecoveryReport, Result, events};
+use crate::{
+    AgentKey, Durability, Error, Limit, OpenOptions, QueueLimits, QueuedJob, RecoveryReport, Result, events,
+};
 
 /// What [`Store::enqueue_job`] did.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -76,7 +80,8 @@ pub enum Enqueued {
 pub struct Store {
     pub(super) shared: Arc<Shared>,
     pub(super) compactor: Compactor,
-    indexer: Indexer,
+    pub(super) indexer: Indexer,
+    pub(super) closing: Closing,
     pub(super) durability: Durability,
     pub(super) heartbeat_durability: Durability,
     pub(super) log_durability: Durability,
@@ -84,8 +89,8 @@ pub struct Store {
     /// Locked only while the write lock is held.
     pub(super) log_quota: Mutex<LogQuota>,
     pub(super) recovery: RecoveryReport,
-    /// The last field, so that all others are dropped before the lock is released.
-    _lock_file: LockFile,
+    /// `None` once the store is closed.
+    pub(super) lock_file: Mutex<Option<LockFile>>,
 }
 
 impl Store {
@@ -137,7 +142,8 @@ impl Store {
             heartbeat_durability: options.heartbeat_durability.unwrap_or(options.durability),
             log_durability: options.log_durability.unwrap_or(options.durability),
             recovery: report,
-            _lock_file: lock_file,
+            closing: Closing::default(),
+            lock_file: Mutex::new(Some(lock_file)),
         })
     }
 
@@ -154,55 +160,6 @@ impl Store {
     #[must_use]
     pub fn path(&self) -> &Path {
         &self.shared.path
-    }
-
-    /// Makes everything durable, writes a close frame, cuts off the preallocated space and unlocks the store.
-    /// While there are jobs or log events, the space that their removal needs on a full disk remains.
-    ///
-    /// A log with little live data is compacted first, so that the next open is quick; [`CompactionPolicy`] says
-    /// when. Dropping the store does the same, but reports no error. Hold no lock that a `tracing` layer of yours
-    /// takes: closing waits for a compaction thread, which may be emitting an event.
-    ///
-    /// [`CompactionPolicy`]: crate::CompactionPolicy
-    ///
-    /// # Errors
-    /// [`Error::Io`], [`Error::Replaced`], or [`Error::Failed`] after an earlier failure. The store is unlocked in
-    /// any case.
-    ///
-    /// ```
-    /// # use backupy_state::{AgentKey, Store};
-    /// # let folder = tempfile::tempdir()?;
-    /// # let (path, key) = (folder.path().join("state.db"), AgentKey::new("key")?);
-    /// let store = Store::open(&path, &key)?;
-    /// store.record_heartbeat(1_700_000_000_000)?;
-    /// store.close()?;
-    /// assert!(Store::open(&path, &key)?.recovery().clean);
-    /// # Ok::<(), Box<dyn std::error::Error>>(())
-    /// ```
-    pub fn close(self) -> Result<()> {
-        // The drop that follows finds nothing left to do: a closed log is not closed again, and one whose close
-        // has failed takes no more writes.
-        self.shared.check_owner_for_sure()?;
-        self.finish()
-    }
-
-    /// The caller has made sure that this process is the owner.
-    fn finish(&self) -> Result<()> {
-        // The event for a store that had failed before has been emitted.
-        let place = self.shared.write().map(|guard| guard.log.check_place());
-        let usable = place.and_then(|place| self.tell_failure(place));
-        if usable.is_err() {
-            // Its thread has the next generation locked.
-            self.compactor.stop();
-            self.indexer.wait();
-            return usable;
-        }
-        self.compactor.finish();
-        self.record_drops()?;
-        let closed = self.shared.write()?.close();
-        self.tell_failure(closed)?;
-        self.indexer.finish();
-        Ok(())
     }
 
     /// Emits the event for a failed write or sync. The caller holds no lock.
@@ -295,6 +252,62 @@ impl Store {
         Ok(queued)
     }
 
+    /// Removes a job that was delivered, if the queue still holds the payload that it has. A job that was enqueued
+    /// again meanwhile, with another payload, stays. Returns whether the job was removed; if not, nothing is written.
+    ///
+    /// Use it where one thread delivers jobs and another one may enqueue the same run id: [`ack_job`](Store::ack_job)
+    /// would remove a payload that was never delivered. The queued payload is opened to compare it.
+    ///
+    /// [`OpenOptions::durability`] sets how durable the removal is on return.
+    ///
+    /// # Errors
+    /// [`Error::Unauthentic`] if the queued payload fails authentication, and those of
+    /// [every writing call](Store#errors-of-every-writing-call).
+    ///
+    /// ```
+    /// # let folder = tempfile::tempdir()?;
+    /// # let key = backupy_state::AgentKey::new("key")?;
+    /// # let store = backupy_state::Store::open(folder.path().join("state.db"), &key)?;
+    /// store.enqueue_job("run-1", b"dump of orders")?;
+    /// for job in store.dequeue_jobs(10)? {
+    ///     // While the job is delivered, another thread enqueues it anew.
+    ///     store.enqueue_job("run-1", b"dump of orders, again")?;
+    ///     assert!(!store.ack_delivered(&job)?);
+    /// }
+    /// assert_eq!(store.queue_depth(), 1);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn ack_delivered(&self, job: &QueuedJob) -> Result<bool> {
+        check_run_id(&job.run_id)?;
+        let key = job.run_id.as_bytes();
+        loop {
+            self.shared.check_open()?;
+            let (queued, values) = self.with_index(|index| index.get(Bucket::Queue, key));
+            let Some(location) = queued else { return Ok(false) };
+            // Without the write lock: opening a long payload takes a while.
+            let payload = values.read(location).map_err(|error| error.about_job(job.run_id.clone()))?;
+            if *SecretVec::from(payload) != job.payload {
+                return Ok(false);
+            }
+            let guard = self.shared.write()?;
+            let (now, values_now) = self.with_index(|index| index.get(Bucket::Queue, key));
+            if now == Some(location) && Arc::ptr_eq(&values, &values_now) {
+                self.commit(guard, &[Change::delete(Bucket::Queue, key)], self.durability)?;
+                return Ok(true);
+            }
+        }
+    }
+
+    /// A way to open the payload of a job, if it is queued.
+    pub(super) fn queued_payload(&self, run_id: &[u8]) -> Option<impl FnOnce() -> Result<SecretVec> + use<>> {
+        let (location, values) = self.with_index(|index| index.get(Bucket::Queue, run_id));
+        let (location, run_id) = (location?, run_id.to_vec());
+        Some(move || {
+            let about = |error: Error| error.about_job(String::from_utf8_lossy(&run_id).into_owned());
+            values.read(location).map(SecretVec::from).map_err(about)
+        })
+    }
+
     /// Saves the session, replacing the previous one. `server_time_ms` is in milliseconds since 1970.
     ///
     /// [`OpenOptions::durability`] sets how durable it is on return.
@@ -378,7 +391,7 @@ impl Reader for Store {
     }
 
     fn begin(&self) -> Result<()> {
-        self.shared.check_owner()
+        self.shared.check_open()
     }
 
     fn with_index<R>(&self, find: impl FnOnce(&Index) -> R) -> (R, Arc<Values>) {
@@ -387,19 +400,6 @@ impl Reader for Store {
 }
 
 impl_reading_calls!(Store);
-
-impl Drop for Store {
-    fn drop(&mut self) {
-        if self.shared.check_owner_for_sure().is_ok() {
-            let _ = self.finish();
-            // It holds the log, and must not write next to another process's.
-            self.indexer.wait();
-            // A reader may still hold the file. The lock file is unlocked after the log, as the last field is
-            // dropped.
-            self.shared.unlock();
-        }
-    }
-}
 
 impl fmt::Debug for Store {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -113,12 +113,11 @@ impl Indexer {
         }
         let run_len = policy.run_len;
         let shared = Arc::clone(&self.shared);
-        let write = move || {
-            write_run(&shared, run_len);
-        };
+        let is_open = || !self.shared.is_closed();
+        let write = move || write_run_and_tell(&shared, run_len);
         if !policy.on_thread {
             self.thread.run_here(write);
-        } else if self.thread.start("state-index", || true, write).is_err() {
+        } else if self.thread.start("state-index", is_open, write).is_err() {
             // The next open takes longer.
             self.shared.index.stop();
         }
@@ -132,26 +131,33 @@ impl Indexer {
     /// Writes the last run of a log that has been closed, if there is enough to say.
     pub(crate) fn finish(&self) {
         self.wait();
-        write_run(&self.shared, self.shared.index.policy.worth_len);
+        write_run_and_tell(&self.shared, self.shared.index.policy.worth_len);
     }
 }
 
 /// Writes the first run of a log that has just replaced another one, and removes the index file of that one.
-pub(crate) fn begin_anew(shared: &Shared) {
+///
+/// # Errors
+/// As [`write_run`].
+pub(crate) fn begin_anew(shared: &Shared) -> Result<()> {
     let worth_len = shared.index.policy.worth_len;
-    if !write_run(shared, worth_len) {
+    if !write_run(shared, worth_len)? {
         let known = lock(&shared.index.known);
         if known.is_none() {
             index_file::remove(&*shared.storage, &shared.path);
         }
     }
+    Ok(())
 }
 
 /// Writes the next run, if the log has `worth_len` more bytes of frames than the index file knows. Returns whether
-/// it has tried.
-fn write_run(shared: &Shared, worth_len: u64) -> bool {
+/// it has.
+///
+/// # Errors
+/// Why there is no index file now, for an event. The caller emits it once it holds no lock.
+fn write_run(shared: &Shared, worth_len: u64) -> Result<bool> {
     let mut known = lock(&shared.index.known);
-    let Some(job) = Job::begin(shared, &mut known, worth_len) else { return false };
+    let Some(job) = Job::begin(shared, &mut known, worth_len) else { return Ok(false) };
     let id = job.log.id;
     match job.write(shared) {
         Ok(runs) => *known = Some(Known { id, runs }),
@@ -163,11 +169,16 @@ fn write_run(shared: &Shared, worth_len: u64) -> bool {
             if !was_removed {
                 shared.index.stop();
             }
-            drop(known);
-            events::index_failed(&shared.path, &error);
+            return Err(error);
         }
     }
-    true
+    Ok(true)
+}
+
+fn write_run_and_tell(shared: &Shared, worth_len: u64) {
+    if let Err(error) = write_run(shared, worth_len) {
+        events::index_failed(&shared.path, &error);
+    }
 }
 
 /// A run that is to be written.
@@ -195,7 +206,7 @@ enum Kind {
 impl Job {
     /// Fixes what the run has: everything up to now. Takes the runs that it continues out of `known`.
     fn begin(shared: &Shared, known: &mut Option<Known>, worth_len: u64) -> Option<Self> {
-        let guard = shared.write().ok()?;
+        let guard = shared.write_though_closed().ok()?;
         let state = &shared.index;
         let log = Arc::clone(guard.log.file());
         if known.as_ref().is_some_and(|known| known.id != log.id) {
@@ -290,7 +301,7 @@ fn entries_between(
 
 /// Fixes which frames the copied keys may come from: where the log ends now.
 fn end_of_copy(shared: &Shared, log: &LogFile) -> Result<(LogPosition, LogPosition, u64, Pending)> {
-    let guard = shared.write()?;
+    let guard = shared.write_though_closed()?;
     let (until, before) = (guard.log.tip(), guard.log.before_tip());
     let before = before.filter(|_| guard.log.file().id == log.id).ok_or_else(|| superseded(&log.path))?;
     let next_ordinal = guard.change_index(|index| {

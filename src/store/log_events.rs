@@ -3,6 +3,7 @@
 //! `log_quota.rs` decides which events are buffered and which are evicted. Here the decision becomes one record,
 //! together with the count of dropped events, so that a crash cannot evict events without counting them.
 
+use std::borrow::Borrow;
 use std::sync::MutexGuard;
 use std::time::Instant;
 
@@ -13,7 +14,7 @@ use super::shared::{WriteGuard, lock};
 use crate::crypto::secret_vec::SecretVec;
 use crate::format::bucket::{Bucket, DROPPED_KEY, LogKey};
 use crate::format::record::Change;
-use crate::index::{Index, Key};
+use crate::index::Index;
 use crate::log::commits::Pending;
 use crate::read::{self, LogBatch, LogEvent, Reader, check_value};
 use crate::{Error, Limit, Result};
@@ -61,7 +62,7 @@ impl Store {
         check_value("a log event", payload)?;
         let guard = self.shared.write()?;
         let mut quota = lock(&self.log_quota);
-        let (plan, _) = self.with_index(|index| quota.plan(index, &[(ts_ms, payload.len() as u64)]));
+        let (plan, _) = self.with_index(|index| quota.plan(index, &[], &[(ts_ms, payload.len() as u64)]));
         if plan.admitted != [true] || !quota.take_token(Instant::now()) {
             quota.dropped += 1;
             return Ok(LogAdmission::Dropped);
@@ -106,14 +107,10 @@ impl Store {
         let (locations, values) = self.with_index(|index| index.first(Bucket::Logs, limit));
         let events = read::read_events(&values, &locations)?;
         if let Some((last, _)) = events.len().checked_sub(1).and_then(|last| locations.get(last)) {
-            let mut quota = lock(&self.log_quota);
-            let mut changes = vec![Change::delete_through(Bucket::Logs, last)];
-            if quota.recorded != Some(0) {
-                changes.push(Change::delete(Bucket::Registry, DROPPED_KEY));
-            }
-            let appended = guard.append(&changes).inspect(|_| quota.note_reported(0));
-            drop(quota);
-            let pending = self.tell_failure(appended)?;
+            let quota = lock(&self.log_quota);
+            let plan = Plan { reported_total: Some(quota.dropped_total()), ..Plan::default() };
+            let changes = vec![Change::delete_through(Bucket::Logs, last)];
+            let pending = self.tell_failure(append_with_drops(guard, quota, &plan, changes))?;
             self.finish_commit(&pending, self.log_durability)?;
         }
         Ok(events)
@@ -139,7 +136,7 @@ impl Store {
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn peek_logs(&self, limit: impl Into<Limit>) -> Result<LogBatch> {
-        self.shared.check_owner()?;
+        self.shared.check_open()?;
         let (dropped, dropped_total) = {
             let quota = lock(&self.log_quota);
             (quota.dropped, quota.dropped_total())
@@ -177,23 +174,14 @@ impl Store {
     pub fn ack_logs(&self, batch: &LogBatch) -> Result<usize> {
         let guard = self.shared.write()?;
         let mut quota = lock(&self.log_quota);
-        let (LogRemoval { mut changes, count }, _) = self.with_index(|index| LogRemoval::plan(index, &batch.keys));
-        let dropped = quota.unreported_after(batch.dropped_total);
-        let counter = dropped.to_le_bytes();
-        if quota.recorded != Some(dropped) {
-            changes.push(match dropped {
-                0 => Change::delete(Bucket::Registry, DROPPED_KEY),
-                _ => Change::put(Bucket::Registry, DROPPED_KEY, &counter, &[]),
-            });
-        }
-        if changes.is_empty() {
+        let (LogRemoval { changes, count }, _) = self.with_index(|index| LogRemoval::plan(index, &batch.keys));
+        let plan = Plan { reported_total: Some(batch.dropped_total), ..Plan::default() };
+        if changes.is_empty() && quota.recorded == Some(quota.unreported_after(&plan)) {
             // The log already has this count: the drops that the batch reports were not recorded yet.
-            quota.note_reported(dropped);
+            quota.note(&plan);
             return Ok(count);
         }
-        let appended = guard.append(&changes).inspect(|_| quota.note_reported(dropped));
-        drop(quota);
-        let pending = self.tell_failure(appended)?;
+        let pending = self.tell_failure(append_with_drops(guard, quota, &plan, changes))?;
         self.finish_commit(&pending, self.log_durability)?;
         Ok(count)
     }
@@ -270,16 +258,18 @@ impl Store {
         batch.check()?;
         let guard = self.shared.write()?;
         let mut quota = lock(&self.log_quota);
-        let (plan, _) = self.with_index(|index| quota.plan(index, &batch.log_events()));
+        let (acked, _) = self.with_index(|index| batch.acked_logs(index));
+        let (mut plan, _) = self.with_index(|index| quota.plan(index, &acked, &batch.log_events()));
+        plan.reported_total = batch.reported_total();
         let (ordinal, _) = self.with_index(Index::next_ordinal);
         let log_keys = batch.log_keys(ordinal).ok_or_else(ordinals_used_up)?;
-        let is_queued = |index: &Index, run_id: &[u8]| index.get(Bucket::Queue, run_id).is_some();
-        let (changes, _) =
-            self.with_index(|index| batch.changes(&log_keys, &plan.admitted, |run_id| is_queued(index, run_id)));
+        let (LogRemoval { mut changes, .. }, _) = self.with_index(|index| LogRemoval::plan(index, &acked));
+        changes.extend(batch.changes(&log_keys, &plan.admitted, |run_id| self.queued_payload(run_id))?);
         self.check_queue_limits(&changes)?;
-        if changes.is_empty() {
-            // The batch is empty, or has only acks of jobs that are not queued and log events over the limits.
-            quota.dropped += plan.dropped();
+        let has_counter = plan.reported_total.is_some() && quota.recorded != Some(quota.unreported_after(&plan));
+        if changes.is_empty() && !has_counter {
+            // The batch is empty, or has only acks that remove nothing and log events over the limits.
+            quota.note(&plan);
             return Ok(());
         }
         let pending = self.tell_failure(append_with_drops(guard, quota, &plan, changes))?;
@@ -309,14 +299,15 @@ struct LogRemoval<'a> {
 impl<'a> LogRemoval<'a> {
     /// One delete-through where the peeked events are still the first ones, else a delete for each that is still
     /// there.
-    fn plan(index: &Index, peeked: &'a [Key]) -> Self {
-        let are_first = index.iter(Bucket::Logs).zip(peeked).all(|((key, _), peeked)| key == &**peeked);
+    fn plan<K: Borrow<[u8]>>(index: &Index, peeked: &'a [K]) -> Self {
+        let are_first = index.iter(Bucket::Logs).zip(peeked).all(|((key, _), peeked)| key[..] == *peeked.borrow());
         match peeked.last() {
-            Some(last) if are_first && peeked.len() <= index.count(Bucket::Logs) => {
-                LogRemoval { changes: vec![Change::delete_through(Bucket::Logs, last)], count: peeked.len() }
-            }
+            Some(last) if are_first && peeked.len() <= index.count(Bucket::Logs) => LogRemoval {
+                changes: vec![Change::delete_through(Bucket::Logs, last.borrow())],
+                count: peeked.len(),
+            },
             _ => {
-                let buffered = peeked.iter().filter(|key| index.get(Bucket::Logs, key).is_some());
+                let buffered = peeked.iter().map(K::borrow).filter(|key| index.get(Bucket::Logs, key).is_some());
                 let changes: Vec<_> = buffered.map(|key| Change::delete(Bucket::Logs, key)).collect();
                 LogRemoval { count: changes.len(), changes }
             }
@@ -332,7 +323,7 @@ fn append_with_drops(
     plan: &Plan,
     changes: Vec<Change<'_>>,
 ) -> Result<Pending> {
-    let dropped = quota.dropped + plan.dropped();
+    let dropped = quota.unreported_after(plan);
     let counter = dropped.to_le_bytes();
     // Rebound, so that its type allows changes that borrow from `counter` and `plan`.
     let mut changes = changes;
@@ -341,10 +332,14 @@ fn append_with_drops(
         changes.splice(0..0, evictions);
     }
     if quota.recorded != Some(dropped) {
-        changes.push(Change::put(Bucket::Registry, DROPPED_KEY, &counter, &[]));
+        changes.push(match dropped {
+            0 => Change::delete(Bucket::Registry, DROPPED_KEY),
+            _ => Change::put(Bucket::Registry, DROPPED_KEY, &counter, &[]),
+        });
     }
     let pending = guard.append(&changes)?;
-    (quota.dropped, quota.recorded) = (dropped, Some(dropped));
+    quota.note(plan);
+    quota.recorded = Some(dropped);
     Ok(pending)
 }
 

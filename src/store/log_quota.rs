@@ -6,7 +6,7 @@
 //! event that is more than an hour later than the new one is evicted before all others, the earliest such one
 //! first: it was buffered before the clock was set back. After a clock that was behind, the usual order is right.
 
-use std::collections::VecDeque;
+use std::collections::{HashSet, VecDeque};
 use std::time::Instant;
 
 use crate::format::bucket::{Bucket, LogKey};
@@ -38,6 +38,8 @@ pub(crate) struct Plan {
     pub(crate) evicted: Vec<Key>,
     /// How many other buffered events are dropped.
     pub(crate) discarded: u64,
+    /// The total of the drops that have been reported: see [`LogQuota::dropped_total`]. `None` if none have been.
+    pub(crate) reported_total: Option<u64>,
 }
 
 impl Plan {
@@ -69,15 +71,22 @@ impl LogQuota {
         self.reported + self.dropped
     }
 
-    /// How many drops are unreported once a batch with this total has been acked.
-    pub(crate) fn unreported_after(&self, dropped_total: u64) -> u64 {
-        self.dropped.min(self.dropped_total().saturating_sub(dropped_total))
+    /// How many drops are unreported once the plan is carried out.
+    pub(crate) fn unreported_after(&self, plan: &Plan) -> u64 {
+        self.still_unreported(plan) + plan.dropped()
     }
 
-    /// Notes that all but `unreported` drops have been reported, and that the log has that count.
-    pub(crate) fn note_reported(&mut self, unreported: u64) {
-        self.reported += self.dropped.saturating_sub(unreported);
-        (self.dropped, self.recorded) = (unreported, Some(unreported));
+    /// How many of the drops so far the plan leaves unreported.
+    fn still_unreported(&self, plan: &Plan) -> u64 {
+        let left = |total| self.dropped.min(self.dropped_total().saturating_sub(total));
+        plan.reported_total.map_or(self.dropped, left)
+    }
+
+    /// Notes that the plan was carried out.
+    pub(crate) fn note(&mut self, plan: &Plan) {
+        let unreported = self.unreported_after(plan);
+        self.reported += self.dropped - self.still_unreported(plan);
+        self.dropped = unreported;
     }
 
     /// Takes a token for one event. Returns false if the event is over the rate.
@@ -94,11 +103,15 @@ impl LogQuota {
     }
 
     /// Applies the limits of count and bytes to new events, given their times and the lengths of their payloads in
-    /// the order of the calls.
-    pub(crate) fn plan(&self, index: &Index, events: &[(i64, u64)]) -> Plan {
+    /// the order of the calls. `removed` are buffered events that go before.
+    pub(crate) fn plan(&self, index: &Index, removed: &[&[u8]], events: &[(i64, u64)]) -> Plan {
         let LogLimits { max_count, max_bytes, when_full, .. } = self.limits;
         let (max_count, max_bytes) = (max_count.unwrap_or(u64::MAX), max_bytes.unwrap_or(u64::MAX));
         let (mut count, mut bytes) = (index.count(Bucket::Logs) as u64, index.log_bytes());
+        count -= removed.len() as u64;
+        bytes -=
+            removed.iter().filter_map(|key| index.get(Bucket::Logs, key)).map(|it| u64::from(it.len)).sum::<u64>();
+        let removed: HashSet<&[u8]> = removed.iter().copied().collect();
         // Looked up when one must go: mostly, none must.
         let mut buffered = None;
         let mut new = VecDeque::new();
@@ -113,7 +126,7 @@ impl LogQuota {
                 }
                 // New events are evicted only after all buffered ones, in the order of the calls.
                 let buffered = buffered.get_or_insert_with(|| in_order_of_eviction(index, events));
-                if let Some((key, location)) = buffered.next() {
+                if let Some((key, location)) = buffered.find(|(key, _)| !removed.contains(key)) {
                     plan.evicted.push(key.into());
                     bytes -= u64::from(location.len);
                 } else if let Some((first, len)) = new.pop_front() {

@@ -8,6 +8,7 @@
 
 mod background;
 mod batch;
+mod closing;
 mod compaction;
 mod handle;
 mod indexer;

@@ -44,6 +44,8 @@ pub(crate) struct Shared {
     pub(crate) is_mounted: bool,
     /// The process that opened the store.
     owner: Owner,
+    /// Set while the log is locked: no call writes after that.
+    closed: AtomicBool,
     compaction_due: AtomicBool,
     pub(super) index: IndexState,
     log: Mutex<LogWriter>,
@@ -81,6 +83,7 @@ impl Shared {
             mmap: options.mmap,
             policy: options.compaction,
             on_damage: options.on_damage,
+            closed: AtomicBool::new(false),
             compaction_due: AtomicBool::new(due),
             index: IndexState::new(options.index, view.header.id, runs),
             log: Mutex::new(log),
@@ -99,12 +102,25 @@ impl Shared {
         is_possible && self.policy.is_due_at_close(log.tip().end, &self.view().index)
     }
 
-    /// Takes the write lock. Fails if an earlier write or sync failed, and in a child of `fork`.
+    /// Takes the write lock. Fails once the store is closed, if an earlier write or sync failed, and in a child of
+    /// `fork`.
     pub(crate) fn write(&self) -> Result<WriteGuard<'_>> {
+        let guard = self.lock_to_write()?;
+        self.check_not_closed()?;
+        guard.log.check_not_failed()?;
+        Ok(guard)
+    }
+
+    /// Like [`write`](Self::write), for what closing the store waits for.
+    pub(super) fn write_though_closed(&self) -> Result<WriteGuard<'_>> {
+        let guard = self.lock_to_write()?;
+        guard.log.check_not_failed()?;
+        Ok(guard)
+    }
+
+    fn lock_to_write(&self) -> Result<WriteGuard<'_>> {
         self.check_owner()?;
-        let log = self.lock_log();
-        log.check_not_failed()?;
-        Ok(WriteGuard { shared: self, log })
+        Ok(WriteGuard { shared: self, log: self.lock_log() })
     }
 
     /// Fails in a child of `fork`, also where the child has the same process id. Asked before the store is closed.
@@ -117,8 +133,28 @@ impl Shared {
         self.lock_log().check_not_failed().is_err()
     }
 
+    /// Fails once the store is closed, and in a child of `fork`.
+    pub(crate) fn check_open(&self) -> Result<()> {
+        self.check_owner()?;
+        self.check_not_closed()
+    }
+
+    fn check_not_closed(&self) -> Result<()> {
+        if self.is_closed() { Err(Error::Closed { path: self.path.clone() }) } else { Ok(()) }
+    }
+
+    pub(super) fn is_closed(&self) -> bool {
+        self.closed.load(Ordering::Acquire)
+    }
+
+    /// Makes every later call fail.
+    pub(super) fn refuse_calls(&self) {
+        let _log = self.lock_log();
+        self.closed.store(true, Ordering::Release);
+    }
+
     /// Fails in a child of `fork`.
-    pub(crate) fn check_owner(&self) -> Result<()> {
+    fn check_owner(&self) -> Result<()> {
         if self.owner.has_current_pid() { Ok(()) } else { Err(self.not_the_owner()) }
     }
 
@@ -129,7 +165,10 @@ impl Shared {
 
     /// Frees the lock on the log. Nothing is written from now on.
     pub(crate) fn unlock(&self) {
-        self.lock_log().unlock();
+        let log = self.lock_log();
+        // A call that was durable before the close frame may still be about to write a mark.
+        log.commits().end_marks();
+        log.unlock();
     }
 
     pub(crate) fn header(&self) -> Header {
@@ -257,8 +296,9 @@ impl WriteGuard<'_> {
         change(&mut self.shared.view_mut().index)
     }
 
-    /// Ends the log cleanly, durably. After an error, the log takes no more writes.
+    /// Ends the log cleanly, durably, and makes every later call fail.
     pub(crate) fn close(mut self) -> Result<()> {
+        self.shared.closed.store(true, Ordering::Release);
         let closed = self.log.close();
         closed.inspect_err(|_| self.log.group_commit().fail(&std::io::ErrorKind::Other.into()))
     }

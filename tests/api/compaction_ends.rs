@@ -10,7 +10,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use backupy_state::testing::{Storage, options_on, policy};
-use backupy_state::{CompactionPolicy, OpenOptions, Store};
+use backupy_state::{CompactionPolicy, ErrorKind, OpenOptions, Store};
 
 use crate::common::{Hooked, Hooks, Place, key, listing};
 
@@ -213,7 +213,8 @@ fn a_compaction_that_failed_is_tried_again_after_a_pause_and_not_by_every_call()
     };
     beat_until(&|| store.stats().compaction.failed == 1);
     let said = store.stats().compaction.last_error.unwrap();
-    assert!(said.contains("state.db.new: refused"), "{said}");
+    assert_eq!(said.kind, ErrorKind::Io);
+    assert!(said.message.contains("state.db.new: refused"), "{said}");
     let failed = Instant::now();
     beat_until(&|| store.stats().compaction.completed == 1);
     // It pauses for a second; a part of that was over before this test saw it.

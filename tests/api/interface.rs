@@ -68,7 +68,7 @@ fn a_store_is_shared_between_threads_and_every_call_takes_it_by_reference() {
     shared::<(Store, Snapshot, OpenOptions, AgentKey, Batch, LogBatch, Anchor, Error)>();
     let _: fn(String, &AgentKey) -> Result<Store> = Store::open;
     let _: fn(&Store) -> &Path = Store::path;
-    let _: fn(Store) -> Result<()> = Store::close;
+    let _: fn(&Store) -> Result<()> = Store::close;
 
     let _: fn(&Store, u64, &[u8]) -> Result<()> = Store::save_config;
     let _: fn(&Store) -> Result<Option<Config>> = Store::load_config;

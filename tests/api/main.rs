@@ -6,8 +6,10 @@
 #[path = "../common/mod.rs"]
 mod common;
 
+mod acks;
 mod anchors;
 mod batch;
+mod closing;
 mod compaction;
 mod compaction_ends;
 mod interface;

@@ -310,7 +310,7 @@ fn child_without_threads() {
     }
     let stats = store.stats().compaction;
     assert_eq!((stats.completed, stats.failed), (0, 1), "the next try is a second later");
-    assert!(stats.last_error.is_some_and(|error| error.contains("compaction thread")));
+    assert!(stats.last_error.is_some_and(|error| error.message.contains("compaction thread")));
     // Long enough to be scanned by two threads.
     for n in 0..60 {
         store.enqueue_job(&format!("run-{n}"), &[0; 100_000]).unwrap();

@@ -126,7 +126,10 @@ fn a_changed_value_is_unauthentic_when_it_is_read_and_blocks_nothing_else() {
     // Neither compaction nor rekey can copy it: their errors name the job.
     assert!(is_b(store.compact().unwrap_err()));
     let last_error = store.stats().compaction.last_error.unwrap();
-    assert!(last_error.contains("this is the payload of job \"b\"; acking the job removes it"), "{last_error}");
+    assert!(
+        last_error.message.contains("this is the payload of job \"b\"; acking the job removes it"),
+        "{last_error}"
+    );
     assert!(store.ack_job("b").unwrap());
     assert_eq!(store.dequeue_jobs(3).unwrap().len(), 2);
     assert_eq!(store.compact().unwrap().generation, 2);

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use backupy_state::{Error, OpenOptions};
 use serde_json::json;
 
-use crate::failure::Failure;
+use crate::failure::{Failure, with_source};
 use crate::progress;
 use crate::target::{Lock, Target, path_of_copy};
 use crate::text::{Out, bytes, len_of_file};
@@ -31,7 +31,7 @@ pub(crate) fn run(target: &Target, args: &Args, out: &mut Out) -> Result<(), Fai
     let store = target.open(&args.lock, &mut OpenOptions::new())?;
     progress::with_copy_bar(&store, &to, || store.backup(&to)).map_err(|error| match error {
         // Not through `Failure::from`: a missing folder for the backup is not a missing store.
-        Error::Io { .. } => Failure::failed(error.to_string()),
+        Error::Io { .. } => Failure::failed(with_source(&error)),
         error => error.into(),
     })?;
     let (state, generation) = (store.path().display().to_string(), store.stats().generation);

@@ -64,7 +64,15 @@ impl fmt::Display for Failure {
 
 impl From<Error> for Failure {
     fn from(error: Error) -> Self {
-        Failure::new(Exit::of(&error), error.to_string())
+        Failure::new(Exit::of(&error), with_source(&error))
+    }
+}
+
+/// The message of an error, and that of its source.
+pub(crate) fn with_source(error: &Error) -> String {
+    match std::error::Error::source(error) {
+        Some(source) => format!("{error}: {source}"),
+        None => error.to_string(),
     }
 }
 

@@ -11,7 +11,7 @@ use clap::ValueHint;
 use backupy_state::testing::{self, belongs_to_store, mode_if_readable_by_all};
 use backupy_state::{AgentKey, CompactionPolicy, Error, OpenOptions, Snapshot, Store};
 
-use crate::failure::Failure;
+use crate::failure::{Failure, with_source};
 use crate::text::len_of_file;
 
 /// The arguments that select the state file and the key.
@@ -84,8 +84,8 @@ impl Target {
         }
         key.map_err(|error| match error {
             // Not through `Failure::from`: a missing key file is not a missing store.
-            Error::Io { .. } => Failure::failed(error.to_string()),
-            error => Failure::usage(error.to_string()),
+            Error::Io { .. } => Failure::failed(with_source(&error)),
+            error => Failure::usage(with_source(&error)),
         })
     }
 
@@ -128,7 +128,7 @@ pub(crate) fn path_of_copy(to: &Path) -> Result<PathBuf, Failure> {
     testing::path_of_copy(to).map_err(|error| match error {
         // Not through `Failure::from`: a missing folder for the copy is not a missing store, and a folder in its
         // place is no foreign one.
-        Error::Io { .. } => Failure::failed(error.to_string()),
+        Error::Io { .. } => Failure::failed(with_source(&error)),
         Error::NotAStore { path, what, .. } => {
             Failure::usage(format!("{} is {what}; name a file", path.display()))
         }

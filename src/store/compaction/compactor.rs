@@ -38,41 +38,45 @@ impl Compactor {
         }
         let for_thread = Arc::clone(runner);
         let started =
-            self.thread.start("state-compaction", || !runner.is_backing_off(), move || for_thread.run_automatic());
+            self.thread.start("state-compaction", || runner.may_start(), move || for_thread.run_automatic());
         if let Err(source) = started {
             let error = Error::io("start the compaction thread of", &runner.shared.path, source);
             runner.note(&Err(error));
         }
     }
 
-    /// Stops a running compaction, and compacts the log if that is due before the store is closed.
+    /// Stops a running copy, and compacts the log if that is due before the store is closed. No other copy starts
+    /// any more.
     pub(crate) fn finish(&self) {
         self.stop();
         let runner = &self.runner;
         if runner.shared.compaction_is_due_at_close() && !runner.is_backing_off() {
+            let key = lock(&runner.key);
             runner.progress.set_stopping(false);
             // If it fails, the old log is closed instead.
-            let done = runner.run(&lock(&runner.key), Release::AllButRemovals);
-            runner.note(&done);
+            let done = runner.run(&key, Release::AllButRemovals);
             runner.progress.set_stopping(true);
+            drop(key);
+            runner.tell(&done);
         }
     }
 
-    /// Stops a compaction that runs on its own thread, and waits for the thread to end.
+    /// Stops a running copy, and waits for its end. No other one starts any more.
     pub(crate) fn stop(&self) {
         self.runner.progress.set_stopping(true);
         self.thread.wait();
+        drop(lock(&self.runner.key));
     }
 
     pub(crate) fn compact(&self) -> Result<CompactionReport> {
-        self.runner.shared.check_owner()?;
+        self.runner.shared.check_open()?;
         let done = self.runner.run(&lock(&self.runner.key), Release::AllButAcks);
         self.runner.note(&done);
         done
     }
 
     pub(crate) fn rekey(&self, new_key: &AgentKey) -> Result<()> {
-        self.runner.shared.check_owner()?;
+        self.runner.shared.check_open()?;
         let done = {
             let mut key = lock(&self.runner.key);
             self.runner.run(new_key, Release::AllButAcks).inspect(|_| *key = new_key.duplicate())
@@ -82,7 +86,7 @@ impl Compactor {
     }
 
     pub(crate) fn backup(&self, path: &Path) -> Result<()> {
-        self.runner.shared.check_owner()?;
+        self.runner.shared.check_open()?;
         self.runner.backup(path, &lock(&self.runner.key))
     }
 }

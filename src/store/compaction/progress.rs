@@ -25,7 +25,7 @@ impl Progress {
     /// Fails while the store is being closed.
     pub(super) fn check_not_stopping(&self, path: &Path) -> Result<()> {
         if self.is_stopping() {
-            return Err(Error::Failed { path: path.to_path_buf(), what: "it is being closed" });
+            return Err(Error::Closed { path: path.to_path_buf() });
         }
         Ok(())
     }

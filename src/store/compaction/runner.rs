@@ -21,7 +21,9 @@ use crate::report::MOUNTED;
 use crate::storage::paths;
 use crate::store::indexer;
 use crate::store::shared::{Shared, View, WriteGuard, lock};
-use crate::{AgentKey, CompactionReport, CompactionStats, Error, LostKey, OnDamage, Result, events};
+use crate::{
+    AgentKey, CompactionFailure, CompactionReport, CompactionStats, Error, LostKey, OnDamage, Result, events,
+};
 
 pub(super) struct Runner {
     pub(super) shared: Arc<Shared>,
@@ -41,6 +43,8 @@ struct History {
     kept: Option<PathBuf>,
     /// Why the new log could not be marked, until the event is emitted.
     mark_error: Option<Error>,
+    /// Why the new log has no index file, until the event is emitted.
+    index_error: Option<Error>,
 }
 
 impl Runner {
@@ -75,7 +79,7 @@ impl Runner {
             guard.log.take_reserve();
         }
         if done.is_ok() {
-            indexer::begin_anew(&self.shared);
+            self.history().index_error = indexer::begin_anew(&self.shared).err();
         }
         done
     }
@@ -93,6 +97,7 @@ impl Runner {
     /// Writes the next generation and replaces the log with it.
     fn replace_log(&self, key: &AgentKey) -> Result<CompactionReport> {
         let started = Instant::now();
+        self.progress.check_not_stopping(&self.shared.path)?;
         // A store that has failed is not compacted.
         drop(self.shared.write()?);
         let mut copier = self.begin_next_generation(key)?;
@@ -186,6 +191,7 @@ impl Runner {
 
     /// Copies the live records into a new file at `path`, with the generation of the store.
     pub(super) fn backup(&self, path: &Path, key: &AgentKey) -> Result<()> {
+        self.progress.check_not_stopping(&self.shared.path)?;
         // A store that has failed is not backed up.
         drop(self.shared.write()?);
         let target = place::free_target(&*self.shared.storage, path)?;
@@ -201,12 +207,20 @@ impl Runner {
         copier.new.name(&target, "create the backup")
     }
 
-    /// Records how a compaction ended, unless the store is being closed, and emits the events. Each failure in a
-    /// row doubles the wait before the next automatic one. The caller holds no lock.
+    /// Records how a compaction ended and emits the events, unless closing the store has stopped it. The caller
+    /// holds no lock.
     pub(super) fn note(&self, done: &Result<CompactionReport>) {
-        let (kept, mark_error) = {
+        if !self.progress.is_stopping() {
+            self.tell(done);
+        }
+    }
+
+    /// Records how a compaction ended, and emits the events. Each failure in a row doubles the wait before the next
+    /// automatic one. The caller holds no lock.
+    pub(super) fn tell(&self, done: &Result<CompactionReport>) {
+        let (kept, mark_error, index_error) = {
             let mut history = self.history();
-            (history.kept.take(), history.mark_error.take())
+            (history.kept.take(), history.mark_error.take(), history.index_error.take())
         };
         if let Some(kept) = kept {
             events::left_over_kept(&self.shared.path, &kept);
@@ -214,8 +228,8 @@ impl Runner {
         if let Some(error) = mark_error {
             events::failed(&self.shared.path, &error, true);
         }
-        if self.progress.is_stopping() {
-            return;
+        if let Some(error) = index_error {
+            events::index_failed(&self.shared.path, &error);
         }
         self.record(done);
         match done {
@@ -236,11 +250,17 @@ impl Runner {
             }
             Err(error) => {
                 history.stats.failed += 1;
-                history.stats.last_error = Some(error.to_string());
+                let (kind, message) = (error.kind(), error.with_source().to_string());
+                history.stats.last_error = Some(CompactionFailure { kind, message });
                 let wait = history.backoff.map_or(BACKOFF_MIN, |(_, wait)| (wait * 2).min(BACKOFF_MAX));
                 history.backoff = Some((Instant::now() + wait, wait));
             }
         }
+    }
+
+    /// Whether an automatic compaction may start.
+    pub(super) fn may_start(&self) -> bool {
+        !self.progress.is_stopping() && !self.is_backing_off()
     }
 
     /// Whether the last compaction failed so recently that no automatic one may start.

@@ -17,7 +17,7 @@ use super::contents::{self, CONFIG, HEARTBEAT, LOG, SESSION};
 use super::protocol::{Change, Kind, Message, Opened};
 use super::random::Random;
 use super::{START_THREAD, could_not};
-use crate::failure::{Exit, Failure};
+use crate::failure::{Exit, Failure, with_source};
 use crate::text::now_ms;
 
 /// Not a secret: the demo's data is made up.
@@ -121,7 +121,7 @@ fn send(message: &Message) {
 }
 
 fn fail(error: &backupy_state::Error) -> ! {
-    fail_with(&Failure::new(Exit::of(error), error.to_string()))
+    fail_with(&Failure::new(Exit::of(error), with_source(error)))
 }
 
 fn fail_with(failure: &Failure) -> ! {

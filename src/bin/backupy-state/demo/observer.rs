@@ -10,7 +10,7 @@ use std::time::Duration;
 use backupy_state::{AgentKey, Error, Result, Snapshot};
 
 use super::{START_THREAD, agent, contents, could_not};
-use crate::failure::Failure;
+use crate::failure::{Failure, with_source};
 
 pub(crate) struct Observer {
     stop: Arc<AtomicBool>,
@@ -52,7 +52,7 @@ fn observe_until(stopped: &AtomicBool, path: &Path, key: &AgentKey) -> Seen {
             Ok(()) => seen.snapshots += 1,
             // The first agent has not created the store yet.
             Err(Error::NotFound { .. }) if seen.snapshots == 0 => {}
-            Err(error) => seen.failures.push(error.to_string()),
+            Err(error) => seen.failures.push(with_source(&error)),
         }
         thread::sleep(PAUSE);
     }
