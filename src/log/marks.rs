@@ -136,3 +136,29 @@ fn read_page<'p>(file: &dyn File, page: &'p mut [u8; MARK_PAGE_LEN]) -> io::Resu
 /// The least time between two marks that only the time makes due: often enough to lose little of the protection,
 /// and seldom enough to cost nothing.
 const SPACING_NS: u64 = 60_000_000_000;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::log::header::open_log;
+    use crate::storage::{Access, Disk, Storage};
+    use crate::{AgentKey, Store};
+
+    /// Another process may own the log by then.
+    #[test]
+    fn no_mark_is_written_after_the_end_of_marks() {
+        let folder = tempfile::tempdir().unwrap();
+        let (path, key) = (folder.path().join("state.db"), AgentKey::new("key").unwrap());
+        Store::open(&path, &key).unwrap().close().unwrap();
+        let (log, _) = open_log(Disk.open(&path, Access::Write).unwrap().into(), &path, &key).unwrap();
+        let position = |seq| LogPosition { end: 8192 + 64 * seq, seq, chain: [7; 16] };
+        let marks = Marks::new(None, 0);
+        let seq_of_mark = || read(&*log.file, &log.crc).unwrap().map(|mark| mark.position.seq);
+        marks.write(&log, position(5)).unwrap();
+        assert_eq!(seq_of_mark(), Some(5));
+        marks.end();
+        marks.write(&log, position(6)).unwrap();
+        marks.write_if_due(&log, position(7), 0).unwrap();
+        assert_eq!(seq_of_mark(), Some(5));
+    }
+}
