@@ -334,7 +334,7 @@ fn a_layer_that_calls_the_store_gets_through_when_a_write_a_sync_or_the_close_fa
             let place = self::place();
             let (store, events, refusals) = open_refusing(&place);
             *refusals.0.lock().unwrap() = Some((call, ErrorKind::Other));
-            assert!(Arc::into_inner(store).unwrap().close().is_err());
+            assert!(store.close().is_err());
             await_event(&events, part);
         }
     });
@@ -449,6 +449,36 @@ fn a_layer_can_drop_or_close_the_last_handle_on_the_thread_of_a_compaction() {
             }
             let store = place.try_open().unwrap();
             assert!(store.recovery().clean && store.queue_depth() == 1, "{:?}", store.recovery());
+        }
+    });
+}
+
+#[test]
+fn a_layer_can_close_the_store_at_an_event_of_any_call() {
+    without_hanging(|| {
+        let calls: [fn(&Store) -> bool; 3] = [
+            |store| store.enqueue_job("run-1", b"job").is_ok(),
+            |store| store.close().is_ok(),
+            |store| store.compact().is_ok(),
+        ];
+        for call in calls {
+            let (place, refusals) = (place(), Refusals::default());
+            let options = options_on(Arc::new(Hooked { hooks: refusals.clone(), ..Hooked::default() }));
+            let store = Arc::new(options.open(place.path(), &key()).unwrap());
+            fill(&store);
+            let (weak, (send, results)) = (Arc::downgrade(&store), mpsc::channel());
+            listen(&place, move |_| {
+                if let Some(store) = weak.upgrade() {
+                    let _ = send.send(store.close().is_ok());
+                }
+            });
+            *refusals.0.lock().unwrap() = Some((Refusable::Sync, ErrorKind::Other));
+            assert!(!call(&store));
+            results.recv().unwrap();
+            assert!(matches!(store.sync(), Err(Error::Closed { .. })));
+            *refusals.0.lock().unwrap() = None;
+            drop(store);
+            place.open();
         }
     });
 }

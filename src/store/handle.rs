@@ -61,6 +61,7 @@ pub enum Enqueued {
 ///   one. If the file has no name left, the next durable call notices. If it was only moved, or has a hard link,
 ///   it is noticed at the latest by [`sync`](Store::sync), [`close`](Store::close), a compaction, or when the file
 ///   grows. From then on every writing call returns it.
+/// - [`Error::Closed`]: the store was closed. Reading calls that return a `Result` also return this.
 ///
 /// ```
 /// use backupy_state::{AgentKey, Enqueued, Store};
