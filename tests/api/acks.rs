@@ -1,8 +1,12 @@
 //! Acks that remove only what the caller has seen: `ack_delivered`, and the acks of a batch.
 
+use std::fmt;
+use std::sync::{Arc, Mutex};
+
+use backupy_state::testing::options_on;
 use backupy_state::{Batch, Error, LogLimits, OpenOptions, QueueOrder, Snapshot, Store};
 
-use crate::common::{Place, key};
+use crate::common::{Hooked, Hooks, Place, key};
 
 fn event(store: &Store, ts_ms: i64) {
     store.buffer_log(ts_ms, format!("event {ts_ms}").as_bytes()).unwrap();
@@ -43,33 +47,43 @@ fn a_delivered_job_is_removed_whatever_the_order_of_the_queue() {
     assert_eq!(store.queue_depth(), 0);
 }
 
-/// Two threads: one enqueues the same run id again and again, one delivers it. Every payload is delivered, or
-/// replaced by a later one before it was.
+/// Does something, once, as soon as a file is read.
+#[derive(Clone, Default)]
+struct Meanwhile(Arc<Mutex<Option<Box<dyn FnOnce() + Send>>>>);
+
+impl fmt::Debug for Meanwhile {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Meanwhile")
+    }
+}
+
+impl Hooks for Meanwhile {
+    fn read(&self, _: usize) {
+        let action = self.0.lock().unwrap().take();
+        action.into_iter().for_each(|action| action());
+    }
+}
+
 #[test]
-fn no_payload_is_acked_unseen() {
-    let place = Place::new();
-    let options = OpenOptions::new().durability(backupy_state::Durability::Buffered).clone();
-    let store = options.open(place.path(), &key()).unwrap();
-    let mut last = Vec::new();
-    std::thread::scope(|scope| {
-        let enqueuing = scope.spawn(|| {
-            for number in 0..2000_u32 {
-                store.enqueue_job("run-1", &number.to_le_bytes()).unwrap();
-            }
-        });
-        loop {
-            let is_over = enqueuing.is_finished();
-            for job in store.dequeue_jobs(1).unwrap() {
-                if store.ack_delivered(&job).unwrap() {
-                    last = job.payload;
-                }
-            }
-            if is_over && store.queue_depth() == 0 {
-                break;
-            }
-        }
-    });
-    assert_eq!(last, 1999_u32.to_le_bytes());
+fn a_job_that_is_enqueued_anew_while_its_payload_is_compared_stays() {
+    let (place, hooks) = (Place::new(), Meanwhile::default());
+    let mut options = options_on(Arc::new(Hooked { hooks: hooks.clone(), ..Hooked::default() }));
+    let store = Arc::new(options.mmap(false).open(place.path(), &key()).unwrap());
+    let meanwhile: [fn(&Store); 3] = [
+        |store| assert!(store.enqueue_job("run-1", b"new").is_ok()),
+        |store| assert!(store.ack_job("run-1").is_ok()),
+        |store| assert!(store.compact().is_ok()),
+    ];
+    for (action, left) in meanwhile.into_iter().zip([1, 0, 0]) {
+        store.enqueue_job("run-1", b"old").unwrap();
+        let job = store.job("run-1").unwrap().unwrap();
+        let for_hook = Arc::clone(&store);
+        *hooks.0.lock().unwrap() = Some(Box::new(move || action(&for_hook)));
+        let acked = store.ack_delivered(&job).unwrap();
+        assert!(hooks.0.lock().unwrap().is_none(), "nothing was read");
+        assert_eq!((store.queue_depth(), acked), (left, store.stats().generation == 2));
+        store.ack_job("run-1").unwrap();
+    }
 }
 
 #[test]
