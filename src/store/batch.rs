@@ -14,7 +14,7 @@ use crate::read::Misuse;
 /// Writing calls that become one record: after a crash, the store has all of their effects or none.
 ///
 /// The calls take effect in the order in which they were added: the last call on a key wins. An ack of a job that
-/// is not queued does nothing. Log events count against the buffer's limits of count and bytes, but not of rate.
+/// is not queued does nothing, nor does deleting a data key that is not there. Log events count against the buffer's limits of count and bytes, but not of rate.
 ///
 /// [`Store::write`](crate::Store::write) reports the first call with an invalid argument, and then writes nothing.
 /// The record of a batch is limited to 64 MiB. Payloads are wiped from memory when the batch is dropped.
@@ -48,7 +48,7 @@ pub struct Batch {
 #[derive(Clone)]
 enum Call {
     Put { bucket: Bucket, key: Box<[u8]>, prefix: Option<[u8; VALUE_PREFIX_LEN]>, value: SecretVec },
-    Ack { run_id: Box<[u8]> },
+    Delete { bucket: Bucket, key: Box<[u8]> },
     Log { ts_ms: i64, payload: SecretVec },
 }
 
@@ -135,7 +135,7 @@ impl Batch {
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn ack_job(self, run_id: &str) -> Self {
-        self.add(Misuse::of_run_id(run_id), || Call::Ack { run_id: run_id.as_bytes().into() })
+        self.add(Misuse::of_run_id(run_id), || Call::delete(Bucket::Queue, run_id))
     }
 
     /// Adds a [`Store::save_session`](crate::Store::save_session).
@@ -167,6 +167,40 @@ impl Batch {
     /// ```
     pub fn record_heartbeat(self, ts_ms: i64) -> Self {
         self.add(None, || Call::put(Bucket::Registry, HEARTBEAT_KEY, Some(ts_ms.to_le_bytes()), &[]))
+    }
+
+    /// Adds a [`Store::put_data`](crate::Store::put_data).
+    ///
+    /// ```
+    /// # let folder = tempfile::tempdir()?;
+    /// # let key = backupy_state::AgentKey::new("key")?;
+    /// # let store = backupy_state::Store::open(folder.path().join("state.db"), &key)?;
+    /// # use backupy_state::Batch;
+    /// # store.enqueue_job("run-1", b"dump of orders")?;
+    /// // The job moves out of the queue; after a crash it is in one place or the other.
+    /// store.write(&Batch::new().ack_job("run-1").put_data("dead/run-1", b"dump of orders"))?;
+    /// assert_eq!(store.data("dead/run-1")?.as_deref(), Some(&b"dump of orders"[..]));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn put_data(self, key: &str, value: &[u8]) -> Self {
+        let misuse = Misuse::of_data_key(key).or_else(|| Misuse::of_value("a data value", value));
+        self.add(misuse, || Call::put(Bucket::Data, key.as_bytes(), None, value))
+    }
+
+    /// Adds a [`Store::delete_data`](crate::Store::delete_data).
+    ///
+    /// ```
+    /// # let folder = tempfile::tempdir()?;
+    /// # let key = backupy_state::AgentKey::new("key")?;
+    /// # let store = backupy_state::Store::open(folder.path().join("state.db"), &key)?;
+    /// # use backupy_state::Batch;
+    /// store.put_data("retry/run-1", b"2")?;
+    /// store.write(&Batch::new().ack_job("run-1").delete_data("retry/run-1"))?;
+    /// assert_eq!(store.data("retry/run-1")?, None);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn delete_data(self, key: &str) -> Self {
+        self.add(Misuse::of_data_key(key), || Call::delete(Bucket::Data, key))
     }
 
     /// Adds a [`Store::buffer_log`](crate::Store::buffer_log). Over the limits, the event is dropped and counted.
@@ -208,7 +242,7 @@ impl Batch {
     pub(crate) fn log_keys(&self, ordinal: Option<u64>) -> Option<Vec<[u8; LOG_KEY_LEN]>> {
         let times = self.calls.iter().filter_map(|call| match call {
             Call::Log { ts_ms, .. } => Some(*ts_ms),
-            Call::Put { .. } | Call::Ack { .. } => None,
+            Call::Put { .. } | Call::Delete { .. } => None,
         });
         let key = |(i, ts_ms)| Some(LogKey { ts_ms, ordinal: ordinal?.checked_add(i)? }.encode());
         (0..).zip(times).map(key).collect()
@@ -218,34 +252,34 @@ impl Batch {
     pub(crate) fn log_events(&self) -> Vec<(i64, u64)> {
         let events = self.calls.iter().filter_map(|call| match call {
             Call::Log { ts_ms, payload } => Some((*ts_ms, payload.len() as u64)),
-            Call::Put { .. } | Call::Ack { .. } => None,
+            Call::Put { .. } | Call::Delete { .. } => None,
         });
         events.collect()
     }
 
     /// The changes that the calls make. `log_keys` come from [`log_keys`](Self::log_keys); `admitted` says for
-    /// each log event whether it is buffered, and `is_queued` whether a job is in the queue before the batch. An
-    /// ack of a job that is not there changes nothing.
+    /// each log event whether it is buffered, and `is_live` whether a key is there before the batch. To delete a
+    /// key that is not there changes nothing.
     pub(crate) fn changes<'a>(
         &'a self,
         log_keys: &'a [[u8; LOG_KEY_LEN]],
         admitted: &[bool],
-        is_queued: impl Fn(&[u8]) -> bool,
+        is_live: impl Fn(Bucket, &[u8]) -> bool,
     ) -> Vec<Change<'a>> {
         let mut log_keys = log_keys.iter().zip(admitted);
-        // Whether a job is there, after the calls so far. Only acks ask for it.
+        // Whether a key is there, after the calls so far. Only deletes ask for it.
         let mut is_there = HashMap::new();
-        let has_acks = self.calls.iter().any(|call| matches!(call, Call::Ack { .. }));
+        let has_deletes = self.calls.iter().any(|call| matches!(call, Call::Delete { .. }));
         let change = |call: &'a Call| match call {
             Call::Put { bucket, key, prefix, value } => {
-                if *bucket == Bucket::Queue && has_acks {
-                    is_there.insert(&**key, true);
+                if has_deletes {
+                    is_there.insert((*bucket, &**key), true);
                 }
                 Some(Change::put(*bucket, key, prefix.as_ref().map_or(&[], |prefix| prefix), value))
             }
-            Call::Ack { run_id } => {
-                let was_there = is_there.insert(run_id, false).unwrap_or_else(|| is_queued(run_id));
-                was_there.then(|| Change::delete(Bucket::Queue, run_id))
+            Call::Delete { bucket, key } => {
+                let was_there = is_there.insert((*bucket, &**key), false).unwrap_or_else(|| is_live(*bucket, key));
+                was_there.then(|| Change::delete(*bucket, key))
             }
             Call::Log { payload, .. } => {
                 let (key, admitted) = log_keys.next()?;
@@ -259,6 +293,10 @@ impl Batch {
 impl Call {
     fn put(bucket: Bucket, key: &[u8], prefix: Option<[u8; VALUE_PREFIX_LEN]>, value: &[u8]) -> Self {
         Call::Put { bucket, key: key.into(), prefix, value: value.to_vec().into() }
+    }
+
+    fn delete(bucket: Bucket, key: &str) -> Self {
+        Call::Delete { bucket, key: key.as_bytes().into() }
     }
 }
 

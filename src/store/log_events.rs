@@ -273,12 +273,12 @@ impl Store {
         let (plan, _) = self.with_index(|index| quota.plan(index, &batch.log_events()));
         let (ordinal, _) = self.with_index(Index::next_ordinal);
         let log_keys = batch.log_keys(ordinal).ok_or_else(ordinals_used_up)?;
-        let is_queued = |index: &Index, run_id: &[u8]| index.get(Bucket::Queue, run_id).is_some();
-        let (changes, _) =
-            self.with_index(|index| batch.changes(&log_keys, &plan.admitted, |run_id| is_queued(index, run_id)));
+        let (changes, _) = self.with_index(|index| {
+            batch.changes(&log_keys, &plan.admitted, |bucket, key| index.get(bucket, key).is_some())
+        });
         self.check_queue_limits(&changes)?;
         if changes.is_empty() {
-            // The batch is empty, or has only acks of jobs that are not queued and log events over the limits.
+            // The batch is empty, or removes only what is not there and has log events over the limits.
             quota.dropped += plan.dropped();
             return Ok(());
         }

@@ -98,7 +98,7 @@ impl LogQuota {
     pub(crate) fn plan(&self, index: &Index, events: &[(i64, u64)]) -> Plan {
         let LogLimits { max_count, max_bytes, when_full, .. } = self.limits;
         let (max_count, max_bytes) = (max_count.unwrap_or(u64::MAX), max_bytes.unwrap_or(u64::MAX));
-        let (mut count, mut bytes) = (index.count(Bucket::Logs) as u64, index.log_bytes());
+        let (mut count, mut bytes) = (index.count(Bucket::Logs) as u64, index.value_bytes(Bucket::Logs));
         // Looked up when one must go: mostly, none must.
         let mut buffered = None;
         let mut new = VecDeque::new();
