@@ -52,6 +52,7 @@ fn salvage_of_a_damaged_store_keeps_the_rest_and_exits_with_3() {
          salvaged    9 records with 9 operations\n\
          jobs        1\n\
          log events  1\n\
+         data keys   0\n\
          config      yes\n\
          session     yes\n\
          lost        record 5, {len} bytes at offset {offset}: {what}\n\
