@@ -81,7 +81,7 @@ fn round(
         }
         // The attempt is counted before it is made, so that a job which kills the agent is counted too.
         let retry = retry.next(now_ms);
-        store.put_data(&retry_key(&run_id), retry.to_string().as_bytes())?;
+        if_there_is_space(store.put_data(&retry_key(&run_id), retry.to_string().as_bytes()))?;
         if deliver(&job) {
             store.write(&Batch::new().ack_job(&run_id).delete_data(&retry_key(&run_id)))?;
             println!("{now_ms:>6} ms  {run_id}: delivered");
@@ -98,7 +98,17 @@ fn round(
 /// Moves a job out of its queue. After a crash it is in one place or the other.
 fn bury(store: &Store, job: &QueuedJob) -> backupy_state::Result<()> {
     let (retry, dead) = (retry_key(&job.run_id), dead_key(&job.run_id));
-    store.write(&Batch::new().ack_job(&job.run_id).delete_data(&retry).put_data(&dead, &job.payload))
+    let moved = Batch::new().ack_job(&job.run_id).delete_data(&retry).put_data(&dead, &job.payload);
+    if_there_is_space(store.write(&moved))
+}
+
+/// On a full disk, jobs can be delivered and acked. So an attempt is then made without being counted, and a dead
+/// letter stays in its queue.
+fn if_there_is_space(written: backupy_state::Result<()>) -> backupy_state::Result<()> {
+    match written {
+        Err(backupy_state::Error::Full { .. }) => Ok(()),
+        written => written,
+    }
 }
 
 /// Puts a dead letter back into its queue. Returns whether there was one.

@@ -235,8 +235,8 @@ fn answer(store: &Store, call: Call, number: u64) -> Result<Answer> {
         Call::BufferLog { ts_ms, len } => Answer::Admitted(store.buffer_log(ts_ms, &value(number, len))?),
         Call::Batch { job, len } => {
             let batch = Batch::new().ack_job(&run_id(job)).enqueue_job(&run_id(job + 1), &value(number, len));
-            let batch = batch.record_heartbeat(number as i64).buffer_log(number as i64, &value(number, len));
-            store.write(&batch.put_data(&data_key(job), &value(number, len)).delete_data(&data_key(job + 1)))?;
+            let batch = batch.put_data(&data_key(job), &value(number, len)).delete_data(&data_key(job + 1));
+            store.write(&batch.record_heartbeat(number as i64).buffer_log(number as i64, &value(number, len)))?;
             Answer::Done
         }
         Call::PutData { key, len } => {
