@@ -1,6 +1,6 @@
 //! The agent's own data: its calls, its keys in order, and what keeps it.
 
-use backupy_state::{AgentKey, Batch, Error, Result, Snapshot, Store, salvage};
+use backupy_state::{AgentKey, Batch, Error, Result, Snapshot, Store, salvage, verify_each};
 
 use crate::common::{Image, Place, key};
 
@@ -277,6 +277,23 @@ fn stats_count_keys_and_the_bytes_of_their_values() {
     assert_eq!(counted(&store), (1, 3));
     store.compact().unwrap();
     assert_eq!(counted(&store), (1, 3));
+}
+
+#[test]
+fn verify_each_names_data_keys_and_shows_no_value() {
+    let place = Place::new();
+    let store = place.open();
+    store.put_data("cursor", b"row 7").unwrap();
+    store.delete_data("cursor").unwrap();
+    store.close().unwrap();
+    let mut operations = Vec::new();
+    verify_each(place.path(), Some(&key()), |frame| operations.extend(frame.operations.clone())).unwrap();
+    let seen: Vec<_> = operations
+        .iter()
+        .map(|it| (it.action, it.bucket, it.data_key.as_deref(), it.run_id.as_deref(), it.key_len, it.value_len))
+        .collect();
+    let put = ("put", "data", Some("cursor"), None, 6, Some(5));
+    assert_eq!(seen, [put, ("delete", "data", Some("cursor"), None, 6, None)]);
 }
 
 /// Three keys, of which the value of `b` fails authentication.

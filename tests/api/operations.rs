@@ -331,6 +331,8 @@ fn the_statistics_add_up() {
         assert_eq!(stats.file_len, stats.log_len + stats.free_bytes);
         assert_eq!(stats.log_len, 8192 + stats.live_bytes + stats.dead_bytes);
         assert_eq!((stats.jobs, stats.log_events), (state.jobs.len() as u64, state.logs.len() as u64));
+        assert_eq!(stats.data_keys, state.data.len() as u64);
+        assert_eq!(stats.data_bytes, state.data.values().map(Vec::len).sum::<usize>() as u64);
         let payloads: usize = state.jobs.iter().map(|(_, payload)| payload.len()).sum();
         assert!(stats.live_bytes >= payloads as u64);
     }

@@ -108,7 +108,7 @@ fn salvage_names_the_jobs_whose_payload_is_lost_and_shows_no_payload() {
     let outcome = sandbox.run(&format!("salvage {} --json", sandbox.to()));
     outcome.failed(3);
     let report: Value = serde_json::from_str(&outcome.out).unwrap();
-    assert_eq!(report["lost"][0]["keys"], json!([{ "bucket": "queue", "run_id": "run-1" }]));
+    assert_eq!(report["lost"][0]["keys"], json!([{ "bucket": "queue", "run_id": "run-1", "data_key": null }]));
     assert!(!outcome.out.contains(crate::sandbox::PAYLOAD));
 }
 
