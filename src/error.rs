@@ -11,9 +11,9 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 
 /// Why a call failed. The variants differ by what the caller can do next.
 ///
-/// A message may hold paths, offsets and run ids. It never holds payloads, configurations, session ids or keys. That
-/// of [`Io`](Error::Io) does not repeat its source, which [`source`](std::error::Error::source) returns: print both,
-/// as `anyhow` and the like do.
+/// A message may hold paths, offsets, run ids and data keys. It never holds payloads, configurations, session ids or
+/// keys. That of [`Io`](Error::Io) does not repeat its source, which [`source`](std::error::Error::source) returns:
+/// print both, as `anyhow` and the like do.
 ///
 /// ```
 /// use backupy_state::{AgentKey, Error, OpenOptions};
@@ -34,7 +34,7 @@ pub enum Error {
         /// What is wrong with it.
         what: String,
     },
-    /// A value or a run id is over its limit. Nothing was written.
+    /// A value, a run id or a data key is over its limit. Nothing was written.
     #[non_exhaustive]
     TooLarge {
         /// What is too large.
@@ -116,6 +116,9 @@ pub enum Error {
         /// The job whose payload failed. [`ack_job`](crate::Store::ack_job) removes it. The other jobs stay
         /// reachable by `job` and `dequeue_jobs_after`.
         run_id: Option<String>,
+        /// The data key whose value failed. [`delete_data`](crate::Store::delete_data) and
+        /// [`put_data`](crate::Store::put_data) remove the value.
+        data_key: Option<String>,
     },
     /// The store is another one, or older, than [`expect_at_least`](crate::OpenOptions::expect_at_least) demands:
     /// an older file was put back, or the end of the file was cut off. It was not changed.
@@ -328,17 +331,15 @@ impl Error {
     }
 
     pub(crate) fn unauthentic(path: &Path, offset: u64, what: &'static str) -> Self {
-        Error::Unauthentic { path: path.to_path_buf(), offset, what, run_id: None }
+        Error::Unauthentic { path: path.to_path_buf(), offset, what, run_id: None, data_key: None }
     }
 
-    /// Adds the run id of the job whose payload failed.
-    pub(crate) fn about_job(self, id: String) -> Self {
-        match self {
-            Error::Unauthentic { path, offset, what, .. } => {
-                Error::Unauthentic { path, offset, what, run_id: Some(id) }
-            }
-            error => error,
+    /// Adds the run id or the data key whose value failed.
+    pub(crate) fn about(mut self, names: (Option<String>, Option<String>)) -> Self {
+        if let Error::Unauthentic { run_id, data_key, .. } = &mut self {
+            (*run_id, *data_key) = names;
         }
+        self
     }
 }
 
@@ -381,11 +382,12 @@ impl fmt::Display for Error {
                 "{} is damaged at offset {offset}: {what}; it was not changed; salvage it or restore a backup",
                 path.display()
             ),
-            Error::Unauthentic { path, offset, what, run_id } => {
+            Error::Unauthentic { path, offset, what, run_id, data_key } => {
                 write!(f, "{} failed authentication at offset {offset}: {what}", path.display())?;
-                match run_id {
-                    Some(id) => write!(f, "; this is the payload of job {id:?}; acking the job removes it"),
-                    None => f.write_str("; it was not changed; salvage it or restore a backup"),
+                match (run_id, data_key) {
+                    (Some(id), _) => write!(f, "; this is the payload of job {id:?}; acking the job removes it"),
+                    (_, Some(key)) => write!(f, "; this is the value of data key {key:?}; delete or replace it"),
+                    _ => f.write_str("; it was not changed; salvage it or restore a backup"),
                 }
             }
             Error::Stale { path, what } => {

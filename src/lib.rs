@@ -37,6 +37,7 @@
 //! | queue | pending jobs by run id, delivered at least once | [`enqueue_job`], [`jobs`], [`ack_job`] |
 //! | registry | the session and the heartbeat | [`save_session`], [`record_heartbeat`] |
 //! | logs | log events in time order | [`buffer_log`], [`peek_logs`], [`ack_logs`] |
+//! | data | small values of the agent's own, by key | [`put_data`], [`data`], [`delete_data`], [`data_keys`] |
 //!
 //! [`save_config`]: Store::save_config
 //! [`load_config`]: Store::load_config
@@ -48,6 +49,10 @@
 //! [`buffer_log`]: Store::buffer_log
 //! [`peek_logs`]: Store::peek_logs
 //! [`ack_logs`]: Store::ack_logs
+//! [`put_data`]: Store::put_data
+//! [`data`]: Store::data
+//! [`delete_data`]: Store::delete_data
+//! [`data_keys`]: Store::data_keys
 //!
 //! # Promises and limits
 //!
@@ -106,7 +111,7 @@ pub use import_bolt::{ImportReport, LeftOut, check_bolt, import_bolt};
 pub use index::QueueOrder;
 pub use limit::Limit;
 pub use options::OpenOptions;
-pub use read::{Config, Jobs, LogBatch, LogEvent, Logs, QueuedJob, RunIds, Session};
+pub use read::{Config, DataKeys, Jobs, LogBatch, LogEvent, Logs, QueuedJob, RunIds, Session};
 pub use repair::salvage::salvage;
 pub use repair::verify::{verify, verify_each};
 pub use repair::verify_report::{Fault, FaultKind, FrameInfo, IndexFile, OperationInfo, VerifyReport};

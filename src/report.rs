@@ -84,6 +84,10 @@ pub struct Stats {
     /// How many log events were dropped since the last ack or drain. In a snapshot, this is the count in the log,
     /// or 0 if that cannot be read.
     pub logs_dropped: u64,
+    /// How many keys of the agent's own data there are.
+    pub data_keys: u64,
+    /// How many bytes their values have.
+    pub data_bytes: u64,
     /// How the store was opened, or the log that the snapshot shows.
     pub opening: Opening,
     /// What compaction has done since the store was opened. In a snapshot, all zero but `unavailable`.
@@ -165,6 +169,8 @@ pub struct SalvageReport {
     pub jobs: u64,
     /// How many log events the new store has.
     pub log_events: u64,
+    /// How many data keys the new store has.
+    pub data_keys: u64,
     /// Whether the new store has a configuration.
     pub has_config: bool,
     /// Whether the new store has a session.
@@ -227,4 +233,6 @@ pub struct LostKey {
     pub bucket: &'static str,
     /// The run id of the job, in bucket `queue`.
     pub run_id: Option<String>,
+    /// The data key, in bucket `data`.
+    pub data_key: Option<String>,
 }

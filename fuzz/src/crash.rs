@@ -31,6 +31,8 @@ enum Step {
     Batch { job: u8, len: u8 },
     Peek { n: u8 },
     AckPeeked { n: u8 },
+    PutData { key: u8, len: u8 },
+    DeleteData { key: u8 },
 }
 
 /// Where and how the power is cut.
@@ -84,6 +86,8 @@ fn make(agent: &mut Agent, step: &Step) {
         Step::Batch { job, len: n } => Call::Batch { job: job % 4, len: log_len(n) },
         Step::Peek { n } => Call::PeekLogs { n: usize::from(n % 4) },
         Step::AckPeeked { n } => Call::AckLogs { n: usize::from(n % 4) },
+        Step::PutData { key, len: n } => Call::PutData { key: key % 3, len: len(n) },
+        Step::DeleteData { key } => Call::DeleteData { key: key % 3 },
     };
     agent.make(call).unwrap();
 }

@@ -1,5 +1,6 @@
 //! Any calls on a store and on plain lists: both must agree, also after closing, killing, compacting and new keys.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use arbitrary::{Arbitrary, Unstructured};
@@ -43,6 +44,8 @@ enum Write {
     Session { value: Value, time: Time },
     Heartbeat { time: Time },
     Log { time: Time, value: Value },
+    PutData { id: Id, value: Value },
+    DeleteData { id: Id },
 }
 
 /// How a store is opened.
@@ -222,6 +225,14 @@ impl Agent {
                 let id = id.text();
                 expect(&id, store.ack_job(&id), || state.job(&id).is_some());
             }
+            Write::PutData { id, value } => {
+                let id = id.text();
+                expect(&id, store.put_data(&id, &value.bytes()), || ());
+            }
+            Write::DeleteData { id } => {
+                let id = id.text();
+                expect(&id, store.delete_data(&id), || state.data.contains_key(&id));
+            }
             Write::Log { time, value } => {
                 let admission = store.buffer_log(time.ms(), &value.bytes()).unwrap();
                 let (admitted, made_room) = state.buffer_logs(&self.how, &[(time.ms(), value.bytes())]);
@@ -247,11 +258,14 @@ impl Agent {
                 Write::Enqueue { id, value } => batch.enqueue_job(&id.text(), &value.bytes()),
                 Write::Ack { id } => batch.ack_job(&id.text()),
                 Write::Log { time, value } => batch.buffer_log(time.ms(), &value.bytes()),
+                Write::PutData { id, value } => batch.put_data(&id.text(), &value.bytes()),
+                Write::DeleteData { id } => batch.delete_data(&id.text()),
             };
         }
         let written = self.store().write(&batch);
         let ids = writes.iter().filter_map(|write| match write {
             Write::Enqueue { id, .. } | Write::Ack { id } => Some(id.text()),
+            Write::PutData { id, .. } | Write::DeleteData { id } => Some(id.text()),
             _ => None,
         });
         if let Some(bad) = ids.into_iter().find(|id| is_bad(id)) {
@@ -312,6 +326,9 @@ impl Agent {
         assert_eq!(store.queue_depth(), self.state.queue_depth());
         assert_eq!(store.log_count(), self.state.logs.len());
         assert_eq!(store.stats().logs_dropped, self.state.dropped);
+        let bytes: usize = self.state.data.values().map(Vec::len).sum();
+        let (keys, bytes) = (self.state.data.len() as u64, bytes as u64);
+        assert_eq!((store.stats().data_keys, store.stats().data_bytes), (keys, bytes));
     }
 
     fn check_all(&mut self) {
@@ -328,6 +345,12 @@ impl Agent {
         assert!(iterated.eq(jobs.iter().cloned()));
         assert!(store.run_ids().eq(jobs.iter().map(|(run_id, _)| run_id.as_str())));
         assert_eq!(jobs, self.state.dequeue(self.how.is_fifo, None, usize::MAX));
+        assert!(store.data_keys("").eq(self.state.data.keys().cloned()));
+        let with_prefix = self.state.data.keys().filter(|key| key.starts_with("run-"));
+        assert!(store.data_keys("run-").eq(with_prefix.cloned()));
+        for (key, value) in &self.state.data {
+            assert_eq!(store.data(key).unwrap().as_ref(), Some(value));
+        }
         assert_peeked(&store.peek_logs(usize::MAX).unwrap(), &self.state, &self.state.peek(usize::MAX));
         self.check_snapshot(PATH);
     }
@@ -341,6 +364,9 @@ impl Agent {
         let config = snapshot.load_config().unwrap().map(|config| (config.version, config.raw));
         assert_eq!(config, self.state.config);
         assert_eq!(snapshot.last_heartbeat().unwrap(), self.state.heartbeat);
+        let data: BTreeMap<_, _> =
+            snapshot.data_keys("").map(|key| (key.clone(), snapshot.data(&key).unwrap().unwrap())).collect();
+        assert_eq!(data, self.state.data);
         let recorded = Peeked { dropped: self.state.recorded, ..self.state.peek(usize::MAX) };
         assert_peeked(&snapshot.peek_logs(usize::MAX).unwrap(), &self.state, &recorded);
         let report = verify_on(&self.sim, path, Some(&agent_key(self.key)), |_| {}).unwrap();

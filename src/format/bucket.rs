@@ -11,6 +11,7 @@ pub(crate) const HEARTBEAT_KEY: &[u8] = b"heartbeat";
 pub(crate) const DROPPED_KEY: &[u8] = b"dropped";
 /// Part of the format, as all limits are: it bounds the memory that one key can take.
 pub(crate) const RUN_ID_LEN_MAX: usize = 1024;
+pub(crate) const DATA_KEY_LEN_MAX: usize = RUN_ID_LEN_MAX;
 pub(crate) const LOG_KEY_LEN: usize = 16;
 /// The number before a configuration (its version) or a session id (the server's time).
 pub(crate) const VALUE_PREFIX_LEN: usize = 8;
@@ -18,7 +19,7 @@ pub(crate) const VALUE_PREFIX_LEN: usize = 8;
 pub(crate) const BUCKET_COUNT: usize = 5;
 
 /// A map from keys to values.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) enum Bucket {
     Config,
     Queue,
@@ -50,6 +51,16 @@ impl Bucket {
             Bucket::Registry => "registry",
             Bucket::Logs => "logs",
             Bucket::Data => "data",
+        }
+    }
+
+    /// The key as reports and errors name it: a run id, or a data key.
+    pub(crate) fn names(self, key: &[u8]) -> (Option<String>, Option<String>) {
+        let text = || Some(String::from_utf8_lossy(key).into_owned());
+        match self {
+            Bucket::Queue => (text(), None),
+            Bucket::Data => (None, text()),
+            Bucket::Config | Bucket::Registry | Bucket::Logs => (None, None),
         }
     }
 

@@ -19,7 +19,7 @@ use std::ops::{Bound, Range};
 
 use crate::Limit;
 use crate::crypto::TAG_LEN;
-use crate::format::bucket::{BUCKET_COUNT, Bucket, LOG_KEY_LEN, LogKey};
+use crate::format::bucket::{BUCKET_COUNT, Bucket, LogKey};
 use crate::format::location::{Location, ValueCursor};
 use crate::format::record::{Action, Operation};
 
@@ -244,6 +244,12 @@ impl Index {
         keys
     }
 
+    /// The keys of a bucket that begin with `prefix`, in key order.
+    pub(crate) fn keys_with_prefix(&self, bucket: Bucket, prefix: &[u8]) -> Vec<Key> {
+        let from_prefix = self.bucket(bucket).range(Bound::Included(prefix)).map(|(key, _)| key);
+        from_prefix.take_while(|key| key.starts_with(prefix)).cloned().collect()
+    }
+
     /// All keys of a bucket, in key order.
     pub(crate) fn iter(&self, bucket: Bucket) -> impl Iterator<Item = (&[u8], Location)> {
         self.bucket(bucket).iter().map(|(key, location)| (&**key, location))
@@ -258,15 +264,9 @@ impl Index {
         self.bucket(bucket).range(Bound::Excluded(after)).map(|(key, location)| (&**key, location))
     }
 
-    /// The payload bytes in the log buffer.
-    pub(crate) fn log_bytes(&self) -> u64 {
-        let overhead = live_len(Bucket::Logs, &[0; LOG_KEY_LEN], 0);
-        self.sums.live_bytes[Bucket::Logs as usize] - overhead * self.count(Bucket::Logs) as u64
-    }
-
-    /// The payload bytes in the queue.
-    pub(crate) fn queue_bytes(&self) -> u64 {
-        self.sums.payload_bytes
+    /// The bytes of the live values of a bucket.
+    pub(crate) fn value_bytes(&self, bucket: Bucket) -> u64 {
+        self.sums.value_bytes[bucket as usize]
     }
 
     /// How long an ack of each queued job would be, one record each.

@@ -10,8 +10,8 @@ use crate::format::record::{self, Action, Operation};
 pub(super) struct Sums {
     /// For each bucket, the bytes that its live operations take in a log, without frame headers.
     pub(super) live_bytes: [u64; BUCKET_COUNT],
-    /// The bytes of the queued payloads.
-    pub(super) payload_bytes: u64,
+    /// For each bucket, the bytes of its live values.
+    pub(super) value_bytes: [u64; BUCKET_COUNT],
     /// How long an ack of each queued job would be, one record each.
     pub(super) acks_len: u64,
 }
@@ -19,16 +19,16 @@ pub(super) struct Sums {
 impl Sums {
     pub(super) fn add(&mut self, bucket: Bucket, key: &[u8], location: &Location) {
         self.live_bytes[bucket as usize] += live_len(bucket, key, location.len);
+        self.value_bytes[bucket as usize] += u64::from(location.len);
         if bucket == Bucket::Queue {
-            self.payload_bytes += u64::from(location.len);
             self.acks_len += encoding::ack_frame_len(key.len());
         }
     }
 
     pub(super) fn remove(&mut self, bucket: Bucket, key: &[u8], location: &Location) {
         self.live_bytes[bucket as usize] -= live_len(bucket, key, location.len);
+        self.value_bytes[bucket as usize] -= u64::from(location.len);
         if bucket == Bucket::Queue {
-            self.payload_bytes -= u64::from(location.len);
             self.acks_len -= encoding::ack_frame_len(key.len());
         }
     }

@@ -1,22 +1,30 @@
 //! What calls check of their arguments before they do anything.
 
-use crate::format::bucket::RUN_ID_LEN_MAX;
+use crate::format::bucket::{DATA_KEY_LEN_MAX, RUN_ID_LEN_MAX};
 use crate::format::record::VALUE_LEN_MAX;
 use crate::{Error, Result};
 
 /// What is wrong with an argument. Unlike an [`Error`], it can be copied: a batch returns it at each write.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Misuse {
-    EmptyRunId,
+    Empty { what: &'static str },
     TooLarge { what: &'static str, len: usize, max: usize },
 }
 
 impl Misuse {
     pub(crate) fn of_run_id(run_id: &str) -> Option<Self> {
         if run_id.is_empty() {
-            Some(Misuse::EmptyRunId)
+            Some(Misuse::Empty { what: "the run id is empty" })
         } else {
             too_large("a run id", run_id.len(), RUN_ID_LEN_MAX)
+        }
+    }
+
+    pub(crate) fn of_data_key(key: &str) -> Option<Self> {
+        if key.is_empty() {
+            Some(Misuse::Empty { what: "the data key is empty" })
+        } else {
+            too_large("a data key", key.len(), DATA_KEY_LEN_MAX)
         }
     }
 
@@ -26,7 +34,7 @@ impl Misuse {
 
     pub(crate) fn error(self) -> Error {
         match self {
-            Misuse::EmptyRunId => Error::Invalid { what: "the run id is empty".to_owned() },
+            Misuse::Empty { what } => Error::Invalid { what: what.to_owned() },
             Misuse::TooLarge { what, len, max } => Error::TooLarge { what, len: len as u64, max: max as u64 },
         }
     }
@@ -38,6 +46,10 @@ fn too_large(what: &'static str, len: usize, max: usize) -> Option<Misuse> {
 
 pub(crate) fn check_run_id(run_id: &str) -> Result<()> {
     Misuse::of_run_id(run_id).map_or(Ok(()), |misuse| Err(misuse.error()))
+}
+
+pub(crate) fn check_data_key(key: &str) -> Result<()> {
+    Misuse::of_data_key(key).map_or(Ok(()), |misuse| Err(misuse.error()))
 }
 
 pub(crate) fn check_value(what: &'static str, value: &[u8]) -> Result<()> {

@@ -235,6 +235,49 @@ macro_rules! impl_reading_calls {
                 $crate::read::Reader::last_heartbeat(self)
             }
 
+            /// Returns the value that was put last under a data key, or `None` if there is none.
+            ///
+            /// # Errors
+            /// `Invalid` for an empty key, `TooLarge` for one over 1024 bytes, `Io`, and `Unauthentic`, with the
+            /// key, if the value fails authentication; `delete_data` removes that value, and `put_data` replaces
+            /// it.
+            ///
+            /// ```
+            /// # use backupy_state::{AgentKey, Snapshot, Store};
+            /// # let folder = tempfile::tempdir()?;
+            /// # let (path, key) = (folder.path().join("state.db"), AgentKey::new("key")?);
+            /// # let store = Store::open(&path, &key)?;
+            /// store.put_data("cursor/orders", b"row 4711")?;
+            /// assert_eq!(store.data("cursor/orders")?.as_deref(), Some(&b"row 4711"[..]));
+            /// assert_eq!(Snapshot::open(&path, &key)?.data("cursor/users")?, None);
+            /// # Ok::<(), Box<dyn std::error::Error>>(())
+            /// ```
+            pub fn data(&self, key: &str) -> $crate::Result<Option<Vec<u8>>> {
+                $crate::read::Reader::begin(self)?;
+                $crate::read::Reader::data(self, key)
+            }
+
+            /// Returns an iterator over the data keys that begin with `prefix`, in byte order. With an empty
+            /// prefix, it returns all of them. It reads no value, and so returns keys of unreadable values too.
+            ///
+            /// It returns the keys that were there when it began and still are when their turn comes, each once.
+            /// It collects those keys when it begins, which takes about 40 bytes a key, and for a key over 38
+            /// bytes its length too. It holds no lock between items, so the loop may call the store.
+            ///
+            /// ```
+            /// # let folder = tempfile::tempdir()?;
+            /// # let key = backupy_state::AgentKey::new("key")?;
+            /// # let store = backupy_state::Store::open(folder.path().join("state.db"), &key)?;
+            /// for key in ["retry/run-2", "cursor/orders", "retry/run-1"] {
+            ///     store.put_data(key, b"value")?;
+            /// }
+            /// assert_eq!(store.data_keys("retry/").collect::<Vec<_>>(), ["retry/run-1", "retry/run-2"]);
+            /// # Ok::<(), Box<dyn std::error::Error>>(())
+            /// ```
+            pub fn data_keys(&self, prefix: &str) -> $crate::DataKeys<'_> {
+                $crate::read::DataKeys::new(self, prefix)
+            }
+
             /// Returns an iterator over the buffered log events, oldest first. It removes nothing.
             ///
             /// It returns the events that were buffered when it began and still are when their turn comes, each

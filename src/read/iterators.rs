@@ -1,4 +1,4 @@
-//! The iterators over jobs and log events, for [`Store`](crate::Store) and [`Snapshot`](crate::Snapshot).
+//! The iterators over jobs, log events and data keys, for [`Store`](crate::Store) and [`Snapshot`](crate::Snapshot).
 //!
 //! An iterator collects the keys when it begins, and looks each one up when its turn comes. So it needs no lock
 //! between two items, a compaction in between changes nothing, and of the values it has only one in memory.
@@ -23,10 +23,12 @@ pub struct Jobs<'a>(Entries<'a>);
 /// The run ids of the pending jobs in queue order: returned by `run_ids` of [`Store`](crate::Store::run_ids) and
 /// [`Snapshot`](crate::Snapshot::run_ids).
 #[must_use = "iterators are lazy and do nothing unless consumed"]
-pub struct RunIds<'a> {
-    source: &'a dyn Source,
-    keys: vec::IntoIter<Key>,
-}
+pub struct RunIds<'a>(LiveKeys<'a>);
+
+/// Keys of the agent's own data in byte order: returned by `data_keys` of [`Store`](crate::Store::data_keys) and
+/// [`Snapshot`](crate::Snapshot::data_keys).
+#[must_use = "iterators are lazy and do nothing unless consumed"]
+pub struct DataKeys<'a>(LiveKeys<'a>);
 
 /// The buffered log events, oldest first: returned by `logs` of [`Store`](crate::Store::logs) and
 /// [`Snapshot`](crate::Snapshot::logs).
@@ -41,7 +43,14 @@ impl<'a> Jobs<'a> {
 
 impl<'a> RunIds<'a> {
     pub(crate) fn new(source: &'a dyn Source) -> Self {
-        RunIds { source, keys: source.keys(Bucket::Queue).into_iter() }
+        RunIds(LiveKeys { source, bucket: Bucket::Queue, keys: source.keys(Bucket::Queue).into_iter() })
+    }
+}
+
+impl<'a> DataKeys<'a> {
+    pub(crate) fn new(source: &'a dyn Source, prefix: &str) -> Self {
+        let keys = source.keys_with_prefix(Bucket::Data, prefix.as_bytes()).into_iter();
+        DataKeys(LiveKeys { source, bucket: Bucket::Data, keys })
     }
 }
 
@@ -67,14 +76,23 @@ impl Iterator for RunIds<'_> {
     type Item = String;
 
     fn next(&mut self) -> Option<Self::Item> {
-        let RunIds { source, keys } = self;
-        let queued = keys.find(|key| source.find(Bucket::Queue, key).0.is_some())?;
-        // Nothing is lost: a record with a run id that is not UTF-8 is refused when it is read.
-        Some(String::from_utf8_lossy(&queued).into_owned())
+        self.0.next()
     }
 
     fn size_hint(&self) -> (usize, Option<usize>) {
-        (0, Some(self.keys.len()))
+        (0, Some(self.0.max_left()))
+    }
+}
+
+impl Iterator for DataKeys<'_> {
+    type Item = String;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        self.0.next()
+    }
+
+    fn size_hint(&self) -> (usize, Option<usize>) {
+        (0, Some(self.0.max_left()))
     }
 }
 
@@ -92,6 +110,7 @@ impl Iterator for Logs<'_> {
 
 impl FusedIterator for Jobs<'_> {}
 impl FusedIterator for RunIds<'_> {}
+impl FusedIterator for DataKeys<'_> {}
 impl FusedIterator for Logs<'_> {}
 
 impl fmt::Debug for Jobs<'_> {
@@ -102,7 +121,13 @@ impl fmt::Debug for Jobs<'_> {
 
 impl fmt::Debug for RunIds<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("RunIds").field("max_left", &self.keys.len()).finish_non_exhaustive()
+        f.debug_struct("RunIds").field("max_left", &self.0.max_left()).finish_non_exhaustive()
+    }
+}
+
+impl fmt::Debug for DataKeys<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("DataKeys").field("max_left", &self.0.max_left()).finish_non_exhaustive()
     }
 }
 
@@ -119,6 +144,8 @@ pub(crate) trait Source: Sync {
 
     fn keys(&self, bucket: Bucket) -> Vec<Key>;
 
+    fn keys_with_prefix(&self, bucket: Bucket, prefix: &[u8]) -> Vec<Key>;
+
     fn find(&self, bucket: Bucket, key: &[u8]) -> (Option<Location>, Arc<Values>);
 
     fn confirm(&self) -> Result<()>;
@@ -133,12 +160,37 @@ impl<R: Reader + Sync> Source for R {
         self.with_index(|index| index.keys(bucket)).0
     }
 
+    fn keys_with_prefix(&self, bucket: Bucket, prefix: &[u8]) -> Vec<Key> {
+        self.with_index(|index| index.keys_with_prefix(bucket, prefix)).0
+    }
+
     fn find(&self, bucket: Bucket, key: &[u8]) -> (Option<Location>, Arc<Values>) {
         self.with_index(|index| index.get(bucket, key))
     }
 
     fn confirm(&self) -> Result<()> {
         Reader::confirm(self)
+    }
+}
+
+/// The keys of one bucket, which are text, without their values.
+struct LiveKeys<'a> {
+    source: &'a dyn Source,
+    bucket: Bucket,
+    keys: vec::IntoIter<Key>,
+}
+
+impl LiveKeys<'_> {
+    /// The next key that is still there.
+    fn next(&mut self) -> Option<String> {
+        let LiveKeys { source, bucket, keys } = self;
+        let live = keys.find(|key| source.find(*bucket, key).0.is_some())?;
+        // Nothing is lost: a record with a key that is not UTF-8 is refused when it is read.
+        Some(String::from_utf8_lossy(&live).into_owned())
+    }
+
+    fn max_left(&self) -> usize {
+        self.keys.len()
     }
 }
 

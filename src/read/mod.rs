@@ -23,10 +23,10 @@ mod calls;
 mod iterators;
 mod types;
 
-pub use iterators::{Jobs, Logs, RunIds};
+pub use iterators::{DataKeys, Jobs, Logs, RunIds};
 pub use types::{Config, LogBatch, LogEvent, QueuedJob, Session};
 
-pub(crate) use arguments::{Misuse, check_run_id, check_value};
+pub(crate) use arguments::{Misuse, check_data_key, check_run_id, check_value};
 pub(crate) use calls::impl_reading_calls;
 
 /// The part of [`Stats`] that follows from an index, the position at the end of its log, and the log's file.
@@ -47,10 +47,12 @@ pub(crate) fn stats(index: &Index, generation: u64, tip: LogPosition, file_len: 
         acks_on_full_disk: acks_in(free_bytes, index),
         disk_free_bytes: free.map(|free| free.available),
         jobs: index.count(Bucket::Queue) as u64,
-        queue_bytes: index.queue_bytes(),
+        queue_bytes: index.value_bytes(Bucket::Queue),
         queue_limits: QueueLimits::default(),
         log_events: index.count(Bucket::Logs) as u64,
         logs_dropped: 0,
+        data_keys: index.count(Bucket::Data) as u64,
+        data_bytes: index.value_bytes(Bucket::Data),
         opening: Opening::default(),
         compaction: CompactionStats::default(),
     }
@@ -122,7 +124,7 @@ pub(crate) trait Reader {
     }
 
     fn queue_bytes(&self) -> u64 {
-        self.with_index(Index::queue_bytes).0
+        self.with_index(|index| index.value_bytes(Bucket::Queue)).0
     }
 
     fn load_session(&self) -> Result<Option<Session>> {
@@ -143,6 +145,15 @@ pub(crate) trait Reader {
         }
         self.confirm()?;
         Ok(Some(i64::from_le_bytes(ts_ms)))
+    }
+
+    fn data(&self, key: &str) -> Result<Option<Vec<u8>>> {
+        check_data_key(key)?;
+        let (location, values) = self.with_index(|index| index.get(Bucket::Data, key.as_bytes()));
+        let Some(location) = location else { return Ok(None) };
+        let value = values.read(location).map_err(|error| error.about(Bucket::Data.names(key.as_bytes())))?;
+        self.confirm()?;
+        Ok(Some(value))
     }
 
     fn log_count(&self) -> usize {
@@ -188,7 +199,7 @@ fn read_job(values: &Values, reader: &mut ValueReader<'_>, key: &[u8], location:
     let run_id = String::from_utf8(key.to_vec()).map_err(|_| values.malformed(location))?;
     match reader.read(location) {
         Ok(payload) => Ok(QueuedJob { run_id, payload }),
-        Err(error) => Err(error.about_job(run_id)),
+        Err(error) => Err(error.about(Bucket::Queue.names(key))),
     }
 }
 

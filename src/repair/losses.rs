@@ -14,8 +14,8 @@ use crate::{Lost, LostKey};
 
 impl LostKey {
     pub(crate) fn new(bucket: Bucket, key: &[u8]) -> Self {
-        let run_id = (bucket == Bucket::Queue).then(|| String::from_utf8_lossy(key).into_owned());
-        LostKey { bucket: bucket.name(), run_id }
+        let (run_id, data_key) = bucket.names(key);
+        LostKey { bucket: bucket.name(), run_id, data_key }
     }
 }
 

@@ -184,6 +184,7 @@ impl Source {
             operations,
             jobs: index.count(Bucket::Queue) as u64,
             log_events: index.count(Bucket::Logs) as u64,
+            data_keys: index.count(Bucket::Data) as u64,
             has_config: index.get(Bucket::Config, CONFIG_KEY).is_some(),
             has_session: index.get(Bucket::Registry, SESSION_KEY).is_some(),
             torn_len,

@@ -2,7 +2,6 @@
 
 use std::path::{Path, PathBuf};
 
-use crate::format::bucket::Bucket;
 use crate::format::header::FIRST_FRAME_AT;
 use crate::format::record::{Action, Operation};
 use crate::{Error, Result};
@@ -180,6 +179,8 @@ pub struct OperationInfo {
     pub key_len: usize,
     /// The run id, in the queue.
     pub run_id: Option<String>,
+    /// The data key, in `data`.
+    pub data_key: Option<String>,
     /// The length of the value in bytes, in a put.
     pub value_len: Option<u64>,
 }
@@ -192,7 +193,7 @@ impl OperationInfo {
             Action::Delete => ("delete", None),
             Action::DeleteThrough => ("delete-through", None),
         };
-        let run_id = (bucket == Bucket::Queue).then(|| String::from_utf8_lossy(key).into_owned());
-        OperationInfo { action, bucket: bucket.name(), key_len: key.len(), run_id, value_len }
+        let (run_id, data_key) = bucket.names(key);
+        OperationInfo { action, bucket: bucket.name(), key_len: key.len(), run_id, data_key, value_len }
     }
 }

@@ -15,7 +15,7 @@ use crate::{LogBatch, QueuedJob, Result};
 /// Writing calls that become one record: after a crash, the store has all of their effects or none.
 ///
 /// The calls take effect in the order in which they were added: the last call on a key wins. An ack of a job that
-/// is not queued does nothing. Log events count against the buffer's limits of count and bytes, but not of rate.
+/// is not queued does nothing, nor does deleting a data key that is not there. Log events count against the buffer's limits of count and bytes, but not of rate.
 ///
 /// [`Store::write`](crate::Store::write) reports the first call with an invalid argument, and then writes nothing.
 /// The record of a batch is limited to 64 MiB. Payloads are wiped from memory when the batch is dropped.
@@ -49,7 +49,7 @@ pub struct Batch {
 #[derive(Clone)]
 enum Call {
     Put { bucket: Bucket, key: Box<[u8]>, prefix: Option<[u8; VALUE_PREFIX_LEN]>, value: SecretVec },
-    Ack { run_id: Box<[u8]> },
+    Delete { bucket: Bucket, key: Box<[u8]> },
     AckDelivered { run_id: Box<[u8]>, payload: SecretVec },
     AckLogs { keys: Vec<Key>, dropped_total: u64 },
     Log { ts_ms: i64, payload: SecretVec },
@@ -138,7 +138,7 @@ impl Batch {
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn ack_job(self, run_id: &str) -> Self {
-        self.add(Misuse::of_run_id(run_id), || Call::Ack { run_id: run_id.as_bytes().into() })
+        self.add(Misuse::of_run_id(run_id), || Call::delete(Bucket::Queue, run_id))
     }
 
     /// Adds a [`Store::ack_delivered`](crate::Store::ack_delivered): the job is removed only if the queue still holds
@@ -215,6 +215,40 @@ impl Batch {
         self.add(None, || Call::put(Bucket::Registry, HEARTBEAT_KEY, Some(ts_ms.to_le_bytes()), &[]))
     }
 
+    /// Adds a [`Store::put_data`](crate::Store::put_data).
+    ///
+    /// ```
+    /// # let folder = tempfile::tempdir()?;
+    /// # let key = backupy_state::AgentKey::new("key")?;
+    /// # let store = backupy_state::Store::open(folder.path().join("state.db"), &key)?;
+    /// # use backupy_state::Batch;
+    /// # store.enqueue_job("run-1", b"dump of orders")?;
+    /// // The job moves out of the queue; after a crash it is in one place or the other.
+    /// store.write(&Batch::new().ack_job("run-1").put_data("dead/run-1", b"dump of orders"))?;
+    /// assert_eq!(store.data("dead/run-1")?.as_deref(), Some(&b"dump of orders"[..]));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn put_data(self, key: &str, value: &[u8]) -> Self {
+        let misuse = Misuse::of_data_key(key).or_else(|| Misuse::of_value("a data value", value));
+        self.add(misuse, || Call::put(Bucket::Data, key.as_bytes(), None, value))
+    }
+
+    /// Adds a [`Store::delete_data`](crate::Store::delete_data).
+    ///
+    /// ```
+    /// # let folder = tempfile::tempdir()?;
+    /// # let key = backupy_state::AgentKey::new("key")?;
+    /// # let store = backupy_state::Store::open(folder.path().join("state.db"), &key)?;
+    /// # use backupy_state::Batch;
+    /// store.put_data("retry/run-1", b"2")?;
+    /// store.write(&Batch::new().ack_job("run-1").delete_data("retry/run-1"))?;
+    /// assert_eq!(store.data("retry/run-1")?, None);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn delete_data(self, key: &str) -> Self {
+        self.add(Misuse::of_data_key(key), || Call::delete(Bucket::Data, key))
+    }
+
     /// Adds a [`Store::buffer_log`](crate::Store::buffer_log). Over the limits, the event is dropped and counted.
     ///
     /// ```
@@ -289,43 +323,46 @@ impl Batch {
     }
 
     /// The changes that the calls make, except for acks of log events. `log_keys` come from
-    /// [`log_keys`](Self::log_keys); `admitted` says for each log event whether it is buffered, and `queued` looks up
-    /// a job in the queue before the batch. An ack of a job that is not there changes nothing.
+    /// [`log_keys`](Self::log_keys); `admitted` says for each log event whether it is buffered, and `find` looks up a
+    /// value from before the batch. To delete a key that is not there changes nothing.
     ///
     /// # Errors
-    /// That of opening a payload.
+    /// That of opening a value.
     pub(crate) fn changes<'a, P: FnOnce() -> Result<SecretVec>>(
         &'a self,
         log_keys: &'a [[u8; LOG_KEY_LEN]],
         admitted: &[bool],
-        queued: impl Fn(&[u8]) -> Option<P>,
+        find: impl Fn(Bucket, &[u8]) -> Option<P>,
     ) -> Result<Vec<Change<'a>>> {
         let mut log_keys = log_keys.iter().zip(admitted);
-        // The payload of a job that a call so far has put, `None` if one has removed it. Only acks ask for it.
-        let mut put = HashMap::<&[u8], Option<&[u8]>>::new();
-        let has_acks = self.calls.iter().any(|call| matches!(call, Call::Ack { .. } | Call::AckDelivered { .. }));
+        // The value of a key that a call so far has put, `None` if one has deleted it. Only deletes ask for it.
+        let mut put = HashMap::<(Bucket, &[u8]), Option<&[u8]>>::new();
+        let is_delete = |call: &Call| matches!(call, Call::Delete { .. } | Call::AckDelivered { .. });
+        let has_deletes = self.calls.iter().any(is_delete);
         let mut changes = Vec::with_capacity(self.calls.len());
         for call in &self.calls {
             match call {
                 Call::Put { bucket, key, prefix, value } => {
-                    if *bucket == Bucket::Queue && has_acks {
-                        put.insert(key, Some(value));
+                    if has_deletes {
+                        put.insert((*bucket, key), Some(value));
                     }
                     changes.push(Change::put(*bucket, key, prefix.as_ref().map_or(&[], |prefix| prefix), value));
                 }
-                Call::Ack { run_id } => {
-                    let is_there = put.get(&**run_id).map_or_else(|| queued(run_id).is_some(), Option::is_some);
-                    put.insert(run_id, None);
-                    changes.extend(is_there.then(|| Change::delete(Bucket::Queue, run_id)));
+                Call::Delete { bucket, key } => {
+                    let was_put = put.insert((*bucket, key), None);
+                    let is_there = was_put.map_or_else(|| find(*bucket, key).is_some(), |put| put.is_some());
+                    changes.extend(is_there.then(|| Change::delete(*bucket, key)));
                 }
                 Call::AckDelivered { run_id, payload } => {
-                    let is_held = match (put.get(&**run_id), queued(run_id)) {
-                        (Some(put), _) => *put == Some(payload),
-                        (None, Some(open)) => **open()? == **payload,
-                        (None, None) => false,
+                    let is_held = match put.get(&(Bucket::Queue, &**run_id)) {
+                        Some(put) => *put == Some(payload),
+                        None => match find(Bucket::Queue, run_id) {
+                            Some(open) => **open()? == **payload,
+                            None => false,
+                        },
                     };
                     if is_held {
-                        put.insert(run_id, None);
+                        put.insert((Bucket::Queue, run_id), None);
                         changes.push(Change::delete(Bucket::Queue, run_id));
                     }
                 }
@@ -344,6 +381,10 @@ impl Batch {
 impl Call {
     fn put(bucket: Bucket, key: &[u8], prefix: Option<[u8; VALUE_PREFIX_LEN]>, value: &[u8]) -> Self {
         Call::Put { bucket, key: key.into(), prefix, value: value.to_vec().into() }
+    }
+
+    fn delete(bucket: Bucket, key: &str) -> Self {
+        Call::Delete { bucket, key: key.as_bytes().into() }
     }
 }
 

@@ -286,7 +286,7 @@ impl Store {
             let (queued, values) = self.with_index(|index| index.get(Bucket::Queue, key));
             let Some(location) = queued else { return Ok(false) };
             // Without the write lock: opening a long payload takes a while.
-            let payload = values.read(location).map_err(|error| error.about_job(job.run_id.clone()))?;
+            let payload = values.read(location).map_err(|error| error.about(Bucket::Queue.names(key)))?;
             if *SecretVec::from(payload) != job.payload {
                 return Ok(false);
             }
@@ -299,12 +299,12 @@ impl Store {
         }
     }
 
-    /// A way to open the payload of a job, if it is queued.
-    pub(super) fn queued_payload(&self, run_id: &[u8]) -> Option<impl FnOnce() -> Result<SecretVec> + use<>> {
-        let (location, values) = self.with_index(|index| index.get(Bucket::Queue, run_id));
-        let (location, run_id) = (location?, run_id.to_vec());
+    /// A way to open the value of a key, if it is live.
+    pub(super) fn find(&self, bucket: Bucket, key: &[u8]) -> Option<impl FnOnce() -> Result<SecretVec> + use<>> {
+        let (location, values) = self.with_index(|index| index.get(bucket, key));
+        let (location, key) = (location?, key.to_vec());
         Some(move || {
-            let about = |error: Error| error.about_job(String::from_utf8_lossy(&run_id).into_owned());
+            let about = |error: Error| error.about(bucket.names(&key));
             values.read(location).map(SecretVec::from).map_err(about)
         })
     }

@@ -264,7 +264,7 @@ impl Store {
         let (ordinal, _) = self.with_index(Index::next_ordinal);
         let log_keys = batch.log_keys(ordinal).ok_or_else(ordinals_used_up)?;
         let (LogRemoval { mut changes, .. }, _) = self.with_index(|index| LogRemoval::plan(index, &acked));
-        changes.extend(batch.changes(&log_keys, &plan.admitted, |run_id| self.queued_payload(run_id))?);
+        changes.extend(batch.changes(&log_keys, &plan.admitted, |bucket, key| self.find(bucket, key))?);
         self.check_queue_limits(&changes)?;
         let has_counter = plan.reported_total.is_some() && quota.recorded != Some(quota.unreported_after(&plan));
         if changes.is_empty() && !has_counter {

@@ -107,7 +107,7 @@ impl LogQuota {
     pub(crate) fn plan(&self, index: &Index, removed: &[&[u8]], events: &[(i64, u64)]) -> Plan {
         let LogLimits { max_count, max_bytes, when_full, .. } = self.limits;
         let (max_count, max_bytes) = (max_count.unwrap_or(u64::MAX), max_bytes.unwrap_or(u64::MAX));
-        let (mut count, mut bytes) = (index.count(Bucket::Logs) as u64, index.log_bytes());
+        let (mut count, mut bytes) = (index.count(Bucket::Logs) as u64, index.value_bytes(Bucket::Logs));
         count -= removed.len() as u64;
         bytes -=
             removed.iter().filter_map(|key| index.get(Bucket::Logs, key)).map(|it| u64::from(it.len)).sum::<u64>();

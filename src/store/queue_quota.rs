@@ -17,7 +17,7 @@ pub(super) fn check(limits: &QueueLimits, index: &Index, changes: &[Change<'_>])
     if max_count.is_none() && max_bytes.is_none() {
         return Ok(());
     }
-    let before = (index.count(Bucket::Queue) as u64, index.queue_bytes());
+    let before = (index.count(Bucket::Queue) as u64, index.value_bytes(Bucket::Queue));
     let (mut count, mut bytes) = before;
     // The payload length of each job that was changed; `None` if it was acked.
     let mut changed = HashMap::new();

@@ -8,10 +8,10 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use backupy_state::{
-    AgentKey, Anchor, Batch, CompactionPolicy, CompactionReport, Config, Durability, Enqueued, Error, Jobs, Limit,
-    LogAdmission, LogBatch, LogEvent, LogLimits, LogRate, Logs, OnDamage, OpenOptions, QueueOrder, QueuedJob,
-    RecoveryReport, Result, RunIds, SalvageReport, Session, Snapshot, Stats, Store, VerifyReport, WhenFull,
-    salvage, verify,
+    AgentKey, Anchor, Batch, CompactionPolicy, CompactionReport, Config, DataKeys, Durability, Enqueued, Error,
+    Jobs, Limit, LogAdmission, LogBatch, LogEvent, LogLimits, LogRate, Logs, OnDamage, OpenOptions, QueueOrder,
+    QueuedJob, RecoveryReport, Result, RunIds, SalvageReport, Session, Snapshot, Stats, Store, VerifyReport,
+    WhenFull, salvage, verify,
 };
 
 type Builder<T> = for<'a> fn(&'a mut OpenOptions, T) -> &'a mut OpenOptions;
@@ -98,6 +98,11 @@ fn a_store_is_shared_between_threads_and_every_call_takes_it_by_reference() {
     let _: fn(&Store) -> Logs<'_> = Store::logs;
     let _: fn(&Store) -> usize = Store::log_count;
 
+    let _: fn(&Store, &str, &[u8]) -> Result<()> = Store::put_data;
+    let _: fn(&Store, &str) -> Result<Option<Vec<u8>>> = Store::data;
+    let _: fn(&Store, &str) -> Result<bool> = Store::delete_data;
+    let _: for<'a> fn(&'a Store, &str) -> DataKeys<'a> = Store::data_keys;
+
     let _: fn(&Store, &Batch) -> Result<()> = Store::write;
     let _: fn(&Store) -> Result<()> = Store::sync;
     let _: fn(&Store) -> Anchor = Store::anchor;
@@ -114,6 +119,7 @@ fn iterators_have_types_with_names_and_go_to_other_threads() {
     iterates::<Jobs<'_>, Result<QueuedJob>>();
     iterates::<RunIds<'_>, String>();
     iterates::<Logs<'_>, Result<LogEvent>>();
+    iterates::<DataKeys<'_>, String>();
 }
 
 #[test]
@@ -132,8 +138,10 @@ fn a_batch_chains_the_writing_calls() {
         .ack_job("run-1")
         .save_session("session", -1)
         .record_heartbeat(-1)
-        .buffer_log(-1, b"event");
-    assert_eq!((batch.len(), batch.is_empty(), batch.clone().len()), (6, false, 6));
+        .buffer_log(-1, b"event")
+        .put_data("cursor", b"value")
+        .delete_data("cursor");
+    assert_eq!((batch.len(), batch.is_empty(), batch.clone().len()), (8, false, 8));
 }
 
 #[test]
@@ -156,6 +164,8 @@ fn a_snapshot_has_the_reading_calls_of_a_store() {
     let _: fn(&Snapshot, Limit) -> Result<LogBatch> = Snapshot::peek_logs;
     let _: fn(&Snapshot) -> Logs<'_> = Snapshot::logs;
     let _: fn(&Snapshot) -> usize = Snapshot::log_count;
+    let _: fn(&Snapshot, &str) -> Result<Option<Vec<u8>>> = Snapshot::data;
+    let _: for<'a> fn(&'a Snapshot, &str) -> DataKeys<'a> = Snapshot::data_keys;
     let _: fn(&Snapshot) -> Anchor = Snapshot::anchor;
     let _: fn(&Snapshot) -> Stats = Snapshot::stats;
 }

@@ -12,6 +12,7 @@ mod batch;
 mod closing;
 mod compaction;
 mod compaction_ends;
+mod data;
 mod interface;
 mod iterators;
 mod keys;

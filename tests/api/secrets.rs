@@ -12,8 +12,10 @@ const PAYLOAD: &str = "payload-that-is-secret";
 const CONFIG: &str = "configuration-that-is-secret";
 const SESSION: &str = "session-id-that-is-secret";
 const EVENT: &str = "log-event-that-is-secret";
-/// What must never show in a message; run ids may.
-const SECRETS: [&str; 5] = [KEY, PAYLOAD, CONFIG, SESSION, EVENT];
+const DATA_KEY: &str = "data-key-that-is-hidden-in-the-file";
+const DATA: &str = "value-of-data-that-is-secret";
+/// What must never show in a message; run ids and data keys may.
+const SECRETS: [&str; 6] = [KEY, PAYLOAD, CONFIG, SESSION, EVENT, DATA];
 
 const CONFIG_VERSION: u64 = 0x1122_3344_5566_7788;
 const SERVER_TIME_MS: i64 = 0x0123_4567_89AB_CDEF;
@@ -30,11 +32,12 @@ fn fill(store: &Store) {
     store.buffer_log(EVENT_MS, EVENT.as_bytes()).unwrap();
     store.drain_logs(1).unwrap();
     store.buffer_log(EVENT_MS, EVENT.as_bytes()).unwrap();
+    store.put_data(DATA_KEY, DATA.as_bytes()).unwrap();
 }
 
 /// What must not be found in any file.
 fn secret_bytes() -> Vec<(String, Vec<u8>)> {
-    let texts = [RUN_ID, PAYLOAD, CONFIG, SESSION, EVENT, KEY, "run-id-that-goes-again"];
+    let texts = [RUN_ID, PAYLOAD, CONFIG, SESSION, EVENT, DATA_KEY, DATA, KEY, "run-id-that-goes-again"];
     // Parts are as bad as the whole.
     let parts = texts.iter().flat_map(|text| [&text[..8], &text[text.len() - 8..], text]);
     let mut secrets: Vec<_> = parts.map(|text| (text.to_owned(), text.as_bytes().to_vec())).collect();
@@ -149,6 +152,7 @@ fn debug_shows_no_secret() {
     assert_shows_no_secret(&report);
     assert_eq!(format!("{:?}", key()), "AgentKey(***)");
     assert!(format!("{:?}", store.job(RUN_ID)).contains(RUN_ID), "run ids may show");
+    assert_shows_no_secret(&store.data_keys(""));
 }
 
 /// As many kinds of errors as a test can provoke, each from a call that was given secrets.
@@ -165,6 +169,8 @@ fn errors() -> Vec<Error> {
     errors.push(store.save_session(&large, 1).unwrap_err());
     errors.push(store.buffer_log(1, large.as_bytes()).unwrap_err());
     errors.push(store.enqueue_job("run-1", large.as_bytes()).unwrap_err());
+    errors.push(store.put_data("cursor", large.as_bytes()).unwrap_err());
+    errors.push(store.put_data("", DATA.as_bytes()).unwrap_err());
     store.close().unwrap();
     let image = Image::read(place.path());
 
@@ -194,7 +200,7 @@ fn errors() -> Vec<Error> {
     for frame in image.frames() {
         let last = image.bytes[frame.clone()].iter().rposition(|&byte| byte != 0).unwrap();
         // The tag of a manifest without values is left alone, or the store could not be opened.
-        if [1, 2, 5, 6, 9].contains(&image.bytes[frame.start + 16]) {
+        if [1, 2, 5, 6, 9, 10].contains(&image.bytes[frame.start + 16]) {
             changed.flip(frame.start + last).fix_crc(frame.start);
         }
     }
@@ -206,6 +212,7 @@ fn errors() -> Vec<Error> {
     errors.push(store.load_session().unwrap_err());
     errors.push(store.last_heartbeat().unwrap_err());
     errors.push(store.drain_logs(1).unwrap_err());
+    errors.push(store.data(DATA_KEY).unwrap_err());
     errors
 }
 
@@ -228,5 +235,6 @@ fn errors_show_no_secret() {
     assert!(has(|error| matches!(error, Error::Corrupt { .. })));
     assert!(has(|error| matches!(error, Error::Unauthentic { run_id: None, .. })));
     assert!(has(|error| matches!(error, Error::Unauthentic { run_id: Some(_), .. })));
+    assert!(has(|error| matches!(error, Error::Unauthentic { data_key: Some(_), .. })));
     assert!(has(|error| matches!(error, Error::Io { .. })));
 }

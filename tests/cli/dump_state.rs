@@ -13,6 +13,7 @@ config      version 7, 36 bytes
 session     present, server time 2023-11-14 22:13:20.123 UTC
 heartbeat   2023-11-14 22:14:20.000 UTC ([AGE])
 log events  1
+data keys   0
 jobs        2
   run-1  29 bytes
   run-2  8 bytes
@@ -30,6 +31,7 @@ config      none
 session     none
 heartbeat   none
 log events  0
+data keys   0
 jobs        0
 ";
     assert_eq!(sandbox.run("dump-state").success(), expected);
@@ -56,6 +58,7 @@ fn dump_state_as_json_has_the_same_contents() {
         "session": { "server_time_ms": SERVER_TIME_MS },
         "last_heartbeat_ms": HEARTBEAT_MS,
         "log_events": 1,
+        "data": [],
         "jobs": [{ "run_id": "run-1", "len": 29 }, { "run_id": "run-2", "len": 8 }],
     });
     assert_eq!(outcome, expected);

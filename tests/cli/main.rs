@@ -7,6 +7,7 @@ mod backup;
 mod compact;
 mod completions;
 mod config;
+mod data;
 mod demo;
 mod dump_state;
 mod exit_codes;

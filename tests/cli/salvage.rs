@@ -52,6 +52,7 @@ fn salvage_of_a_damaged_store_keeps_the_rest_and_exits_with_3() {
          salvaged    9 records with 9 operations\n\
          jobs        1\n\
          log events  1\n\
+         data keys   0\n\
          config      yes\n\
          session     yes\n\
          lost        record 5, {len} bytes at offset {offset}: {what}\n\
@@ -107,7 +108,7 @@ fn salvage_names_the_jobs_whose_payload_is_lost_and_shows_no_payload() {
     let outcome = sandbox.run(&format!("salvage {} --json", sandbox.to()));
     outcome.failed(3);
     let report: Value = serde_json::from_str(&outcome.out).unwrap();
-    assert_eq!(report["lost"][0]["keys"], json!([{ "bucket": "queue", "run_id": "run-1" }]));
+    assert_eq!(report["lost"][0]["keys"], json!([{ "bucket": "queue", "run_id": "run-1", "data_key": null }]));
     assert!(!outcome.out.contains(crate::sandbox::PAYLOAD));
 }
 

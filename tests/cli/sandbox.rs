@@ -273,7 +273,7 @@ pub(crate) const MOUNTED: &str = "compaction is unavailable: the log is mounted 
                                   can take its place; mount its folder instead";
 
 /// Every command that only reads a store.
-pub(crate) const READS: [&str; 17] = [
+pub(crate) const READS: [&str; 18] = [
     "health-check",
     "dump-state",
     "verify",
@@ -288,19 +288,21 @@ pub(crate) const READS: [&str; 17] = [
     "queue show run-1",
     "logs peek",
     "logs list",
+    "data list",
     "session",
     "heartbeat",
     "anchor",
 ];
 
 /// A call of each command that writes or removes a value, with its stdin.
-pub(crate) const WRITES: [(&str, &str); 7] = [
+pub(crate) const WRITES: [(&str, &str); 8] = [
     ("config set --version 8 -", RAW_CONFIG),
     ("queue enqueue run-1 -", PAYLOAD),
     ("queue ack run-1", ""),
     ("logs add -", EVENT),
     ("logs drain --discard", ""),
     ("logs discard-unreadable", ""),
+    ("data put cursor -", PAYLOAD),
     ("heartbeat record", ""),
 ];
 

@@ -141,6 +141,8 @@ pub(crate) fn every_writing_call(store: &Store) -> Vec<Result<()>> {
         store.record_heartbeat(1),
         store.buffer_log(1, b"later").map(drop),
         store.drain_logs(1).map(drop),
+        store.put_data("later", b"data"),
+        store.delete_data("later").map(drop),
         store.sync(),
         store.compact().map(drop),
         store.rekey(&AgentKey::new("another").unwrap()),

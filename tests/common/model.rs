@@ -15,6 +15,8 @@ pub(crate) enum Action {
     Heartbeat(i64),
     BufferLog(i64, Vec<u8>),
     Drain(usize),
+    PutData(String, Vec<u8>),
+    DeleteData(String),
 }
 
 impl Action {
@@ -41,23 +43,31 @@ impl Action {
                 let events = store.drain_logs(*n).unwrap().into_iter();
                 assert_eq!(events.map(|event| (event.ts_ms, event.payload)).collect::<Vec<_>>(), drained);
             }
+            Action::PutData(key, value) => store.put_data(key, value).unwrap(),
+            Action::DeleteData(key) => {
+                assert_eq!(store.delete_data(key).unwrap(), before.data.contains_key(key));
+            }
         }
-        let finds_nothing = matches!(self, Action::Ack(_) | Action::Drain(_)) && before == *state;
+        let removes = matches!(self, Action::Ack(_) | Action::Drain(_) | Action::DeleteData(_));
+        let finds_nothing = removes && before == *state;
         !finds_nothing
     }
 
     pub(crate) fn random(random: &mut Random) -> Action {
         let payload_len = random.below(200);
         let run_id = |random: &mut Random| format!("run-{}", random.below(12));
+        let data_key = |random: &mut Random| format!("data-{}", random.below(3));
         let ts_ms = |random: &mut Random| [i64::MIN, -7, -1, 0, 1, 1_700_000_000_000, i64::MAX][random.below(7)];
-        match random.below(12) {
+        match random.below(14) {
             0 => Action::SaveConfig(random.next(), random.bytes(payload_len)),
             1..=4 => Action::Enqueue(run_id(random), random.bytes(payload_len)),
             5..=6 => Action::Ack(run_id(random)),
             7 => Action::SaveSession(format!("session-{}", random.below(1000)), ts_ms(random)),
             8 => Action::Heartbeat(ts_ms(random)),
             9..=10 => Action::BufferLog(ts_ms(random), random.bytes(payload_len)),
-            _ => Action::Drain(random.below(4)),
+            11 => Action::Drain(random.below(4)),
+            12 => Action::PutData(data_key(random), random.bytes(payload_len)),
+            _ => Action::DeleteData(data_key(random)),
         }
     }
 }
@@ -73,6 +83,8 @@ impl State {
             Action::Heartbeat(ts_ms) => self.heartbeat = Some(ts_ms),
             Action::BufferLog(ts_ms, payload) => self.buffer_log(ts_ms, payload),
             Action::Drain(n) => return self.drain_logs(n),
+            Action::PutData(key, value) => drop(self.data.insert(key, value)),
+            Action::DeleteData(key) => drop(self.delete_data(&key)),
         }
         Vec::new()
     }
@@ -104,6 +116,7 @@ impl Shown {
             jobs: jobs.into_iter().map(|job| (job.run_id, job.payload)).collect(),
             session: snapshot.load_session().unwrap().map(|session| (session.session_id, session.server_time_ms)),
             heartbeat: snapshot.last_heartbeat().unwrap(),
+            data: snapshot.data_keys("").map(|key| (key.clone(), snapshot.data(&key).unwrap().unwrap())).collect(),
             ..State::default()
         };
         assert_eq!(snapshot.queue_depth(), rest.jobs.len());

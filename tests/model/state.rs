@@ -8,6 +8,8 @@
 
 #![allow(dead_code, unreachable_pub, reason = "each test binary uses a part of it")]
 
+use std::collections::BTreeMap;
+
 use backupy_state::{Config, Enqueued, LogEvent, QueueOrder, QueuedJob, Result, Session, Store};
 
 /// Everything that can be read from a store.
@@ -22,6 +24,7 @@ pub struct State {
     pub heartbeat: Option<i64>,
     /// In drain order.
     pub logs: Vec<(i64, Vec<u8>)>,
+    pub data: BTreeMap<String, Vec<u8>>,
 }
 
 impl State {
@@ -63,6 +66,11 @@ impl State {
         self.logs.drain(..n.min(self.logs.len())).collect()
     }
 
+    /// Returns whether it was there.
+    pub fn delete_data(&mut self, key: &str) -> bool {
+        self.data.remove(key).is_some()
+    }
+
     pub fn without_logs(&self) -> State {
         State { logs: Vec::new(), ..self.clone() }
     }
@@ -78,7 +86,13 @@ impl State {
         let session = store.load_session()?;
         let session = session.map(|Session { session_id, server_time_ms, .. }| (session_id, server_time_ms));
         let heartbeat = store.last_heartbeat()?;
-        Ok(State { config, jobs, is_fifo: order == QueueOrder::Fifo, session, heartbeat, logs: Vec::new() })
+        let mut data = BTreeMap::new();
+        for key in store.data_keys("") {
+            let value = store.data(&key)?.expect("no other thread deletes it");
+            data.insert(key, value);
+        }
+        let is_fifo = order == QueueOrder::Fifo;
+        Ok(State { config, jobs, is_fifo, session, heartbeat, logs: Vec::new(), data })
     }
 
     /// Reads everything, and drains the log events.

@@ -132,6 +132,7 @@ fn every_call(store: &Store) -> Vec<Result<(), Error>> {
         only_item(store.jobs()),
         only_item(store.logs()),
         store.job("run-1").map(drop),
+        store.data("cursor").map(drop),
         store.peek_logs(1).map(drop),
     ]);
     made

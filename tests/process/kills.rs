@@ -34,6 +34,8 @@ fn call(thread: usize, number: usize, seed: u64) -> Action {
         (0, 4) => Action::SaveConfig(number as u64, random.bytes(payload_len)),
         (1, 0) => Action::SaveSession(format!("session {number}"), ts_ms),
         (1, 1) => Action::Heartbeat(i64::try_from(number).unwrap()),
+        (2, 0) => Action::PutData(format!("{run_id}/data"), random.bytes(payload_len)),
+        (2, 1) => Action::DeleteData(format!("{run_id}/data")),
         (_, 5) => Action::Ack(run_id),
         _ => Action::Enqueue(run_id, random.bytes(payload_len)),
     }
@@ -62,6 +64,7 @@ fn part_of(whole: &State, thread: usize) -> State {
     let prefix = format!("thread-{thread}-");
     let jobs = whole.jobs.iter().filter(|(run_id, _)| run_id.starts_with(&prefix));
     own.jobs = jobs.map(|(run_id, payload)| (run_id.clone(), payload.clone())).collect();
+    own.data = whole.data.clone().into_iter().filter(|(key, _)| key.starts_with(&prefix)).collect();
     if thread == 0 {
         own.config = whole.config.clone();
         own.logs = whole.logs.clone();
@@ -109,6 +112,8 @@ fn run(store: &Store, call: &Action) {
         Action::Heartbeat(ts_ms) => store.record_heartbeat(*ts_ms).unwrap(),
         Action::BufferLog(ts_ms, payload) => assert!(store.buffer_log(*ts_ms, payload).is_ok()),
         Action::Drain(n) => drop(store.drain_logs(*n).unwrap()),
+        Action::PutData(key, value) => store.put_data(key, value).unwrap(),
+        Action::DeleteData(key) => assert!(matches!(store.delete_data(key), Ok(true | false))),
     }
 }
 

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use backupy_state::{Batch, Error, LogBatch, Result, Store};
 
 use super::Sim;
-use super::call::{Call, run_id, session_id, value};
+use super::call::{Call, data_key, run_id, session_id, value};
 use super::model::{Answer, Memory, Model};
 use super::oracle::{BackedUp, Mark, Oracle};
 use super::state::events_of;
@@ -235,9 +235,15 @@ fn answer(store: &Store, call: Call, number: u64) -> Result<Answer> {
         Call::BufferLog { ts_ms, len } => Answer::Admitted(store.buffer_log(ts_ms, &value(number, len))?),
         Call::Batch { job, len } => {
             let batch = Batch::new().ack_job(&run_id(job)).enqueue_job(&run_id(job + 1), &value(number, len));
+            let batch = batch.put_data(&data_key(job), &value(number, len)).delete_data(&data_key(job + 1));
             store.write(&batch.record_heartbeat(number as i64).buffer_log(number as i64, &value(number, len)))?;
             Answer::Done
         }
+        Call::PutData { key, len } => {
+            store.put_data(&data_key(key), &value(number, len))?;
+            Answer::Done
+        }
+        Call::DeleteData { key } => Answer::Deleted(store.delete_data(&data_key(key))?),
         Call::DrainLogs { n } => Answer::Drained(events_of(&store.drain_logs(n)?)),
         Call::Compact => {
             let generation = store.stats().generation;

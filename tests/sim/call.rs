@@ -27,7 +27,8 @@ pub enum Call {
     DrainLogs {
         n: usize,
     },
-    /// Acks a job, enqueues the next one, records a heartbeat and buffers a log event, in one record.
+    /// Acks a job, enqueues the next one, records a heartbeat, buffers a log event, puts data for the acked job and
+    /// deletes that for the next one, in one record.
     Batch {
         job: u8,
         len: usize,
@@ -39,6 +40,13 @@ pub enum Call {
     /// Removes what the last peek of this process saw, or else what it sees now.
     AckLogs {
         n: usize,
+    },
+    PutData {
+        key: u8,
+        len: usize,
+    },
+    DeleteData {
+        key: u8,
     },
     Compact,
     /// Puts the store under the other one of the two keys.
@@ -59,7 +67,7 @@ impl Call {
     pub fn random(random: &mut Random) -> Self {
         let len = [0, 1, 40, 400, 1500, 5000][random.below(6)];
         let job = random.below(4) as u8;
-        match random.below(28) {
+        match random.below(31) {
             0 => Call::SaveConfig { len },
             1..5 => Call::Enqueue { job, len },
             5..8 => Call::Ack { job },
@@ -76,7 +84,9 @@ impl Call {
             23 => Call::AckLogs { n: 1 + random.below(2) },
             24 | 25 => Call::Compact,
             26 => [Call::Rekey, Call::ReopenRekeyed][random.below(2)],
-            _ => Call::Backup,
+            27 => Call::Backup,
+            28 | 29 => Call::PutData { key: job % 2, len },
+            _ => Call::DeleteData { key: job % 2 },
         }
     }
 
@@ -98,6 +108,10 @@ impl Call {
 
 pub(super) fn run_id(job: u8) -> String {
     format!("run-{job}")
+}
+
+pub(super) fn data_key(key: u8) -> String {
+    format!("data-{key}")
 }
 
 pub(super) fn value(number: u64, len: usize) -> Vec<u8> {

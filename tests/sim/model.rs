@@ -7,7 +7,7 @@ use std::ops::{Deref, DerefMut};
 use backupy_state::{Enqueued, LogAdmission, QueueOrder, Result, WhenFull};
 
 use super::Sim;
-use super::call::{Call, run_id, session_id, value};
+use super::call::{Call, data_key, run_id, session_id, value};
 use super::state::State;
 use super::store::{FEW, Mode, Opened, open};
 use super::world::World;
@@ -60,6 +60,7 @@ pub(super) enum Answer {
     Done,
     Enqueued(Enqueued),
     Acked(bool),
+    Deleted(bool),
     Drained(Vec<(i64, Vec<u8>)>),
     Admitted(LogAdmission),
     Peeked(Vec<(i64, Vec<u8>)>, u64),
@@ -113,7 +114,19 @@ impl Model {
                     memory.unrecorded += 1;
                 }
                 next.record_drops(memory);
+                next.data.insert(data_key(job), value(number, len));
+                next.delete_data(&data_key(job + 1));
                 Answer::Done
+            }
+            Call::PutData { key, len } => {
+                next.data.insert(data_key(key), value(number, len));
+                Answer::Done
+            }
+            Call::DeleteData { key } => {
+                if !next.delete_data(&data_key(key)) {
+                    return (None, Answer::Deleted(false));
+                }
+                Answer::Deleted(true)
             }
             Call::PeekLogs { n } => {
                 let seen = next.logs[..n.min(next.logs.len())].to_vec();
@@ -218,6 +231,7 @@ impl fmt::Debug for Model {
         out.field("session", &self.session.as_ref().map(|(id, time)| (id.len(), time)));
         out.field("heartbeat", &self.heartbeat);
         out.field("logs", &self.logs.iter().map(|(ts, payload)| (ts, short(payload))).collect::<Vec<_>>());
+        out.field("data", &self.data.iter().map(|(key, value)| (key, short(value))).collect::<Vec<_>>());
         out.field("dropped", &self.dropped).field("is_other_key", &self.is_other_key);
         out.finish()
     }

@@ -22,7 +22,7 @@ const BACKUP: &str = "/sim/backup.db";
 const IMAGES: usize = 300;
 
 /// Leaves live and dead records in every bucket, and two log events of the same time.
-const CALLS: [Call; 14] = [
+const CALLS: [Call; 18] = [
     Call::SaveConfig { len: 1200 },
     Call::Enqueue { job: 0, len: 30 },
     Call::Enqueue { job: 1, len: 700 },
@@ -34,6 +34,10 @@ const CALLS: [Call; 14] = [
     Call::Enqueue { job: 0, len: 60 },
     Call::Ack { job: 1 },
     Call::DrainLogs { n: 1 },
+    Call::PutData { key: 0, len: 50 },
+    Call::PutData { key: 1, len: 0 },
+    Call::PutData { key: 0, len: 20 },
+    Call::DeleteData { key: 1 },
     Call::SaveSession { len: 50 },
     Call::SaveConfig { len: 300 },
     Call::Heartbeat,

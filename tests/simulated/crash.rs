@@ -33,13 +33,15 @@ const ALPHABET: [Call; 10] = [
 ];
 /// Calls that copy the log, and calls that change several buckets. Together with those above, every history of up
 /// to two calls is tried.
-const MORE: [Call; 6] = [
+const MORE: [Call; 8] = [
     Call::Batch { job: 0, len: 200 },
     Call::AckLogs { n: 1 },
     Call::Compact,
     Call::Rekey,
     Call::ReopenRekeyed,
     Call::Backup,
+    Call::PutData { key: 0, len: 30 },
+    Call::DeleteData { key: 0 },
 ];
 /// How many images are opened for each choice of names at a moment in a call that copies the log. There are two
 /// files then, and most images differ only in the one that has no name yet.

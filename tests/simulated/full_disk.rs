@@ -356,7 +356,8 @@ fn full_from(n: usize, end: Option<Call>, sim: Sim, mode: Mode) {
     for &call in &FILLING {
         let made = agent.make(call);
         // What adds something is refused, and so may be what copies it.
-        let may_be_full = !matches!(call, Call::Ack { .. } | Call::DrainLogs { .. } | Call::Reopen | Call::Kill);
+        let removes = matches!(call, Call::Ack { .. } | Call::DrainLogs { .. } | Call::DeleteData { .. });
+        let may_be_full = !removes && !matches!(call, Call::Reopen | Call::Kill);
         let is_refused = matches!(made, Err(Error::Full { .. })) && may_be_full && sim.ops() > n;
         assert!(made.is_ok() || is_refused, "{what}: {call:?}: {made:?}");
     }
@@ -380,7 +381,7 @@ fn full_from(n: usize, end: Option<Call>, sim: Sim, mode: Mode) {
 }
 
 /// What an agent does while the disk gets full.
-const FILLING: [Call; 22] = [
+const FILLING: [Call; 25] = [
     Call::SaveConfig { len: 300 },
     Call::Enqueue { job: 1, len: 4000 },
     Call::Enqueue { job: 2, len: 0 },
@@ -390,11 +391,14 @@ const FILLING: [Call; 22] = [
     Call::Enqueue { job: 4, len: 300_000 },
     Call::Enqueue { job: 2, len: 9000 },
     Call::Batch { job: 2, len: 2000 },
+    Call::PutData { key: 0, len: 300 },
+    Call::PutData { key: 1, len: 5000 },
     Call::BufferLog { ts_ms: 2, len: 50 },
     Call::Reopen,
     Call::Enqueue { job: 6, len: 500 },
     Call::Heartbeat,
     Call::DrainLogs { n: 1 },
+    Call::DeleteData { key: 0 },
     Call::Compact,
     Call::Enqueue { job: 7, len: 500 },
     Call::BufferLog { ts_ms: 3, len: 50 },

@@ -118,6 +118,12 @@ impl State {
                 }
             }
             Write::Ack { id } => return self.kept.ack(&id.text()),
+            Write::PutData { id, value } => {
+                if !is_bad(&id.text()) {
+                    self.kept.data.insert(id.text(), value.bytes());
+                }
+            }
+            Write::DeleteData { id } => return self.kept.delete_data(&id.text()),
             Write::Log { .. } => return false,
         }
         true
@@ -125,7 +131,7 @@ impl State {
 
     /// A batch; `events` are its log events.
     pub(super) fn write(&mut self, how: &How, writes: &[Write], events: &[(i64, Vec<u8>)]) {
-        // An ack of a job that is not queued is not written.
+        // What removes a key that is not there is not written.
         let effective = writes.iter().filter(|write| self.apply(write)).count();
         let (admitted, _) = self.buffer_logs(how, events);
         if admitted > 0 || effective > 0 {

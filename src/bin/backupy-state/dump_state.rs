@@ -9,12 +9,12 @@ use crate::text::{Out, Utc, ago, grouped, now_ms};
 
 /// Show the contents of the store
 ///
-/// Payloads, the configuration and the session id are secrets: without --allow-secrets, only lengths and times are
-/// shown. Unreadable values are reported, and the rest is shown.
+/// Payloads, the configuration, the session id and the values of data keys are secrets: without --allow-secrets,
+/// only lengths and times are shown. Unreadable values are reported, and the rest is shown.
 #[derive(clap::Args)]
 #[command(after_help = "Example:\n  backupy-state dump-state --json | jq '.jobs[].run_id'")]
 pub(crate) struct Args {
-    /// Also show payloads, the configuration and the session id
+    /// Also show payloads, the configuration, the session id and the values of data keys
     #[arg(long)]
     allow_secrets: bool,
 }
@@ -57,6 +57,8 @@ fn show(inspector: &mut Inspector, out: &mut Out) {
         },
     );
     out.row("log events", grouped(inspector.snapshot.stats().log_events));
+    out.row("data keys", grouped(inspector.snapshot.stats().data_keys));
+    inspector.each_entry("", |inspector, entry| out.line(inspector.entry_line(entry)));
     out.row("jobs", grouped(inspector.snapshot.stats().jobs));
     inspector.each_job(None, usize::MAX, |inspector, job| out.line(inspector.job_line(job)));
 }
@@ -76,6 +78,8 @@ fn as_json(inspector: &mut Inspector, out: &mut Out) {
         Ok(ts) => json!(ts),
         Err(why) => json!({ "error": why }),
     };
+    let mut data = Vec::new();
+    inspector.each_entry("", |inspector, entry| data.push(inspector.entry_json(entry)));
     let mut jobs = Vec::new();
     inspector.each_job(None, usize::MAX, |inspector, job| jobs.push(inspector.job_json(job)));
     out.json(&json!({
@@ -84,6 +88,7 @@ fn as_json(inspector: &mut Inspector, out: &mut Out) {
         "session": session,
         "last_heartbeat_ms": heartbeat,
         "log_events": inspector.snapshot.stats().log_events,
+        "data": data,
         "jobs": jobs,
     }));
 }

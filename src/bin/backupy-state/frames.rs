@@ -51,9 +51,9 @@ fn columns(offset: &str, len: &str, seq: &str, durable_seq: &str, kind: &str, op
 }
 
 fn operation(operation: &OperationInfo) -> String {
-    let OperationInfo { action, bucket, key_len, run_id, value_len, .. } = operation;
-    let key = match run_id {
-        Some(run_id) => format!("\"{}\"", escaped(run_id)),
+    let OperationInfo { action, bucket, key_len, run_id, data_key, value_len, .. } = operation;
+    let key = match run_id.as_ref().or(data_key.as_ref()) {
+        Some(key) => format!("\"{}\"", escaped(key)),
         None => format!("key of {key_len} B"),
     };
     let value = value_len.map_or_else(String::new, |len| format!(", value of {len} B"));
@@ -71,6 +71,7 @@ fn as_json(frame: &FrameInfo) -> Value {
             "bucket": operation.bucket,
             "key_len": operation.key_len,
             "run_id": operation.run_id,
+            "data_key": operation.data_key,
             "value_len": operation.value_len,
         })
     };

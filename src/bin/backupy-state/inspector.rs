@@ -19,6 +19,12 @@ pub(crate) struct Job {
     payload: Result<Vec<u8>, String>,
 }
 
+/// A data key, with its value or why that is unreadable.
+pub(crate) struct Entry {
+    pub(crate) key: String,
+    pub(crate) value: Result<Vec<u8>, String>,
+}
+
 impl From<QueuedJob> for Job {
     fn from(job: QueuedJob) -> Self {
         Job { run_id: job.run_id, payload: Ok(job.payload) }
@@ -57,12 +63,51 @@ impl Inspector {
         }
     }
 
+    /// Shows the data keys that begin with the prefix. Reads one value at a time, as [`each_job`](Self::each_job)
+    /// does.
+    pub(crate) fn each_entry(&mut self, prefix: &str, mut show: impl FnMut(&Inspector, &Entry)) {
+        let keys: Vec<_> = self.snapshot.data_keys(prefix).collect();
+        for key in keys {
+            let value = match self.snapshot.data(&key) {
+                Ok(Some(value)) => Ok(value),
+                Ok(None) => continue,
+                Err(error) => {
+                    let is_about_key = matches!(&error, Error::Unauthentic { data_key: Some(_), .. });
+                    let why = self.note(error);
+                    if !is_about_key {
+                        return;
+                    }
+                    Err(why)
+                }
+            };
+            show(self, &Entry { key, value });
+        }
+    }
+
+    pub(crate) fn entry_line(&self, entry: &Entry) -> String {
+        self.line(&entry.key, &entry.value)
+    }
+
+    pub(crate) fn entry_json(&self, entry: &Entry) -> Value {
+        match &entry.value {
+            Ok(value) => {
+                let public = json!({ "key": entry.key, "len": value.len() });
+                self.with_secret(public, "value", value)
+            }
+            Err(why) => json!({ "key": entry.key, "error": why }),
+        }
+    }
+
     pub(crate) fn job_line(&self, job: &Job) -> String {
-        let what = match &job.payload {
-            Ok(payload) => format!("{}{}", bytes(len_of(payload)), self.secret(payload)),
+        self.line(&job.run_id, &job.payload)
+    }
+
+    fn line(&self, key: &str, value: &Result<Vec<u8>, String>) -> String {
+        let what = match value {
+            Ok(value) => format!("{}{}", bytes(len_of(value)), self.secret(value)),
             Err(why) => why.clone(),
         };
-        format!("  {}  {what}", escaped(&job.run_id))
+        format!("  {}  {what}", escaped(key))
     }
 
     pub(crate) fn job_json(&self, job: &Job) -> Value {

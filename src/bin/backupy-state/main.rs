@@ -15,6 +15,7 @@ mod backup;
 mod compact;
 mod completions;
 mod config;
+mod data;
 mod demo;
 mod dump_state;
 mod failure;
@@ -73,6 +74,7 @@ enum Command {
     Config(config::Args),
     Queue(queue::Args),
     Logs(logs::Args),
+    Data(data::Args),
     Session(session::Args),
     Heartbeat(heartbeat::Args),
     Anchor(anchor::Args),
@@ -129,6 +131,7 @@ fn run(cli: &Cli) -> Result<(), Failure> {
         Command::Config(args) => config::run(target, args, &mut out),
         Command::Queue(args) => queue::run(target, args, &mut out),
         Command::Logs(args) => logs::run(target, args, &mut out),
+        Command::Data(args) => data::run(target, args, &mut out),
         Command::Session(args) => session::run(target, args, &mut out),
         Command::Heartbeat(args) => heartbeat::run(target, args, &mut out),
         Command::Anchor(args) => anchor::run(target, args, &mut out),

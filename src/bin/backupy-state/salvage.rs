@@ -62,6 +62,7 @@ fn show(report: &SalvageReport, out: &mut Out) {
     out.row("salvaged", format_args!("{records} with {operations}"));
     out.row("jobs", grouped(report.jobs));
     out.row("log events", grouped(report.log_events));
+    out.row("data keys", grouped(report.data_keys));
     out.row("config", if report.has_config { "yes" } else { "none" });
     out.row("session", if report.has_session { "yes" } else { "none" });
     if report.torn_len > 0 {
@@ -87,9 +88,10 @@ fn line(lost: &Lost) -> String {
     let keys: Vec<_> = lost
         .keys
         .iter()
-        .map(|key| match &key.run_id {
-            Some(run_id) => format!("job \"{}\"", escaped(run_id)),
-            None => key.bucket.to_owned(),
+        .map(|key| match (&key.run_id, &key.data_key) {
+            (Some(run_id), _) => format!("job \"{}\"", escaped(run_id)),
+            (_, Some(data_key)) => format!("data \"{}\"", escaped(data_key)),
+            _ => key.bucket.to_owned(),
         })
         .collect();
     let keys = if keys.is_empty() { String::new() } else { format!(" ({})", keys.join(", ")) };
@@ -98,7 +100,10 @@ fn line(lost: &Lost) -> String {
 
 fn as_json(report: &SalvageReport) -> Value {
     let lost = |lost: &Lost| {
-        let keys = lost.keys.iter().map(|key| json!({ "bucket": key.bucket, "run_id": key.run_id }));
+        let keys = lost
+            .keys
+            .iter()
+            .map(|key| json!({ "bucket": key.bucket, "run_id": key.run_id, "data_key": key.data_key }));
         json!({
             "offset": lost.offset,
             "len": lost.len,
@@ -117,6 +122,7 @@ fn as_json(report: &SalvageReport) -> Value {
         "operations": report.operations,
         "jobs": report.jobs,
         "log_events": report.log_events,
+        "data_keys": report.data_keys,
         "has_config": report.has_config,
         "has_session": report.has_session,
         "torn_len": report.torn_len,

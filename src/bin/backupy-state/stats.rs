@@ -36,6 +36,8 @@ pub(crate) fn run(target: &Target, _args: &Args, out: &mut Out) -> Result<(), Fa
             "disk_free_bytes": stats.disk_free_bytes,
             "jobs": stats.jobs,
             "queue_bytes": stats.queue_bytes,
+            "data_keys": stats.data_keys,
+            "data_bytes": stats.data_bytes,
             "log_events": stats.log_events,
             "logs_dropped": stats.logs_dropped,
             "opened_by_index": stats.opening.by_index,
@@ -50,6 +52,7 @@ pub(crate) fn run(target: &Target, _args: &Args, out: &mut Out) -> Result<(), Fa
     out.row("generation", stats.generation);
     out.row("frames", grouped(stats.seq));
     out.row("jobs", format_args!("{}; {}", grouped(stats.jobs), bytes(stats.queue_bytes)));
+    out.row("data keys", format_args!("{}; {}", grouped(stats.data_keys), bytes(stats.data_bytes)));
     out.row("log events", format_args!("{}; {} dropped", grouped(stats.log_events), grouped(stats.logs_dropped)));
     let dead_percent = dead_ratio(&stats) * 100.0;
     out.row(

@@ -1,0 +1,190 @@
+//! Jobs that fail: retries with a count and a delay, dead letters, and two queues in one store.
+//!
+//! ```sh
+//! cargo run --example retries
+//! ```
+//!
+//! - **Two queues**: the run ids of each begin with its name, `mail/` or `report/`.
+//! - **Retries**: `retry/<run id>` in the store's data has the number of attempts and the time of the next one. It
+//!   is deleted in the batch that acks the job.
+//! - **Dead letters**: after [`ATTEMPTS_MAX`] attempts, one batch moves the job to `dead/<run id>` in the data. An
+//!   operator finds it there, also with `backupy-state data list --prefix dead/`, and can put it back.
+//!
+//! `dequeue_jobs` returns the first jobs of the queue, so one that always fails would head every call. This agent
+//! goes through `run_ids` instead, and takes each job that is due once a round.
+
+use std::error::Error;
+use std::fmt;
+
+use backupy_state::{AgentKey, Batch, QueuedJob, Store};
+
+const MAIL: &str = "mail/";
+const REPORT: &str = "report/";
+const ATTEMPTS_MAX: u32 = 3;
+/// After the first attempt; doubled after each later one.
+const DELAY_MS: i64 = 1_000;
+
+/// What the data has of a job that was tried.
+#[derive(Clone, Copy, Default)]
+struct Retry {
+    attempts: u32,
+    next_try_ms: i64,
+}
+
+impl Retry {
+    fn of(store: &Store, run_id: &str) -> Result<Self, Box<dyn Error>> {
+        let Some(text) = store.data(&retry_key(run_id))? else { return Ok(Retry::default()) };
+        let text = String::from_utf8(text)?;
+        let (attempts, next_try_ms) = text.split_once(' ').ok_or("not two numbers")?;
+        Ok(Retry { attempts: attempts.parse()?, next_try_ms: next_try_ms.parse()? })
+    }
+
+    /// With one attempt more, which begins now.
+    fn next(self, now_ms: i64) -> Self {
+        let delay_ms = DELAY_MS << self.attempts.min(10);
+        Retry { attempts: self.attempts + 1, next_try_ms: now_ms + delay_ms }
+    }
+}
+
+impl fmt::Display for Retry {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {}", self.attempts, self.next_try_ms)
+    }
+}
+
+fn retry_key(run_id: &str) -> String {
+    format!("retry/{run_id}")
+}
+
+fn dead_key(run_id: &str) -> String {
+    format!("dead/{run_id}")
+}
+
+/// Delivers the jobs of one queue that are due.
+fn round(
+    store: &Store,
+    queue: &str,
+    now_ms: i64,
+    mut deliver: impl FnMut(&QueuedJob) -> bool,
+) -> Result<(), Box<dyn Error>> {
+    for run_id in store.run_ids().filter(|run_id| run_id.starts_with(queue)) {
+        let retry = Retry::of(store, &run_id)?;
+        if retry.next_try_ms > now_ms {
+            continue;
+        }
+        // A payload that fails authentication is an error here, and names the job: a real agent acks that job.
+        let Some(job) = store.job(&run_id)? else { continue };
+        if retry.attempts >= ATTEMPTS_MAX {
+            // The last attempt ended with the process.
+            bury(store, &job)?;
+            continue;
+        }
+        // The attempt is counted before it is made, so that a job which kills the agent is counted too.
+        let retry = retry.next(now_ms);
+        if_there_is_space(store.put_data(&retry_key(&run_id), retry.to_string().as_bytes()))?;
+        if deliver(&job) {
+            store.write(&Batch::new().ack_job(&run_id).delete_data(&retry_key(&run_id)))?;
+            println!("{now_ms:>6} ms  {run_id}: delivered");
+        } else if retry.attempts < ATTEMPTS_MAX {
+            println!("{now_ms:>6} ms  {run_id}: failed, next try at {} ms", retry.next_try_ms);
+        } else {
+            bury(store, &job)?;
+            println!("{now_ms:>6} ms  {run_id}: failed {ATTEMPTS_MAX} times, now a dead letter");
+        }
+    }
+    Ok(())
+}
+
+/// Moves a job out of its queue. After a crash it is in one place or the other.
+fn bury(store: &Store, job: &QueuedJob) -> backupy_state::Result<()> {
+    let (retry, dead) = (retry_key(&job.run_id), dead_key(&job.run_id));
+    let moved = Batch::new().ack_job(&job.run_id).delete_data(&retry).put_data(&dead, &job.payload);
+    if_there_is_space(store.write(&moved))
+}
+
+/// On a full disk, jobs can be delivered and acked. So an attempt is then made without being counted, and a dead
+/// letter stays in its queue.
+fn if_there_is_space(written: backupy_state::Result<()>) -> backupy_state::Result<()> {
+    match written {
+        Err(backupy_state::Error::Full { .. }) => Ok(()),
+        written => written,
+    }
+}
+
+/// Puts a dead letter back into its queue. Returns whether there was one.
+fn revive(store: &Store, run_id: &str) -> backupy_state::Result<bool> {
+    let dead = dead_key(run_id);
+    let Some(payload) = store.data(&dead)? else { return Ok(false) };
+    store.write(&Batch::new().delete_data(&dead).enqueue_job(run_id, &payload))?;
+    Ok(true)
+}
+
+fn main() -> Result<(), Box<dyn Error>> {
+    let folder = tempfile::tempdir()?;
+    let (path, key) = (folder.path().join("state.db"), AgentKey::new("bkpy_0123456789abcdef0123456789abcdef")?);
+    let store = Store::open(&path, &key)?;
+    for (run_id, payload) in
+        [("mail/1", "poison"), ("mail/2", "to Ada"), ("mail/3", "to Bob"), ("report/1", "sums")]
+    {
+        store.enqueue_job(run_id, payload.as_bytes())?;
+    }
+
+    // The server never takes `mail/1`, and takes `mail/2` at the second attempt.
+    let mut taken = Vec::new();
+    let mut tries_of_2 = 0;
+    let mut serve = |job: &QueuedJob| {
+        tries_of_2 += u32::from(job.run_id == "mail/2");
+        let is_taken = job.payload != b"poison" && (job.run_id != "mail/2" || tries_of_2 == 2);
+        taken.extend(is_taken.then(|| job.run_id.clone()));
+        is_taken
+    };
+
+    // A real agent takes the time from the clock, and sleeps between two rounds.
+    for now_ms in [0, 500] {
+        round(&store, MAIL, now_ms, &mut serve)?;
+        round(&store, REPORT, now_ms, &mut serve)?;
+    }
+    // The counts and times are as durable as the queue.
+    store.close()?;
+    let store = Store::open(&path, &key)?;
+    assert_eq!(store.data("retry/mail/1")?.as_deref(), Some(&b"1 1000"[..]));
+    for now_ms in [1_000, 2_000, 3_000] {
+        round(&store, MAIL, now_ms, &mut serve)?;
+        round(&store, REPORT, now_ms, &mut serve)?;
+    }
+    assert_eq!(store.queue_depth(), 0);
+    assert_eq!(store.data_keys("").collect::<Vec<_>>(), ["dead/mail/1"]);
+
+    // The operator has repaired the server.
+    assert!(revive(&store, "mail/1")?);
+    round(&store, MAIL, 4_000, |job| {
+        taken.push(job.run_id.clone());
+        true
+    })?;
+    assert_eq!(taken, ["mail/3", "report/1", "mail/2", "mail/1"]);
+    assert_eq!((store.queue_depth(), store.data_keys("").count()), (0, 0));
+    store.close()?;
+    Ok(())
+}
+
+#[test]
+fn jobs_that_fail_are_tried_again_and_then_set_apart() -> Result<(), Box<dyn Error>> {
+    main()
+}
+
+/// The process ends in each attempt.
+#[test]
+fn a_job_that_kills_the_agent_becomes_a_dead_letter() -> Result<(), Box<dyn Error>> {
+    let folder = tempfile::tempdir()?;
+    let store = Store::open(folder.path().join("state.db"), &AgentKey::new("key")?)?;
+    store.enqueue_job("mail/1", b"poison")?;
+    for now_ms in [0, 10_000, 20_000] {
+        let killed = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+            round(&store, MAIL, now_ms, |_| panic!("killed")).map_err(|error| error.to_string())
+        }));
+        assert!(killed.is_err() && store.queue_depth() == 1);
+    }
+    round(&store, MAIL, 30_000, |_| panic!("not tried a fourth time"))?;
+    assert_eq!((store.queue_depth(), store.data("dead/mail/1")?), (0, Some(b"poison".to_vec())));
+    Ok(())
+}
