@@ -72,8 +72,7 @@ fn round(
         if retry.next_try_ms > now_ms {
             continue;
         }
-        // A payload that fails authentication is an error here, and names the job: a real agent acks that job.
-        let Some(job) = store.job(&run_id)? else { continue };
+        let Some(job) = readable(store, &run_id)? else { continue };
         if retry.attempts >= ATTEMPTS_MAX {
             // The last attempt ended with the process.
             bury(store, &job)?;
@@ -89,10 +88,22 @@ fn round(
             println!("{now_ms:>6} ms  {run_id}: failed, next try at {} ms", retry.next_try_ms);
         } else {
             bury(store, &job)?;
-            println!("{now_ms:>6} ms  {run_id}: failed {ATTEMPTS_MAX} times, now a dead letter");
+            println!("{now_ms:>6} ms  {run_id}: failed {ATTEMPTS_MAX} times");
         }
     }
     Ok(())
+}
+
+/// The job, unless it was acked meanwhile or its payload fails authentication. In that case, it stays in the queue
+/// until an operator acks it, and the other jobs are delivered.
+fn readable(store: &Store, run_id: &str) -> backupy_state::Result<Option<QueuedJob>> {
+    store.job(run_id).or_else(|error| match error {
+        backupy_state::Error::Unauthentic { run_id: Some(_), .. } => {
+            eprintln!("{error}");
+            Ok(None)
+        }
+        error => Err(error),
+    })
 }
 
 /// Moves a job out of its queue. After a crash it is in one place or the other.

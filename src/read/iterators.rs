@@ -1,4 +1,5 @@
-//! The iterators over jobs, log events and data keys, for [`Store`](crate::Store) and [`Snapshot`](crate::Snapshot).
+//! The iterators over jobs, log events and data keys, for [`Store`](crate::Store) and
+//! [`Snapshot`](crate::Snapshot).
 //!
 //! An iterator collects the keys when it begins, and looks each one up when its turn comes. So it needs no lock
 //! between two items, a compaction in between changes nothing, and of the values it has only one in memory.

@@ -15,7 +15,8 @@ use crate::{LogBatch, QueuedJob, Result};
 /// Writing calls that become one record: after a crash, the store has all of their effects or none.
 ///
 /// The calls take effect in the order in which they were added: the last call on a key wins. An ack of a job that
-/// is not queued does nothing, nor does deleting a data key that is not there. Log events count against the buffer's limits of count and bytes, but not of rate.
+/// is not queued does nothing, nor does deleting a data key that is not there. Log events count against the
+/// buffer's limits of count and bytes, but not of rate.
 ///
 /// [`Store::write`](crate::Store::write) reports the first call with an invalid argument, and then writes nothing.
 /// The record of a batch is limited to 64 MiB. Payloads are wiped from memory when the batch is dropped.

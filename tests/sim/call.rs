@@ -27,8 +27,8 @@ pub enum Call {
     DrainLogs {
         n: usize,
     },
-    /// Acks a job, enqueues the next one, records a heartbeat, buffers a log event, puts data for the acked job and
-    /// deletes that for the next one, in one record.
+    /// Acks a job, enqueues the next one, puts data for the acked job, deletes that for the next one, records a
+    /// heartbeat and buffers a log event, in one record.
     Batch {
         job: u8,
         len: usize,
