@@ -10,6 +10,7 @@ mod anchors;
 mod batch;
 mod compaction;
 mod compaction_ends;
+mod go_package;
 mod interface;
 mod iterators;
 mod keys;
