@@ -44,11 +44,15 @@ pub enum Error {
         /// The limit in bytes.
         max: u64,
     },
-    /// There is no store at the path, and the call does not create one.
+    /// There is no store at the path, and the call does not create one; or there is no file to import.
     #[non_exhaustive]
     NotFound {
+        /// What is missing: `store` or `file`.
+        what: &'static str,
         /// Where the call looked for it.
         path: PathBuf,
+        /// The path that the caller gave, if `.db` was added to it and there is a file, though no store, without.
+        given: Option<PathBuf>,
     },
     /// Another handle or process has the store open, or has the file open that was to be imported.
     #[non_exhaustive]
@@ -100,6 +104,8 @@ pub enum Error {
         offset: u64,
         /// What did not match.
         what: &'static str,
+        /// What the caller can do about it.
+        hint: &'static str,
     },
     /// Bytes match their checksum but fail authentication, or belong elsewhere in the log. No accident of a disk
     /// does this: either the file was edited, or parts of other files were copied into it. A value is also
@@ -327,7 +333,11 @@ impl Error {
     }
 
     pub(crate) fn corrupt(path: &Path, offset: u64, what: &'static str) -> Self {
-        Error::Corrupt { path: path.to_path_buf(), offset, what }
+        Error::Corrupt { path: path.to_path_buf(), offset, what, hint: SALVAGE }
+    }
+
+    pub(crate) fn not_found(path: &Path) -> Self {
+        Error::NotFound { what: "store", path: path.to_path_buf(), given: None }
     }
 
     pub(crate) fn unauthentic(path: &Path, offset: u64, what: &'static str) -> Self {
@@ -343,6 +353,8 @@ impl Error {
     }
 }
 
+const SALVAGE: &str = "salvage it or restore a backup";
+
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -350,7 +362,11 @@ impl fmt::Display for Error {
             Error::TooLarge { what, len, max } => {
                 write!(f, "{what} of {len} bytes is over the limit of {max} bytes; nothing was written")
             }
-            Error::NotFound { path } => write!(f, "there is no store at {}", path.display()),
+            Error::NotFound { what, path, given } => {
+                write!(f, "there is no {what} at {}", path.display())?;
+                let Some(given) = given else { return Ok(()) };
+                write!(f, "; `.db` was added to the path, and {} is not a store either", given.display())
+            }
             Error::Locked { path, holder, waited, hint } => {
                 write!(f, "{} is in use", path.display())?;
                 if let Some(pid) = holder {
@@ -377,17 +393,15 @@ impl fmt::Display for Error {
                 write!(f, "{} was written under another agent key; it was not changed", path.display())?;
                 hint.map_or(Ok(()), |hint| write!(f, "; {hint}"))
             }
-            Error::Corrupt { path, offset, what } => write!(
-                f,
-                "{} is damaged at offset {offset}: {what}; it was not changed; salvage it or restore a backup",
-                path.display()
-            ),
+            Error::Corrupt { path, offset, what, hint } => {
+                write!(f, "{} is damaged at offset {offset}: {what}; it was not changed; {hint}", path.display())
+            }
             Error::Unauthentic { path, offset, what, run_id, data_key } => {
                 write!(f, "{} failed authentication at offset {offset}: {what}", path.display())?;
                 match (run_id, data_key) {
                     (Some(id), _) => write!(f, "; this is the payload of job {id:?}; acking the job removes it"),
                     (_, Some(key)) => write!(f, "; this is the value of data key {key:?}; delete or replace it"),
-                    _ => f.write_str("; it was not changed; salvage it or restore a backup"),
+                    _ => write!(f, "; it was not changed; {SALVAGE}"),
                 }
             }
             Error::Stale { path, what } => {

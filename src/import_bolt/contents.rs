@@ -2,6 +2,7 @@
 //!
 //! Knows what the agent stores, and leaves pages and trees to `pages.rs`. Never writes.
 
+use super::corrupt;
 use super::pages::{Leaf, Pages, Tree};
 use super::source::Extent;
 use crate::crypto::seal::BoltOpener;
@@ -11,8 +12,8 @@ use crate::format::bucket::RUN_ID_LEN_MAX;
 use crate::format::record::VALUE_LEN_MAX;
 use crate::{AgentKey, Error, Result};
 
-/// Keys of a bbolt file that are not imported: those of a bucket that the agent does not have, or unknown keys of
-/// one that it has.
+/// Keys of a bbolt file that are not imported: those of a bucket that the agent does not have, unknown keys of one
+/// that it has, or one job that a store cannot hold.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct LeftOut {
@@ -20,6 +21,11 @@ pub struct LeftOut {
     pub bucket: String,
     /// The number of keys, including those in nested buckets.
     pub keys: u64,
+    /// The run id, if this is a job: its first 128 bytes, with `\xff` and the like for bytes that are no printable
+    /// ASCII, and `...` if there are more.
+    pub run_id: Option<String>,
+    /// Why a store has no place for them.
+    pub why: &'static str,
 }
 
 /// Where everything is that will be imported. Values are read and opened one at a time, to save memory.
@@ -35,6 +41,9 @@ pub(crate) struct Contents {
     /// In the order of times; events with equal times in the order of their keys.
     pub(crate) logs: Vec<(i64, Extent)>,
     pub(crate) left_out: Vec<LeftOut>,
+    /// The payloads of the jobs that are left out. They are checked with the others: damage can make a run id one
+    /// that a store cannot hold.
+    left_out_payloads: Vec<Extent>,
 }
 
 impl Contents {
@@ -59,7 +68,7 @@ impl Contents {
                 LOGS => contents.read_logs(pages, tree)?,
                 _ => {
                     let keys = count_keys(pages, tree)?;
-                    contents.add_left_out(&name, keys);
+                    contents.add_unknown(&name, keys);
                 }
             }
         }
@@ -67,8 +76,19 @@ impl Contents {
         Ok(contents)
     }
 
-    fn add_left_out(&mut self, bucket: &[u8], keys: u64) {
-        self.left_out.push(LeftOut { bucket: String::from_utf8_lossy(bucket).into_owned(), keys });
+    /// Notes keys that nothing is known about.
+    fn add_unknown(&mut self, bucket: &[u8], keys: u64) {
+        let bucket = String::from_utf8_lossy(bucket).into_owned();
+        self.left_out.push(LeftOut { bucket, keys, run_id: None, why: "the agent had no such keys" });
+    }
+
+    /// Notes a job that a store cannot hold. One of these must not keep the agent from all the others.
+    fn add_job_left_out(&mut self, run_id: &[u8], payload: Extent, why: &'static str) {
+        self.left_out_payloads.push(payload);
+        let shown = run_id.get(..SHOWN_LEN).unwrap_or(run_id);
+        let more = if shown.len() < run_id.len() { "..." } else { "" };
+        let run_id = Some(format!("{}{more}", shown.escape_ascii()));
+        self.left_out.push(LeftOut { bucket: "queue".to_owned(), keys: 1, run_id, why });
     }
 
     fn read_config(&mut self, pages: &mut Pages<'_>, tree: Tree) -> Result<()> {
@@ -82,7 +102,7 @@ impl Contents {
             }
         };
         if unknown > 0 {
-            self.add_left_out(CONFIG, unknown);
+            self.add_unknown(CONFIG, unknown);
         }
         Ok(())
     }
@@ -107,21 +127,20 @@ impl Contents {
         };
         self.heartbeat = heartbeat.map(|extent| read_u64(pages, extent)).transpose()?.map(u64::cast_signed);
         if unknown > 0 {
-            self.add_left_out(REGISTRY, unknown);
+            self.add_unknown(REGISTRY, unknown);
         }
         Ok(())
     }
 
     fn read_queue(&mut self, pages: &mut Pages<'_>, tree: Tree) -> Result<()> {
-        let path = pages.path;
         walk_values(pages, tree, &mut |key, extent| {
-            if key.len() > RUN_ID_LEN_MAX {
-                let (len, max) = (key.len() as u64, RUN_ID_LEN_MAX as u64);
-                return Err(Error::TooLarge { what: "a run id", len, max });
+            match std::str::from_utf8(key) {
+                Ok(_) if key.len() > RUN_ID_LEN_MAX => {
+                    self.add_job_left_out(key, extent, "its run id has more than 1,024 bytes");
+                }
+                Ok(run_id) => self.jobs.push((run_id.to_owned(), extent)),
+                Err(_) => self.add_job_left_out(key, extent, "its run id is not UTF-8"),
             }
-            let run_id = String::from_utf8(key.to_vec())
-                .map_err(|_| Error::corrupt(path, extent.offset, "the run id before this value is not UTF-8"))?;
-            self.jobs.push((run_id, extent));
             Ok(())
         })
     }
@@ -133,7 +152,7 @@ impl Contents {
             let time = key.first_chunk().filter(|_| key.len() == LOG_KEY_LEN);
             let ts_ms = time.map(|ts_ms| i64::from_be_bytes(*ts_ms));
             let what = "the key before this value is not a log event's key";
-            self.logs.push((ts_ms.ok_or_else(|| Error::corrupt(path, extent.offset, what))?, extent));
+            self.logs.push((ts_ms.ok_or_else(|| corrupt(path, extent.offset, what))?, extent));
             Ok(())
         })?;
         // In the file, negative times come after all others. The sort is stable.
@@ -145,7 +164,8 @@ impl Contents {
     fn sealed(&self) -> impl Iterator<Item = (&'static str, Extent)> {
         let config = self.config.iter().map(|(_, extent)| ("a configuration", *extent));
         let session = self.session.iter().map(|(_, extent)| ("a session id", *extent));
-        let jobs = self.jobs.iter().map(|(_, extent)| ("a payload", *extent));
+        let jobs = self.jobs.iter().map(|(_, extent)| extent).chain(&self.left_out_payloads);
+        let jobs = jobs.map(|extent| ("a payload", *extent));
         let logs = self.logs.iter().map(|(_, extent)| ("a log event", *extent));
         config.chain(session).chain(jobs).chain(logs)
     }
@@ -229,7 +249,7 @@ fn root_buckets(pages: &mut Pages<'_>) -> Result<Vec<(Vec<u8>, Tree)>> {
             buckets.push((name.to_vec(), tree));
             Ok(())
         }
-        Leaf::Value(extent) => Err(Error::corrupt(path, extent.offset, "a value in place of a bucket")),
+        Leaf::Value(extent) => Err(corrupt(path, extent.offset, "a value in place of a bucket")),
     })?;
     Ok(buckets)
 }
@@ -243,7 +263,7 @@ fn walk_values(
     let path = pages.path;
     pages.walk(tree, &mut |key, leaf| match leaf {
         Leaf::Value(extent) => visit(key, extent),
-        Leaf::Bucket(tree) => Err(Error::corrupt(path, tree.offset(), "a bucket in place of a value")),
+        Leaf::Bucket(tree) => Err(corrupt(path, tree.offset(), "a bucket in place of a value")),
     })
 }
 
@@ -288,6 +308,9 @@ const QUEUE: &[u8] = b"queue";
 const REGISTRY: &[u8] = b"registry";
 const LOGS: &[u8] = b"logs_buffer";
 const LOG_KEY_LEN: usize = 16;
+
+/// How many bytes of a run id are shown: enough to recognize it, and not more memory than the file takes.
+const SHOWN_LEN: usize = 128;
 
 /// The first byte of a sealed value: the agent has used only this version.
 const SEAL_VERSION: u8 = 1;

@@ -5,6 +5,7 @@
 
 use std::path::Path;
 
+use super::corrupt;
 use super::page::{PAGE_HEADER_LEN, u64_at};
 use super::source::Source;
 use crate::format::header::MAGIC;
@@ -44,7 +45,7 @@ pub(super) fn read(path: &Path, source: &dyn Source) -> Result<Meta> {
     };
     // The page length of the first one determines where the second one is, and the second one must agree.
     if valid().any(|meta| meta.page_len != newest.page_len) {
-        return Err(Error::corrupt(path, 0, "the meta pages disagree on the page length"));
+        return Err(corrupt(path, 0, "the meta pages disagree on the page length"));
     }
     Ok(Meta { other_is_damaged: valid().count() < metas.len(), ..newest })
 }
@@ -146,7 +147,7 @@ fn refusal(path: &Path, source: &dyn Source, len: u64, metas: [ParsedMeta; 2]) -
         return foreign("a bbolt file in big-endian byte order, which cannot be imported");
     }
     if metas.iter().any(|parsed| matches!(parsed, ParsedMeta::Damaged)) {
-        return Error::corrupt(path, 0, "neither meta page has a right checksum");
+        return corrupt(path, 0, "neither meta page has a right checksum");
     }
     foreign(if len == 0 { "an empty file" } else { "a file of another kind, and not a bbolt file either" })
 }

@@ -38,7 +38,7 @@ pub struct ImportReport {
     pub session: bool,
     /// The time of the last heartbeat, in ms since 1970.
     pub last_heartbeat_ms: Option<i64>,
-    /// The number of jobs in the file.
+    /// The number of jobs in the file that a store can hold.
     pub jobs: u64,
     /// The number of log events in the file.
     pub log_events: u64,
@@ -47,7 +47,7 @@ pub struct ImportReport {
     pub log_events_dropped: u64,
     /// The number of jobs and log events that an interrupted import had written before.
     pub already_there: u64,
-    /// Keys in the file that a store has no place for. They were not imported.
+    /// Keys in the file that a store has no place for, and jobs that it cannot hold. They were not imported.
     pub left_out: Vec<LeftOut>,
     /// Whether one of the two meta pages is damaged, as after a crash during a transaction. The import is then as
     /// of the transaction before.
@@ -64,6 +64,9 @@ pub struct ImportReport {
 /// The store must be new, or hold what an interrupted import of the same file has written. Then this call
 /// continues that import, and nothing is imported twice; after a complete import, it changes nothing. Nothing else
 /// may use the store meanwhile: start the new agent after this has returned.
+///
+/// A job whose run id is not UTF-8 or over 1024 bytes cannot be in a store: [`left_out`](ImportReport::left_out)
+/// names it, and everything else is imported.
 ///
 /// Records of about 256 KiB are written, configuration, session and heartbeat in the last one. When this returns
 /// `Ok`, everything is durable: it survives a power cut.
@@ -104,7 +107,7 @@ pub struct ImportReport {
 /// - [`Error::Locked`]: a process has the file open for writing. Stop the old agent.
 /// - [`Error::WrongKey`]: no value opens under the key. Damage to the only value of a file looks the same.
 /// - [`Error::Corrupt`]: the file is damaged at the given offset.
-/// - [`Error::TooLarge`]: a run id is over 1024 bytes, or a value over 16 MiB.
+/// - [`Error::TooLarge`]: a value is over 16 MiB.
 /// - [`Error::Invalid`]: the store holds anything else, there is a store of this crate at the path, or the path
 ///   belongs to the store.
 ///
@@ -188,6 +191,27 @@ fn with_checked<T>(
     then(&CheckedFile { contents: &contents, pages: &pages, opener: &opener })
 }
 
+impl ImportReport {
+    /// How many jobs were left out, because a store cannot hold them. They are not counted in
+    /// [`jobs`](ImportReport::jobs).
+    ///
+    /// ```
+    /// # use std::path::Path;
+    /// # use backupy_state::{AgentKey, check_bolt};
+    /// # let old = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/import_bolt/example.db");
+    /// # let key = AgentKey::new("bkpy_0123456789abcdef0123456789abcdef")?;
+    /// let report = check_bolt(&old, &key)?;
+    /// if report.jobs_left_out() > 0 {
+    ///     eprintln!("let the Go agent deliver these first: {:?}", report.left_out);
+    /// }
+    /// # Ok::<(), backupy_state::Error>(())
+    /// ```
+    #[must_use]
+    pub fn jobs_left_out(&self) -> u64 {
+        self.left_out.iter().filter(|left| left.run_id.is_some()).map(|left| left.keys).sum()
+    }
+}
+
 impl CheckedFile<'_> {
     fn import(&self, into: &Store) -> Result<ImportReport> {
         let CheckedFile { contents, pages, opener } = *self;
@@ -200,7 +224,7 @@ impl CheckedFile<'_> {
     }
 
     fn report(&self) -> ImportReport {
-        let Contents { config, session, heartbeat, jobs, logs, left_out } = self.contents;
+        let Contents { config, session, heartbeat, jobs, logs, left_out, .. } = self.contents;
         ImportReport {
             config_version: config.map(|(version, _)| version),
             session: session.is_some(),
@@ -237,11 +261,17 @@ impl CheckedFile<'_> {
     }
 }
 
+/// The error for damage to a bbolt file. [`salvage`](crate::salvage()) does not know these files.
+fn corrupt(path: &Path, offset: u64, what: &'static str) -> Error {
+    let hint = "import what `bbolt compact` can copy of it, or an older copy of the file";
+    Error::Corrupt { path: path.to_path_buf(), offset, what, hint }
+}
+
 /// Opens the file with the shared lock of bbolt's readers. A bbolt writer holds the exclusive lock as long as it
 /// has the file open. Closing the file unlocks.
 fn open(path: &Path) -> Result<fs::File> {
     if !paths::is_file(&Disk, path)? {
-        return Err(Error::NotFound { path: path.to_path_buf() });
+        return Err(Error::NotFound { what: "file", path: path.to_path_buf(), given: None });
     }
     // If a FIFO has replaced the file since the check above, opening it without O_NONBLOCK would hang.
     let flags = rustix::fs::OFlags::NONBLOCK.bits().cast_signed();

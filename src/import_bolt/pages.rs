@@ -7,6 +7,7 @@
 
 use std::path::Path;
 
+use super::corrupt;
 use super::meta::{self, Meta};
 use super::page::{
     BRANCH, BUCKET, FREELIST, LEAF, PAGE_HEADER_LEN, Page, SLOT_LEN, Slot, SlotHeader, u32_at, u64_at,
@@ -64,14 +65,10 @@ impl<'a> Pages<'a> {
         let file_len = source.len().map_err(|error| Error::io("read the length of", path, error))?;
         let count = meta.high_water.min(file_len / meta.page_len);
         let Ok(count) = usize::try_from(count) else {
-            return Err(Error::corrupt(
-                path,
-                meta.offset,
-                "the file has more pages than this machine can address",
-            ));
+            return Err(corrupt(path, meta.offset, "the file has more pages than this machine can address"));
         };
         if meta.root < META_COUNT {
-            return Err(Error::corrupt(path, meta.offset, "there is no root page"));
+            return Err(corrupt(path, meta.offset, "there is no root page"));
         }
         let mut uses = vec![PageUse::Unseen; count];
         uses.iter_mut().zip(0..META_COUNT).for_each(|(used, _)| *used = PageUse::Used);
@@ -111,7 +108,7 @@ impl<'a> Pages<'a> {
     }
 
     pub(crate) fn corrupt(&self, offset: u64, what: &'static str) -> Error {
-        Error::corrupt(self.path, offset, what)
+        corrupt(self.path, offset, what)
     }
 
     /// Calls `visit` with every key of the bucket, in ascending order. Each bucket can be walked once: a second
@@ -263,8 +260,8 @@ impl<'a> Pages<'a> {
         for used in self.uses.iter_mut().take(range.end).skip(range.start) {
             match std::mem::replace(used, PageUse::Used) {
                 PageUse::Unseen => {}
-                PageUse::Free => return Err(Error::corrupt(self.path, referrer, "a reference to a free page")),
-                PageUse::Used => return Err(Error::corrupt(self.path, referrer, "a second reference to a page")),
+                PageUse::Free => return Err(corrupt(self.path, referrer, "a reference to a free page")),
+                PageUse::Used => return Err(corrupt(self.path, referrer, "a second reference to a page")),
             }
         }
         let bytes = self.bytes(offset, count * self.meta.page_len)?;

@@ -155,17 +155,18 @@ pub(crate) fn read_header(file: &dyn File, path: &Path) -> Result<Header> {
 
 /// Parses the header page in the first bytes of the file at `path`, and maps the verdict to an error.
 pub(crate) fn parse_first_pages(pages: &[u8], path: &Path) -> Result<Header> {
-    let path = path.to_path_buf();
     match header::parse_page(pages) {
         ParsedHeaderPage::Valid(header) => Ok(header),
-        ParsedHeaderPage::NotAStore => Err(Error::NotAStore { path, what: header::describe_foreign(pages) }),
+        ParsedHeaderPage::NotAStore => {
+            Err(Error::NotAStore { path: path.to_path_buf(), what: header::describe_foreign(pages) })
+        }
         ParsedHeaderPage::CutShort(_) => {
-            Err(Error::Corrupt { path, offset: 0, what: "the file ends before its first frame could begin" })
+            Err(Error::corrupt(path, 0, "the file ends before its first frame could begin"))
         }
-        ParsedHeaderPage::Damaged => {
-            Err(Error::Corrupt { path, offset: 0, what: "both copies of the header are damaged" })
+        ParsedHeaderPage::Damaged => Err(Error::corrupt(path, 0, "both copies of the header are damaged")),
+        ParsedHeaderPage::Unsupported { version, flags } => {
+            Err(Error::UnsupportedFormat { path: path.to_path_buf(), version, flags })
         }
-        ParsedHeaderPage::Unsupported { version, flags } => Err(Error::UnsupportedFormat { path, version, flags }),
     }
 }
 

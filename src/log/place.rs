@@ -28,6 +28,7 @@ pub(crate) enum Purpose {
 /// # Errors
 /// - `Invalid`: the path names no file; it is the name of a file that belongs to another store; it is too long for
 ///   the files next to the log; or the path without `.db` is a store, and the one with `.db` is not there.
+/// - `NotFound`: the path without `.db` is another file, and the one with `.db`, which is to be read, is not there.
 /// - `NotAStore`: a path without an extension names a folder or a device.
 /// - `Io`.
 pub(crate) fn resolve(storage: &dyn Storage, path: &Path, purpose: Purpose) -> Result<PathBuf> {
@@ -48,13 +49,17 @@ pub(crate) fn resolve(storage: &dyn Storage, path: &Path, purpose: Purpose) -> R
         with_extension.set_extension("db");
         match kind {
             PathKind::Missing => {}
-            PathKind::File
-                if is_store(storage, path) && kind_at(storage, &with_extension)? == PathKind::Missing =>
-            {
-                let (name, meant) = (path.display(), with_extension.display());
-                return invalid(format!(
-                    "{name} is a store, but the path means {meant}, which does not exist; rename {name} to {meant}"
-                ));
+            PathKind::File if kind_at(storage, &with_extension)? == PathKind::Missing => {
+                if is_store(storage, path) {
+                    let (name, meant) = (path.display(), with_extension.display());
+                    return invalid(format!(
+                        "{name} is a store, but the path means {meant}, which does not exist; \
+                         rename {name} to {meant}"
+                    ));
+                }
+                if purpose == Purpose::Reading {
+                    return Err(not_found(storage, path, &with_extension));
+                }
             }
             PathKind::File => {}
             kind => return Err(not_a_file(path.to_path_buf(), kind)),
@@ -76,6 +81,14 @@ pub(crate) fn resolve(storage: &dyn Storage, path: &Path, purpose: Purpose) -> R
         return invalid(format!("the path {} is too long: at most {max} bytes", log.display()));
     }
     Ok(log)
+}
+
+/// The error where there is no log at `log`, which the caller's path `given` means. If there is a file at `given`
+/// itself, it names both, so that the caller sees which one was looked at.
+pub(crate) fn not_found(storage: &dyn Storage, given: &Path, log: &Path) -> Error {
+    let is_file = || kind_at(storage, given).is_ok_and(|kind| kind == PathKind::File);
+    let given = (given.extension().is_none() && is_file()).then(|| given.to_path_buf());
+    Error::NotFound { what: "store", path: log.to_path_buf(), given }
 }
 
 /// Fails if the name is one of those that belong to another store. A quarantined file may be read.

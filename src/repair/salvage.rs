@@ -119,7 +119,7 @@ impl Source {
     /// intact.
     pub(crate) fn of(file: Arc<dyn File>, path: &Path, key: &AgentKey) -> Result<Self> {
         let pages = header::read_first_pages(&*file, path)?;
-        let (header, _) = header::recover_header(&pages, path, key)?;
+        let (header, _) = header::recover_header(&pages, path, key).map_err(without_salvage)?;
         let (log, base_damage) = header::with_keys(file, path, key, &header, &pages)?;
         let values = Values::new(Arc::new(log), false);
         Ok(Source { values, header, is_base_lost: base_damage.is_some(), expected: None })
@@ -215,6 +215,16 @@ impl Source {
             Some(what) => Err(Error::Stale { path: self.values.path().to_path_buf(), what }),
             None => Ok(()),
         }
+    }
+}
+
+/// A header that cannot be put together from its two copies cannot be salvaged, so the error must not advise that.
+fn without_salvage(error: Error) -> Error {
+    match error {
+        Error::Corrupt { path, offset, what, .. } => {
+            Error::Corrupt { path, offset, what, hint: "it cannot be salvaged; restore a backup" }
+        }
+        error => error,
     }
 }
 

@@ -40,11 +40,11 @@ pub(crate) fn moved(path: &Path) -> Error {
 /// Opens an existing file to read.
 pub(crate) fn open_file(storage: &dyn Storage, path: &Path) -> Result<Box<dyn File>> {
     if !is_file(storage, path)? {
-        return Err(Error::NotFound { path: path.to_path_buf() });
+        return Err(Error::not_found(path));
     }
     storage.open(path, Access::Read).map_err(|source| match source.kind() {
         // It has been moved or removed since.
-        io::ErrorKind::NotFound => Error::NotFound { path: path.to_path_buf() },
+        io::ErrorKind::NotFound => Error::not_found(path),
         _ => Error::io("open", path, source),
     })
 }

@@ -64,11 +64,12 @@ impl Store {
 
     fn open_silently(options: &OpenOptions, path: &Path, key: &AgentKey) -> Result<Store> {
         let storage = &*options.storage;
-        let path = place::resolve(storage, path, Purpose::Store)?;
+        let given = path;
+        let path = place::resolve(storage, given, Purpose::Store)?;
         // Checked before the lock is taken, or a failed open would leave a lock file where there is no store.
         let may_be_missing = options.create || options.expected.is_some();
         if !paths::is_file(storage, &path)? && !may_be_missing {
-            return Err(Error::NotFound { path });
+            return Err(place::not_found(storage, given, &path));
         }
         let mut wait = Wait::new(storage, options.lock_timeout);
         let lock_file = lock::lock_file(storage, &path, &mut wait)?;
@@ -109,7 +110,7 @@ fn create(options: &OpenOptions, path: &Path, key: &AgentKey) -> Result<Option<R
     match options.expected {
         Some(_) => Err(Error::Stale { path: path.to_path_buf(), what: "the file does not exist" }),
         None if options.create => recovery::create(&*options.storage, path, key, options.queue_order),
-        None => Err(Error::NotFound { path: path.to_path_buf() }),
+        None => Err(Error::not_found(path)),
     }
 }
 

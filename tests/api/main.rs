@@ -13,6 +13,7 @@ mod closing;
 mod compaction;
 mod compaction_ends;
 mod data;
+mod go_package;
 mod interface;
 mod iterators;
 mod keys;

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use backupy_state::{AgentKey, Store};
 use serde_json::json;
 
-use crate::bolt::{Agent, LEAF, Pages, bucket, inline, value};
+use crate::bolt::{Agent, LEAF, Pages, Seals, bucket, inline, tree, value};
 use crate::sandbox::{KEY, Sandbox};
 
 fn agent() -> Agent {
@@ -78,9 +78,42 @@ fn import_reports_what_it_left_out_and_what_may_be_missing() {
     let sandbox = Sandbox::with_bolt(&file);
     let out = sandbox.run(&sandbox.import()).success();
     let expected = "config      none\nsession     none\nheartbeat   none\njobs        0\nlog events  0\n\
-                    left out    1 key of bucket z\\u{1b}[2J\n\
+                    left out    1 key of bucket z\\u{1b}[2J: the agent had no such keys\n\
                     note        one of the two meta pages is damaged; the last transaction may be missing\n";
     assert!(out.ends_with(expected), "{out}");
+}
+
+#[test]
+fn a_job_that_cannot_be_imported_is_named_and_the_exit_code_is_3() {
+    let mut pages = Pages::new(4096);
+    let mut seals = Seals::new(KEY.as_bytes());
+    let jobs = [b"run-1".as_slice(), b"run-2", b"run-\xff"].map(|run_id| value(run_id, &seals.seal(b"a payload")));
+    let root = pages.add(LEAF, &jobs);
+    let mut buckets = Agent { jobs: Vec::new(), ..agent() }.buckets(KEY.as_bytes(), &mut pages, 4);
+    buckets.retain(|other| other.key != b"queue");
+    buckets.insert(2, bucket(b"queue", tree(root)));
+    let root = pages.add(LEAF, &buckets);
+    let file = pages.finish(root);
+    let sandbox = Sandbox::with_bolt(&file);
+    let expected = "1 job of [DIR]/old.db was left out, because a store cannot hold its run id; everything else is in \
+                    [DIR]/state.db; the Go agent can still deliver it";
+    // A second import continues, imports nothing twice, and still reports it.
+    for _ in 0..2 {
+        let outcome = sandbox.run(&sandbox.import());
+        assert_eq!(outcome.failed(3), expected);
+        let row = "left out    job \"run-\\xff\": its run id is not UTF-8\n";
+        assert!(outcome.out.contains(row) && outcome.out.contains("jobs        2\n"), "{outcome:?}");
+        assert_eq!(sandbox.run("queue list --json").json()["jobs"].as_array().unwrap().len(), 2);
+    }
+    let outcome = sandbox.run(&format!("{} --json", sandbox.import()));
+    assert_eq!(outcome.failed(3), expected);
+    let report: serde_json::Value = serde_json::from_str(&outcome.out).unwrap();
+    let left_out = json!([
+        { "bucket": "queue", "keys": 1, "run_id": "run-\\xff", "why": "its run id is not UTF-8" },
+    ]);
+    assert_eq!(report["left_out"], left_out);
+    sandbox.run("config get").success();
+    assert!(fs::read(sandbox.bolt()).unwrap() == file);
 }
 
 #[test]

@@ -2,11 +2,13 @@
 
 #![allow(clippy::unwrap_used, reason = "test helpers may panic, as tests do")]
 
+mod advice;
 mod anchor;
 mod backup;
 mod compact;
 mod completions;
 mod config;
+mod damage_table;
 mod data;
 mod demo;
 mod dump_state;
@@ -25,6 +27,7 @@ mod map;
 mod output;
 mod queue;
 mod rekey;
+mod remedies;
 mod running_agent;
 mod salvage;
 mod sandbox;

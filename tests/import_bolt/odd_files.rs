@@ -203,20 +203,49 @@ fn half_of_a_pair_is_damage() {
 fn keys_that_a_store_does_not_allow_are_refused() {
     let sealed = Seals::new(KEY.as_bytes()).seal(b"text");
     let queue = |run_id: &[u8]| with(bucket(b"queue", inline(&[value(run_id, &sealed)])));
-    assert_corrupt(&queue(b"run-\xFF"), "not UTF-8");
     assert_corrupt(&queue(b""), "keys are not in order");
-    assert!(read_bolt(&queue(&[b'r'; 1024]), &key()).is_ok());
-    let too_long = read_bolt(&queue(&[b'r'; 1025]), &key());
-    assert!(
-        matches!(too_long, Err(Error::TooLarge { what: "a run id", len: 1025, max: 1024, .. })),
-        "{too_long:?}"
-    );
     for len in [1, 15, 17] {
         assert_corrupt(&with(bucket(b"logs_buffer", inline(&[value(&vec![1; len], &sealed)]))), "a log event");
     }
     let mut session = Seals::new(KEY.as_bytes());
     let fields = [value(b"server_time_ms", &[0; 8]), value(b"session_id", &session.seal(b"\xFF"))];
     assert_corrupt(&with(bucket(b"registry", inline(&fields))), "session id is not UTF-8");
+}
+
+#[test]
+fn a_job_with_a_run_id_that_a_store_does_not_allow_is_named_and_everything_else_is_imported() {
+    let mut seals = Seals::new(KEY.as_bytes());
+    let (long, longest) = ([b'r'; 1025], [b'r'; 1024]);
+    let run_ids = [b"a\x1b[2J\\\xff".as_slice(), &longest, &long, b"run-1", b"\xff"];
+    let jobs: Vec<_> = run_ids.into_iter().map(|run_id| value(run_id, &seals.seal(run_id))).collect();
+    let whole = |jobs: &[Slot]| {
+        let mut pages = Pages::new(8192);
+        let root = pages.add(LEAF, jobs);
+        with_bucket(bucket(b"queue", tree(root)), pages)
+    };
+    let state = read_bolt(&whole(&jobs), &key()).unwrap();
+
+    let imported: Vec<_> = state.jobs.iter().map(|job| job.run_id.as_bytes()).collect();
+    assert_eq!(imported, [longest.as_slice(), b"run-1"]);
+    assert!(state.jobs.iter().all(|job| job.payload == job.run_id.as_bytes()));
+    let left_out: Vec<_> =
+        state.report.left_out.iter().map(|left| (&*left.bucket, left.run_id.as_deref().unwrap())).collect();
+    let cut = format!("{}...", "r".repeat(128));
+    assert_eq!(left_out, [("queue", r"a\x1b[2J\\\xff"), ("queue", &cut), ("queue", r"\xff")]);
+    let why: Vec<_> = state.report.left_out.iter().map(|left| left.why).collect();
+    let (not_utf8, too_long) = ("its run id is not UTF-8", "its run id has more than 1,024 bytes");
+    assert_eq!(why, [not_utf8, too_long, not_utf8]);
+    assert_eq!((state.report.jobs, state.report.jobs_left_out()), (2, 3));
+    let expected = expected(&agent());
+    assert_eq!((state.config, state.session, state.logs), (expected.0, expected.1, expected.4));
+}
+
+/// Damage to a page can give a job such a run id, and is then found as any other.
+#[test]
+fn the_payload_of_a_job_that_is_left_out_is_checked() {
+    let mut sealed = Seals::new(KEY.as_bytes()).seal(b"text");
+    *sealed.last_mut().unwrap() ^= 1;
+    assert_corrupt(&with(bucket(b"queue", inline(&[value(b"\xff", &sealed)]))), "failed authentication");
 }
 
 #[test]

@@ -124,6 +124,40 @@ fn opening_a_missing_store_without_create_is_not_found_and_makes_no_file() {
     assert_eq!(names(place.folder()), Vec::<String>::new());
 }
 
+/// An operator who names a file that exists must see which one was looked at.
+#[test]
+fn a_file_without_extension_that_is_no_store_is_named_next_to_the_missing_one() {
+    let place = Place::new();
+    let (given, meant) = (place.at("passwd"), place.at("passwd.db"));
+    fs::write(&given, "root:x:0:0\n").unwrap();
+    let before = listing(place.folder());
+    let errors = [
+        existing().open(&given, &key()).unwrap_err(),
+        Snapshot::open(&given, &key()).unwrap_err(),
+        verify(&given, Some(&key())).unwrap_err(),
+        verify(&given, None).unwrap_err(),
+        salvage(&given, &key(), place.at("salvaged.db")).unwrap_err(),
+    ];
+    for error in errors {
+        assert!(matches!(&error, Error::NotFound { given: Some(path), .. } if *path == given), "{error:?}");
+        let expected = format!(
+            "there is no store at {}; `.db` was added to the path, and {} is not a store either",
+            meant.display(),
+            given.display()
+        );
+        assert_eq!(error.to_string(), expected);
+    }
+    assert_eq!(listing(place.folder()), before);
+
+    // A new store is made next to it, and it is then no longer spoken of.
+    Store::open(&given, &key()).unwrap().close().unwrap();
+    assert_eq!(Snapshot::open(&given, &key()).unwrap().path(), meant);
+    fs::remove_file(&meant).unwrap();
+    fs::remove_file(&given).unwrap();
+    let error = Snapshot::open(&given, &key()).unwrap_err();
+    assert!(matches!(error, Error::NotFound { given: None, .. }), "{error:?}");
+}
+
 // ---- Symbolic links ----
 
 #[test]

@@ -6,6 +6,8 @@ use std::process::ExitCode;
 
 use backupy_state::Error;
 
+use crate::advice::for_a_shell;
+
 /// The exit codes, which `--help` documents.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Exit {
@@ -64,7 +66,7 @@ impl fmt::Display for Failure {
 
 impl From<Error> for Failure {
     fn from(error: Error) -> Self {
-        Failure::new(Exit::of(&error), with_source(&error))
+        Failure::new(Exit::of(&error), for_a_shell(&error))
     }
 }
 

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use backupy_state::{ImportReport, LogLimits, OpenOptions, check_bolt, import_bolt};
 use serde_json::{Value, json};
 
-use crate::failure::Failure;
+use crate::failure::{Exit, Failure};
 use crate::progress;
 use crate::target::{Lock, Target};
 use crate::text::{Out, Utc, counted, escaped, grouped};
@@ -15,11 +15,12 @@ use crate::text::{Out, Utc, counted, escaped, grouped};
 ///
 /// The bbolt file is not changed. It is checked completely first: if it is damaged, in use or under another key,
 /// nothing is imported and no store is created. If the import is interrupted, run it again before the agent
-/// starts; it continues where it stopped. A store with any other contents is refused. Stop the Go agent first. If
-/// its file has the name of the new store, rename the file, as in the example.
+/// starts; it continues where it stopped. A store with any other contents is refused. A job that a store cannot
+/// hold, because of its run id, is listed, and the exit code is then 3; everything else is imported. Stop the Go
+/// agent first. If its file has the name of the new store, rename the file.
 #[derive(clap::Args)]
-#[command(after_help = "Example:\n  mv /var/lib/backupy/state.db /var/lib/backupy/state.bolt\n  \
-                        backupy-state --state /var/lib/backupy/state.db import /var/lib/backupy/state.bolt")]
+#[command(after_help = "Example:\n  mkdir -p -m 700 /var/lib/backupy\n  \
+                        backupy-state --state /var/lib/backupy/state.db import /var/lib/backup-agent/state.db")]
 pub(crate) struct Args {
     /// The bbolt file
     #[arg(value_name = "FILE")]
@@ -32,6 +33,7 @@ pub(crate) struct Args {
 pub(crate) fn run(target: &Target, args: &Args, out: &mut Out) -> Result<(), Failure> {
     let key = target.key()?;
     refuse_same_file(&target.state(), &args.from)?;
+    refuse_missing_folder(&target.state())?;
     // Even opening the store would write to its lock file.
     target.refuse_own_file(&args.from)?;
     // Checked before the store is created: an empty store left by a failed import would look like an agent without
@@ -55,7 +57,37 @@ pub(crate) fn run(target: &Target, args: &Args, out: &mut Out) -> Result<(), Fai
     } else {
         show(out, &state, &from, &report);
     }
-    Ok(())
+    check(&state, &from, &report)
+}
+
+/// Fails if a job is not in the store: a script must not take this for a complete import.
+fn check(state: &str, from: &str, report: &ImportReport) -> Result<(), Failure> {
+    let left_out = report.jobs_left_out();
+    if left_out == 0 {
+        return Ok(());
+    }
+    let jobs = counted(left_out, "job");
+    let (were, ids, them) =
+        if left_out == 1 { ("was", "its run id", "it") } else { ("were", "their run ids", "them") };
+    let message = format!(
+        "{jobs} of {from} {were} left out, because a store cannot hold {ids}; everything else is in {state}; \
+         the Go agent can still deliver {them}"
+    );
+    Err(Failure::new(Exit::Damage, message))
+}
+
+/// Only a folder that is there gets a store. The error of the lock file in it would say less.
+fn refuse_missing_folder(state: &Path) -> Result<(), Failure> {
+    let folder = state.parent().filter(|folder| !folder.as_os_str().is_empty());
+    match folder {
+        Some(folder) if !folder.exists() => {
+            let folder = folder.display();
+            let message =
+                format!("there is no folder {folder} for the new store; make it with `mkdir -p -m 700 {folder}`");
+            Err(Failure::new(Exit::NotFound, message))
+        }
+        _ => Ok(()),
+    }
 }
 
 /// The Go agent's file and the store have the same default name.
@@ -70,7 +102,10 @@ fn refuse_same_file(state: &Path, from: &Path) -> Result<(), Failure> {
 }
 
 fn as_json(state: &str, from: &str, report: &ImportReport) -> Value {
-    let left_out = report.left_out.iter().map(|it| json!({ "bucket": it.bucket, "keys": it.keys }));
+    let left_out = report
+        .left_out
+        .iter()
+        .map(|it| json!({ "bucket": it.bucket, "keys": it.keys, "run_id": it.run_id, "why": it.why }));
     json!({
         "state": state,
         "from": from,
@@ -104,7 +139,14 @@ fn show(out: &mut Out, state: &str, from: &str, report: &ImportReport) {
         out.row("of these", format_args!("{} had been imported before", grouped(report.already_there)));
     }
     for left in &report.left_out {
-        out.row("left out", format_args!("{} of bucket {}", counted(left.keys, "key"), escaped(&left.bucket)));
+        match &left.run_id {
+            // With escapes already.
+            Some(run_id) => out.row("left out", format_args!("job \"{run_id}\": {}", left.why)),
+            None => {
+                let (keys, bucket) = (counted(left.keys, "key"), escaped(&left.bucket));
+                out.row("left out", format_args!("{keys} of bucket {bucket}: {}", left.why));
+            }
+        }
     }
     if report.meta_page_damaged {
         out.row("note", "one of the two meta pages is damaged; the last transaction may be missing");

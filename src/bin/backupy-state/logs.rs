@@ -1,6 +1,6 @@
 //! `logs`: shows, adds or removes buffered log events.
 
-use backupy_state::{LogAdmission, LogBatch, LogEvent, LogLimits, OpenOptions};
+use backupy_state::{Error, LogAdmission, LogBatch, LogEvent, LogLimits, OpenOptions};
 use serde_json::{Value, json};
 
 use crate::failure::{Exit, Failure};
@@ -120,7 +120,7 @@ pub(crate) fn run(target: &Target, args: &Args, out: &mut Out) -> Result<(), Fai
 fn peek(target: &Target, limit: usize, secrets: bool, out: &mut Out) -> Result<(), Failure> {
     let inspector = Inspector::new(target.snapshot()?, secrets);
     let (state, buffered) = (inspector.snapshot.path().display().to_string(), inspector.snapshot.log_count());
-    let batch = inspector.snapshot.peek_logs(limit)?;
+    let batch = inspector.snapshot.peek_logs(limit).map_err(first_unreadable)?;
     let (events, dropped) = (batch.events(), batch.dropped());
     if out.json {
         let events = events_json(&batch, |event, payload| inspector.with_secret(event, "payload", payload));
@@ -161,7 +161,7 @@ fn drain(target: &Target, args: &Drain, out: &mut Out) -> Result<(), Failure> {
     let store = target.open(&args.lock, &mut OpenOptions::new())?;
     let (state, buffered) = (store.path().display().to_string(), store.log_count());
     let limit = args.limit.unwrap_or(usize::MAX);
-    let batch = store.peek_logs(limit)?;
+    let batch = store.peek_logs(limit).map_err(first_unreadable)?;
     let (count, dropped) = (batch.events().len(), batch.dropped());
     let mut report =
         json!({ "state": state, "log_events": buffered - count, "dropped": dropped, "drained": count });
@@ -222,12 +222,18 @@ fn events_json(batch: &LogBatch, with_payload: impl Fn(Value, &[u8]) -> Value) -
 /// Fails if the batch is shorter than expected: the library ends a batch before an unreadable event.
 fn check_all_read(batch: &LogBatch, expected: usize) -> Result<(), Failure> {
     let read = batch.events().len();
-    if read < expected {
-        let message = format!(
-            "log event {} is unreadable; `verify` reports why, `logs discard-unreadable` removes it",
-            read + 1
-        );
-        return Err(Failure::new(Exit::Damage, message));
-    }
-    Ok(())
+    if read < expected { Err(unreadable(read + 1)) } else { Ok(()) }
+}
+
+/// If the first event is unreadable, there is no batch.
+fn first_unreadable(error: Error) -> Failure {
+    if matches!(error, Error::Unauthentic { .. }) { unreadable(1) } else { error.into() }
+}
+
+fn unreadable(number: usize) -> Failure {
+    let message = format!(
+        "log event {number} is unreadable; `backupy-state verify` reports why, \
+         `backupy-state logs discard-unreadable` removes it"
+    );
+    Failure::new(Exit::Damage, message)
 }
