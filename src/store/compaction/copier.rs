@@ -162,26 +162,18 @@ impl<'a> Copier<'a> {
         location: Location,
         append_value: impl FnOnce(&mut SecretVec) -> Result<()>,
     ) -> Result<()> {
-        match (self.new.add(operation, append_value), &mut self.left_out) {
+        match (self.new.add_copy(operation, append_value), &mut self.left_out) {
             (Err(Error::Unauthentic { .. }), Some(left_out)) => {
                 left_out.push((operation.bucket, operation.key.into(), location));
                 Ok(())
             }
-            (added, _) => added.map_err(|error| name_job(error, operation)),
+            (added, _) => added,
         }
     }
 
     fn is_live(&self, operation: &Operation<'_>, location: Location) -> bool {
         let is_live = |index: &Index| index.get(operation.bucket, operation.key) == Some(location);
         self.shared.with_index(is_live).0
-    }
-}
-
-/// Names the job whose payload failed authentication: until it is acked, no copy can be made.
-fn name_job(error: Error, operation: &Operation<'_>) -> Error {
-    match operation.bucket {
-        Bucket::Queue => error.about_job(String::from_utf8_lossy(operation.key).into_owned()),
-        _ => error,
     }
 }
 
