@@ -16,6 +16,7 @@ mod health_check;
 mod heartbeat;
 mod help;
 mod import;
+mod init;
 mod input;
 mod logs;
 mod maintenance;
