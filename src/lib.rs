@@ -16,7 +16,7 @@
 //! ```
 //!
 //! - [`Store`] is the agent's exclusive handle.
-//! - [`Snapshot`] lets any other process read the store while the agent runs.
+//! - [`Snapshot`] lets any other process read the store and back it up while the agent runs.
 //! - [`verify`] checks the file, and [`salvage`] copies what is still authentic of a damaged store into a new one.
 //!
 //! # Why this crate?

@@ -1,4 +1,4 @@
-//! The reader without a lock: another process uses it to look at a store while the agent runs. Never writes.
+//! The reader without a lock: another process uses it to look at a store while the agent runs. Never writes to it.
 //!
 //! Implements *Alongside a writer* of FORMAT.md, section 11.
 
@@ -22,12 +22,15 @@ use crate::report::MOUNTED;
 use crate::storage::{Disk, Storage, paths};
 use crate::{AgentKey, Anchor, CompactionStats, Error, Limit, Opening, Result, Stats};
 
+mod backup;
+
 /// A consistent, read-only view of a store, for instance for a health check while the agent runs.
 ///
 /// The view has every record that was complete in the log when the snapshot was opened or last refreshed,
 /// including those that the writer has not synced yet. It changes only by [`refresh`](Snapshot::refresh). A
-/// snapshot takes no lock and writes nothing. It reads values by `pread` and not through a memory map, so a writer
-/// that cuts its file cannot kill this process. Jobs are ordered by run id.
+/// snapshot takes no lock, and writes nothing but what [`backup`](Snapshot::backup) is asked for. It reads values
+/// by `pread` and not through a memory map, so a writer that cuts its file cannot kill this process. Jobs are
+/// ordered by run id.
 ///
 /// ```
 /// use backupy_state::{AgentKey, Snapshot, Store};

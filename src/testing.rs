@@ -103,6 +103,14 @@ pub fn copy_progress(store: &Store) -> u64 {
     store.copy_progress()
 }
 
+/// [`Snapshot::backup`], which notes how many bytes of the new file it has read back: for a progress bar.
+///
+/// # Errors
+/// As [`Snapshot::backup`].
+pub fn backup_noting(snapshot: &Snapshot, path: impl AsRef<Path>, read_back: impl Fn(u64)) -> Result<()> {
+    snapshot.backup_noting(path.as_ref(), read_back)
+}
+
 /// The default policy, changed.
 #[must_use]
 pub fn policy(change: impl FnOnce(&mut CompactionPolicy)) -> CompactionPolicy {

@@ -45,7 +45,7 @@ use crate::format::record::Operation;
 use crate::index::{Index, QueueOrder};
 use crate::report::MOUNTED;
 use crate::storage::names::{NEW, sibling};
-use crate::storage::{self, Attributes, FileId, Folder, RenameError, Storage, paths};
+use crate::storage::{self, Attributes, File, FileId, Folder, RenameError, Storage, paths};
 use crate::{AgentKey, Error, Result};
 
 /// A new log under its temporary name. Dropping it removes the file, unless the file has been renamed.
@@ -103,6 +103,16 @@ impl LogBuilder {
         self.file.file.set_attributes(attributes).map_err(set_error)
     }
 
+    /// Gives a new copy to the owner and the group of the log that it was made from, where this process may: root
+    /// copies for an agent that is not root. Nobody else can open it, whatever the mode of the other log: a copy
+    /// may be in a folder that others can reach.
+    pub(crate) fn take_owner_of(&self, log: &dyn File) {
+        if let Ok(attributes) = log.attributes() {
+            // If the owner cannot be set, the caller owns the file.
+            let _ = self.file.file.set_attributes(&attributes.owner_alone());
+        }
+    }
+
     /// Keeps the file when the builder is dropped: it has been renamed.
     fn keep(&mut self) {
         self.is_named = true;
@@ -117,6 +127,16 @@ impl LogBuilder {
     ) -> Result<()> {
         self.next_frame.add(operation, append_value)?;
         if self.next_frame.bytes.len() >= FRAME_LEN_TARGET { self.flush() } else { Ok(()) }
+    }
+
+    /// Like [`add`](Self::add), for a put whose value is read from another log. If the value fails
+    /// authentication, the error names the job or the data key: until that is removed, no copy can be made.
+    pub(crate) fn add_copy(
+        &mut self,
+        operation: &Operation<'_>,
+        append_value: impl FnOnce(&mut SecretVec) -> Result<()>,
+    ) -> Result<()> {
+        self.add(operation, append_value).map_err(|error| error.about(operation.bucket.names(operation.key)))
     }
 
     /// Writes the operations that have been added since the last frame as one frame. It is not durable yet.

@@ -274,9 +274,8 @@ impl Check<'_> {
             self.report.operations += 1;
             operations.push(OperationInfo::new(&operation));
             let Some(location) = locations.locate(&operation) else { continue };
-            self.report.values += 1;
             match values.read(location).map(SecretVec::from) {
-                Ok(value) if operation.bucket.allows_value(operation.key, &value) => {}
+                Ok(value) if operation.bucket.allows_value(operation.key, &value) => self.report.values += 1,
                 Ok(_) => self.report.note_error(values.malformed(location))?,
                 // The frame is damaged, so the value is too: this is no sign of tampering.
                 Err(Error::Unauthentic { offset, what, .. }) if !is_whole => {

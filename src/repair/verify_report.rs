@@ -24,7 +24,7 @@ pub struct VerifyReport {
     pub frames: u64,
     /// The number of operations in the frames. 0 without a key.
     pub operations: u64,
-    /// The number of values that were checked. 0 without a key.
+    /// The number of values that opened and are right. 0 without a key.
     pub values: u64,
     /// Where the last whole frame ends, in bytes from the start of the file.
     pub log_len: u64,

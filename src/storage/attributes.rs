@@ -29,6 +29,19 @@ impl Attributes {
         })))
     }
 
+    /// The owner and the group, and no access for anybody but the owner.
+    pub(crate) fn owner_alone(&self) -> Self {
+        let alone = |FileAttributes { uid, gid, .. }: &FileAttributes| FileAttributes {
+            uid: *uid,
+            gid: *gid,
+            mode: 0o600,
+            acl: Xattr::Missing,
+            label: Xattr::Missing,
+            user: Vec::new(),
+        };
+        Self(self.0.as_ref().map(alone))
+    }
+
     /// Gives them to a new file. Fails if the owner or the mode cannot be set. If the group, the ACL or the label
     /// cannot be, only the owner can open the file.
     pub(super) fn apply_to(&self, file: &File) -> io::Result<()> {
@@ -211,6 +224,15 @@ mod tests {
         old.set_permissions(Permissions::from_mode(0o640)).unwrap();
         Attributes::of(&old).unwrap().apply_to(&new).unwrap();
         assert_eq!(of(&new), of(&old));
+    }
+
+    #[test]
+    fn owner_alone_leaves_out_the_mode_and_the_access_of_others() {
+        let (_folder, old, new) = old_and_new();
+        old.set_permissions(Permissions::from_mode(0o444)).unwrap();
+        new.set_permissions(Permissions::from_mode(0o666)).unwrap();
+        Attributes::of(&old).unwrap().owner_alone().apply_to(&new).unwrap();
+        assert_eq!(mode_of(&new), 0o600);
     }
 
     #[test]

@@ -99,7 +99,8 @@ impl Store {
     /// and write. On return the copy is durable. `path` means what it means to [`open`](Store::open): without an
     /// extension, `.db` is added.
     ///
-    /// The copy has the generation of the store. It is a store of its own; after the original has been written to
+    /// The copy has the id and the generation of the store, and its owner where this process may set it; only the
+    /// owner can open it. It is a store of its own; after the original has been written to
     /// again, it is an older state, which [`expect_at_least`](crate::OpenOptions::expect_at_least) can detect.
     ///
     /// # Errors

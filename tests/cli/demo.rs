@@ -46,7 +46,23 @@ fn the_demo_as_json_has_kills_in_calls_of_every_kind() {
     assert!(number(&outcome["compactions_killed"]) <= number(&outcome["kills"]), "{outcome}");
     // A folder given by --dir is kept, and a demo refuses to start with a store in it.
     let again = sandbox.run(&format!("demo --seconds 1 --dir {}", folder.display()));
-    assert!(again.failed(1).contains("is the store of an earlier demo"), "{again:?}");
+    assert!(again.failed(2).contains("/state.db already exists; it was not changed"), "{again:?}");
+}
+
+#[test]
+fn the_help_of_the_demo_names_its_key_and_no_option_that_it_refuses() {
+    let sandbox = Sandbox::empty();
+    let help = sandbox.run("demo --help").success();
+    assert!(help.contains("bkpy_demo_key_that_everybody_knows_0"), "{help}");
+    let options = help.split_once("Options:").unwrap().1;
+    assert!(options.contains("--json") && options.contains("--dir"), "{help}");
+    assert!(!options.contains("--state") && !options.contains("--key-file"), "{help}");
+
+    let folder = sandbox.folder.path().join("kept");
+    sandbox.run(&format!("demo --seconds 1 --dir {}", folder.display())).success();
+    let mut verify = sandbox.keyless("verify");
+    verify.env("BACKUPY_STATE_DIR", &folder).env("BACKUPY_AGENT_KEY", "bkpy_demo_key_that_everybody_knows_0");
+    sandbox.outcome(verify.output().unwrap()).success();
 }
 
 #[test]
@@ -62,8 +78,10 @@ fn the_demo_does_not_change_another_store() {
     let sandbox = Sandbox::empty();
     Store::open(sandbox.state(), &AgentKey::new(KEY).unwrap()).unwrap().close().unwrap();
     let before = sandbox.bytes();
-    sandbox.run(&format!("demo --dir {}", sandbox.folder.path().display())).failed(4);
+    let files = sandbox.files();
+    sandbox.run(&format!("demo --dir {}", sandbox.folder.path().display())).failed(2);
     assert!(sandbox.bytes() == before);
+    assert_eq!(sandbox.files(), files);
 }
 
 #[test]

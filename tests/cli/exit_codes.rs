@@ -70,8 +70,6 @@ fn code_0_is_success() {
 #[test]
 fn code_1_is_failure() {
     let sandbox = Sandbox::filled();
-    let outcome = sandbox.run("verify --key-file /nowhere/agent.key");
-    assert!(outcome.failed(1).contains("/nowhere/agent.key"), "{outcome:?}");
     let full = File::create("/dev/full").unwrap();
     let outcome = sandbox.outcome(sandbox.command("verify").stdout(full).output().unwrap());
     assert!(outcome.failed(1).starts_with("could not write the output: "), "{outcome:?}");
@@ -103,7 +101,10 @@ fn code_2_is_usage() {
         assert_eq!(sandbox.run(wrong).code, Some(2), "{wrong}");
         assert_eq!(sandbox.run(wrong).out, "", "{wrong}");
     }
-    sandbox.run("demo --state x").failed(2);
+    for demo in ["demo --state x", "--state x demo", "demo --key-file x", "--key-file x demo"] {
+        let outcome = sandbox.run(demo);
+        assert!(outcome.failed(2).contains("uses a store and a key of its own"), "{demo}: {outcome:?}");
+    }
     let outcome = sandbox.run("verify --jsn");
     let expected = "unexpected argument '--jsn' found; tip: a similar argument exists: '--json'; see --help";
     assert_eq!(outcome.failed(2), expected);
@@ -113,6 +114,66 @@ fn code_2_is_usage() {
     }
     let outcome = sandbox.outcome(sandbox.command("stats --state").arg("").output().unwrap());
     assert!(outcome.failed(2).contains("--state <PATH>"), "{outcome:?}");
+}
+
+#[test]
+fn code_2_is_a_key_file_that_cannot_be_read() {
+    let sandbox = Sandbox::filled();
+    let folder = sandbox.folder.path().display().to_string();
+    for key_file in ["/nowhere/agent.key", &folder] {
+        let option = format!("--key-file {key_file}");
+        for read in STRICT_READS {
+            let outcome = sandbox.run(&format!("{read} {option}"));
+            assert!(
+                outcome.failed(2).contains(&format!("could not read the key file {}", shown(key_file))),
+                "{outcome:?}"
+            );
+        }
+        every_other_command_fails_with_2(&sandbox, &option);
+        sandbox.run(&format!("rekey --new-key-file {key_file}")).failed(2);
+        sandbox.run(&format!("health-check {option}")).failed(1);
+    }
+}
+
+fn shown(path: &str) -> &str {
+    if path.starts_with("/nowhere") { path } else { "[DIR]" }
+}
+
+#[track_caller]
+fn every_other_command_fails_with_2(sandbox: &Sandbox, option: &str) {
+    let files = sandbox.files();
+    for (write, stdin) in WRITES {
+        sandbox.fed(&format!("{write} {option}"), stdin.as_bytes()).failed(2);
+    }
+    for other in ["init", "compact", "rekey", "backup [DIR]/c.db", "salvage [DIR]/c.db", "import [DIR]/x.db"] {
+        sandbox.run(&format!("{} {option}", sandbox.maintenance(other))).failed(2);
+    }
+    assert_eq!(sandbox.files(), files);
+}
+
+#[test]
+fn code_2_is_a_target_that_exists() {
+    let sandbox = Sandbox::filled();
+    let target = sandbox.folder.path().join("target.db");
+    fs::write(&target, "another file").unwrap();
+    fs::create_dir(sandbox.folder.path().join("demo")).unwrap();
+    fs::write(sandbox.folder.path().join("demo/state.db"), "another file").unwrap();
+    let (before, target_option) = (sandbox.bytes(), "--state [DIR]/target.db");
+    for command in [
+        "backup [DIR]/target",
+        "backup [DIR]/target.db",
+        "salvage [DIR]/target",
+        "map --svg [DIR]/target.db",
+        "demo --seconds 1 --dir [DIR]/demo",
+        "init",
+        &format!("init {target_option}"),
+    ] {
+        let outcome = sandbox.run(&sandbox.maintenance(command));
+        assert!(outcome.failed(2).contains("already exists; it was not changed"), "{command}: {outcome:?}");
+        assert_eq!(fs::read(&target).unwrap(), b"another file", "{command}");
+    }
+    assert!(sandbox.bytes() == before);
+    assert_eq!(fs::read_dir(sandbox.folder.path().join("demo")).unwrap().count(), 1);
 }
 
 #[test]
@@ -155,9 +216,7 @@ fn code_4_is_the_wrong_key() {
 fn code_5_is_locked() {
     let sandbox = Sandbox::empty();
     let _store = sandbox.open();
-    let outcome = sandbox.run(&format!("demo --dir {}", sandbox.folder.path().display()));
     let holder = format!("is in use by process {}", std::process::id());
-    assert!(outcome.failed(5).contains(&holder), "{outcome:?}");
     for (write, stdin) in WRITES {
         let outcome = sandbox.fed(&format!("{write} --lock-timeout 0"), stdin.as_bytes());
         assert!(outcome.failed(5).contains(&holder), "{write}: {outcome:?}");

@@ -50,6 +50,22 @@ dropped     2
     assert!(sandbox.bytes() == before, "reading has changed the log");
 }
 
+#[test]
+fn logs_list_shows_all_events_or_as_many_as_asked_for() {
+    let sandbox = sandbox_with_drops();
+    let times = |args: &str| {
+        let events = sandbox.run(args).json()["events"].as_array().unwrap().clone();
+        events.into_iter().map(|event| event["ts_ms"].as_i64().unwrap()).collect::<Vec<_>>()
+    };
+    assert_eq!(times("logs list --json"), [3, 4, 1_700_000_000_000]);
+    assert_eq!(times("logs list --json --limit 2"), [3, 4]);
+    assert_eq!(times("logs list --json --limit 0"), [0; 0]);
+    assert_eq!(times("logs list --json --limit 9"), [3, 4, 1_700_000_000_000]);
+    let out = sandbox.run("logs list --limit 1").success();
+    assert!(out.contains("log events  3\n") && out.ends_with("00:00:00.003 UTC  1 byte\n"), "{out}");
+    sandbox.run("logs list --limit x").failed(2);
+}
+
 /// Three log events, of which the second fails authentication.
 fn with_an_unreadable_second_event() -> Sandbox {
     let sandbox = Sandbox::empty();

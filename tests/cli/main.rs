@@ -19,6 +19,7 @@ mod health_check;
 mod heartbeat;
 mod help;
 mod import;
+mod init;
 mod input;
 mod logs;
 mod maintenance;

@@ -1,4 +1,4 @@
-//! What `compact`, `rekey` and `backup` have in common: they need the lock, and a failure changes nothing.
+//! What `compact`, `rekey` and `backup` have in common: a failure changes nothing. The first two need the lock.
 
 use std::fs;
 
@@ -49,7 +49,7 @@ fn maintenance_waits_for_the_agent_and_then_gives_up() {
     let store = sandbox.open();
     let before = sandbox.bytes();
     let files = sandbox.files();
-    for command in MAINTENANCE {
+    for command in &MAINTENANCE[..2] {
         let outcome = sandbox.run(&format!("{} --lock-timeout 0", sandbox.maintenance(command)));
         assert!(
             outcome.failed(5).contains(&format!("is in use by process {}", std::process::id())),

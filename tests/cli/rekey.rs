@@ -32,7 +32,7 @@ fn rekey_without_a_new_key_changes_nothing() {
     assert!(sandbox.run("rekey").failed(2).contains("give --new-key-file or set BACKUPY_NEW_AGENT_KEY"));
     let empty = sandbox.command("rekey").env("BACKUPY_NEW_AGENT_KEY", "").output().unwrap();
     assert!(sandbox.outcome(empty).failed(2).contains("BACKUPY_NEW_AGENT_KEY is empty"));
-    assert!(sandbox.run("rekey --new-key-file /nowhere/new.key").failed(1).contains("/nowhere/new.key"));
+    assert!(sandbox.run("rekey --new-key-file /nowhere/new.key").failed(2).contains("/nowhere/new.key"));
     for wrong in ["rekey --new-key secret", "rekey secret"] {
         sandbox.run(wrong).failed(2);
     }

@@ -170,6 +170,41 @@ fn the_map_fits_a_narrow_terminal() {
 }
 
 #[test]
+fn a_narrow_terminal_breaks_lines_between_words() {
+    let sandbox = large_sandbox();
+    let Some(terminal) = Terminal::open(&sandbox, 40) else { return };
+    for (args, code) in [
+        ("verify", "0"),
+        ("stats", "0"),
+        ("health-check", "0"),
+        ("map", "0"),
+        ("dump-state", "0"),
+        ("logs list", "0"),
+        ("config get", "0"),
+        ("queue show none", "6"),
+        ("queue list --limt", "2"),
+        ("verify --help", "0"),
+    ] {
+        let seen = terminal.run("NO_COLOR=1", args);
+        assert_eq!(seen.code, code, "{seen:?}");
+        // As the program wrote it, after `clear`: what is not wider than the terminal is not broken there.
+        let recorded = seen.recorded.replace("\x1b[H\x1b[J\x1b[3J", "\n");
+        let lines = recorded.split(['\n', '\r']).filter(|line| !line.starts_with("clear; "));
+        let too_wide: Vec<_> = lines.filter(|line| line.chars().count() > 40).collect();
+        assert_eq!(too_wide, [""; 0], "{args}");
+        // Every word is there. Those with digits may differ from run to run, and bars and the map are narrower.
+        let is_word = |word: &&str| !word.contains(|c: char| c.is_ascii_digit() || "#.x[".contains(c));
+        let piped = sandbox.run(args);
+        for word in format!("{} {}", piped.out, piped.err).split_whitespace().filter(is_word) {
+            assert!(recorded.split_whitespace().any(|shown| shown == word), "{args}: {word}: {recorded}");
+        }
+    }
+    let recorded = terminal.run("", "verify").recorded;
+    let bars: Vec<_> = recorded.split('\r').filter(|part| part.starts_with("verifying ")).collect();
+    assert!(!bars.is_empty() && bars.iter().all(|bar| bar.chars().count() == 39), "{bars:?}");
+}
+
+#[test]
 fn output_cut_off_by_head_is_not_a_failure() {
     let sandbox = large_sandbox();
     let Some(terminal) = Terminal::open(&sandbox, 120) else { return };

@@ -34,6 +34,16 @@ index file  none that fits; opening reads the whole log
 }
 
 #[test]
+fn a_value_that_does_not_open_is_not_counted() {
+    let sandbox = Sandbox::filled();
+    sandbox.tamper_with_frame(4);
+    let outcome = sandbox.run("verify --json");
+    let report: Value = serde_json::from_str(&outcome.out).unwrap();
+    assert_eq!((outcome.code, &report["operations"], &report["values"]), (Some(3), &json!(10), &json!(7)));
+    assert!(sandbox.run("verify").out.contains("operations  10, 7 values\n"));
+}
+
+#[test]
 fn verify_reports_a_torn_tail_and_does_not_fail() {
     let sandbox = Sandbox::filled();
     let mut bytes = sandbox.bytes();

@@ -17,6 +17,7 @@ mod locking;
 mod names;
 mod paths;
 mod refusals;
+mod snapshot_backups;
 mod snapshots;
 mod system_calls;
 mod threads;

@@ -92,7 +92,7 @@ fn writer(place: &Place) -> Child {
     child
 }
 
-fn snapshot(path: impl AsRef<Path>) -> Snapshot {
+pub(crate) fn snapshot(path: impl AsRef<Path>) -> Snapshot {
     Snapshot::open(path, &key()).unwrap()
 }
 
@@ -466,7 +466,7 @@ fn child_that_compacts() {
 }
 
 /// Checks that each payload is one that the writer wrote. Returns the number of the newest.
-fn newest_job(snapshot: &Snapshot) -> Option<u64> {
+pub(crate) fn newest_job(snapshot: &Snapshot) -> Option<u64> {
     let jobs = snapshot.dequeue_jobs(usize::MAX).unwrap();
     let number_of = |payload: &[u8]| u64::from_le_bytes(payload[..8].try_into().unwrap());
     assert!(jobs.iter().all(|job| job.payload == payload(number_of(&job.payload))));

@@ -7,7 +7,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use backupy_state::testing::{options_on, policy};
+use backupy_state::testing::{open_snapshot_on, options_on, policy};
 use backupy_state::{AgentKey, Error, QueueOrder, Result, Store};
 
 use crate::common::{Hooked, Hooks};
@@ -50,6 +50,14 @@ fn agent_with_history() -> Agent {
     agent
 }
 
+fn back_up_the_store(agent: &Agent) -> Result<()> {
+    agent.store().backup(BACKUP)
+}
+
+fn back_up_a_snapshot(agent: &Agent) -> Result<()> {
+    open_snapshot_on(Arc::new(agent.sim.clone()), PATH, &key())?.backup(BACKUP)
+}
+
 fn other_key() -> AgentKey {
     AgentKey::new("another").unwrap()
 }
@@ -90,10 +98,10 @@ fn assert_always_holds(world: &World, path: &str, expected: &Model, place: &dyn 
 
 /// Cuts the power at every operation of `change`, which changes nothing that the store holds, and in the call
 /// after it.
-fn survives_power_cuts(change: impl Fn(&Store) -> Result<()>) {
+fn survives_power_cuts(change: impl Fn(&Agent) -> Result<()>) {
     let mut agent = agent_with_history();
     agent.sim.record();
-    change(agent.store()).unwrap();
+    change(&agent).unwrap();
     agent.make(Call::Enqueue { job: 3, len: 900 }).unwrap();
     let moments = agent.sim.take_moments();
     assert!(moments.len() > 5);
@@ -108,48 +116,52 @@ fn survives_power_cuts(change: impl Fn(&Store) -> Result<()>) {
 
 #[test]
 fn compaction_survives_a_power_cut_at_every_operation() {
-    survives_power_cuts(|store| store.compact().map(drop));
+    survives_power_cuts(|agent| agent.store().compact().map(drop));
 }
 
 #[test]
 fn rekey_survives_a_power_cut_at_every_operation() {
-    survives_power_cuts(|store| store.rekey(&other_key()));
+    survives_power_cuts(|agent| agent.store().rekey(&other_key()));
 }
 
 #[test]
 fn a_backup_leaves_the_store_alone_and_is_durable_when_it_returns() {
-    survives_power_cuts(|store| store.backup(BACKUP));
-    let agent = agent_with_history();
-    agent.store().backup(BACKUP).unwrap();
-    assert_always_holds(&agent.sim.world(), BACKUP, agent.oracle.current(), &|| "the backup".to_owned());
+    for back_up in [back_up_the_store, back_up_a_snapshot] {
+        survives_power_cuts(back_up);
+        let agent = agent_with_history();
+        back_up(&agent).unwrap();
+        assert_always_holds(&agent.sim.world(), BACKUP, agent.oracle.current(), &|| "the backup".to_owned());
+    }
 }
 
 /// Until its folder is synced, a copy is not marked. So it is not clean, and an open that follows a kill syncs the
 /// folder.
 #[test]
 fn a_backup_that_was_opened_after_a_kill_keeps_its_name() {
-    let agent = agent_with_history();
-    agent.sim.record();
-    agent.store().backup(BACKUP).unwrap();
-    let named = |image: &Image| image.contains_key(Path::new(BACKUP));
-    let mut opened = 0;
-    for moment in agent.sim.take_moments().into_iter().filter(|moment| named(&moment.world.live())) {
-        let sim = Sim::at(moment.world, 5);
-        let mut options = options_on(Arc::new(sim.clone()));
-        options.mmap(false).create(false).open(BACKUP, &key()).unwrap();
-        crash::some_images(&sim.world(), 6, IMAGES, &mut |image| {
-            assert!(named(image), "opened before {}, and gone", moment.ops);
-        });
-        opened += 1;
+    for back_up in [back_up_the_store, back_up_a_snapshot] {
+        let agent = agent_with_history();
+        agent.sim.record();
+        back_up(&agent).unwrap();
+        let named = |image: &Image| image.contains_key(Path::new(BACKUP));
+        let mut opened = 0;
+        for moment in agent.sim.take_moments().into_iter().filter(|moment| named(&moment.world.live())) {
+            let sim = Sim::at(moment.world, 5);
+            let mut options = options_on(Arc::new(sim.clone()));
+            options.mmap(false).create(false).open(BACKUP, &key()).unwrap();
+            crash::some_images(&sim.world(), 6, IMAGES, &mut |image| {
+                assert!(named(image), "opened before {}, and gone", moment.ops);
+            });
+            opened += 1;
+        }
+        assert!(opened > 1);
     }
-    assert!(opened > 1);
 }
 
 /// Makes every operation of `change` fail, one at a time, with the error.
-fn survives_failures(code: i32, change: impl Fn(&Store) -> Result<()>) {
+fn survives_failures(code: i32, change: impl Fn(&Agent) -> Result<()>) {
     let agent = agent_with_history();
     let from = agent.sim.ops();
-    change(agent.store()).unwrap();
+    change(&agent).unwrap();
     let trace = agent.sim.trace()[from..].to_vec();
     // The mark of the new log, once that is complete and in its place.
     let mark = trace.iter().rposition(|&op| op == Op::Write);
@@ -157,7 +169,7 @@ fn survives_failures(code: i32, change: impl Fn(&Store) -> Result<()>) {
         let mut agent = agent_with_history();
         let place = || format!("{op:?}, operation {n}, fails with {code}");
         agent.sim.fail(from + n, Failure::Errno(code));
-        let changed = change(agent.store());
+        let changed = change(&agent);
         agent.sim.heal();
         let live = agent.sim.live();
         // The next open removes a left-over that could not be removed. For reads, see the test below.
@@ -179,9 +191,10 @@ fn survives_failures(code: i32, change: impl Fn(&Store) -> Result<()>) {
 #[test]
 fn a_compaction_that_fails_costs_nothing_and_leaves_nothing() {
     for code in [EIO, ENOSPC] {
-        survives_failures(code, |store| store.compact().map(drop));
-        survives_failures(code, |store| store.rekey(&other_key()));
-        survives_failures(code, |store| store.backup(BACKUP));
+        survives_failures(code, |agent| agent.store().compact().map(drop));
+        survives_failures(code, |agent| agent.store().rekey(&other_key()));
+        survives_failures(code, back_up_the_store);
+        survives_failures(code, back_up_a_snapshot);
     }
 }
 

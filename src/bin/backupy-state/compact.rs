@@ -21,7 +21,7 @@ pub(crate) struct Args {
 
 pub(crate) fn run(target: &Target, args: &Args, out: &mut Out) -> Result<(), Failure> {
     let store = target.open(&args.lock, &mut OpenOptions::new())?;
-    let report = progress::with_copy_bar(&store, store.path(), || store.compact())?;
+    let report = progress::with_rewrite_bar(&store, || store.compact())?;
     let state = store.path().display().to_string();
     store.close()?;
     if out.json {

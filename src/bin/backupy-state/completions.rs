@@ -1,4 +1,7 @@
 //! `completions`: a shell's completion script, generated from the arguments so that it is never out of date.
+//!
+//! The scripts are static. Completing run ids needs the program, the key and the store at each Tab, and an
+//! interface of clap_complete that is marked unstable.
 
 use clap_complete::Shell;
 

@@ -13,7 +13,7 @@ use std::sync::mpsc::{self, Sender};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use backupy_state::{Error, OpenOptions};
+use backupy_state::OpenOptions;
 
 mod agent;
 mod supervisor;
@@ -41,9 +41,13 @@ use crate::text::Out;
 ///
 /// An agent process works on a new store with several threads, is killed with SIGKILL at random moments, and is
 /// started again. It reports each call before it makes it and after the call has returned. At each restart and at
-/// the end, the contents of the store are compared with these reports. The demo uses its own store and key.
+/// the end, the contents of the store are compared with these reports.
+///
+/// The demo uses a store and a key of its own, so it accepts neither --state nor --key-file. The key is built into
+/// this program, and no secret: bkpy_demo_key_that_everybody_knows_0. With it in $BACKUPY_AGENT_KEY, the other
+/// commands can look at a store that --dir has kept.
 #[derive(clap::Args)]
-#[command(after_help = "Example:\n  backupy-state demo --seconds 10")]
+#[command(after_help = "Example:\n  backupy-state demo --seconds 10", args = refused_options())]
 pub(crate) struct Args {
     /// The folder for the store, which is kept [default: a temporary folder, which is removed]
     #[arg(long, value_name = "DIR")]
@@ -58,15 +62,22 @@ pub(crate) struct Args {
     seed: Option<u64>,
 }
 
+/// The global options that `run` refuses, with the same names, so that they are not in the help.
+fn refused_options() -> [clap::Arg; 2] {
+    [("state", "state"), ("key_file", "key-file")].map(|(id, name)| {
+        let value = clap::value_parser!(PathBuf);
+        clap::Arg::new(id).long(name).value_parser(value).global(true).hide(true)
+    })
+}
+
 /// The least number of kills during a call; fewer would show little.
 const KILLS_MIN: u64 = 5;
 const KILLS_PER_SECOND: u64 = 3;
 
 pub(crate) fn run(target: &Target, args: &Args, out: &mut Out) -> Result<(), Failure> {
     if target.state.is_some() || target.key_file.is_some() {
-        return Err(Failure::usage(
-            "the demo uses its own store and key: give --dir instead of --state or --key-file",
-        ));
+        let what = "the demo uses a store and a key of its own: give --dir instead of --state or --key-file";
+        return Err(Failure::usage(what));
     }
     let seed = args.seed.unwrap_or_else(Random::any_seed);
     let folder = Folder::new(args.dir.as_deref(), seed)?;
@@ -96,19 +107,13 @@ fn play(path: &Path, args: &Args, seed: u64, out: &mut Out) -> Result<(), Failur
     demo.report.failure(&demo.ledger).map_or(Ok(()), |what| Err(Failure::failed(what)))
 }
 
-/// The demo starts without a store, and changes no store that it did not create.
+/// The demo starts without a store, and changes no file that it did not create.
 fn refuse_existing(path: &Path) -> Result<(), Failure> {
-    let key = agent::demo_key()?;
-    match OpenOptions::new().create(false).lock_timeout(Duration::ZERO).open(path, &key) {
-        Err(Error::NotFound { .. }) => Ok(()),
-        Err(error) => Err(error.into()),
-        Ok(_) => {
-            let path = path.display();
-            Err(Failure::failed(format!(
-                "{path} is the store of an earlier demo; remove it or give another --dir"
-            )))
-        }
+    if fs::symlink_metadata(path).is_err() {
+        return Ok(());
     }
+    let path = path.display();
+    Err(Failure::usage(format!("{path} already exists; it was not changed; remove it or give another --dir")))
 }
 
 struct Demo<'a> {

@@ -1,12 +1,12 @@
 //! The failure of a command: its message and its exit code.
 
 use std::fmt;
-use std::io::Write;
 use std::process::ExitCode;
 
 use backupy_state::Error;
 
 use crate::advice::for_a_shell;
+use crate::line::print_to_stderr;
 
 /// The exit codes, which `--help` documents.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -20,6 +20,18 @@ pub(crate) enum Exit {
     NotFound = 6,
     NotAStore = 7,
 }
+
+/// For `--help` and the manual pages. `docs/command-line.md` has them too.
+pub(crate) const EXIT_CODES: [(&str, &str); 8] = [
+    ("0", "success"),
+    ("1", "failure"),
+    ("2", "usage: invalid arguments, no key, or a target that exists"),
+    ("3", "damage: damaged, forged or lost data, or a store older than `anchor --expect` allows"),
+    ("4", "wrong key"),
+    ("5", "locked by another process"),
+    ("6", "not found: the store, or what was asked for in it"),
+    ("7", "not a store, or a store in an unsupported format"),
+];
 
 impl From<Exit> for ExitCode {
     fn from(exit: Exit) -> Self {
@@ -54,7 +66,7 @@ impl Failure {
 
     /// Prints the message to stderr. If that fails, only the exit code reports the failure.
     pub(crate) fn print(&self) {
-        let _ = writeln!(std::io::stderr(), "backupy-state: {self}");
+        print_to_stderr(&format!("backupy-state: {self}"));
     }
 }
 

@@ -2,10 +2,11 @@
 
 use std::ffi::OsStr;
 use std::fs::File;
-use std::io::{self, IsTerminal, Read, Write};
+use std::io::{self, IsTerminal, Read};
 use std::path::PathBuf;
 
 use crate::failure::Failure;
+use crate::line::print_to_stderr;
 use crate::target::Target;
 
 /// The source of a value.
@@ -21,8 +22,8 @@ impl Input {
         if self.file.as_os_str() == OsStr::new("-") {
             let stdin = io::stdin();
             if stdin.is_terminal() {
-                // Explains the pause. A failure to print is ignored.
-                let _ = writeln!(io::stderr(), "backupy-state: reading from the terminal; end with Ctrl-D");
+                // Explains the pause.
+                print_to_stderr("backupy-state: reading from the terminal; end with Ctrl-D");
             }
             return read(stdin.lock(), "stdin");
         }

@@ -42,12 +42,16 @@ struct Peek {
     allow_secrets: bool,
 }
 
-/// List the times and lengths of all log events, oldest first
+/// List the times and lengths of the log events, oldest first
 ///
-/// Like `logs peek`, without a limit.
+/// Like `logs peek`, but all of them unless --limit is given.
 #[derive(clap::Args)]
 #[command(after_help = "Example:\n  backupy-state logs list | tail")]
 struct List {
+    /// List at most this many events [default: all]
+    #[arg(long, value_name = "N")]
+    limit: Option<usize>,
+
     /// Also show the payloads
     #[arg(long)]
     allow_secrets: bool,
@@ -110,7 +114,7 @@ struct DiscardUnreadable {
 pub(crate) fn run(target: &Target, args: &Args, out: &mut Out) -> Result<(), Failure> {
     match &args.command {
         Command::Peek(args) => peek(target, args.limit, args.allow_secrets, out),
-        Command::List(args) => peek(target, usize::MAX, args.allow_secrets, out),
+        Command::List(args) => peek(target, args.limit.unwrap_or(usize::MAX), args.allow_secrets, out),
         Command::Add(args) => add(target, args, out),
         Command::Drain(args) => drain(target, args, out),
         Command::DiscardUnreadable(args) => discard_unreadable(target, args, out),

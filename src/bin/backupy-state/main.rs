@@ -25,7 +25,9 @@ mod health_check;
 mod heartbeat;
 mod import;
 mod input;
+mod init;
 mod inspector;
+mod line;
 mod logs;
 mod man;
 mod map;
@@ -39,7 +41,7 @@ mod target;
 mod text;
 mod verify;
 
-use failure::{Exit, Failure};
+use failure::{EXIT_CODES, Exit, Failure};
 use target::{GLOBAL_OPTIONS, Target};
 use text::Out;
 
@@ -47,7 +49,7 @@ use text::Out;
 ///
 /// Commands that only read take no lock, so they also work while the agent runs.
 #[derive(Parser)]
-#[command(name = NAME, version, color = ColorChoice::Never, after_help = AFTER_HELP, max_term_width = 100)]
+#[command(name = NAME, version, color = ColorChoice::Never, after_help = after_help(), max_term_width = 100)]
 struct Cli {
     #[command(flatten)]
     target: Target,
@@ -84,6 +86,7 @@ enum Command {
     Backup(backup::Args),
     Completions(completions::Args),
     Man(man::Args),
+    Init(init::Args),
     Import(import::Args),
     Salvage(salvage::Args),
 }
@@ -91,20 +94,14 @@ enum Command {
 const NAME: &str = "backupy-state";
 const HEALTH_CHECK: &str = "health-check";
 
-const AFTER_HELP: &str = "\
-Exit codes:
-  0  success
-  1  failure
-  2  usage: invalid arguments, or no key
-  3  damage: damaged, forged or lost data, or a store older than `anchor --expect` allows
-  4  wrong key
-  5  locked by another process
-  6  not found: the store, or what was asked for in it
-  7  not a store, or a store in an unsupported format
-`health-check` exits with 0 or 1 only, whatever the failure.
-
+const EXAMPLE: &str = "\
 Example:
   BACKUPY_AGENT_KEY=... backupy-state --state /var/lib/backupy/state.db verify";
+
+fn after_help() -> String {
+    let codes: String = EXIT_CODES.iter().map(|(code, meaning)| format!("  {code}  {meaning}\n")).collect();
+    format!("Exit codes:\n{codes}`{HEALTH_CHECK}` exits with 0 or 1 only, whatever the failure.\n\n{EXAMPLE}")
+}
 
 fn main() -> ExitCode {
     let cli = match Cli::try_parse() {
@@ -144,6 +141,7 @@ fn run(cli: &Cli) -> Result<(), Failure> {
             Ok(())
         }
         Command::Man(args) => man::run(args, public_command(), &mut out),
+        Command::Init(args) => init::run(target, args, &mut out),
         Command::Import(args) => import::run(target, args, &mut out),
         Command::Salvage(args) => salvage::run(target, args, &mut out),
     };
@@ -159,7 +157,7 @@ fn public_command() -> clap::Command {
         .version(env!("CARGO_PKG_VERSION"))
         .about(all.get_about().cloned().unwrap_or_default())
         .long_about(all.get_long_about().cloned().unwrap_or_default())
-        .after_help(AFTER_HELP)
+        .after_help(EXAMPLE)
         .args(all.get_arguments().cloned())
         .subcommands(public.cloned())
 }

@@ -2,7 +2,7 @@
 //! is where in the file, and `terminal` and `svg` draw it.
 
 use std::fs::File;
-use std::io::Write;
+use std::io::{ErrorKind, Write};
 use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value, json};
@@ -52,9 +52,12 @@ pub(crate) fn run(target: &Target, args: &Args, out: &mut Out) -> Result<(), Fai
 
 fn write_svg(file: &Path, layout: &Layout, out: &mut Out) -> Result<(), Failure> {
     let (picture, name) = (svg::draw(layout), file.display().to_string());
-    File::create_new(file)
-        .and_then(|mut file| file.write_all(picture.as_bytes()))
-        .map_err(|error| Failure::failed(format!("could not write {name}: {error}")))?;
+    File::create_new(file).and_then(|mut file| file.write_all(picture.as_bytes())).map_err(|error| match error
+        .kind()
+    {
+        ErrorKind::AlreadyExists => Failure::usage(format!("{name} already exists; it was not changed")),
+        _ => Failure::failed(format!("could not write {name}: {error}")),
+    })?;
     let state = layout.report.path.display().to_string();
     if out.json {
         out.json(&json!({ "state": state, "svg": name, "svg_len": picture.len() }));

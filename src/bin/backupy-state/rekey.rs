@@ -29,7 +29,7 @@ pub(crate) struct Args {
 pub(crate) fn run(target: &Target, args: &Args, out: &mut Out) -> Result<(), Failure> {
     let new_key = target.new_key(args.new_key_file.as_deref())?;
     let store = target.open(&args.lock, &mut OpenOptions::new())?;
-    progress::with_copy_bar(&store, store.path(), || store.rekey(&new_key))?;
+    progress::with_rewrite_bar(&store, || store.rekey(&new_key))?;
     let (state, generation) = (store.path().display().to_string(), store.stats().generation);
     store.close()?;
     if out.json {

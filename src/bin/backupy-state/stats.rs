@@ -75,7 +75,8 @@ pub(crate) fn run(target: &Target, _args: &Args, out: &mut Out) -> Result<(), Fa
     for (name, symbol, len) in parts(&stats) {
         out.row(&format!("  {name}"), format_args!("{:<24} {symbol}", bytes(len)));
     }
-    out.row("", format_args!("[{}]", bar(&stats)));
+    let width = out.width_for(BAR_WIDTH, "            []".len());
+    out.row("", format_args!("[{}]", bar(&stats, width)));
     Ok(())
 }
 
@@ -96,13 +97,13 @@ fn parts(stats: &Stats) -> [(&'static str, char, u64); 3] {
 
 /// The three parts in one bar. Rounds the ends of the parts, not their lengths, so that the bar has its full
 /// width.
-fn bar(stats: &Stats) -> String {
+fn bar(stats: &Stats, width: usize) -> String {
     let parts = parts(stats);
     let total: u128 = parts.iter().map(|(_, _, len)| u128::from(*len)).sum();
     let (mut bar, mut seen) = (String::new(), 0);
     for (_, symbol, len) in parts {
         seen += u128::from(len);
-        let until = (seen * BAR_WIDTH + total / 2).checked_div(total).unwrap_or(0);
+        let until = (seen * width as u128 + total / 2).checked_div(total).unwrap_or(0);
         while (bar.len() as u128) < until {
             bar.push(symbol);
         }
@@ -110,4 +111,4 @@ fn bar(stats: &Stats) -> String {
     bar
 }
 
-const BAR_WIDTH: u128 = 50;
+const BAR_WIDTH: usize = 50;

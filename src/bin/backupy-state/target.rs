@@ -2,7 +2,6 @@
 
 use std::env;
 use std::fs;
-use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -12,6 +11,7 @@ use backupy_state::testing::{self, belongs_to_store, mode_if_readable_by_all};
 use backupy_state::{AgentKey, CompactionPolicy, Error, OpenOptions, Snapshot, Store};
 
 use crate::failure::{Failure, with_source};
+use crate::line::print_to_stderr;
 use crate::text::len_of_file;
 
 /// The arguments that select the state file and the key.
@@ -51,14 +51,18 @@ impl Target {
         Err(Failure::usage(format!("{path} belongs to the store {state}; choose another file")))
     }
 
-    /// The length of the state file; 0 if there is none.
-    pub(crate) fn state_len(&self) -> u64 {
+    /// The state file, with the extension that the library adds.
+    pub(crate) fn state_path(&self) -> PathBuf {
         let mut path = self.state();
         if path.extension().is_none() {
-            // The library does the same.
             path.set_extension("db");
         }
-        len_of_file(&path)
+        path
+    }
+
+    /// The length of the state file; 0 if there is none.
+    pub(crate) fn state_len(&self) -> u64 {
+        len_of_file(&self.state_path())
     }
 
     pub(crate) fn key(&self) -> Result<AgentKey, Failure> {
@@ -82,11 +86,8 @@ impl Target {
         if let (Ok(_), Some(path)) = (&key, file) {
             warn_if_readable_by_all(path);
         }
-        key.map_err(|error| match error {
-            // Not through `Failure::from`: a missing key file is not a missing store.
-            Error::Io { .. } => Failure::failed(with_source(&error)),
-            error => Failure::usage(with_source(&error)),
-        })
+        // Not through `Failure::from`: a missing key file is not a missing store.
+        key.map_err(|error| Failure::usage(with_source(&error)))
     }
 
     pub(crate) fn snapshot(&self) -> Result<Snapshot, Failure> {
@@ -126,22 +127,29 @@ pub(crate) struct Lock {
 /// Where a copy of the store that is to be made at `to` will be.
 pub(crate) fn path_of_copy(to: &Path) -> Result<PathBuf, Failure> {
     testing::path_of_copy(to).map_err(|error| match error {
-        // Not through `Failure::from`: a missing folder for the copy is not a missing store, and a folder in its
-        // place is no foreign one.
-        Error::Io { .. } => Failure::failed(with_source(&error)),
+        // A folder in the place of the copy is no foreign store.
         Error::NotAStore { path, what, .. } => {
             Failure::usage(format!("{} is {what}; name a file", path.display()))
         }
-        error => error.into(),
+        error => of_copy(error),
     })
 }
 
-/// The library has an event for this, which nothing in this program listens to. A failure to print is ignored.
+/// The failure to make a copy of the store.
+pub(crate) fn of_copy(error: Error) -> Failure {
+    match error {
+        // Not through `Failure::from`: a missing folder for the copy is not a missing store.
+        Error::Io { .. } => Failure::failed(with_source(&error)),
+        error => error.into(),
+    }
+}
+
+/// The library has an event for this, which nothing in this program listens to.
 fn warn_if_readable_by_all(path: &Path) {
     if let Some(mode) = fs::metadata(path).ok().as_ref().and_then(mode_if_readable_by_all) {
         let path = path.display();
         let warning = format!("every user can read the key file {path} (mode {mode:04o}); chmod 600 {path}");
-        let _ = writeln!(io::stderr(), "warning: {warning}");
+        print_to_stderr(&format!("warning: {warning}"));
     }
 }
 

@@ -9,33 +9,61 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use serde_json::Value;
 
 use crate::failure::Failure;
+use crate::line::{self, INDENT, safe};
 
 /// Buffered stdout. If its reader closes the pipe, the rest of the output is discarded and the command does not
 /// fail.
 pub(crate) struct Out {
     pub(crate) json: bool,
     stdout: BufWriter<Stdout>,
+    /// Of the terminal that it is; lines for a pipe or a file are not broken.
+    columns: Option<usize>,
     failed: Option<io::Error>,
 }
 
 impl Out {
     pub(crate) fn new(json: bool) -> Self {
-        Out { json, stdout: BufWriter::new(io::stdout()), failed: None }
+        let columns = line::columns_of(io::stdout());
+        Out { json, stdout: BufWriter::new(io::stdout()), columns, failed: None }
     }
 
+    /// One line of text, which may have untrusted parts.
     pub(crate) fn line(&mut self, line: impl Display) {
+        let line = line.to_string();
+        let own_indent = line.len() - line.trim_start_matches(' ').len();
+        self.text(&line, 0, own_indent + INDENT);
+    }
+
+    /// One line of a table: a name and its value, which may have untrusted parts.
+    pub(crate) fn row(&mut self, name: &str, value: impl Display) {
+        self.text(&format!("{name:<NAME_WIDTH$}{value}"), 0, NAME_WIDTH);
+    }
+
+    /// One line that begins with a drawing of this width, which may have escape codes for colours. Text follows.
+    pub(crate) fn drawing(&mut self, drawing: impl Display, width: usize, text: &str) {
+        self.write(drawing);
+        self.text(text, width, NAME_WIDTH + INDENT);
+    }
+
+    /// How wide a drawing may be in which `taken` columns are for something else; at most `most`.
+    pub(crate) fn width_for(&self, most: usize, taken: usize) -> usize {
+        self.columns.map_or(most, |columns| most.min(columns.saturating_sub(taken)))
+    }
+
+    fn text(&mut self, text: &str, start: usize, indent: usize) {
+        let text = safe(text);
+        let broken = self.columns.map(|columns| line::wrapped(&text, columns, start, indent));
+        self.write(format_args!("{}\n", broken.unwrap_or(text)));
+    }
+
+    fn write(&mut self, what: impl Display) {
         if self.failed.is_none() {
-            self.failed = writeln!(self.stdout, "{line}").err();
+            self.failed = write!(self.stdout, "{what}").err();
         }
     }
 
-    /// One line of a table: a name and its value.
-    pub(crate) fn row(&mut self, name: &str, value: impl Display) {
-        self.line(format_args!("{name:<12}{value}"));
-    }
-
     pub(crate) fn json(&mut self, value: &Value) {
-        self.line(value);
+        self.write(format_args!("{value}\n"));
     }
 
     /// Writes raw bytes.
@@ -67,6 +95,9 @@ impl Out {
         }
     }
 }
+
+/// The width of the names in a table.
+const NAME_WIDTH: usize = 12;
 
 /// A number with a comma between each group of three digits.
 pub(crate) fn grouped(number: u64) -> String {

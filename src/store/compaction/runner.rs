@@ -198,6 +198,7 @@ impl Runner {
         let id = self.shared.header().id;
         left_over::clear(&*self.shared.storage, &target, Unfinished::Copy(&id))?;
         let mut copier = Copier::create(&self.shared, &self.progress, &target, id.generation, key)?;
+        copier.new.take_owner_of(&*self.shared.write()?.log.file().file);
         copier.catch_up()?;
         // Held until the copy is complete: a value that is replaced meanwhile would be missing from the backup,
         // since the old put is skipped as dead, and the new one is after the tip.

@@ -23,14 +23,15 @@ pub(super) fn draw(layout: &Layout, out: &mut Out) {
     let width = fitting_width();
     for (row, kinds) in cells.chunks(width).enumerate() {
         let offset = len_of_cells(row * width, cell_len);
-        out.line(format_args!("{:>11} {}", grouped(offset), paint.all(kinds)));
+        out.drawing(format_args!("{:>11} {}", grouped(offset), paint.all(kinds)), OFFSET_WIDTH + kinds.len(), "");
     }
     out.line("");
     let parts = layout.parts();
     let longest = parts.iter().map(|(_, len)| bytes(*len).len()).max().unwrap_or_default();
     for (kind, len) in parts {
         let (symbol, name, description) = (paint.all(&[kind]), kind.name(), kind.description());
-        out.line(format_args!("{:>11} {symbol} {name:<10} {:>longest$}  {description}", "", bytes(len)));
+        let text = format!(" {name:<10} {:>longest$}  {description}", bytes(len));
+        out.drawing(format_args!("{:>OFFSET_WIDTH$}{symbol}", ""), OFFSET_WIDTH + 1, &text);
     }
 }
 
