@@ -47,7 +47,7 @@ impl Damaged {
 type Make = fn() -> Option<Damaged>;
 
 /// Words of the message of each row, and how to see it.
-const CASES: [(&str, Make); 31] = [
+const CASES: [(&str, Make); 32] = [
     ("ok: ", || Damaged::shown_by(Sandbox::filled(), "health-check")),
     ("is damaged at offset", || Damaged::shown_by(with_flipped_byte(8192 + 60), "stats")),
     ("is not intact: damage", || Damaged::shown_by(with_flipped_byte(8192 + 60), "verify")),
@@ -83,6 +83,11 @@ const CASES: [(&str, Make); 31] = [
         let sandbox = with_backup();
         fs::remove_file(sandbox.state()).unwrap();
         Damaged::shown_by(sandbox, "stats")
+    }),
+    ("could not find", || {
+        let sandbox = Sandbox::filled();
+        let command = format!("stats --state {}", sandbox.folder.path().join("missing/state.db").display());
+        Damaged::shown_by(sandbox, &command)
     }),
     ("is not a store but", || {
         let sandbox = with_backup();
