@@ -14,6 +14,7 @@ use crate::{AgentKey, Error, Result};
 /// Keys of a bbolt file that are not imported: those of a bucket that the agent does not have, or unknown keys of
 /// one that it has.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
 #[non_exhaustive]
 pub struct LeftOut {
     /// The name of the bucket.

@@ -51,9 +51,16 @@ pub(crate) fn stats(index: &Index, generation: u64, tip: LogPosition, file_len: 
         queue_limits: QueueLimits::default(),
         log_events: index.count(Bucket::Logs) as u64,
         logs_dropped: 0,
+        oldest_log_ms: oldest_log_ms(index),
         opening: Opening::default(),
         compaction: CompactionStats::default(),
+        since_opened: None,
     }
+}
+
+fn oldest_log_ms(index: &Index) -> Option<i64> {
+    let (key, _) = index.iter(Bucket::Logs).next()?;
+    Some(LogKey::decode(key)?.ts_ms)
 }
 
 /// How many jobs can be acked in `space`. If it is not enough for all, their run ids count as equally long.
