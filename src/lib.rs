@@ -68,11 +68,11 @@
 //!   ring does not wipe its keys from memory.
 //! - `import-bolt`: `import_bolt`, which reads the bbolt file of the Go agent.
 //! - `serde`: `Serialize` on the reports ([`RecoveryReport`], [`VerifyReport`], [`SalvageReport`],
-//!   [`CompactionReport`], `ImportReport`, [`FrameInfo`]), on [`Stats`] and on what is in them; and `Serialize` and
-//!   `Deserialize` on [`Anchor`], as its string. Each field has its name, except that a duration is a whole number
-//!   of microseconds, under its name with `_us`. A path is a string, with U+FFFD for what is no UTF-8. An enum is
-//!   its variant's name in snake case. Nothing that holds a payload, a configuration, a session id or a key is
-//!   serialized.
+//!   [`CompactionReport`], `ImportReport`, [`FrameInfo`]), on [`Stats`] and on what is in them; and on [`Anchor`],
+//!   as its string, from which it can be deserialized. Each field has its name, except that a duration is a whole
+//!   number of microseconds, under its name with `_us`. A path is a string, with U+FFFD for what is no UTF-8. An
+//!   enum is its variant's name in snake case. Nothing that holds a payload, a configuration, a session id or a
+//!   key is serialized.
 //!
 //!   ```
 //!   # use backupy_state::{AgentKey, Anchor, Store};

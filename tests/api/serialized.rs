@@ -4,7 +4,8 @@ use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 
 use backupy_state::{
-    AgentKey, Anchor, OnDamage, OpenOptions, RecoveryReport, Stats, Store, salvage, verify, verify_each,
+    AgentKey, Anchor, Batch, Config, LogBatch, LogEvent, OnDamage, OpenOptions, QueuedJob, RecoveryReport,
+    Session, Snapshot, Stats, Store, salvage, verify, verify_each,
 };
 use serde_json::{Value, json, to_value};
 
@@ -99,6 +100,27 @@ fn a_compaction_has_the_names_of_its_fields() {
     let value = to_value(store.compact().unwrap()).unwrap();
     let expected = ["bytes_after", "bytes_before", "damaged", "generation", "left_out", "took_us"];
     assert_eq!(names(&value), expected);
+}
+
+/// Has two implementations for a type that can be serialized, so that naming the trait no longer compiles.
+trait NotSerialized<A> {
+    fn check() {}
+}
+impl<T: ?Sized> NotSerialized<()> for T {}
+impl<T: ?Sized + serde::Serialize> NotSerialized<u8> for T {}
+
+#[test]
+fn nothing_that_holds_a_secret_can_be_serialized() {
+    <AgentKey as NotSerialized<_>>::check();
+    <Config as NotSerialized<_>>::check();
+    <QueuedJob as NotSerialized<_>>::check();
+    <Session as NotSerialized<_>>::check();
+    <LogEvent as NotSerialized<_>>::check();
+    <LogBatch as NotSerialized<_>>::check();
+    <Batch as NotSerialized<_>>::check();
+    <Store as NotSerialized<_>>::check();
+    <Snapshot as NotSerialized<_>>::check();
+    <OpenOptions as NotSerialized<_>>::check();
 }
 
 #[test]

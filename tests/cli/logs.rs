@@ -51,7 +51,7 @@ dropped     2
 }
 
 /// Three log events, of which the second fails authentication.
-fn with_an_unreadable_second_event() -> Sandbox {
+pub(crate) fn with_an_unreadable_second_event() -> Sandbox {
     let sandbox = Sandbox::empty();
     let store = sandbox.open();
     for n in 1..=3 {

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use backupy_state::{Error, OpenOptions};
 use serde_json::json;
 
-use crate::failure::Failure;
+use crate::failure::{Exit, Failure};
 use crate::progress;
 use crate::target::{Lock, Target, path_of_copy};
 use crate::text::{Out, bytes, len_of_file};
@@ -31,14 +31,14 @@ pub(crate) fn run(target: &Target, args: &Args, out: &mut Out) -> Result<(), Fai
     let store = target.open(&args.lock, &mut OpenOptions::new())?;
     progress::with_copy_bar(&store, &to, || store.backup(&to)).map_err(|error| match error {
         // Not through `Failure::from`: a missing folder for the backup is not a missing store.
-        Error::Io { .. } => Failure::failed(error.to_string()),
+        Error::Io { .. } => Failure::from(error).exiting(Exit::Failure),
         error => error.into(),
     })?;
     let (state, generation) = (store.path().display().to_string(), store.stats().generation);
     store.close()?;
     let (to, len) = (to.display().to_string(), len_of_file(&to));
     if out.json {
-        out.json(&json!({ "state": state, "generation": generation, "backup": to, "backup_len": len }));
+        out.report(state, json!({ "generation": generation, "backup": to, "backup_len": len }));
     } else {
         out.row("state", state);
         out.row("backup", format_args!("{to}, {}", bytes(len)));

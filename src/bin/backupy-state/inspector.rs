@@ -16,7 +16,7 @@ pub(crate) struct Inspector {
 /// A job, with its payload or why that is unreadable.
 pub(crate) struct Job {
     run_id: String,
-    payload: Result<Vec<u8>, String>,
+    payload: Result<Vec<u8>, Failure>,
 }
 
 impl From<QueuedJob> for Job {
@@ -60,7 +60,7 @@ impl Inspector {
     pub(crate) fn job_line(&self, job: &Job) -> String {
         let what = match &job.payload {
             Ok(payload) => format!("{}{}", bytes(len_of(payload)), self.secret(payload)),
-            Err(why) => why.clone(),
+            Err(failure) => unreadable(failure),
         };
         format!("  {}  {what}", escaped(&job.run_id))
     }
@@ -71,20 +71,19 @@ impl Inspector {
                 let public = json!({ "run_id": job.run_id, "len": payload.len() });
                 self.with_secret(public, "payload", payload)
             }
-            Err(why) => json!({ "run_id": job.run_id, "error": why }),
+            Err(failure) => json!({ "run_id": job.run_id, "error": failure }),
         }
     }
 
     /// Notes why a value is unreadable.
-    pub(crate) fn readable<T>(&mut self, read: backupy_state::Result<T>) -> Result<T, String> {
+    pub(crate) fn readable<T>(&mut self, read: backupy_state::Result<T>) -> Result<T, Failure> {
         read.map_err(|error| self.note(error))
     }
 
-    fn note(&mut self, error: Error) -> String {
+    fn note(&mut self, error: Error) -> Failure {
         let failure = Failure::from(error);
-        let why = format!("unreadable: {failure}");
-        self.failure.get_or_insert(failure);
-        why
+        self.failure.get_or_insert_with(|| failure.clone());
+        failure
     }
 
     pub(crate) fn config_line(&self, config: &Config) -> String {
@@ -117,6 +116,11 @@ impl Inspector {
         }
         object
     }
+}
+
+/// What is shown in the place of a value that cannot be read.
+pub(crate) fn unreadable(failure: &Failure) -> String {
+    format!("unreadable: {failure}")
 }
 
 /// A secret that is shown on request, to be appended to the rest of a line.

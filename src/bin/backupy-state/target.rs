@@ -3,15 +3,15 @@
 use std::env;
 use std::fs;
 use std::io::{self, Write};
-use std::path::{Path, PathBuf};
+use std::path::{self, Path, PathBuf};
 use std::time::Duration;
 
 use clap::ValueHint;
 
-use backupy_state::testing::{self, belongs_to_store, mode_if_readable_by_all};
+use backupy_state::testing::{self, belongs_to_store, mode_if_readable_by_all, path_of_store};
 use backupy_state::{AgentKey, CompactionPolicy, Error, OpenOptions, Snapshot, Store};
 
-use crate::failure::Failure;
+use crate::failure::{Exit, Failure};
 use crate::text::len_of_file;
 
 /// The arguments that select the state file and the key.
@@ -38,6 +38,13 @@ impl Target {
         }
         let folder = env::var_os(STATE_DIR_VAR).filter(|folder| !folder.is_empty());
         folder.map_or_else(|| DEFAULT_DIR.into(), PathBuf::from).join("state.db")
+    }
+
+    /// The absolute path of the state file, as the library would open it, for a report that it has no part in. If
+    /// the library would refuse the path, that path.
+    pub(crate) fn absolute_state(&self) -> PathBuf {
+        let state = self.state();
+        path_of_store(&state).unwrap_or_else(|_| absolute(&state))
     }
 
     /// Fails if the path means the state file, or one of the files that the store keeps next to it: a command
@@ -84,8 +91,8 @@ impl Target {
         }
         key.map_err(|error| match error {
             // Not through `Failure::from`: a missing key file is not a missing store.
-            Error::Io { .. } => Failure::failed(error.to_string()),
-            error => Failure::usage(error.to_string()),
+            Error::Io { .. } => Failure::from(error).exiting(Exit::Failure),
+            error => Failure::from(error).exiting(Exit::Usage),
         })
     }
 
@@ -115,6 +122,11 @@ impl Target {
     }
 }
 
+/// The absolute path, for a report. Links are not followed.
+pub(crate) fn absolute(path: &Path) -> PathBuf {
+    path::absolute(path).unwrap_or_else(|_| path.to_path_buf())
+}
+
 /// The argument of every command that takes the lock.
 #[derive(clap::Args)]
 pub(crate) struct Lock {
@@ -128,7 +140,7 @@ pub(crate) fn path_of_copy(to: &Path) -> Result<PathBuf, Failure> {
     testing::path_of_copy(to).map_err(|error| match error {
         // Not through `Failure::from`: a missing folder for the copy is not a missing store, and a folder in its
         // place is no foreign one.
-        Error::Io { .. } => Failure::failed(error.to_string()),
+        Error::Io { .. } => Failure::from(error).exiting(Exit::Failure),
         Error::NotAStore { path, what, .. } => {
             Failure::usage(format!("{} is {what}; name a file", path.display()))
         }

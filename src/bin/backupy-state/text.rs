@@ -6,9 +6,11 @@ use std::io::{self, BufWriter, ErrorKind, Stdout, Write as _};
 use std::path::Path;
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use serde::Serialize;
 use serde_json::Value;
 
 use crate::failure::Failure;
+use crate::json;
 
 /// Buffered stdout. If its reader closes the pipe, the rest of the output is discarded and the command does not
 /// fail.
@@ -16,11 +18,15 @@ pub(crate) struct Out {
     pub(crate) json: bool,
     stdout: BufWriter<Stdout>,
     failed: Option<io::Error>,
+    /// The report as JSON, until it is written: a failure may be added to it.
+    report: Option<String>,
+    has_failure: bool,
 }
 
 impl Out {
     pub(crate) fn new(json: bool) -> Self {
-        Out { json, stdout: BufWriter::new(io::stdout()), failed: None }
+        let stdout = BufWriter::new(io::stdout());
+        Out { json, stdout, failed: None, report: None, has_failure: false }
     }
 
     pub(crate) fn line(&mut self, line: impl Display) {
@@ -34,8 +40,28 @@ impl Out {
         self.line(format_args!("{name:<12}{value}"));
     }
 
-    pub(crate) fn json(&mut self, value: &Value) {
-        self.line(value);
+    /// The report about the store at `state` as JSON, which is written at the end of the command.
+    pub(crate) fn report(&mut self, state: impl AsRef<Path>, fields: impl Serialize) {
+        self.report = Some(json::report(state.as_ref(), fields));
+    }
+
+    /// One of many reports as JSON, which is written at once.
+    pub(crate) fn report_line(&mut self, state: impl AsRef<Path>, fields: impl Serialize) {
+        self.line(json::report(state.as_ref(), fields));
+    }
+
+    /// With --json, adds the first failure to the report, or writes it alone if there is none, or none any more.
+    pub(crate) fn fail(&mut self, failure: &Failure) {
+        if self.json && !self.has_failure {
+            self.report = Some(json::failure(self.report.as_deref(), failure));
+            self.has_failure = true;
+        }
+    }
+
+    fn write_report(&mut self) {
+        if let Some(report) = self.report.take() {
+            self.line(report);
+        }
     }
 
     /// Writes raw bytes.
@@ -47,6 +73,7 @@ impl Out {
 
     /// Flushes, and returns whether all output so far was written.
     pub(crate) fn is_written(&mut self) -> bool {
+        self.write_report();
         self.flush();
         self.failed.is_none()
     }
@@ -58,6 +85,7 @@ impl Out {
     }
 
     pub(crate) fn finish(mut self) -> Result<(), Failure> {
+        self.write_report();
         self.flush();
         match self.failed {
             Some(error) if error.kind() != ErrorKind::BrokenPipe => {
