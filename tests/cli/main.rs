@@ -8,6 +8,7 @@ mod compact;
 mod completions;
 mod config;
 mod demo;
+mod documented;
 mod dump_state;
 mod exit_codes;
 mod frames;
