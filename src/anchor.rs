@@ -41,6 +41,8 @@ use crate::{Error, Result};
 /// assert!(matches!(opened, Err(Error::Stale { .. })));
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
+///
+/// With feature `serde`, it is serialized as that string.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Anchor {
     store_id: [u8; 16],

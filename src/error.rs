@@ -197,6 +197,7 @@ pub enum Error {
 ///
 /// It is displayed in words, such as `wrong key`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize), serde(rename_all = "snake_case"))]
 #[non_exhaustive]
 pub enum ErrorKind {
     /// [`Error::Invalid`]

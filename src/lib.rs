@@ -72,6 +72,25 @@
 //! - `ring`: AES-256-GCM by ring instead of aes-gcm: the same bytes in less time. It compiles C and assembly, and
 //!   ring does not wipe its keys from memory.
 //! - `import-bolt`: `import_bolt`, which reads the bbolt file of the Go agent.
+//! - `serde`: `Serialize` on the reports ([`RecoveryReport`], [`VerifyReport`], [`SalvageReport`],
+//!   [`CompactionReport`], `ImportReport`, [`FrameInfo`]), on [`Stats`] and on what is in them; and on [`Anchor`],
+//!   as its string, from which it can be deserialized. Each field has its name, except that a duration is a whole
+//!   number of microseconds, under its name with `_us`. A path is a string, with U+FFFD for what is no UTF-8. An
+//!   enum is its variant's name in snake case. Nothing that holds a payload, a configuration, a session id or a
+//!   key is serialized.
+//!
+//!   ```
+//!   # use backupy_state::{AgentKey, Anchor, Store};
+//!   # let folder = tempfile::tempdir()?;
+//!   # let store = Store::open(folder.path().join("state.db"), &AgentKey::new("key")?)?;
+//!   # #[cfg(feature = "serde")] {
+//!   let stats = serde_json::to_value(store.stats())?;
+//!   println!("the longest sync took {} us", stats["since_opened"]["longest_sync_us"]);
+//!   let anchor: Anchor = serde_json::from_str(&serde_json::to_string(&store.anchor())?)?;
+//!   # assert_eq!((anchor, &stats["since_opened"]["syncs"]), (store.anchor(), &0.into()));
+//!   # }
+//!   # Ok::<(), Box<dyn std::error::Error>>(())
+//!   ```
 //! - `cli`: the command line `backupy-state`.
 
 #![cfg_attr(docsrs, feature(doc_cfg))]
@@ -98,6 +117,8 @@ mod crypto;
 #[allow(clippy::missing_errors_doc, reason = "its traits return what the system said")]
 mod storage;
 mod events;
+#[cfg(feature = "serde")]
+mod serialize;
 mod report;
 mod error;
 // What log/group_commit.rs waits with, by this name because its tests put other mutexes in its place.
@@ -117,7 +138,7 @@ pub use repair::verify::{verify, verify_each};
 pub use repair::verify_report::{Fault, FaultKind, FrameInfo, IndexFile, OperationInfo, VerifyReport};
 pub use report::{
     CompactionFailure, CompactionReport, CompactionStats, Lost, LostKey, Opening, RecoveryReport, SalvageReport,
-    Stats,
+    SinceOpened, Stats,
 };
 pub use settings::{Check, CompactionPolicy, Durability, LogLimits, LogRate, OnDamage, QueueLimits, WhenFull};
 pub use snapshot::Snapshot;

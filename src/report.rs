@@ -8,6 +8,7 @@ use crate::{ErrorKind, QueueLimits};
 
 /// What opening a store found and did.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
 #[non_exhaustive]
 pub struct RecoveryReport {
     /// Whether there was no store, so that a new one was created.
@@ -27,17 +28,20 @@ pub struct RecoveryReport {
     /// The length in bytes of the torn tail that was cut off; 0 if there was none.
     pub quarantined_bytes: u64,
     /// The file to which the torn tail was copied before.
+    #[cfg_attr(feature = "serde", serde(serialize_with = "crate::serialize::optional_path"))]
     pub quarantined: Option<PathBuf>,
     /// Set if the store was damaged and opened with [`OnDamage::SetAside`](crate::OnDamage::SetAside): where the
     /// damaged file is now, what was copied into the new log, and what is lost. Later opens do not report it
     /// again; the damaged file is kept.
     pub salvaged: Option<SalvageReport>,
     /// How long opening took, excluding the wait for the lock.
+    #[cfg_attr(feature = "serde", serde(rename = "took_us", serialize_with = "crate::serialize::micros"))]
     pub took: Duration,
 }
 
 /// How a log was opened.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
 #[non_exhaustive]
 pub struct Opening {
     /// Whether the index file was used. If not, every frame was replayed: there was no index file, it did not fit
@@ -50,6 +54,7 @@ pub struct Opening {
 /// The sizes and counts of a store, from [`Store::stats`](crate::Store::stats) or
 /// [`Snapshot::stats`](crate::Snapshot::stats).
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
 #[non_exhaustive]
 pub struct Stats {
     /// The generation of the log, from 1. Each compaction adds 1.
@@ -88,14 +93,40 @@ pub struct Stats {
     pub data_keys: u64,
     /// How many bytes their values have.
     pub data_bytes: u64,
+    /// The time of the oldest buffered log event, in ms since 1970. `None` if there is none.
+    pub oldest_log_ms: Option<i64>,
     /// How the store was opened, or the log that the snapshot shows.
     pub opening: Opening,
     /// What compaction has done since the store was opened. In a snapshot, all zero but `unavailable`.
     pub compaction: CompactionStats,
+    /// What the store has done since it was opened. `None` in a snapshot: it is not in the log.
+    pub since_opened: Option<SinceOpened>,
+}
+
+/// What a store has done since it was opened. These numbers only grow; they begin at 0 with each open.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
+#[non_exhaustive]
+pub struct SinceOpened {
+    /// How many syncs of the log have ended, also those that failed. One sync can cover the calls of several
+    /// threads. Those of the new file of a compaction or a backup are not counted.
+    pub syncs: u64,
+    /// How long these syncs took together.
+    #[cfg_attr(feature = "serde", serde(rename = "sync_time_us", serialize_with = "crate::serialize::micros"))]
+    pub sync_time: Duration,
+    /// How long the longest of them took.
+    #[cfg_attr(feature = "serde", serde(rename = "longest_sync_us", serialize_with = "crate::serialize::micros"))]
+    pub longest_sync: Duration,
+    /// How many bytes of frames were written to the log. Those that compactions have written are in
+    /// [`CompactionStats::bytes_written`].
+    pub bytes_written: u64,
+    /// How many log events were dropped. [`Stats::logs_dropped`] counts since the last ack or drain instead.
+    pub logs_dropped: u64,
 }
 
 /// Why a compaction failed.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
 #[non_exhaustive]
 pub struct CompactionFailure {
     /// The kind of the error.
@@ -112,17 +143,21 @@ impl fmt::Display for CompactionFailure {
 
 /// What compaction has done since the store was opened.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
 #[non_exhaustive]
 pub struct CompactionStats {
     /// How many compactions succeeded, including those that changed the key.
     pub completed: u64,
     /// How many compactions failed.
     pub failed: u64,
+    /// How many bytes the compactions that succeeded have written: the lengths of their new logs.
+    pub bytes_written: u64,
     /// Why the last compaction failed, if it did.
     pub last_error: Option<CompactionFailure>,
     /// The keys that compactions have left out, with [`OnDamage::SetAside`](crate::OnDamage::SetAside).
     pub left_out: Vec<LostKey>,
     /// Where the last of the logs was kept from which a key was left out.
+    #[cfg_attr(feature = "serde", serde(serialize_with = "crate::serialize::optional_path"))]
     pub damaged: Option<PathBuf>,
     /// Why the log cannot be compacted or rekeyed where it is, if that is so: the file only grows.
     pub unavailable: Option<&'static str>,
@@ -134,6 +169,7 @@ pub(crate) const MOUNTED: &str =
 
 /// What [`Store::compact`](crate::Store::compact) did.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
 #[non_exhaustive]
 pub struct CompactionReport {
     /// The generation of the new log.
@@ -146,18 +182,23 @@ pub struct CompactionReport {
     /// new log does not have them.
     pub left_out: Vec<LostKey>,
     /// Where the old log was kept, if keys were left out.
+    #[cfg_attr(feature = "serde", serde(serialize_with = "crate::serialize::optional_path"))]
     pub damaged: Option<PathBuf>,
     /// How long the compaction took.
+    #[cfg_attr(feature = "serde", serde(rename = "took_us", serialize_with = "crate::serialize::micros"))]
     pub took: Duration,
 }
 
 /// What [`salvage`](crate::salvage) recovered, and what is lost.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
 #[non_exhaustive]
 pub struct SalvageReport {
     /// The damaged log.
+    #[cfg_attr(feature = "serde", serde(serialize_with = "crate::serialize::path"))]
     pub from: PathBuf,
     /// The new store.
+    #[cfg_attr(feature = "serde", serde(serialize_with = "crate::serialize::path"))]
     pub to: PathBuf,
     /// The generation of the new log: that of the damaged log plus 1.
     pub generation: u64,
@@ -207,6 +248,7 @@ impl SalvageReport {
 
 /// A place in the damaged log where something is lost: one or more frames, or the value of one put.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
 #[non_exhaustive]
 pub struct Lost {
     /// The start of the place, in bytes from the start of the file.
@@ -227,6 +269,7 @@ pub struct Lost {
 
 /// A key whose value is lost.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
 #[non_exhaustive]
 pub struct LostKey {
     /// The bucket: `config`, `queue`, `registry`, `logs` or `data`.

@@ -43,6 +43,7 @@ pub enum OnDamage {
 /// limits.max_bytes = Some(256 << 20);
 /// ```
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
 #[non_exhaustive]
 pub struct QueueLimits {
     /// The most jobs that the queue holds: no limit by default.

@@ -81,6 +81,14 @@ pub fn belongs_to_store(path: &Path, state: &Path) -> bool {
     state.is_ok_and(|log| place::belongs_to(&Disk, path, &log))
 }
 
+/// The absolute path of the log that a path means: `state` is taken as [`Snapshot::open`] takes it.
+///
+/// # Errors
+/// Those of [`Snapshot::open`] for a path that is no store's.
+pub fn path_of_store(state: &Path) -> Result<PathBuf> {
+    place::resolve(&Disk, state, Purpose::Reading)
+}
+
 /// The mode of a key file that every user can read: the command line warns of it.
 #[must_use]
 pub fn mode_if_readable_by_all(key_file: &Metadata) -> Option<u32> {

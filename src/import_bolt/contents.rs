@@ -15,6 +15,7 @@ use crate::{AgentKey, Error, Result};
 /// Keys of a bbolt file that are not imported: those of a bucket that the agent does not have, unknown keys of one
 /// that it has, or one job that a store cannot hold.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
 #[non_exhaustive]
 pub struct LeftOut {
     /// The name of the bucket.

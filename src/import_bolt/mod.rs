@@ -30,6 +30,7 @@ use transfer::Transfer;
 /// What [`import_bolt`] imported, or [`check_bolt`] would import. It contains no payload, configuration, session
 /// id or key.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
 #[non_exhaustive]
 pub struct ImportReport {
     /// The version of the configuration; `None` if there is none.

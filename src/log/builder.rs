@@ -285,9 +285,9 @@ impl LogBuilder {
         Ok(())
     }
 
-    /// A writer that continues the finished log under its final name.
-    pub(crate) fn continuing_writer(&self) -> LogWriter {
-        LogWriter::new(Arc::clone(&self.file), Arc::clone(&self.storage), self.log.end(), None)
+    /// A writer that continues the finished log under its final name, where `old` was.
+    pub(crate) fn continuing_writer(&self, old: &LogWriter) -> LogWriter {
+        LogWriter::in_place_of(old, Arc::clone(&self.file), Arc::clone(&self.storage), self.log.end())
     }
 }
 

@@ -10,6 +10,7 @@ use std::sync::{Arc, PoisonError};
 use super::file::LogFile;
 use super::group_commit::{Failure, GroupCommit, Synced};
 use super::marks::Marks;
+use super::syncs::Syncs;
 use crate::format::position::LogPosition;
 use crate::storage::Storage;
 use crate::{Error, Result};
@@ -21,6 +22,7 @@ pub(crate) struct Commits {
     pub(super) group_commit: GroupCommit,
     /// `None` for a log that does not have its name yet.
     pub(super) marks: Option<Marks>,
+    syncs: Arc<Syncs>,
 }
 
 /// All frames up to one of them, which may not be durable yet.
@@ -54,8 +56,14 @@ impl Commits {
         storage: Arc<dyn Storage>,
         tip: LogPosition,
         marks: Option<Marks>,
+        syncs: Arc<Syncs>,
     ) -> Self {
-        Commits { file, storage, group_commit: GroupCommit::new(tip), marks }
+        Commits { file, storage, group_commit: GroupCommit::new(tip), marks, syncs }
+    }
+
+    /// The syncs of this log, and of those that it has taken the place of since the store was opened.
+    pub(crate) fn syncs(&self) -> &Arc<Syncs> {
+        &self.syncs
     }
 
     fn sync(&self) -> io::Result<Synced> {
@@ -64,7 +72,7 @@ impl Commits {
             marks.write_if_due(&self.file, self.group_commit.durable(), self.storage.clock_ns())?;
         }
         // Guards against a power cut after the call has returned.
-        file.sync_data()?;
+        self.syncs.timed(|| file.sync_data())?;
         let mut unsynced_folder = unsynced_folder.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(folder) = unsynced_folder.take() {
             // Guards against a power cut that takes the name of a log that was put in its place before it was
@@ -83,7 +91,10 @@ impl Commits {
         let LogFile { file, unsynced_folder, .. } = &*self.file;
         let folder = unsynced_folder.lock().unwrap_or_else(PoisonError::into_inner).take();
         // Guards against a power cut after the caller was told that everything is durable.
-        let synced = folder.map_or(Ok(()), |folder| file.sync_data().and_then(|()| folder.sync()));
+        let synced = folder.map_or(Ok(()), |folder| {
+            self.syncs.timed(|| file.sync_data())?;
+            folder.sync()
+        });
         synced.map_err(|source| {
             self.group_commit.fail(&source);
             Error::io("sync", &self.file.path, source)

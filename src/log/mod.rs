@@ -9,7 +9,8 @@
 //!   `quarantine` to keep the bytes that it cuts off.
 //! - `scan` walks over frames, and decides where a log ends and whether it is damaged.
 //! - `writer` appends frames; `space` gets it the room for them, of which `reserve` keeps some; and `commits`
-//!   makes them durable: `group_commit` decides which thread syncs, and `marks` notes how far the log is durable.
+//!   makes them durable: `group_commit` decides which thread syncs, `syncs` counts, and `marks` notes how far the
+//!   log is durable.
 //! - `values` reads single values while the log is in use.
 //! - `builder` writes a complete new log in frames of many operations, which `frame_builder` collects.
 //!
@@ -33,5 +34,6 @@ pub(crate) mod replay;
 pub(crate) mod reserve;
 pub(crate) mod scan;
 mod space;
+mod syncs;
 pub(crate) mod values;
 pub(crate) mod writer;

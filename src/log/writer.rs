@@ -35,6 +35,7 @@ use super::group_commit::{Failure, GroupCommit};
 use super::index_file;
 use super::marks::Marks;
 use super::reserve::{Demand, Reserve};
+use super::syncs::Syncs;
 use crate::format::encoding::{self, FrameSeal, Workspace};
 use crate::format::frame::{FRAME_LEN_MAX, SEALINGS_MAX, SEQ_MAX};
 use crate::format::location::ValueCursor;
@@ -59,6 +60,10 @@ pub(crate) struct LogWriter {
     is_closed: bool,
     pub(super) reserve: Reserve,
     workspace: Workspace,
+    /// Where the tip was when this writer began.
+    began_at: u64,
+    /// How many bytes of frames were written since the store was opened, before this writer began.
+    written_before: u64,
 }
 
 /// Where a log ends, for the writer that continues it. Everything up to there is durable.
@@ -98,20 +103,54 @@ impl LogWriter {
     /// Continues a log that has its name, and writes marks to it. `last` is its mark.
     pub(crate) fn new(file: Arc<LogFile>, storage: Arc<dyn Storage>, end: LogEnd, last: Option<Mark>) -> Self {
         let marks = Marks::new(last, storage.clock_ns());
-        LogWriter::continuing(Commits::new(file, storage, end.tip, Some(marks)), end)
+        LogWriter::continuing(Commits::new(file, storage, end.tip, Some(marks), Arc::default()), end)
+    }
+
+    /// Continues a log that takes the place of `old`, and has no mark. Goes on with the counts of `old`.
+    pub(super) fn in_place_of(
+        old: &LogWriter,
+        file: Arc<LogFile>,
+        storage: Arc<dyn Storage>,
+        end: LogEnd,
+    ) -> Self {
+        let marks = Marks::new(None, storage.clock_ns());
+        let commits = Commits::new(file, storage, end.tip, Some(marks), Arc::clone(old.syncs()));
+        LogWriter { written_before: old.bytes_written(), ..LogWriter::continuing(commits, end) }
     }
 
     /// Begins a log that does not have its name yet.
     pub(crate) fn of_new_log(file: Arc<LogFile>, storage: Arc<dyn Storage>, tip: LogPosition) -> Self {
         let end = LogEnd { tip, before_tip: None, allocated: tip.end, values: 0, is_closed: false };
-        LogWriter::continuing(Commits::new(file, storage, tip, None), end)
+        LogWriter::continuing(Commits::new(file, storage, tip, None, Arc::default()), end)
     }
 
     fn continuing(commits: Commits, end: LogEnd) -> Self {
         let LogEnd { tip, before_tip, allocated, values, is_closed } = end;
         let commits = Arc::new(commits);
         let (reserve, workspace) = (Reserve::default(), Workspace::default());
-        LogWriter { commits, tip, before_tip, allocated, values, is_closed, reserve, workspace }
+        let (began_at, written_before) = (tip.end, 0);
+        LogWriter {
+            commits,
+            tip,
+            before_tip,
+            allocated,
+            values,
+            is_closed,
+            reserve,
+            workspace,
+            began_at,
+            written_before,
+        }
+    }
+
+    /// The syncs since the store was opened.
+    pub(crate) fn syncs(&self) -> &Arc<Syncs> {
+        self.commits.syncs()
+    }
+
+    /// How many bytes of frames were written since the store was opened.
+    pub(crate) fn bytes_written(&self) -> u64 {
+        self.written_before + (self.tip.end - self.began_at)
     }
 
     pub(crate) fn group_commit(&self) -> &GroupCommit {

@@ -53,9 +53,16 @@ pub(crate) fn stats(index: &Index, generation: u64, tip: LogPosition, file_len: 
         logs_dropped: 0,
         data_keys: index.count(Bucket::Data) as u64,
         data_bytes: index.value_bytes(Bucket::Data),
+        oldest_log_ms: oldest_log_ms(index),
         opening: Opening::default(),
         compaction: CompactionStats::default(),
+        since_opened: None,
     }
+}
+
+fn oldest_log_ms(index: &Index) -> Option<i64> {
+    let (key, _) = index.iter(Bucket::Logs).next()?;
+    Some(LogKey::decode(key)?.ts_ms)
 }
 
 /// How many jobs can be acked in `space`. If it is not enough for all, their run ids count as equally long.

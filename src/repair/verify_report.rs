@@ -8,9 +8,11 @@ use crate::{Error, Result};
 
 /// The result of [`verify`](crate::verify).
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
 #[non_exhaustive]
 pub struct VerifyReport {
     /// The log file.
+    #[cfg_attr(feature = "serde", serde(serialize_with = "crate::serialize::path"))]
     pub path: PathBuf,
     /// The length of the file in bytes.
     pub file_len: u64,
@@ -110,6 +112,7 @@ const FAULTS_MAX: usize = 1000;
 
 /// One fault in a log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
 #[non_exhaustive]
 pub struct Fault {
     /// Where it is, in bytes from the start of the file.
@@ -122,6 +125,8 @@ pub struct Fault {
 
 /// What [`verify`](crate::verify()) found out about the index file, which only saves time when a log is opened.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
+#[cfg_attr(feature = "serde", serde(rename_all = "snake_case"))]
 #[non_exhaustive]
 pub enum IndexFile {
     /// It says the same as the log.
@@ -136,6 +141,8 @@ pub enum IndexFile {
 
 /// The kinds of faults.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
+#[cfg_attr(feature = "serde", serde(rename_all = "snake_case"))]
 #[non_exhaustive]
 pub enum FaultKind {
     /// The header page or the mark page was changed, but one copy of the header, and of the base record if there
@@ -151,6 +158,7 @@ pub enum FaultKind {
 
 /// One frame of a log, as [`verify_each`](crate::verify_each) passes it to its callback.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
 #[non_exhaustive]
 pub struct FrameInfo {
     /// Where the frame begins, in bytes from the start of the file.
@@ -169,6 +177,7 @@ pub struct FrameInfo {
 
 /// One operation of a record.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
 #[non_exhaustive]
 pub struct OperationInfo {
     /// `put`, `delete` or `delete-through`.

@@ -25,6 +25,8 @@ pub(crate) struct LogQuota {
     pub(crate) dropped: u64,
     /// Dropped events that were reported since the store was opened.
     reported: u64,
+    /// The value of `dropped` when the store was opened.
+    found: u64,
     /// The value of `dropped` in the log; `None` if it cannot be read.
     pub(crate) recorded: Option<u64>,
 }
@@ -61,6 +63,7 @@ impl LogQuota {
             refilled: Instant::now(),
             dropped: recorded.unwrap_or(0),
             reported: 0,
+            found: recorded.unwrap_or(0),
             recorded,
         }
     }
@@ -69,6 +72,11 @@ impl LogQuota {
     /// same drops only the first one acked subtracts them.
     pub(crate) fn dropped_total(&self) -> u64 {
         self.reported + self.dropped
+    }
+
+    /// The drops of this session of the store.
+    pub(crate) fn dropped_since_opened(&self) -> u64 {
+        self.dropped_total().saturating_sub(self.found)
     }
 
     /// How many drops are unreported once the plan is carried out.

@@ -166,7 +166,7 @@ impl Store {
         self.shared.anchor()
     }
 
-    /// Returns the sizes and counts of the store, and what compaction has done.
+    /// Returns the sizes and counts of the store, and what it and its compactions have done since it was opened.
     ///
     /// ```
     /// # let folder = tempfile::tempdir()?;
@@ -176,6 +176,8 @@ impl Store {
     /// let stats = store.stats();
     /// assert_eq!((stats.jobs, stats.log_events), (1, 0));
     /// assert_eq!(stats.log_len + stats.free_bytes, stats.file_len);
+    /// let written = stats.since_opened.unwrap_or_default();
+    /// assert!(written.syncs >= 1 && written.bytes_written > 1000);
     /// if let Some(error) = &stats.compaction.last_error {
     ///     eprintln!("the store cannot be compacted: {error}");
     /// }
@@ -183,8 +185,15 @@ impl Store {
     /// ```
     #[must_use]
     pub fn stats(&self) -> Stats {
-        let logs_dropped = lock(&self.log_quota).dropped;
+        let (logs_dropped, since_opened) = {
+            let quota = lock(&self.log_quota);
+            (quota.dropped, quota.dropped_since_opened())
+        };
         let (opening, compaction) = (self.recovery.opening, self.compactor.stats());
-        Stats { logs_dropped, queue_limits: self.queue_limits, opening, compaction, ..self.shared.stats() }
+        let mut stats = self.shared.stats();
+        if let Some(counts) = &mut stats.since_opened {
+            counts.logs_dropped = since_opened;
+        }
+        Stats { logs_dropped, queue_limits: self.queue_limits, opening, compaction, ..stats }
     }
 }

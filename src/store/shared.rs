@@ -28,7 +28,9 @@ use crate::log::writer::LogWriter;
 use crate::read::{self, Reader};
 use crate::storage::Storage;
 use crate::storage::lock::Owner;
-use crate::{Anchor, CompactionPolicy, Error, Limit, OnDamage, OpenOptions, QueueOrder, Result, Stats};
+use crate::{
+    Anchor, CompactionPolicy, Error, Limit, OnDamage, OpenOptions, QueueOrder, Result, SinceOpened, Stats,
+};
 
 /// The state of a store that its threads share.
 pub(crate) struct Shared {
@@ -185,7 +187,9 @@ impl Shared {
         // The log stays locked while the view is read: else a compaction could switch generations in between.
         let log = self.lock_log();
         let view = self.view();
-        read::stats(&view.index, view.header.id.generation, log.tip(), log.allocated(), &*log.file().file)
+        let (id, file) = (view.header.id, &*log.file().file);
+        let stats = read::stats(&view.index, id.generation, log.tip(), log.allocated(), file);
+        Stats { since_opened: Some(since_opened(&log)), ..stats }
     }
 
     /// Hands all live keys of the generation `id` to `take`, in the order of their buckets and bytes. Writers go
@@ -316,6 +320,18 @@ impl WriteGuard<'_> {
         self.shared.note_growth(&self.log, &current_view.index);
         old_log.group_commit().supersede();
         (old_log, old_view)
+    }
+}
+
+/// Without the log events that were dropped, which the quota counts.
+fn since_opened(log: &LogWriter) -> SinceOpened {
+    let syncs = log.syncs();
+    SinceOpened {
+        syncs: syncs.count(),
+        sync_time: syncs.total(),
+        longest_sync: syncs.longest(),
+        bytes_written: log.bytes_written(),
+        logs_dropped: 0,
     }
 }
 

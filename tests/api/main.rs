@@ -24,3 +24,6 @@ mod operations;
 mod queue;
 mod queue_limits;
 mod secrets;
+#[cfg(feature = "serde")]
+mod serialized;
+mod stats;

@@ -14,7 +14,7 @@ fn anchor_prints_the_anchor_that_the_library_accepts() {
     let anchor = store.anchor().to_string();
     assert_eq!(sandbox.run("anchor").success(), format!("{anchor}\n"));
     let outcome = sandbox.run("anchor --json").json();
-    assert_eq!(outcome, json!({ "anchor": anchor, "generation": 1, "seq": 10 }));
+    assert_eq!(outcome, json!({ "state": "[DIR]/state.db", "anchor": anchor, "generation": 1, "seq": 10 }));
     // A comparison needs the lock.
     sandbox.run(&format!("anchor --lock-timeout 0 --expect {anchor}")).failed(5);
     store.close().unwrap();

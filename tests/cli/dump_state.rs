@@ -82,7 +82,11 @@ fn an_unreadable_job_does_not_hide_the_others() {
     assert!(outcome.out.ends_with("  run-2  8 bytes\n"), "{outcome:?}");
     let outcome = sandbox.run("dump-state --json");
     let report: Value = serde_json::from_str(&outcome.out).unwrap();
-    assert!(report["jobs"][0]["error"].is_string() && report["jobs"][1]["len"] == 8, "{report}");
+    assert_eq!(
+        (&report["jobs"][0]["error"]["kind"], &report["jobs"][1]["len"]),
+        (&json!("unauthentic"), &json!(8))
+    );
+    assert_eq!(report["jobs"][0]["error"], report["error"]);
 
     assert!(sandbox.run("verify").failed(3).contains("tampering at offset"));
     // The checksums alone do not reveal tampering.

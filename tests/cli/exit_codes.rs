@@ -50,9 +50,9 @@ fn every_health_check_fails(sandbox: &Sandbox, words: &str) {
     let outcome = sandbox.run("health-check");
     assert!(outcome.failed(1).contains(words) && outcome.out.is_empty(), "{outcome:?}");
     let outcome = sandbox.run("health-check --json");
-    let report: serde_json::Value = serde_json::from_str(&outcome.out).unwrap();
-    assert_eq!((outcome.code, &report["healthy"]), (Some(1), &false.into()));
-    assert!(report["reason"].as_str().unwrap().contains(words), "{report}");
+    let report = outcome.failed_json(1);
+    assert_eq!((&report["state"], &report["healthy"]), (&"[DIR]/state.db".into(), &false.into()));
+    assert!(report["error"]["message"].as_str().unwrap().contains(words), "{report}");
 }
 
 #[test]
@@ -85,7 +85,7 @@ fn code_2_is_usage() {
         "config",
         "config set -",
         "config get --raw",
-        "config get --raw --allow-secrets --json",
+        "stats --format xml",
         "queue show",
         "queue show run-1 --raw",
         "queue enqueue run-9",

@@ -86,11 +86,11 @@ fn health_check_fails_if_the_heartbeat_is_too_old_or_too_far_ahead() {
 fn health_check_says_where_the_log_cannot_be_compacted_and_exits_with_0() {
     let sandbox = Sandbox::filled();
     let healthy = sandbox.run("health-check").success();
-    assert_eq!(sandbox.run("health-check --json").json()["compaction_unavailable"], Value::Null);
+    assert_eq!(sandbox.run("health-check --json").json()["compaction"]["unavailable"], Value::Null);
     let Some(outcome) = sandbox.run_mounted("health-check") else { return };
     let expected = format!("{}; {MOUNTED}\n", without_disk(&healthy).trim_end());
     assert_eq!(without_disk(&outcome.success()), expected);
     let report = sandbox.run_mounted("health-check --json").unwrap().json();
     assert_eq!(report["healthy"], true);
-    assert!(MOUNTED.ends_with(report["compaction_unavailable"].as_str().unwrap()), "{report}");
+    assert!(MOUNTED.ends_with(report["compaction"]["unavailable"].as_str().unwrap()), "{report}");
 }

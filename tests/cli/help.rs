@@ -24,7 +24,7 @@ fn the_help_of_salvage_has_an_example_with_paths() {
 }
 
 /// All commands with their parents, as listed by the help.
-fn commands(sandbox: &Sandbox, parent: &str) -> Vec<String> {
+pub(crate) fn commands(sandbox: &Sandbox, parent: &str) -> Vec<String> {
     let help = sandbox.run(&format!("{parent} --help")).success();
     let listed = help.split_once("\nCommands:\n").map_or("", |(_, rest)| rest.split("\n\n").next().unwrap());
     let mut all = vec![parent.to_owned()];

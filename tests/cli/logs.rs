@@ -67,7 +67,7 @@ fn logs_list_shows_all_events_or_as_many_as_asked_for() {
 }
 
 /// Three log events, of which the second fails authentication.
-fn with_an_unreadable_second_event() -> Sandbox {
+pub(crate) fn with_an_unreadable_second_event() -> Sandbox {
     let sandbox = Sandbox::empty();
     let store = sandbox.open();
     for n in 1..=3 {

@@ -156,7 +156,7 @@ fn the_map_shows_a_torn_tail() {
     bytes.extend_from_slice(&[0; 500]);
     sandbox.write(&bytes);
     let map = sandbox.map("");
-    assert_eq!((part(&map, "torn tail"), part(&map, "free")), (300, 500));
+    assert_eq!((part(&map, "torn_tail"), part(&map, "free")), (300, 500));
     assert!(map["cells"].as_str().unwrap().ends_with("~~~~~......."), "{map}");
     assert!(sandbox.run("map").success().contains("an unfinished write; the next open quarantines it"));
 }

@@ -246,6 +246,15 @@ impl Outcome {
         serde_json::from_str(&self.success()).unwrap()
     }
 
+    /// Asserts this exit code, and one object on stdout whose `error` has the message on stderr. Returns the
+    /// object.
+    #[track_caller]
+    pub(crate) fn failed_json(&self, code: i32) -> Value {
+        let report: Value = serde_json::from_str(&self.out).expect(&self.out);
+        assert_eq!(report["error"]["message"], self.failed(code), "{self:?}");
+        report
+    }
+
     /// Asserts this exit code and a one-sentence message on stderr, and returns the message.
     #[track_caller]
     pub(crate) fn failed(&self, code: i32) -> &str {

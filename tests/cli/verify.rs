@@ -26,9 +26,10 @@ index file  none that fits; opening reads the whole log
 
     let outcome = sandbox.run("verify --json").json();
     let expected = json!({
-        "state": "[DIR]/state.db", "intact": true, "with_key": true, "generation": 1, "frames": 11,
+        "state": "[DIR]/state.db", "path": "[DIR]/state.db", "intact": true,
+        "with_key": true, "generation": 1, "frames": 11,
         "operations": 10, "values": 8, "ends_closed": true, "file_len": log_len, "log_len": log_len,
-        "torn_len": 0, "torn_marks": 0, "index": "not used", "faults": [], "more_faults": 0,
+        "torn_len": 0, "torn_marks": 0, "index": "not_used", "faults": [], "more_faults": 0,
     });
     assert_eq!(outcome, expected);
 }

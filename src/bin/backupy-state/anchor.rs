@@ -27,7 +27,8 @@ pub(crate) struct Args {
 pub(crate) fn run(target: &Target, args: &Args, out: &mut Out) -> Result<(), Failure> {
     // First without the lock: taking it would create a lock file even if there is no store.
     let key = target.key()?;
-    let mut anchor = Snapshot::open(target.state(), &key)?.anchor();
+    let snapshot = Snapshot::open(target.state(), &key)?;
+    let mut anchor = snapshot.anchor();
     if let Some(expected) = args.expect {
         let mut options = OpenOptions::new();
         options.create(false).expect_at_least(expected);
@@ -36,7 +37,8 @@ pub(crate) fn run(target: &Target, args: &Args, out: &mut Out) -> Result<(), Fai
         store.close()?;
     }
     if out.json {
-        out.json(&json!({ "anchor": anchor.to_string(), "generation": anchor.generation(), "seq": anchor.seq() }));
+        let (generation, seq) = (anchor.generation(), anchor.seq());
+        out.report(snapshot.path(), json!({ "anchor": anchor, "generation": generation, "seq": seq }));
     } else {
         out.line(anchor);
     }

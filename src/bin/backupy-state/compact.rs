@@ -1,7 +1,6 @@
 //! `compact`: rewrites the log with only what is live.
 
 use backupy_state::OpenOptions;
-use serde_json::json;
 
 use crate::failure::Failure;
 use crate::progress;
@@ -25,13 +24,7 @@ pub(crate) fn run(target: &Target, args: &Args, out: &mut Out) -> Result<(), Fai
     let state = store.path().display().to_string();
     store.close()?;
     if out.json {
-        out.json(&json!({
-            "state": state,
-            "generation": report.generation,
-            "bytes_before": report.bytes_before,
-            "bytes_after": report.bytes_after,
-            "took_us": u64::try_from(report.took.as_micros()).unwrap_or(u64::MAX),
-        }));
+        out.report(state, report);
         return Ok(());
     }
     out.row("state", state);

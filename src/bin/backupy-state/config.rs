@@ -73,7 +73,7 @@ fn get(target: &Target, args: &Get, out: &mut Out) -> Result<(), Failure> {
         out.bytes(&config.raw);
     } else if out.json {
         let config = config.map_or(Value::Null, |config| inspector.config_json(&config));
-        out.json(&json!({ "state": state, "config": config }));
+        out.report(state, json!({ "config": config }));
     } else {
         out.row("state", state);
         out.row("config", config.map_or("none".to_owned(), |config| inspector.config_line(&config)));
@@ -88,7 +88,7 @@ fn set(target: &Target, args: &Set, out: &mut Out) -> Result<(), Failure> {
     let state = store.path().display().to_string();
     store.close()?;
     if out.json {
-        out.json(&json!({ "state": state, "config": { "version": args.version, "len": raw.len() } }));
+        out.report(state, json!({ "config": { "version": args.version, "len": raw.len() } }));
     } else {
         out.row("state", state);
         out.row("config", format_args!("version {}, {}", args.version, bytes(len_of(&raw))));

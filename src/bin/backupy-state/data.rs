@@ -105,7 +105,7 @@ fn list(target: &Target, args: &List, out: &mut Out) -> Result<(), Failure> {
     if out.json {
         let mut data = Vec::new();
         inspector.each_entry(&args.prefix, |inspector, entry| data.push(inspector.entry_json(entry)));
-        out.json(&json!({ "state": state, "data_keys": count, "data": data }));
+        out.report(state, json!({ "data_keys": count, "data": data }));
     } else {
         out.row("state", state);
         out.row("data keys", grouped(count));
@@ -124,7 +124,7 @@ fn get(target: &Target, args: &Get, out: &mut Out) -> Result<(), Failure> {
     }
     let entry = Entry { key: args.key.clone(), value: Ok(value) };
     if out.json {
-        out.json(&json!({ "state": state, "data": inspector.entry_json(&entry) }));
+        out.report(state, json!({ "data": inspector.entry_json(&entry) }));
     } else {
         out.row("state", state);
         out.line(inspector.entry_line(&entry));
@@ -140,7 +140,7 @@ fn put(target: &Target, args: &Put, out: &mut Out) -> Result<(), Failure> {
     store.close()?;
     if out.json {
         let data = json!({ "key": args.key, "len": value.len() });
-        out.json(&json!({ "state": state, "data_keys": count, "data": data }));
+        out.report(state, json!({ "data_keys": count, "data": data }));
     } else {
         out.row("state", state);
         out.row("data keys", grouped(count));
@@ -158,7 +158,7 @@ fn delete(target: &Target, args: &Delete, out: &mut Out) -> Result<(), Failure> 
         return Err(no_such_key(&args.key, &state));
     }
     if out.json {
-        out.json(&json!({ "state": state, "data_keys": count, "deleted": args.key }));
+        out.report(state, json!({ "data_keys": count, "deleted": args.key }));
     } else {
         out.row("state", state);
         out.row("data keys", grouped(count));

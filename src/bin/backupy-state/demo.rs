@@ -34,7 +34,7 @@ use report::Report;
 use supervisor::{Ending, Supervisor};
 
 use crate::failure::Failure;
-use crate::target::Target;
+use crate::target::{Target, absolute};
 use crate::text::Out;
 
 /// Kill an agent again and again, and check that no acknowledged call is lost
@@ -103,7 +103,7 @@ fn play(path: &Path, args: &Args, seed: u64, out: &mut Out) -> Result<(), Failur
     let seen = observer.stop();
     ran?;
     demo.check_final_state(&seen)?;
-    demo.report.show(&demo.ledger, out);
+    demo.report.show(&absolute(path), &demo.ledger, out);
     demo.report.failure(&demo.ledger).map_or(Ok(()), |what| Err(Failure::failed(what)))
 }
 

@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use crate::failure::Failure;
-use crate::inspector::Inspector;
+use crate::inspector::{Inspector, unreadable};
 use crate::target::Target;
 use crate::text::{Out, Utc, ago, grouped, now_ms};
 
@@ -37,7 +37,7 @@ fn show(inspector: &mut Inspector, out: &mut Out) {
         match inspector.readable(inspector.snapshot.load_config()) {
             Ok(None) => "none".to_owned(),
             Ok(Some(config)) => inspector.config_line(&config),
-            Err(why) => why,
+            Err(failure) => unreadable(&failure),
         },
     );
     out.row(
@@ -45,7 +45,7 @@ fn show(inspector: &mut Inspector, out: &mut Out) {
         match inspector.readable(inspector.snapshot.load_session()) {
             Ok(None) => "none".to_owned(),
             Ok(Some(session)) => inspector.session_line(&session),
-            Err(why) => why,
+            Err(failure) => unreadable(&failure),
         },
     );
     out.row(
@@ -53,7 +53,7 @@ fn show(inspector: &mut Inspector, out: &mut Out) {
         match inspector.readable(inspector.snapshot.last_heartbeat()) {
             Ok(None) => "none".to_owned(),
             Ok(Some(ts)) => format!("{} ({})", Utc(ts), ago(ts, now_ms)),
-            Err(why) => why,
+            Err(failure) => unreadable(&failure),
         },
     );
     out.row("log events", grouped(inspector.snapshot.stats().log_events));
@@ -67,28 +67,28 @@ fn as_json(inspector: &mut Inspector, out: &mut Out) {
     let config = match inspector.readable(inspector.snapshot.load_config()) {
         Ok(None) => Value::Null,
         Ok(Some(config)) => inspector.config_json(&config),
-        Err(why) => json!({ "error": why }),
+        Err(failure) => json!({ "error": failure }),
     };
     let session = match inspector.readable(inspector.snapshot.load_session()) {
         Ok(None) => Value::Null,
         Ok(Some(session)) => inspector.session_json(&session),
-        Err(why) => json!({ "error": why }),
+        Err(failure) => json!({ "error": failure }),
     };
     let heartbeat = match inspector.readable(inspector.snapshot.last_heartbeat()) {
         Ok(ts) => json!(ts),
-        Err(why) => json!({ "error": why }),
+        Err(failure) => json!({ "error": failure }),
     };
     let mut data = Vec::new();
     inspector.each_entry("", |inspector, entry| data.push(inspector.entry_json(entry)));
     let mut jobs = Vec::new();
     inspector.each_job(None, usize::MAX, |inspector, job| jobs.push(inspector.job_json(job)));
-    out.json(&json!({
-        "state": inspector.snapshot.path().display().to_string(),
+    let report = json!({
         "config": config,
         "session": session,
         "last_heartbeat_ms": heartbeat,
         "log_events": inspector.snapshot.stats().log_events,
         "data": data,
         "jobs": jobs,
-    }));
+    });
+    out.report(inspector.snapshot.path(), report);
 }

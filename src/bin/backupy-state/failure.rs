@@ -4,6 +4,7 @@ use std::fmt;
 use std::process::ExitCode;
 
 use backupy_state::Error;
+use serde::Serialize;
 
 use crate::advice::for_a_shell;
 use crate::line::print_to_stderr;
@@ -39,16 +40,18 @@ impl From<Exit> for ExitCode {
     }
 }
 
-/// One sentence for stderr, and the exit code.
-#[derive(Debug)]
+/// One sentence for stderr, the exit code, and for JSON a name of what is wrong.
+#[derive(Clone, Debug, Serialize)]
 pub(crate) struct Failure {
+    #[serde(skip)]
     pub(crate) exit: Exit,
+    kind: &'static str,
     message: String,
 }
 
 impl Failure {
     pub(crate) fn new(exit: Exit, message: impl Into<String>) -> Self {
-        Failure { exit, message: message.into() }
+        Failure { exit, kind: exit.kind(), message: message.into() }
     }
 
     pub(crate) fn failed(message: impl Into<String>) -> Self {
@@ -57,6 +60,11 @@ impl Failure {
 
     pub(crate) fn usage(message: impl Into<String>) -> Self {
         Failure::new(Exit::Usage, message)
+    }
+
+    /// The same failure with another exit code.
+    pub(crate) fn exiting(self, exit: Exit) -> Self {
+        Failure { exit, ..self }
     }
 
     /// Adds a clause to the message.
@@ -78,7 +86,7 @@ impl fmt::Display for Failure {
 
 impl From<Error> for Failure {
     fn from(error: Error) -> Self {
-        Failure::new(Exit::of(&error), for_a_shell(&error))
+        Failure { exit: Exit::of(&error), kind: kind_of(&error), message: for_a_shell(&error) }
     }
 }
 
@@ -90,7 +98,43 @@ pub(crate) fn with_source(error: &Error) -> String {
     }
 }
 
+/// The name of the variant, which JSON has as the kind of a failure.
+fn kind_of(error: &Error) -> &'static str {
+    match error {
+        Error::Invalid { .. } => "invalid",
+        Error::TooLarge { .. } => "too_large",
+        Error::NotFound { .. } => "not_found",
+        Error::Locked { .. } => "locked",
+        Error::NotAStore { .. } => "not_a_store",
+        Error::UnsupportedFormat { .. } => "unsupported_format",
+        Error::WrongKey { .. } => "wrong_key",
+        Error::Corrupt { .. } => "corrupt",
+        Error::Unauthentic { .. } => "unauthentic",
+        Error::Stale { .. } => "stale",
+        Error::Full { .. } => "full",
+        Error::QueueFull { .. } => "queue_full",
+        Error::Failed { .. } => "failed",
+        Error::Replaced { .. } => "replaced",
+        Error::Closed { .. } => "closed",
+        Error::Io { .. } => "io",
+        _ => Exit::Failure.kind(),
+    }
+}
+
 impl Exit {
+    /// The kind of a failure that no error of the library has caused.
+    fn kind(self) -> &'static str {
+        match self {
+            Exit::Success | Exit::Failure => "failure",
+            Exit::Usage => "usage",
+            Exit::Damage => "damage",
+            Exit::WrongKey => "wrong_key",
+            Exit::Locked => "locked",
+            Exit::NotFound => "not_found",
+            Exit::NotAStore => "not_a_store",
+        }
+    }
+
     pub(crate) fn of(error: &Error) -> Self {
         match error {
             Error::Invalid { .. } => Exit::Usage,

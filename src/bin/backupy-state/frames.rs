@@ -1,7 +1,6 @@
 //! `frames`: lists the frames of the log.
 
 use backupy_state::{FrameInfo, OperationInfo};
-use serde_json::{Value, json};
 
 use crate::failure::Failure;
 use crate::target::Target;
@@ -22,14 +21,14 @@ pub(crate) struct Args {
 
 pub(crate) fn run(target: &Target, args: &Args, out: &mut Out) -> Result<(), Failure> {
     let key = if args.no_key { None } else { Some(target.key()?) };
-    let json = out.json;
+    let (json, state) = (out.json, target.absolute_state());
     let mut heading = (!json).then(|| columns("offset", "len", "seq", "durable_seq", "kind", "operations"));
     let report = backupy_state::verify_each(target.state(), key.as_ref(), |frame| {
         if let Some(heading) = heading.take() {
             out.line(heading);
         }
         if json {
-            out.json(&as_json(frame));
+            out.report_line(&state, frame);
         } else {
             out.line(line(frame));
         }
@@ -62,25 +61,4 @@ fn operation(operation: &OperationInfo) -> String {
 
 fn kind(frame: &FrameInfo) -> &'static str {
     if frame.is_close { "close" } else { "record" }
-}
-
-fn as_json(frame: &FrameInfo) -> Value {
-    let operation = |operation: &OperationInfo| {
-        json!({
-            "action": operation.action,
-            "bucket": operation.bucket,
-            "key_len": operation.key_len,
-            "run_id": operation.run_id,
-            "data_key": operation.data_key,
-            "value_len": operation.value_len,
-        })
-    };
-    json!({
-        "offset": frame.offset,
-        "len": frame.len,
-        "seq": frame.seq,
-        "durable_seq": frame.durable_seq,
-        "kind": kind(frame),
-        "operations": frame.operations.iter().map(operation).collect::<Vec<_>>(),
-    })
 }

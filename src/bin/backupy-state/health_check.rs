@@ -1,6 +1,9 @@
 //! `health-check`: one line and exit code 0 or 1, for a container's health check.
 
+use std::path::PathBuf;
+
 use backupy_state::Stats;
+use serde::Serialize;
 use serde_json::json;
 
 use crate::failure::Failure;
@@ -31,45 +34,57 @@ pub(crate) struct Args {
 }
 
 pub(crate) fn run(target: &Target, args: &Args, out: &mut Out) -> Result<(), Failure> {
-    let health = Health::of(target, args);
+    let health = Health::of(target);
+    let passed = health.as_ref().map_or(Vec::new(), |health| health.passed_limits(args));
     if out.json {
-        out.json(&match &health {
-            Ok(Health { stats, heartbeat_ms, now_ms }) => json!({
-                "healthy": true,
-                "jobs": stats.jobs,
-                "queue_bytes": stats.queue_bytes,
-                "log_events": stats.log_events,
-                "logs_dropped": stats.logs_dropped,
-                "reserved_bytes": stats.reserved_bytes,
-                "acks_on_full_disk": stats.acks_on_full_disk,
-                "disk_free_bytes": stats.disk_free_bytes,
-                "last_heartbeat_ms": heartbeat_ms,
-                "heartbeat_age_ms": heartbeat_ms.map(|ts| now_ms.saturating_sub(ts)),
-                "compaction_unavailable": stats.compaction.unavailable,
-            }),
-            Err(failure) => json!({ "healthy": false, "reason": failure.to_string() }),
-        });
-    } else if let Ok(health) = &health {
+        match &health {
+            Ok(health) => out.report(&health.state, Checked::new(health, passed.is_empty())),
+            Err(_) => out.report(target.absolute_state(), json!({ "healthy": false })),
+        }
+    }
+    let health = health?;
+    if !passed.is_empty() {
+        return Err(Failure::failed(passed.join("; ")));
+    }
+    if !out.json {
         out.line(health.line());
     }
-    health.map(drop)
+    Ok(())
+}
+
+/// The report as JSON, without the path of the store.
+#[derive(Serialize)]
+struct Checked<'a> {
+    healthy: bool,
+    #[serde(flatten)]
+    stats: &'a Stats,
+    last_heartbeat_ms: Option<i64>,
+    heartbeat_age_ms: Option<i64>,
+}
+
+impl<'a> Checked<'a> {
+    fn new(health: &'a Health, healthy: bool) -> Self {
+        let Health { stats, heartbeat_ms, now_ms, .. } = health;
+        let heartbeat_age_ms = heartbeat_ms.map(|ts| now_ms.saturating_sub(ts));
+        Checked { healthy, stats, last_heartbeat_ms: *heartbeat_ms, heartbeat_age_ms }
+    }
 }
 
 struct Health {
+    state: PathBuf,
     stats: Stats,
     heartbeat_ms: Option<i64>,
     now_ms: i64,
 }
 
 impl Health {
-    fn of(target: &Target, args: &Args) -> Result<Self, Failure> {
+    fn of(target: &Target) -> Result<Self, Failure> {
         let snapshot = target.snapshot()?;
         snapshot.load_config()?;
         snapshot.load_session()?;
         let heartbeat_ms = snapshot.last_heartbeat()?;
-        let health = Health { stats: snapshot.stats(), heartbeat_ms, now_ms: now_ms() };
-        let passed = health.passed_limits(args);
-        if passed.is_empty() { Ok(health) } else { Err(Failure::failed(passed.join("; "))) }
+        let state = snapshot.path().to_path_buf();
+        Ok(Health { state, stats: snapshot.stats(), heartbeat_ms, now_ms: now_ms() })
     }
 
     fn passed_limits(&self, args: &Args) -> Vec<String> {

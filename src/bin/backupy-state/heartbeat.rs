@@ -61,7 +61,7 @@ fn record(target: &Target, args: &Record, out: &mut Out) -> Result<(), Failure> 
 
 fn show(state: &str, heartbeat: Option<i64>, out: &mut Out) {
     if out.json {
-        out.json(&json!({ "state": state, "last_heartbeat_ms": heartbeat }));
+        out.report(state, json!({ "last_heartbeat_ms": heartbeat }));
         return;
     }
     out.row("state", state);

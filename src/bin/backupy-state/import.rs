@@ -4,11 +4,11 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use backupy_state::{ImportReport, LogLimits, OpenOptions, check_bolt, import_bolt};
-use serde_json::{Value, json};
+use serde::Serialize;
 
 use crate::failure::{Exit, Failure};
 use crate::progress;
-use crate::target::{Lock, Target};
+use crate::target::{Lock, Target, absolute};
 use crate::text::{Out, Utc, counted, escaped, grouped};
 
 /// Import the state of the Go agent, a bbolt file, into a new store
@@ -51,9 +51,9 @@ pub(crate) fn run(target: &Target, args: &Args, out: &mut Out) -> Result<(), Fai
     let report = progress::with_bar(step, || import_bolt(&args.from, &key, &store))?;
     let state = store.path().display().to_string();
     store.close()?;
-    let from = args.from.display().to_string();
+    let from = absolute(&args.from).display().to_string();
     if out.json {
-        out.json(&as_json(&state, &from, &report));
+        out.report(&state, Imported { from: &from, report: &report });
     } else {
         show(out, &state, &from, &report);
     }
@@ -101,24 +101,11 @@ fn refuse_same_file(state: &Path, from: &Path) -> Result<(), Failure> {
     }
 }
 
-fn as_json(state: &str, from: &str, report: &ImportReport) -> Value {
-    let left_out = report
-        .left_out
-        .iter()
-        .map(|it| json!({ "bucket": it.bucket, "keys": it.keys, "run_id": it.run_id, "why": it.why }));
-    json!({
-        "state": state,
-        "from": from,
-        "config_version": report.config_version,
-        "session": report.session,
-        "last_heartbeat_ms": report.last_heartbeat_ms,
-        "jobs": report.jobs,
-        "log_events": report.log_events,
-        "log_events_dropped": report.log_events_dropped,
-        "already_there": report.already_there,
-        "left_out": left_out.collect::<Vec<_>>(),
-        "meta_page_damaged": report.meta_page_damaged,
-    })
+#[derive(Serialize)]
+struct Imported<'a> {
+    from: &'a str,
+    #[serde(flatten)]
+    report: &'a ImportReport,
 }
 
 fn show(out: &mut Out, state: &str, from: &str, report: &ImportReport) {

@@ -36,7 +36,7 @@ pub(crate) fn run(target: &Target, args: &Args, out: &mut Out) -> Result<(), Fai
         return Err(exists(&state));
     }
     if out.json {
-        out.json(&json!({ "state": state }));
+        out.report(state, json!({}));
     } else {
         out.line(state);
     }

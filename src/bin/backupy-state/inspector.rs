@@ -16,13 +16,13 @@ pub(crate) struct Inspector {
 /// A job, with its payload or why that is unreadable.
 pub(crate) struct Job {
     run_id: String,
-    payload: Result<Vec<u8>, String>,
+    payload: Result<Vec<u8>, Failure>,
 }
 
 /// A data key, with its value or why that is unreadable.
 pub(crate) struct Entry {
     pub(crate) key: String,
-    pub(crate) value: Result<Vec<u8>, String>,
+    pub(crate) value: Result<Vec<u8>, Failure>,
 }
 
 impl From<QueuedJob> for Job {
@@ -94,7 +94,7 @@ impl Inspector {
                 let public = json!({ "key": entry.key, "len": value.len() });
                 self.with_secret(public, "value", value)
             }
-            Err(why) => json!({ "key": entry.key, "error": why }),
+            Err(failure) => json!({ "key": entry.key, "error": failure }),
         }
     }
 
@@ -102,10 +102,10 @@ impl Inspector {
         self.line(&job.run_id, &job.payload)
     }
 
-    fn line(&self, key: &str, value: &Result<Vec<u8>, String>) -> String {
+    fn line(&self, key: &str, value: &Result<Vec<u8>, Failure>) -> String {
         let what = match value {
             Ok(value) => format!("{}{}", bytes(len_of(value)), self.secret(value)),
-            Err(why) => why.clone(),
+            Err(failure) => unreadable(failure),
         };
         format!("  {}  {what}", escaped(key))
     }
@@ -116,20 +116,19 @@ impl Inspector {
                 let public = json!({ "run_id": job.run_id, "len": payload.len() });
                 self.with_secret(public, "payload", payload)
             }
-            Err(why) => json!({ "run_id": job.run_id, "error": why }),
+            Err(failure) => json!({ "run_id": job.run_id, "error": failure }),
         }
     }
 
     /// Notes why a value is unreadable.
-    pub(crate) fn readable<T>(&mut self, read: backupy_state::Result<T>) -> Result<T, String> {
+    pub(crate) fn readable<T>(&mut self, read: backupy_state::Result<T>) -> Result<T, Failure> {
         read.map_err(|error| self.note(error))
     }
 
-    fn note(&mut self, error: Error) -> String {
+    fn note(&mut self, error: Error) -> Failure {
         let failure = Failure::from(error);
-        let why = format!("unreadable: {failure}");
-        self.failure.get_or_insert(failure);
-        why
+        self.failure.get_or_insert_with(|| failure.clone());
+        failure
     }
 
     pub(crate) fn config_line(&self, config: &Config) -> String {
@@ -162,6 +161,11 @@ impl Inspector {
         }
         object
     }
+}
+
+/// What is shown in the place of a value that cannot be read.
+pub(crate) fn unreadable(failure: &Failure) -> String {
+    format!("unreadable: {failure}")
 }
 
 /// A secret that is shown on request, to be appended to the rest of a line.

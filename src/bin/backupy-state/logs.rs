@@ -128,7 +128,7 @@ fn peek(target: &Target, limit: usize, secrets: bool, out: &mut Out) -> Result<(
     let (events, dropped) = (batch.events(), batch.dropped());
     if out.json {
         let events = events_json(&batch, |event, payload| inspector.with_secret(event, "payload", payload));
-        out.json(&json!({ "state": state, "log_events": buffered, "dropped": dropped, "events": events }));
+        out.report(state, json!({ "log_events": buffered, "dropped": dropped, "events": events }));
     } else {
         out.row("state", state);
         out.row("log events", grouped(buffered as u64));
@@ -152,7 +152,7 @@ fn add(target: &Target, args: &Add, out: &mut Out) -> Result<(), Failure> {
     store.close()?;
     if out.json {
         let event = json!({ "ts_ms": ts_ms, "len": payload.len() });
-        out.json(&json!({ "state": state, "log_events": buffered, "added": event }));
+        out.report(state, json!({ "log_events": buffered, "added": event }));
     } else {
         out.row("state", state);
         out.row("log events", grouped(buffered as u64));
@@ -167,8 +167,7 @@ fn drain(target: &Target, args: &Drain, out: &mut Out) -> Result<(), Failure> {
     let limit = args.limit.unwrap_or(usize::MAX);
     let batch = store.peek_logs(limit).map_err(first_unreadable)?;
     let (count, dropped) = (batch.events().len(), batch.dropped());
-    let mut report =
-        json!({ "state": state, "log_events": buffered - count, "dropped": dropped, "drained": count });
+    let mut report = json!({ "log_events": buffered - count, "dropped": dropped, "drained": count });
     if out.json {
         if args.allow_secrets {
             let with_payload = |mut event, payload: &[u8]| {
@@ -177,7 +176,7 @@ fn drain(target: &Target, args: &Drain, out: &mut Out) -> Result<(), Failure> {
             };
             report["events"] = events_json(&batch, with_payload).into();
         }
-        out.json(&report);
+        out.report(&state, report);
     } else {
         out.row("state", state);
         out.row("log events", format_args!("{} left", grouped((buffered - count) as u64)));
@@ -187,11 +186,14 @@ fn drain(target: &Target, args: &Drain, out: &mut Out) -> Result<(), Failure> {
             batch.events().iter().for_each(|event| out.line(event_line(event, &revealed(&event.payload))));
         }
     }
+    let all_read = check_all_read(&batch, buffered.min(limit));
+    if let Err(failure) = &all_read {
+        out.fail(failure);
+    }
     // Only now: events that were not written out must not be removed.
     if args.allow_secrets && !out.is_written() {
         return Err(Failure::failed("the output could not be written completely, so no log event was removed"));
     }
-    let all_read = check_all_read(&batch, buffered.min(limit));
     store.ack_logs(&batch)?;
     store.close()?;
     all_read
@@ -203,7 +205,7 @@ fn discard_unreadable(target: &Target, args: &DiscardUnreadable, out: &mut Out) 
     let (state, buffered) = (store.path().display().to_string(), store.log_count());
     store.close()?;
     if out.json {
-        out.json(&json!({ "state": state, "log_events": buffered, "discarded": discarded }));
+        out.report(state, json!({ "log_events": buffered, "discarded": discarded }));
     } else {
         out.row("state", state);
         out.row("log events", format_args!("{} left", grouped(buffered as u64)));

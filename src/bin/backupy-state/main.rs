@@ -27,11 +27,13 @@ mod import;
 mod input;
 mod init;
 mod inspector;
+mod json;
 mod line;
 mod logs;
 mod man;
 mod map;
 mod progress;
+mod prometheus;
 mod queue;
 mod rekey;
 mod salvage;
@@ -54,7 +56,7 @@ struct Cli {
     #[command(flatten)]
     target: Target,
 
-    /// Print the report as one line of JSON
+    /// Print the report as one line of JSON; also a failure, as its field `error`
     #[arg(long, global = true, help_heading = GLOBAL_OPTIONS)]
     json: bool,
 
@@ -145,6 +147,9 @@ fn run(cli: &Cli) -> Result<(), Failure> {
         Command::Import(args) => import::run(target, args, &mut out),
         Command::Salvage(args) => salvage::run(target, args, &mut out),
     };
+    if let Err(failure) = &done {
+        out.fail(failure);
+    }
     let written = out.finish();
     done.and(written)
 }
@@ -172,11 +177,24 @@ fn report_parse_error(error: &clap::Error) -> ExitCode {
         }
         ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => {
             let _ = error.print();
+            print_as_json(&Failure::usage("a command is missing; see --help"));
         }
-        _ => Failure::usage(in_one_sentence(&error.to_string())).print(),
+        _ => {
+            let failure = Failure::usage(in_one_sentence(&error.to_string()));
+            failure.print();
+            print_as_json(&failure);
+        }
     }
     // Docker reserves exit code 2 of a health check.
     if is_health_check() { Exit::Failure.into() } else { Exit::Usage.into() }
+}
+
+/// Prints the failure of arguments that do not parse as JSON, if they ask for it. A failure to print is ignored.
+fn print_as_json(failure: &Failure) {
+    let before_values = std::env::args_os().take_while(|arg| arg != "--");
+    let mut out = Out::new(before_values.into_iter().any(|arg| arg == "--json"));
+    out.fail(failure);
+    let _ = out.finish();
 }
 
 /// Joins the paragraphs of clap's message that explain the error, and drops those about usage and help.

@@ -5,12 +5,13 @@ use std::fs::File;
 use std::io::{ErrorKind, Write};
 use std::path::{Path, PathBuf};
 
+use serde::Serialize;
 use serde_json::{Map, Value, json};
 
 use crate::failure::Failure;
-use crate::target::Target;
+use crate::target::{Target, absolute};
 use crate::text::{Out, bytes, len_of};
-use crate::verify;
+use crate::verify::{self, Verified};
 
 mod layout;
 mod svg;
@@ -38,11 +39,14 @@ pub(crate) struct Args {
 pub(crate) fn run(target: &Target, args: &Args, out: &mut Out) -> Result<(), Failure> {
     let key = if args.no_key { None } else { Some(target.key()?) };
     if let Some(file) = &args.svg {
+        if out.json && file.as_os_str() == "-" {
+            return Err(Failure::usage("--svg - and --json both write to stdout; name a file for the picture"));
+        }
         target.refuse_own_file(file)?;
     }
     let layout = Layout::read(target, key.as_ref())?;
     match &args.svg {
-        None if out.json => out.json(&as_json(&layout)),
+        None if out.json => out.report(&layout.report.path, Mapped::new(&layout)),
         None => terminal::draw(&layout, out),
         Some(file) if file.as_os_str() == "-" => out.bytes(svg::draw(&layout).as_bytes()),
         Some(file) => write_svg(file, &layout, out)?,
@@ -51,36 +55,45 @@ pub(crate) fn run(target: &Target, args: &Args, out: &mut Out) -> Result<(), Fai
 }
 
 fn write_svg(file: &Path, layout: &Layout, out: &mut Out) -> Result<(), Failure> {
-    let (picture, name) = (svg::draw(layout), file.display().to_string());
+    let (picture, name) = (svg::draw(layout), absolute(file).display().to_string());
     File::create_new(file).and_then(|mut file| file.write_all(picture.as_bytes())).map_err(|error| match error
         .kind()
     {
         ErrorKind::AlreadyExists => Failure::usage(format!("{name} already exists; it was not changed")),
         _ => Failure::failed(format!("could not write {name}: {error}")),
     })?;
-    let state = layout.report.path.display().to_string();
+    let state = &layout.report.path;
     if out.json {
-        out.json(&json!({ "state": state, "svg": name, "svg_len": picture.len() }));
+        out.report(state, json!({ "svg": name, "svg_len": picture.len() }));
     } else {
-        out.row("state", state);
+        out.row("state", state.display());
         out.row("picture", format_args!("{name}, {}", bytes(len_of(picture.as_bytes()))));
     }
     Ok(())
 }
 
-fn as_json(layout: &Layout) -> Value {
-    let (cell_len, cells) = layout.cells(terminal::CELLS_MAX);
-    let parts: Map<String, Value> =
-        layout.parts().into_iter().map(|(kind, len)| (kind.name().to_owned(), len.into())).collect();
-    json!({
-        "state": layout.report.path.display().to_string(),
-        "intact": layout.report.is_intact(),
-        "with_key": layout.report.with_key,
-        "generation": layout.report.generation,
-        "frames": layout.report.frames,
-        "file_len": layout.report.file_len,
-        "parts": parts,
-        "cell_len": cell_len,
-        "cells": cells.into_iter().map(layout::Kind::symbol).collect::<String>(),
-    })
+/// The report as JSON, without the path of the store.
+#[derive(Serialize)]
+struct Mapped<'a> {
+    #[serde(flatten)]
+    verified: Verified<'a>,
+    /// The bytes of each kind.
+    parts: Map<String, Value>,
+    /// The bytes that each of the cells is for, but for the last one.
+    cell_len: u64,
+    /// One symbol for each.
+    cells: String,
+}
+
+impl<'a> Mapped<'a> {
+    fn new(layout: &'a Layout) -> Self {
+        let (cell_len, cells) = layout.cells(terminal::CELLS_MAX);
+        let part = |(kind, len): (layout::Kind, u64)| (kind.name().replace(' ', "_"), len.into());
+        Mapped {
+            verified: Verified::new(&layout.report),
+            parts: layout.parts().into_iter().map(part).collect(),
+            cell_len,
+            cells: cells.into_iter().map(layout::Kind::symbol).collect(),
+        }
+    }
 }

@@ -113,7 +113,7 @@ fn list(target: &Target, args: &List, out: &mut Out) -> Result<(), Failure> {
     if out.json {
         let mut jobs = Vec::new();
         inspector.each_job(after, limit, |inspector, job| jobs.push(inspector.job_json(job)));
-        out.json(&json!({ "state": state, "queue_depth": depth, "jobs": jobs }));
+        out.report(state, json!({ "queue_depth": depth, "jobs": jobs }));
     } else {
         out.row("state", state);
         out.row("jobs", grouped(depth));
@@ -129,7 +129,7 @@ fn show(target: &Target, args: &Show, out: &mut Out) -> Result<(), Failure> {
     if args.raw {
         out.bytes(&job.payload);
     } else if out.json {
-        out.json(&json!({ "state": state, "job": inspector.job_json(&Job::from(job)) }));
+        out.report(state, json!({ "job": inspector.job_json(&Job::from(job)) }));
     } else {
         out.row("state", state);
         out.line(inspector.job_line(&Job::from(job)));
@@ -145,7 +145,7 @@ fn enqueue(target: &Target, args: &Enqueue, out: &mut Out) -> Result<(), Failure
     store.close()?;
     if out.json {
         let job = json!({ "run_id": args.run_id, "len": payload.len() });
-        out.json(&json!({ "state": state, "queue_depth": depth, "replaced": replaced, "job": job }));
+        out.report(state, json!({ "queue_depth": depth, "replaced": replaced, "job": job }));
     } else {
         let what = if replaced { "; replaced an earlier payload" } else { "" };
         out.row("state", state);
@@ -164,7 +164,7 @@ fn ack(target: &Target, args: &Ack, out: &mut Out) -> Result<(), Failure> {
         return Err(not_queued(&args.run_id, &state));
     }
     if out.json {
-        out.json(&json!({ "state": state, "queue_depth": depth, "acked": args.run_id }));
+        out.report(state, json!({ "queue_depth": depth, "acked": args.run_id }));
     } else {
         out.row("state", state);
         out.row("jobs", grouped(depth as u64));

@@ -33,7 +33,7 @@ pub(crate) fn run(target: &Target, args: &Args, out: &mut Out) -> Result<(), Fai
     let (state, generation) = (store.path().display().to_string(), store.stats().generation);
     store.close()?;
     if out.json {
-        out.json(&json!({ "state": state, "generation": generation }));
+        out.report(state, json!({ "generation": generation }));
     } else {
         out.row("state", state);
         out.row("generation", format_args!("{generation}, under the new key"));

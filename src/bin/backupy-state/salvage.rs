@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use backupy_state::{Lost, SalvageReport};
-use serde_json::{Value, json};
+use serde::Serialize;
 
 use crate::failure::{Exit, Failure};
 use crate::progress::{self, Step};
@@ -35,7 +35,7 @@ pub(crate) fn run(target: &Target, args: &Args, out: &mut Out) -> Result<(), Fai
     let step = move || Step { name: "salvaging", done: written(), total };
     let report = progress::with_bar(step, || backupy_state::salvage(target.state(), &key, &to))?;
     if out.json {
-        out.json(&as_json(&report));
+        out.report(&report.from, Salvaged { complete: report.is_complete(), report: &report });
     } else {
         show(&report, out);
     }
@@ -98,36 +98,9 @@ fn line(lost: &Lost) -> String {
     format!("{seqs}, {} at offset {}: {}{keys}", bytes(lost.len), lost.offset, lost.what)
 }
 
-fn as_json(report: &SalvageReport) -> Value {
-    let lost = |lost: &Lost| {
-        let keys = lost
-            .keys
-            .iter()
-            .map(|key| json!({ "bucket": key.bucket, "run_id": key.run_id, "data_key": key.data_key }));
-        json!({
-            "offset": lost.offset,
-            "len": lost.len,
-            "first_seq": lost.first_seq,
-            "last_seq": lost.last_seq,
-            "what": lost.what,
-            "keys": keys.collect::<Vec<_>>(),
-        })
-    };
-    json!({
-        "from": report.from.display().to_string(),
-        "to": report.to.display().to_string(),
-        "generation": report.generation,
-        "complete": report.is_complete(),
-        "records": report.records,
-        "operations": report.operations,
-        "jobs": report.jobs,
-        "log_events": report.log_events,
-        "data_keys": report.data_keys,
-        "has_config": report.has_config,
-        "has_session": report.has_session,
-        "torn_len": report.torn_len,
-        "lost": report.lost.iter().map(lost).collect::<Vec<_>>(),
-        "more_lost": report.more_lost,
-        "may_be_stale": report.may_be_stale,
-    })
+#[derive(Serialize)]
+struct Salvaged<'a> {
+    complete: bool,
+    #[serde(flatten)]
+    report: &'a SalvageReport,
 }

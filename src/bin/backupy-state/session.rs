@@ -23,7 +23,7 @@ pub(crate) fn run(target: &Target, args: &Args, out: &mut Out) -> Result<(), Fai
     let (state, session) = (inspector.snapshot.path().display().to_string(), inspector.snapshot.load_session()?);
     if out.json {
         let session = session.map_or(Value::Null, |session| inspector.session_json(&session));
-        out.json(&json!({ "state": state, "session": session }));
+        out.report(state, json!({ "session": session }));
     } else {
         out.row("state", state);
         out.row("session", session.map_or("none".to_owned(), |session| inspector.session_line(&session)));

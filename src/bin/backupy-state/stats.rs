@@ -1,11 +1,15 @@
 //! `stats`: the size of the store and of its parts.
 
+use std::path::Path;
+
 use backupy_state::Stats;
-use serde_json::json;
+use clap::ValueEnum;
+use serde::Serialize;
 
 use crate::failure::Failure;
+use crate::prometheus;
 use crate::target::Target;
-use crate::text::{Out, bytes, counted, grouped, no_compaction};
+use crate::text::{Out, Utc, ago, bytes, counted, grouped, no_compaction, now_ms};
 
 /// Show the size of the store and of its parts
 ///
@@ -15,49 +19,81 @@ use crate::text::{Out, bytes, counted, grouped, no_compaction};
 /// the agent last removed events from it. By default, an agent compacts its store when more than half of the log
 /// is dead. A warning says where it cannot be compacted.
 #[derive(clap::Args)]
-#[command(after_help = "Example:\n  backupy-state stats")]
-pub(crate) struct Args {}
+#[command(after_help = "Example:\n  backupy-state stats\n  \
+                  backupy-state stats --format prometheus > /var/lib/node_exporter/backupy.prom")]
+pub(crate) struct Args {
+    /// The format of the report; --json is short for --format json [default: text]
+    #[arg(long, value_enum, value_name = "FORMAT")]
+    format: Option<Format>,
+}
 
-pub(crate) fn run(target: &Target, _args: &Args, out: &mut Out) -> Result<(), Failure> {
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Format {
+    /// A table
+    Text,
+    /// One line of JSON
+    Json,
+    /// Metrics in the text format of Prometheus
+    Prometheus,
+}
+
+pub(crate) fn run(target: &Target, args: &Args, out: &mut Out) -> Result<(), Failure> {
+    let format = args.format(out.json)?;
+    out.json = format == Format::Json;
     let snapshot = target.snapshot()?;
     let stats = snapshot.stats();
-    if out.json {
-        out.json(&json!({
-            "state": snapshot.path().display().to_string(),
-            "generation": stats.generation,
-            "seq": stats.seq,
-            "file_len": stats.file_len,
-            "log_len": stats.log_len,
-            "live_bytes": stats.live_bytes,
-            "dead_bytes": stats.dead_bytes,
-            "free_bytes": stats.free_bytes,
-            "reserved_bytes": stats.reserved_bytes,
-            "acks_on_full_disk": stats.acks_on_full_disk,
-            "disk_free_bytes": stats.disk_free_bytes,
-            "jobs": stats.jobs,
-            "queue_bytes": stats.queue_bytes,
-            "data_keys": stats.data_keys,
-            "data_bytes": stats.data_bytes,
-            "log_events": stats.log_events,
-            "logs_dropped": stats.logs_dropped,
-            "opened_by_index": stats.opening.by_index,
-            "replayed_bytes": stats.opening.replayed_bytes,
-            "compactions": compactions(&stats),
-            "dead_ratio": dead_ratio(&stats),
-            "compaction_unavailable": stats.compaction.unavailable,
-        }));
-        return Ok(());
+    match format {
+        Format::Text => show(snapshot.path(), &stats, out),
+        Format::Json => out.report(snapshot.path(), Measured::new(&stats)),
+        Format::Prometheus => {
+            let metrics = prometheus::metrics(&stats, snapshot.last_heartbeat()?);
+            out.bytes(prometheus::text(snapshot.path(), &metrics).as_bytes());
+        }
     }
-    out.row("state", snapshot.path().display());
+    Ok(())
+}
+
+impl Args {
+    fn format(&self, json: bool) -> Result<Format, Failure> {
+        match self.format {
+            None if json => Ok(Format::Json),
+            None => Ok(Format::Text),
+            Some(format) if json && format != Format::Json => {
+                Err(Failure::usage("--json and --format ask for different formats; give one of them"))
+            }
+            Some(format) => Ok(format),
+        }
+    }
+}
+
+/// The report as JSON, without the path of the store.
+#[derive(Serialize)]
+struct Measured<'a> {
+    compactions: u64,
+    dead_ratio: f64,
+    #[serde(flatten)]
+    stats: &'a Stats,
+}
+
+impl<'a> Measured<'a> {
+    fn new(stats: &'a Stats) -> Self {
+        Measured { compactions: compactions(stats), dead_ratio: dead_ratio(stats), stats }
+    }
+}
+
+fn show(state: &Path, stats: &Stats, out: &mut Out) {
+    out.row("state", state.display());
     out.row("generation", stats.generation);
     out.row("frames", grouped(stats.seq));
     out.row("jobs", format_args!("{}; {}", grouped(stats.jobs), bytes(stats.queue_bytes)));
     out.row("data keys", format_args!("{}; {}", grouped(stats.data_keys), bytes(stats.data_bytes)));
-    out.row("log events", format_args!("{}; {} dropped", grouped(stats.log_events), grouped(stats.logs_dropped)));
-    let dead_percent = dead_ratio(&stats) * 100.0;
+    let oldest = stats.oldest_log_ms.map(|ts| format!("; the oldest {} ({})", Utc(ts), ago(ts, now_ms())));
+    let (events, dropped) = (grouped(stats.log_events), grouped(stats.logs_dropped));
+    out.row("log events", format_args!("{events}; {dropped} dropped{}", oldest.unwrap_or_default()));
+    let dead_percent = dead_ratio(stats) * 100.0;
     out.row(
         "compactions",
-        format_args!("{}; {dead_percent:.1} % of the log is dead", grouped(compactions(&stats))),
+        format_args!("{}; {dead_percent:.1} % of the log is dead", grouped(compactions(stats))),
     );
     if let Some(reason) = stats.compaction.unavailable {
         out.row("warning", no_compaction(reason));
@@ -72,12 +108,11 @@ pub(crate) fn run(target: &Target, _args: &Args, out: &mut Out) -> Result<(), Fa
     let replayed = bytes(stats.opening.replayed_bytes);
     let how = if stats.opening.by_index { "by the index file" } else { "without an index file" };
     out.row("opening", format_args!("{how}; {replayed} replayed"));
-    for (name, symbol, len) in parts(&stats) {
+    for (name, symbol, len) in parts(stats) {
         out.row(&format!("  {name}"), format_args!("{:<24} {symbol}", bytes(len)));
     }
     let width = out.width_for(BAR_WIDTH, "            []".len());
-    out.row("", format_args!("[{}]", bar(&stats, width)));
-    Ok(())
+    out.row("", format_args!("[{}]", bar(stats, width)));
 }
 
 /// Each compaction begins a generation; so does a rekey.

@@ -2,15 +2,15 @@
 
 use std::env;
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::{self, Path, PathBuf};
 use std::time::Duration;
 
 use clap::ValueHint;
 
-use backupy_state::testing::{self, belongs_to_store, mode_if_readable_by_all};
+use backupy_state::testing::{self, belongs_to_store, mode_if_readable_by_all, path_of_store};
 use backupy_state::{AgentKey, CompactionPolicy, Error, OpenOptions, Snapshot, Store};
 
-use crate::failure::{Failure, with_source};
+use crate::failure::{Exit, Failure};
 use crate::line::print_to_stderr;
 use crate::text::len_of_file;
 
@@ -38,6 +38,13 @@ impl Target {
         }
         let folder = env::var_os(STATE_DIR_VAR).filter(|folder| !folder.is_empty());
         folder.map_or_else(|| DEFAULT_DIR.into(), PathBuf::from).join("state.db")
+    }
+
+    /// The absolute path of the state file, as the library would open it, for a report that it has no part in. If
+    /// the library would refuse the path, that path.
+    pub(crate) fn absolute_state(&self) -> PathBuf {
+        let state = self.state();
+        path_of_store(&state).unwrap_or_else(|_| absolute(&state))
     }
 
     /// Fails if the path means the state file, or one of the files that the store keeps next to it: a command
@@ -87,7 +94,7 @@ impl Target {
             warn_if_readable_by_all(path);
         }
         // Not through `Failure::from`: a missing key file is not a missing store.
-        key.map_err(|error| Failure::usage(with_source(&error)))
+        key.map_err(|error| Failure::from(error).exiting(Exit::Usage))
     }
 
     pub(crate) fn snapshot(&self) -> Result<Snapshot, Failure> {
@@ -116,6 +123,11 @@ impl Target {
     }
 }
 
+/// The absolute path, for a report. Links are not followed.
+pub(crate) fn absolute(path: &Path) -> PathBuf {
+    path::absolute(path).unwrap_or_else(|_| path.to_path_buf())
+}
+
 /// The argument of every command that takes the lock.
 #[derive(clap::Args)]
 pub(crate) struct Lock {
@@ -139,7 +151,7 @@ pub(crate) fn path_of_copy(to: &Path) -> Result<PathBuf, Failure> {
 pub(crate) fn of_copy(error: Error) -> Failure {
     match error {
         // Not through `Failure::from`: a missing folder for the copy is not a missing store.
-        Error::Io { .. } => Failure::failed(with_source(&error)),
+        Error::Io { .. } => Failure::from(error).exiting(Exit::Failure),
         error => error.into(),
     }
 }

@@ -6,9 +6,11 @@ use std::io::{self, BufWriter, ErrorKind, Stdout, Write as _};
 use std::path::Path;
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use serde::Serialize;
 use serde_json::Value;
 
 use crate::failure::Failure;
+use crate::json;
 use crate::line::{self, INDENT, safe};
 
 /// Buffered stdout. If its reader closes the pipe, the rest of the output is discarded and the command does not
@@ -19,12 +21,15 @@ pub(crate) struct Out {
     /// Of the terminal that it is; lines for a pipe or a file are not broken.
     columns: Option<usize>,
     failed: Option<io::Error>,
+    /// The report as JSON, until it is written: a failure may be added to it.
+    report: Option<String>,
+    has_failure: bool,
 }
 
 impl Out {
     pub(crate) fn new(json: bool) -> Self {
-        let columns = line::columns_of(io::stdout());
-        Out { json, stdout: BufWriter::new(io::stdout()), columns, failed: None }
+        let (stdout, columns) = (BufWriter::new(io::stdout()), line::columns_of(io::stdout()));
+        Out { json, stdout, columns, failed: None, report: None, has_failure: false }
     }
 
     /// One line of text, which may have untrusted parts.
@@ -62,8 +67,28 @@ impl Out {
         }
     }
 
-    pub(crate) fn json(&mut self, value: &Value) {
-        self.write(format_args!("{value}\n"));
+    /// The report about the store at `state` as JSON, which is written at the end of the command.
+    pub(crate) fn report(&mut self, state: impl AsRef<Path>, fields: impl Serialize) {
+        self.report = Some(json::report(state.as_ref(), fields));
+    }
+
+    /// One of many reports as JSON, which is written at once.
+    pub(crate) fn report_line(&mut self, state: impl AsRef<Path>, fields: impl Serialize) {
+        self.write(format_args!("{}\n", json::report(state.as_ref(), fields)));
+    }
+
+    /// With --json, adds the first failure to the report, or writes it alone if there is none, or none any more.
+    pub(crate) fn fail(&mut self, failure: &Failure) {
+        if self.json && !self.has_failure {
+            self.report = Some(json::failure(self.report.as_deref(), failure));
+            self.has_failure = true;
+        }
+    }
+
+    fn write_report(&mut self) {
+        if let Some(report) = self.report.take() {
+            self.write(format_args!("{report}\n"));
+        }
     }
 
     /// Writes raw bytes.
@@ -75,6 +100,7 @@ impl Out {
 
     /// Flushes, and returns whether all output so far was written.
     pub(crate) fn is_written(&mut self) -> bool {
+        self.write_report();
         self.flush();
         self.failed.is_none()
     }
@@ -86,6 +112,7 @@ impl Out {
     }
 
     pub(crate) fn finish(mut self) -> Result<(), Failure> {
+        self.write_report();
         self.flush();
         match self.failed {
             Some(error) if error.kind() != ErrorKind::BrokenPipe => {

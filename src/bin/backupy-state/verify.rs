@@ -2,8 +2,8 @@
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
-use backupy_state::{Fault, FaultKind, IndexFile, VerifyReport};
-use serde_json::{Value, json};
+use backupy_state::{FaultKind, IndexFile, VerifyReport};
+use serde::Serialize;
 
 use crate::failure::{Exit, Failure};
 use crate::progress::{self, Step};
@@ -32,7 +32,7 @@ pub(crate) fn run(target: &Target, args: &Args, out: &mut Out) -> Result<(), Fai
         })
     })?;
     if out.json {
-        out.json(&as_json(&report));
+        out.report(&report.path, Verified::new(&report));
     } else {
         show(&report, out);
     }
@@ -89,36 +89,17 @@ fn show(report: &VerifyReport, out: &mut Out) {
     }
 }
 
-fn as_json(report: &VerifyReport) -> Value {
-    let fault = |fault: &Fault| {
-        let Fault { offset, kind, what, .. } = fault;
-        json!({ "offset": offset, "kind": kind_name(*kind), "what": what })
-    };
-    json!({
-        "state": report.path.display().to_string(),
-        "intact": report.is_intact(),
-        "with_key": report.with_key,
-        "generation": report.generation,
-        "frames": report.frames,
-        "operations": report.with_key.then_some(report.operations),
-        "values": report.with_key.then_some(report.values),
-        "ends_closed": report.ends_closed,
-        "file_len": report.file_len,
-        "log_len": report.log_len,
-        "torn_len": report.torn_len,
-        "torn_marks": report.torn_marks,
-        "index": index_name(report.index),
-        "faults": report.faults.iter().map(fault).collect::<Vec<_>>(),
-        "more_faults": report.more_faults,
-    })
+/// The report as JSON, without the path of the store.
+#[derive(Serialize)]
+pub(crate) struct Verified<'a> {
+    intact: bool,
+    #[serde(flatten)]
+    report: &'a VerifyReport,
 }
 
-fn index_name(index: IndexFile) -> &'static str {
-    match index {
-        IndexFile::Agrees => "agrees",
-        IndexFile::Differs => "differs",
-        IndexFile::NotUsed => "not used",
-        _ => "not compared",
+impl<'a> Verified<'a> {
+    pub(crate) fn new(report: &'a VerifyReport) -> Self {
+        Verified { intact: report.is_intact(), report }
     }
 }
 

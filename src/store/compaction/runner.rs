@@ -175,7 +175,7 @@ impl Runner {
     }
 
     fn switch_to(&self, copier: &mut Copier<'_>, guard: WriteGuard<'_>) {
-        let log = copier.new.continuing_writer();
+        let log = copier.new.continuing_writer(&guard.log);
         let (commits, tip) = (Arc::clone(log.commits()), log.tip());
         let LogBuilder { file, header, index, .. } = &mut copier.new;
         let mut index = std::mem::replace(index, Index::new(self.shared.queue_order));
@@ -244,6 +244,7 @@ impl Runner {
         match done {
             Ok(report) => {
                 history.stats.completed += 1;
+                history.stats.bytes_written += report.bytes_after;
                 history.stats.left_out.extend_from_slice(&report.left_out);
                 history.stats.damaged = report.damaged.clone().or(history.stats.damaged.take());
                 history.stats.last_error = None;

@@ -1,5 +1,6 @@
 //! The demo's report: one line for each kill and a table at the end, or all of it as JSON.
 
+use std::path::Path;
 use std::time::Duration;
 
 use backupy_state::VerifyReport;
@@ -117,8 +118,8 @@ impl Report {
         failed.map(|why| format!("a snapshot failed: {why}"))
     }
 
-    pub(crate) fn show(&self, ledger: &Ledger, out: &mut Out) {
-        if out.json { out.json(&self.as_json(ledger)) } else { self.show_table(ledger, out) }
+    pub(crate) fn show(&self, state: &Path, ledger: &Ledger, out: &mut Out) {
+        if out.json { out.report(state, self.as_json(ledger)) } else { self.show_table(ledger, out) }
     }
 
     fn show_table(&self, ledger: &Ledger, out: &mut Out) {
