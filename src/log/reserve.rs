@@ -22,6 +22,7 @@ pub(crate) struct Reserve {
     /// For other removals, and for the new file of a compaction.
     others: u64,
     has_events: bool,
+    has_data: bool,
     /// How long the live records are.
     live_len: u64,
 }
@@ -35,6 +36,7 @@ impl Reserve {
             acks: index.acks_len().min(ACKS_LEN_MAX),
             others: REMOVALS_LEN + creation_len + copied.min(COPIED_LEN_MAX),
             has_events: index.count(Bucket::Logs) > 0,
+            has_data: index.count(Bucket::Data) > 0,
             live_len: index.live_bytes(),
         }
     }
@@ -44,9 +46,9 @@ impl Reserve {
         self.acks + self.others
     }
 
-    /// Whether there is a job or a log event that may have to be removed.
+    /// Whether there is a job, a log event or a data key that may have to be removed.
     pub(crate) fn is_for_removals(&self) -> bool {
-        self.acks > 0 || self.has_events
+        self.acks > 0 || self.has_events || self.has_data
     }
 
     /// How much of it a compaction on a full disk does not give back.
@@ -121,7 +123,7 @@ mod tests {
     fn no_compaction_gives_away_what_acks_need_and_an_automatic_one_not_what_drains_need() {
         let acks = 100_000;
         for has_events in [false, true] {
-            let reserve = Reserve { acks, others: 70_000, has_events, live_len: 0 };
+            let reserve = Reserve { acks, others: 70_000, has_events, has_data: true, live_len: 0 };
             assert_eq!(reserve.kept_by(Release::AllButAcks), acks);
             let drains = if has_events { REMOVALS_LEN } else { 0 };
             assert_eq!(reserve.kept_by(Release::AllButRemovals), acks + drains);

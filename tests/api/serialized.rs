@@ -80,7 +80,8 @@ fn a_frame_is_serialized_without_its_values() {
     Store::open(&path, &key()).unwrap().enqueue_job("run-1", b"payload").unwrap();
     let mut frames = Vec::new();
     verify_each(&path, Some(&key()), |frame| frames.push(to_value(frame).unwrap())).unwrap();
-    let operation = json!({ "action": "put", "bucket": "queue", "key_len": 5, "run_id": "run-1", "value_len": 7 });
+    let operation = json!({ "action": "put", "bucket": "queue", "key_len": 5, "run_id": "run-1",
+        "data_key": null, "value_len": 7 });
     assert_eq!((&frames[0]["operations"], &frames[1]["is_close"]), (&json!([operation]), &json!(true)));
 }
 

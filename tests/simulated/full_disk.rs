@@ -239,6 +239,32 @@ fn little_room_is_enough_for_an_ack() {
     survives(&sim.world(), agent.oracle.allowed());
 }
 
+/// The space is kept by the close, before others fill the disk.
+#[test]
+fn data_can_be_deleted_on_a_full_disk_also_after_the_store_was_closed() {
+    for is_closed in [false, true] {
+        let sim = Sim::new(14);
+        let mut agent = Agent::new(sim.clone(), Mode::Sync);
+        agent.start().unwrap();
+        agent.make(Call::PutData { key: 0, len: 5000 }).unwrap();
+        agent.make(Call::PutData { key: 1, len: 50 }).unwrap();
+        if is_closed {
+            agent.close().unwrap();
+        }
+        sim.set_capacity(sim.world().used());
+        if is_closed {
+            agent.start().unwrap();
+        }
+        while agent.make(Call::PutData { key: 1, len: 5000 }).is_ok() {}
+        while agent.make(Call::PutData { key: 1, len: 0 }).is_ok() {}
+        assert!(matches!(agent.make(Call::PutData { key: 1, len: 0 }), Err(Error::Full { .. })));
+        agent.make(Call::DeleteData { key: 0 }).unwrap();
+        agent.make(Call::DeleteData { key: 1 }).unwrap();
+        agent.make(Call::Compact).unwrap();
+        survives(&sim.world(), agent.oracle.allowed());
+    }
+}
+
 fn cut_off_reserve(sim: &Sim) {
     let log_len = verify_on(sim, PATH, Some(&key()), |_| {}).unwrap().log_len;
     sim.open(Path::new(PATH), Access::Write).unwrap().set_len(log_len).unwrap();
