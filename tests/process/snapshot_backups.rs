@@ -69,7 +69,7 @@ fn a_backup_of_a_snapshot_takes_no_lock_and_writes_nothing_next_to_the_store() {
 fn a_backup_keeps_the_order_of_the_queue_and_is_an_older_state_of_the_same_store() {
     let place = Place::new();
     let store = place.open();
-    for id in ["c", "a", "b", "c"] {
+    for id in ["b", "c", "a", "b"] {
         store.enqueue_job(id, id.as_bytes()).unwrap();
     }
     store.backup(place.at("by-store.db")).unwrap();
@@ -79,7 +79,7 @@ fn a_backup_keeps_the_order_of_the_queue_and_is_an_older_state_of_the_same_store
         let mut options = OpenOptions::new();
         options.queue_order(QueueOrder::Fifo).expect_at_least(snapshot(&copy).anchor());
         let copied = options.open(&copy, &key()).unwrap();
-        assert_eq!(copied.run_ids().collect::<Vec<_>>(), ["a", "b", "c"]);
+        assert_eq!(copied.run_ids().collect::<Vec<_>>(), ["c", "a", "b"]);
         copied.close().unwrap();
         // Fewer frames hold the same, so even an anchor from before the backup is past its end.
         match OpenOptions::new().expect_at_least(store.anchor()).open(&copy, &key()) {
@@ -203,28 +203,35 @@ fn a_backup_with_a_value_that_does_not_open_fails_and_leaves_nothing() {
 /// A failed sync can lose a record that a snapshot has. The next writer puts another one in its place.
 #[test]
 fn a_backup_of_frames_that_a_restarted_writer_has_overwritten_fails_and_leaves_nothing() {
-    // The other value opens in this one's place, or does not, or a value that does not change is after it.
-    for others in [&b"other"[..], b"a longer one"] {
+    let cases = [
+        // The lost value is as long as the other one, or longer. Without the ack, every value that is left opens.
+        (Batch::new().enqueue_job("run-1", b"first"), Batch::new().enqueue_job("run-2", b"other")),
+        (Batch::new().enqueue_job("run-1", b"first"), Batch::new().enqueue_job("run-2", b"a longer one")),
+        (Batch::new().ack_job("run-0"), Batch::new().record_heartbeat(1)),
+    ];
+    for (lost, other) in cases {
         let (place, copies) = (Place::new(), Place::new());
         let store = place.open();
-        store.enqueue_job("run-0", b"kept").unwrap();
+        for id in ["kept", "run-0"] {
+            store.enqueue_job(id, b"payload").unwrap();
+        }
         store.close().unwrap();
         let before = Image::read(place.path());
-        let with = |run_id: &str, payload: &[u8]| {
+        let with = |batch: &Batch| {
             let fork = Place::new();
             before.write(fork.path());
             let store = fork.open();
-            store.write(&Batch::new().enqueue_job(run_id, payload)).unwrap();
+            store.write(batch).unwrap();
             Image::read(fork.path())
         };
-        let (first, second) = (with("run-1", b"first"), with("run-2", others));
-        first.write(place.path());
+        let (with_lost, with_other) = (with(&lost), with(&other));
+        with_lost.write(place.path());
         let mut shown = snapshot(place.path());
-        second.write(place.path());
+        with_other.write(place.path());
         let failed = shown.backup(copies.at("copy.db")).unwrap_err();
-        assert!(failed.to_string().contains("refresh it"), "{failed}");
-        assert!(matches!(failed, Error::Unauthentic { run_id: None, .. }), "{failed:?}");
-        assert_eq!(names(copies.folder()), [""; 0]);
+        assert!(matches!(failed, Error::Unauthentic { run_id: None, .. }), "{lost:?}: {failed:?}");
+        assert!(failed.to_string().contains("refresh it"), "{lost:?}: {failed}");
+        assert_eq!(names(copies.folder()), [""; 0], "{lost:?}");
 
         shown.refresh().unwrap();
         shown.backup(copies.at("copy.db")).unwrap();
