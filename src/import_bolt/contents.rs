@@ -42,8 +42,8 @@ pub(crate) struct Contents {
     /// In the order of times; events with equal times in the order of their keys.
     pub(crate) logs: Vec<(i64, Extent)>,
     pub(crate) left_out: Vec<LeftOut>,
-    /// The payloads of the jobs that are left out. They are checked with the others: damage can make a run id one
-    /// that a store cannot hold.
+    /// The payloads of the jobs that are left out for their run ids. They are checked with the others: damage can
+    /// make a run id one that a store cannot hold.
     left_out_payloads: Vec<Extent>,
 }
 
@@ -84,8 +84,7 @@ impl Contents {
     }
 
     /// Notes a job that a store cannot hold. One of these must not keep the agent from all the others.
-    fn add_job_left_out(&mut self, run_id: &[u8], payload: Extent, why: &'static str) {
-        self.left_out_payloads.push(payload);
+    fn note_job_left_out(&mut self, run_id: &[u8], why: &'static str) {
         let shown = run_id.get(..SHOWN_LEN).unwrap_or(run_id);
         let more = if shown.len() < run_id.len() { "..." } else { "" };
         let run_id = Some(format!("{}{more}", shown.escape_ascii()));
@@ -137,10 +136,17 @@ impl Contents {
         walk_values(pages, tree, &mut |key, extent| {
             match std::str::from_utf8(key) {
                 Ok(_) if key.len() > RUN_ID_LEN_MAX => {
-                    self.add_job_left_out(key, extent, "its run id has more than 1,024 bytes");
+                    self.note_job_left_out(key, "its run id has more than 1,024 bytes");
+                    self.left_out_payloads.push(extent);
+                }
+                Ok(_) if is_too_large(extent) => {
+                    self.note_job_left_out(key, "its payload has more than 16 MiB");
                 }
                 Ok(run_id) => self.jobs.push((run_id.to_owned(), extent)),
-                Err(_) => self.add_job_left_out(key, extent, "its run id is not UTF-8"),
+                Err(_) => {
+                    self.note_job_left_out(key, "its run id is not UTF-8");
+                    self.left_out_payloads.push(extent);
+                }
             }
             Ok(())
         })
@@ -176,7 +182,7 @@ impl Contents {
     pub(crate) fn check(&self, pages: &Pages<'_>, opener: &Opener, key: &AgentKey) -> Result<()> {
         let (mut any_opens, mut broken) = (false, None);
         for (what, extent) in self.sealed() {
-            if u64::from(extent.len) > (SEAL_OVERHEAD + VALUE_LEN_MAX) as u64 {
+            if is_too_large(extent) {
                 let (len, max) = (u64::from(extent.len) - SEAL_OVERHEAD as u64, VALUE_LEN_MAX as u64);
                 return Err(Error::TooLarge { what, len, max });
             }
@@ -199,6 +205,11 @@ impl Contents {
             _ => Ok(()),
         }
     }
+}
+
+/// Whether a sealed value is over the limit of a store.
+fn is_too_large(sealed: Extent) -> bool {
+    u64::from(sealed.len) > (SEAL_OVERHEAD + VALUE_LEN_MAX) as u64
 }
 
 /// Opens values that the agent sealed.

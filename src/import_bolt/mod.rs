@@ -66,8 +66,8 @@ pub struct ImportReport {
 /// continues that import, and nothing is imported twice; after a complete import, it changes nothing. Nothing else
 /// may use the store meanwhile: start the new agent after this has returned.
 ///
-/// A job whose run id is not UTF-8 or over 1024 bytes cannot be in a store: [`left_out`](ImportReport::left_out)
-/// names it, and everything else is imported.
+/// A job whose run id is not UTF-8 or over 1024 bytes, or whose payload is over 16 MiB, cannot be in a store:
+/// [`left_out`](ImportReport::left_out) names it, and everything else is imported.
 ///
 /// Records of about 256 KiB are written, configuration, session and heartbeat in the last one. When this returns
 /// `Ok`, everything is durable: it survives a power cut.
@@ -108,7 +108,7 @@ pub struct ImportReport {
 /// - [`Error::Locked`]: a process has the file open for writing. Stop the old agent.
 /// - [`Error::WrongKey`]: no value opens under the key. Damage to the only value of a file looks the same.
 /// - [`Error::Corrupt`]: the file is damaged at the given offset.
-/// - [`Error::TooLarge`]: a value is over 16 MiB.
+/// - [`Error::TooLarge`]: the configuration, the session id or a log event is over 16 MiB.
 /// - [`Error::Invalid`]: the store holds anything else, there is a store of this crate at the path, or the path
 ///   belongs to the store.
 ///

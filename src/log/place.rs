@@ -28,7 +28,8 @@ pub(crate) enum Purpose {
 /// # Errors
 /// - `Invalid`: the path names no file; it is the name of a file that belongs to another store; it is too long for
 ///   the files next to the log; or the path without `.db` is a store, and the one with `.db` is not there.
-/// - `NotFound`: the path without `.db` is another file, and the one with `.db`, which is to be read, is not there.
+/// - `NotFound`: the path without `.db` is another file, and the one with `.db`, which is to be read, is not
+///   there.
 /// - `NotAStore`: a path without an extension names a folder or a device.
 /// - `Io`.
 pub(crate) fn resolve(storage: &dyn Storage, path: &Path, purpose: Purpose) -> Result<PathBuf> {

@@ -1,5 +1,5 @@
-//! What messages advise that `docs/damage.md` does not list: each command that one names exists, and works where it
-//! is advised. `damage_table.rs` has the others.
+//! What messages advise that `docs/damage.md` does not list: each command that one names exists, and works where
+//! it is advised. `damage_table.rs` has the others.
 
 use std::fs;
 

@@ -1,5 +1,5 @@
-//! Each row of the table in `docs/damage.md`: the damage is made, a command shows the message with the exit code of
-//! the row, the row's advice is followed, and the store works again.
+//! Each row of the table in `docs/damage.md`: the damage is made, a command shows the message with the exit code
+//! of the row, the row's advice is followed, and the store works again.
 
 use std::any::Any;
 use std::fs::{self, File};
@@ -307,8 +307,8 @@ fn on_a_disk(options: &str, fill: &str) -> Option<Damaged> {
     fs::create_dir(folder.join("disk")).unwrap();
     let enqueue = "backupy-state --state disk/state.db queue enqueue run-9 payload";
     let script = format!(
-        "mount -t tmpfs -o {options} tmpfs disk || exit 98; cp state.db disk; {{ {fill}; }} 2>/dev/null; {enqueue}; \
-         code=$?; rm disk/filler; {enqueue} >&2 || exit 99; exit $code"
+        "mount -t tmpfs -o {options} tmpfs disk || exit 98; cp state.db disk; {{ {fill}; }} 2>/dev/null; \
+         {enqueue}; code=$?; rm disk/filler; {enqueue} >&2 || exit 99; exit $code"
     );
     let shown = sandbox.shell(&format!("unshare --mount --map-root-user sh -c '{script}'"));
     if shown.code == Some(98) || shown.err.starts_with("unshare") {

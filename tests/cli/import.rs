@@ -95,7 +95,7 @@ fn a_job_that_cannot_be_imported_is_named_and_the_exit_code_is_3() {
     let root = pages.add(LEAF, &buckets);
     let file = pages.finish(root);
     let sandbox = Sandbox::with_bolt(&file);
-    let expected = "1 job of [DIR]/old.db was left out, because a store cannot hold its run id; everything else is in \
+    let expected = "1 job of [DIR]/old.db was left out, because a store cannot hold it; everything else is in \
                     [DIR]/state.db; the Go agent can still deliver it";
     // A second import continues, imports nothing twice, and still reports it.
     for _ in 0..2 {

@@ -249,7 +249,7 @@ fn the_payload_of_a_job_that_is_left_out_is_checked() {
 }
 
 #[test]
-fn values_over_the_limit_are_refused_before_anything_is_opened() {
+fn a_job_over_the_limit_is_left_out_and_any_other_value_over_it_is_refused() {
     let queue = |len: usize| {
         let sealed = Seals::new(KEY.as_bytes()).seal(&vec![7; len]);
         let mut pages = Pages::new(4096);
@@ -257,8 +257,19 @@ fn values_over_the_limit_are_refused_before_anything_is_opened() {
         with_bucket(bucket(b"queue", tree(root)), pages)
     };
     assert_eq!(read_bolt(&queue(16 << 20), &key()).unwrap().jobs[0].payload.len(), 16 << 20);
-    let refused = read_bolt(&queue((16 << 20) + 1), &key());
-    assert!(matches!(refused, Err(Error::TooLarge { what: "a payload", .. })), "{refused:?}");
+    let state = read_bolt(&queue((16 << 20) + 1), &key()).unwrap();
+    let [left] = &state.report.left_out[..] else { panic!("{:?}", state.report) };
+    assert_eq!((left.run_id.as_deref(), left.why), (Some("run-1"), "its payload has more than 16 MiB"));
+    assert_eq!((state.jobs.len(), state.logs.len(), state.report.jobs_left_out()), (0, 5, 1));
+
+    let log = |len: usize| {
+        let sealed = Seals::new(KEY.as_bytes()).seal(&vec![7; len]);
+        let mut pages = Pages::new(4096);
+        let root = pages.add(LEAF, &[value(&[0; 16], &sealed)]);
+        with_bucket(bucket(b"logs_buffer", tree(root)), pages)
+    };
+    let refused = read_bolt(&log((16 << 20) + 1), &key());
+    assert!(matches!(refused, Err(Error::TooLarge { what: "a log event", .. })), "{refused:?}");
 }
 
 #[test]

@@ -16,8 +16,8 @@ use crate::text::{Out, Utc, counted, escaped, grouped};
 /// The bbolt file is not changed. It is checked completely first: if it is damaged, in use or under another key,
 /// nothing is imported and no store is created. If the import is interrupted, run it again before the agent
 /// starts; it continues where it stopped. A store with any other contents is refused. A job that a store cannot
-/// hold, because of its run id, is listed, and the exit code is then 3; everything else is imported. Stop the Go
-/// agent first. If its file has the name of the new store, rename the file.
+/// hold, because of its run id or its length, is listed, and the exit code is then 3; the rest is imported. Stop
+/// the Go agent first. If its file has the name of the new store, rename the file.
 #[derive(clap::Args)]
 #[command(after_help = "Example:\n  mkdir -p -m 700 /var/lib/backupy\n  \
                         backupy-state --state /var/lib/backupy/state.db import /var/lib/backup-agent/state.db")]
@@ -67,10 +67,9 @@ fn check(state: &str, from: &str, report: &ImportReport) -> Result<(), Failure> 
         return Ok(());
     }
     let jobs = counted(left_out, "job");
-    let (were, ids, them) =
-        if left_out == 1 { ("was", "its run id", "it") } else { ("were", "their run ids", "them") };
+    let (were, them) = if left_out == 1 { ("was", "it") } else { ("were", "them") };
     let message = format!(
-        "{jobs} of {from} {were} left out, because a store cannot hold {ids}; everything else is in {state}; \
+        "{jobs} of {from} {were} left out, because a store cannot hold {them}; everything else is in {state}; \
          the Go agent can still deliver {them}"
     );
     Err(Failure::new(Exit::Damage, message))
