@@ -5,12 +5,12 @@
 //! ```
 //!
 //! - **Calls** block for as long as the disk takes, so [`Agent::call`] moves each to a thread of `spawn_blocking`.
-//! - **Delivery** waits for jobs without polling: whoever enqueues one wakes it up, after the call has returned. It
-//!   acks what it has delivered, and not what was enqueued under the same run id meanwhile.
-//! - **Cancelling**: a call that has begun is not undone when its future is dropped, for instance by a timeout. The
-//!   job is enqueued all the same, so its run id must be one that may come again.
-//! - **Shutdown** stops the tasks first, and then closes the store, which any clone of the `Arc` can do. A call that
-//!   comes later returns `Error::Closed`.
+//! - **Delivery** waits for jobs without polling: whoever enqueues one wakes it up, after the call has returned.
+//!   It acks what it has delivered, and not what was enqueued under the same run id meanwhile.
+//! - **Cancelling**: a call that has begun is not undone when its future is dropped, for instance by a timeout.
+//!   The job is enqueued all the same, so its run id must be one that may come again.
+//! - **Shutdown** stops the tasks first, and then closes the store, which any clone of the `Arc` can do. A call
+//!   that comes later returns `Error::Closed`.
 
 use std::error::Error;
 use std::panic::resume_unwind;
@@ -66,7 +66,8 @@ impl Agent {
             tokio::select! {
                 biased;
                 _ = stop.wait_for(|stop| *stop) => return Ok(()),
-                // Does not miss a job that was enqueued since the queue was found empty: `notify_one` is remembered.
+                // Does not miss a job that was enqueued since the queue was found empty: `notify_one` is
+                // remembered.
                 () = self.enqueued.notified(), if is_empty => {}
                 () = std::future::ready(()), if !is_empty => {}
             }

@@ -11,9 +11,9 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 
 /// Why a call failed. The variants differ by what the caller can do next.
 ///
-/// A message may hold paths, offsets, run ids and data keys. It never holds payloads, configurations, session ids or
-/// keys. That of [`Io`](Error::Io) does not repeat its source, which [`source`](std::error::Error::source) returns:
-/// print both, as `anyhow` and the like do.
+/// A message may hold paths, offsets, run ids and data keys. It never holds payloads, configurations, session ids
+/// or keys. That of [`Io`](Error::Io) does not repeat its source, which [`source`](std::error::Error::source)
+/// returns: print both, as `anyhow` and the like do.
 ///
 /// ```
 /// use backupy_state::{AgentKey, Error, OpenOptions};

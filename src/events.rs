@@ -52,7 +52,8 @@ mod traced {
     }
 
     pub(crate) fn drops_unreadable(path: &Path, error: &Error) {
-        warn!(path = %path.display(), error = %error.with_source(), "cannot read the count of dropped log events; counting from zero");
+        let (path, error) = (path.display(), error.with_source());
+        warn!(%path, %error, "cannot read the count of dropped log events; counting from zero");
     }
 
     pub(crate) fn compacted(path: &Path, report: &CompactionReport) {
@@ -66,11 +67,13 @@ mod traced {
     }
 
     pub(crate) fn index_failed(path: &Path, error: &Error) {
-        warn!(path = %path.display(), error = %error.with_source(), "could not write the index file; the next open takes longer");
+        let (path, error) = (path.display(), error.with_source());
+        warn!(%path, %error, "could not write the index file; the next open takes longer");
     }
 
     pub(crate) fn compaction_failed(path: &Path, error: &Error) {
-        warn!(path = %path.display(), error = %error.with_source(), "could not compact the log; the old log stays in use");
+        let (path, error) = (path.display(), error.with_source());
+        warn!(%path, %error, "could not compact the log; the old log stays in use");
     }
 
     /// A call failed to write or to sync. `ends_writing` says whether the store accepts no more writes.

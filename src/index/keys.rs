@@ -29,8 +29,8 @@ pub(super) struct Keys {
 }
 
 impl Keys {
-    /// What is left of operations that were applied in this order. Each put is shown to `see` as live, and each one
-    /// that a later operation replaces once more as not live.
+    /// What is left of operations that were applied in this order. Each put is shown to `see` as live, and each
+    /// one that a later operation replaces once more as not live.
     pub(super) fn with_base(base: Vec<Staged>, see: impl FnMut(&Key, Location, bool)) -> Self {
         let mut keys = Keys::default();
         keys.set_base(base, see);

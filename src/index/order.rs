@@ -22,7 +22,8 @@ pub(super) struct Order {
 
 impl Order {
     /// Orders the keys of a list. Also returns the indices whose key is in the list again, further back: the order
-    /// has only the last of them. Each element is shown to `see`, as every further pass over a long list takes time.
+    /// has only the last of them. Each element is shown to `see`, as every further pass over a long list takes
+    /// time.
     pub(super) fn of<T>(list: &[(Key, T)], mut see: impl FnMut(&(Key, T))) -> (Self, Vec<usize>) {
         let prefix = common_prefix(list);
         let index_mask = list.len().next_power_of_two() as u64 - 1;

@@ -142,8 +142,8 @@ impl Batch {
         self.add(Misuse::of_run_id(run_id), || Call::delete(Bucket::Queue, run_id))
     }
 
-    /// Adds a [`Store::ack_delivered`](crate::Store::ack_delivered): the job is removed only if the queue still holds
-    /// this payload. [`Store::write`](crate::Store::write) opens the queued payload to find out.
+    /// Adds a [`Store::ack_delivered`](crate::Store::ack_delivered): the job is removed only if the queue still
+    /// holds this payload. [`Store::write`](crate::Store::write) opens the queued payload to find out.
     ///
     /// ```
     /// # let folder = tempfile::tempdir()?;
@@ -165,8 +165,8 @@ impl Batch {
         })
     }
 
-    /// Adds a [`Store::ack_logs`](crate::Store::ack_logs). Before all other calls of the batch take effect, the events
-    /// are removed that were peeked and are still there.
+    /// Adds a [`Store::ack_logs`](crate::Store::ack_logs). Before all other calls of the batch take effect, the
+    /// events are removed that were peeked and are still there.
     ///
     /// ```
     /// # let folder = tempfile::tempdir()?;
@@ -324,8 +324,8 @@ impl Batch {
     }
 
     /// The changes that the calls make, except for acks of log events. `log_keys` come from
-    /// [`log_keys`](Self::log_keys); `admitted` says for each log event whether it is buffered, and `find` looks up a
-    /// value from before the batch. To delete a key that is not there changes nothing.
+    /// [`log_keys`](Self::log_keys); `admitted` says for each log event whether it is buffered, and `find` looks
+    /// up a value from before the batch. To delete a key that is not there changes nothing.
     ///
     /// # Errors
     /// That of opening a value.

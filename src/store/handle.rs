@@ -254,10 +254,12 @@ impl Store {
     }
 
     /// Removes a job that was delivered, if the queue still holds the payload that it has. A job that was enqueued
-    /// again meanwhile, with another payload, stays. Returns whether the job was removed; if not, nothing is written.
+    /// again meanwhile, with another payload, stays. Returns whether the job was removed; if not, nothing is
+    /// written.
     ///
-    /// Use it where one thread delivers jobs and another one may enqueue the same run id: [`ack_job`](Store::ack_job)
-    /// would remove a payload that was never delivered. The queued payload is opened to compare it.
+    /// Use it where one thread delivers jobs and another one may enqueue the same run id:
+    /// [`ack_job`](Store::ack_job) would remove a payload that was never delivered. The queued payload is opened
+    /// to compare it.
     ///
     /// [`OpenOptions::durability`] sets how durable the removal is on return.
     ///

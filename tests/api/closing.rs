@@ -13,7 +13,8 @@ use backupy_state::{AgentKey, Batch, Error, ErrorKind, OpenOptions, Result, Stor
 
 use crate::common::{Hooked, Hooks, Place, Refusable, key};
 
-/// Lets a sync, or the making of a compaction's or backup's new file, wait until the gate is opened; or fails syncs.
+/// Lets a sync, or the making of a compaction's or backup's new file, wait until the gate is opened; or fails
+/// syncs.
 #[derive(Clone, Debug, Default)]
 struct Held {
     syncs: Arc<Gate>,

@@ -27,7 +27,8 @@ enum Command {
 
 /// List the data keys in byte order, with the lengths of their values
 ///
-/// Takes no lock and changes nothing. A key with an unreadable value is reported, and the keys after it are listed.
+/// Takes no lock and changes nothing. A key with an unreadable value is reported, and the keys after it are
+/// listed.
 #[derive(clap::Args)]
 #[command(after_help = "Example:\n  backupy-state data list --prefix dead/")]
 struct List {

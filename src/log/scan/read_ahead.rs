@@ -52,7 +52,8 @@ pub(crate) struct Ending {
     pub(crate) torn_until: Option<u64>,
 }
 
-/// Hands every frame after `tip` to `take`, in order. `zeros` are those that the file ends with, if they are known.
+/// Hands every frame after `tip` to `take`, in order. `zeros` are those that the file ends with, if they are
+/// known.
 ///
 /// # Errors
 /// `Corrupt` for damage, `Unauthentic` for tampering and for a frame that fails authentication, `Io`. The frames

@@ -216,8 +216,8 @@ impl Runner {
         }
     }
 
-    /// Records how a compaction ended, and emits the events. Each failure in a row doubles the wait before the next
-    /// automatic one. The caller holds no lock.
+    /// Records how a compaction ended, and emits the events. Each failure in a row doubles the wait before the
+    /// next automatic one. The caller holds no lock.
     pub(super) fn tell(&self, done: &Result<CompactionReport>) {
         let (kept, mark_error, index_error) = {
             let mut history = self.history();
