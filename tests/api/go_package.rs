@@ -90,6 +90,25 @@ fn a_store_that_is_open_is_locked_when_the_time_is_up() {
 }
 
 #[test]
+fn closing_twice_is_no_error_and_frees_the_lock_once() {
+    let place = Place::new();
+    let store = place.open();
+    store.enqueue_job("run-1", b"payload").unwrap();
+    store.close().unwrap();
+    store.close().unwrap();
+    assert!(matches!(store.enqueue_job("run-2", b"payload"), Err(Error::Closed { .. })));
+    assert!(matches!(store.dequeue_jobs(1), Err(Error::Closed { .. })));
+    assert!(matches!(store.load_config(), Err(Error::Closed { .. })));
+
+    // Closing the old handle once more does not take the lock from the new one.
+    let other = place.open();
+    store.close().unwrap();
+    drop(store);
+    assert!(matches!(place.try_open(), Err(Error::Locked { .. })));
+    assert_eq!(run_ids(&other), ["run-1"]);
+}
+
+#[test]
 fn what_is_missing_is_told_from_what_cannot_be_opened() {
     let place = Place::new();
     let store = place.open();

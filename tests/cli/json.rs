@@ -35,7 +35,7 @@ fn a_failure_is_one_object_with_its_kind_and_the_message_of_stderr() {
     let sandbox = Sandbox::filled();
     assert_fails(&sandbox, "queue show run-9", 6, "not_found");
     assert_fails(&sandbox, "backup /nowhere/at/all/copy.db", 1, "io");
-    assert_fails(&sandbox, "verify --key-file /nowhere/agent.key", 1, "io");
+    assert_fails(&sandbox, "verify --key-file /nowhere/agent.key", 2, "io");
     assert_fails(&sandbox, &format!("backup {}", sandbox.state().display()), 2, "invalid");
     let store = sandbox.open();
     assert_fails(&sandbox, "heartbeat record --lock-timeout 0", 5, "locked");
@@ -155,7 +155,7 @@ fn text_in_json_cannot_control_a_terminal_and_parses_back() {
     }
     assert_eq!(run("queue list")[0]["jobs"][0]["run_id"], HARMFUL);
     assert_eq!(run("frames")[0]["operations"][0]["run_id"], HARMFUL);
-    let message = &run("backup /nowhere/at/all/copy.db --lock-timeout 0")[0]["error"]["message"];
+    let message = &run("backup /nowhere/at/all/copy.db")[0]["error"]["message"];
     assert!(message.as_str().unwrap().contains("/nowhere/at/all/copy.db"), "{message}");
     fs::write(&state, "no store").unwrap();
     assert!(run("stats")[0]["error"]["message"].as_str().unwrap().contains(HARMFUL));

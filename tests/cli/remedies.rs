@@ -106,14 +106,18 @@ pub(crate) fn commands_in(text: &str) -> Vec<String> {
     commands
 }
 
-const PROGRAMS: [&str; 9] = ["backupy-state ", "mv ", "cp ", "rm ", "mkdir ", "chmod ", "fuser ", "ls ", "df"];
+const PROGRAMS: [&str; 10] =
+    ["backupy-state ", "mv ", "cp ", "install ", "rm ", "mkdir ", "chmod ", "fuser ", "ls ", "df"];
 
 impl Sandbox {
     /// Runs the command in the folder of the store, which takes the place of the default one.
     pub(crate) fn shell(&self, command: &str) -> Outcome {
         let folder = self.folder.path().to_str().unwrap();
-        let command =
-            command.replace("/var/lib/backupy", folder).replace("/backup/", &format!("{folder}/backup/"));
+        // The user of the documents may not exist here.
+        let command = command
+            .replace(" -o backupy -g backupy", "")
+            .replace("/var/lib/backupy", folder)
+            .replace("/backup/", &format!("{folder}/backup/"));
         let programs = Path::new(env!("CARGO_BIN_EXE_backupy-state")).parent().unwrap().to_str().unwrap();
         let path = format!("{programs}:{}", std::env::var("PATH").unwrap());
         let mut shell = Command::new("sh");
