@@ -117,9 +117,9 @@ impl<'a> RawScanner<'a> {
         self.zeros = Some(zeros).filter(|zeros| zeros.end == self.window.file_len);
     }
 
-    /// Takes the file to end at `len`.
+    /// Takes the file to end at `len`, if it is not shorter.
     pub(super) fn end_at(&mut self, len: u64) {
-        self.window.file_len = len;
+        self.window.file_len = self.window.file_len.min(len);
         self.witnesses = Witnesses::new(self.window.beside());
     }
 

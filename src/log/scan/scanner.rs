@@ -129,4 +129,20 @@ mod tests {
         assert!(matches!(scan.next(), Ok(Scanned::End)));
         assert!(matches!(unbounded.next(), Err(Error::Io { .. })));
     }
+
+    /// Else a frame would be allocated of which the file has only the header.
+    #[test]
+    fn a_scan_ends_with_a_file_that_is_shorter_than_expected() {
+        let folder = tempfile::tempdir().unwrap();
+        let (path, key) = (folder.path().join("state.db"), AgentKey::new("key").unwrap());
+        let store = Store::open(&path, &key).unwrap();
+        store.enqueue_job("run", &[7; 1000]).unwrap();
+        let end = store.stats().log_len;
+        store.close().unwrap();
+        std::fs::File::options().write(true).open(&path).unwrap().set_len(end - 100).unwrap();
+        let (log, header) = open_log(Disk.open(&path, Access::Write).unwrap().into(), &path, &key).unwrap();
+        let mut scan = Scanner::up_to(&log, LogPosition::first(&header.authenticator), end).unwrap();
+        assert_eq!(scan.file_len(), end - 100);
+        assert!(!matches!(scan.next(), Ok(Scanned::Frame(_)) | Err(Error::Io { .. })));
+    }
 }
