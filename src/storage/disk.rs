@@ -308,7 +308,12 @@ impl File for DiskFile {
     }
 
     fn unlock(&self) -> io::Result<()> {
-        fs2::FileExt::unlock(&self.file)
+        loop {
+            match fs2::FileExt::unlock(&self.file) {
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                unlocked => return unlocked,
+            }
+        }
     }
 
     fn len(&self) -> io::Result<u64> {

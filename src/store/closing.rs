@@ -39,10 +39,9 @@ impl Closing {
             *state = State::ClosedBy(thread::current().id());
             drop(state);
             let result = close();
-            let returned = repeat(&result, path);
-            *lock(&self.state) = State::Closed(result);
+            *lock(&self.state) = State::Closed(repeat(&result, path));
             self.closed.notify_all();
-            return returned;
+            return result;
         }
         loop {
             match &*state {
@@ -75,8 +74,8 @@ impl Store {
     /// [`CompactionPolicy`]: crate::CompactionPolicy
     ///
     /// # Errors
-    /// [`Error::Io`], [`Error::Replaced`], or [`Error::Failed`] after an earlier failure. The store is closed and
-    /// unlocked in any case.
+    /// [`Error::Io`], [`Error::Replaced`], [`Error::Corrupt`] if the file has been cut, or [`Error::Failed`] after an
+    /// earlier failure. The store is closed and unlocked in any case.
     ///
     /// ```
     /// # use backupy_state::{AgentKey, Error, Store};
@@ -137,6 +136,7 @@ fn repeat(result: &Result<()>, path: &Path) -> Result<()> {
             let source = source.raw_os_error().map_or_else(|| source.kind().into(), io::Error::from_raw_os_error);
             Error::Io { operation, path: path.clone(), source }
         }
+        Error::Corrupt { offset, what, .. } => Error::corrupt(&path, *offset, what),
         Error::Replaced { .. } => Error::Replaced { path },
         Error::Failed { what, .. } => Error::Failed { path, what },
         _ => Error::Failed { path, what: "it could not be closed" },
