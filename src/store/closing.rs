@@ -74,8 +74,8 @@ impl Store {
     /// [`CompactionPolicy`]: crate::CompactionPolicy
     ///
     /// # Errors
-    /// [`Error::Io`], [`Error::Replaced`], [`Error::Corrupt`] if the file has been cut, or [`Error::Failed`] after an
-    /// earlier failure. The store is closed and unlocked in any case.
+    /// [`Error::Io`], [`Error::Replaced`], [`Error::Corrupt`] if the file has been cut, or [`Error::Failed`] after
+    /// an earlier failure. The store is closed and unlocked in any case.
     ///
     /// ```
     /// # use backupy_state::{AgentKey, Error, Store};
