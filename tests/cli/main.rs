@@ -37,6 +37,7 @@ mod salvage;
 mod sandbox;
 mod secrets;
 mod session;
+mod shown_examples;
 mod stats;
 mod terminal;
 mod verify;

@@ -86,7 +86,7 @@ pub(crate) fn assert_is_for_a_shell(message: &str) {
     }
 }
 
-fn section<'a>(page: &'a str, heading: &str) -> &'a str {
+pub(crate) fn section<'a>(page: &'a str, heading: &str) -> &'a str {
     let (_, section) = page.split_once(&format!("{heading}\n")).expect(heading);
     section.split("\n## ").next().unwrap()
 }
