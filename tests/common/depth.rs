@@ -32,7 +32,7 @@ pub(crate) fn random_indexed_histories() -> u64 {
 
 /// `crash`: of the images of a history of `calls` calls, one in this many is also cut during its recovery.
 pub(crate) fn cut_recoveries_step(calls: usize) -> u64 {
-    choose([16, 16, 256, 1024], [1, 1, 12, 96])[calls.min(3)]
+    choose([16, 16, 256, 1024], [1, 1, 16, 160])[calls.min(3)]
 }
 
 /// `crash`: the test fails if it opens fewer distinct disks than this.
