@@ -73,6 +73,6 @@ impl Engine for Store {
     }
 
     fn close(self: Box<Self>) {
-        Store::close(*self).unwrap();
+        Store::close(&self).unwrap();
     }
 }
