@@ -262,12 +262,13 @@ fn closing_among_writing_threads_loses_nothing() {
             for thread in 0..4 {
                 let (store, acknowledged) = (&store, &acknowledged);
                 scope.spawn(move || {
-                    for number in 0.. {
+                    for number in 0..50_000 {
                         match store.enqueue_job(&format!("{thread}-{number}"), b"payload") {
                             Ok(_) => *acknowledged.lock().unwrap() += 1,
                             Err(error) => return assert_eq!(error.kind(), ErrorKind::Closed),
                         }
                     }
+                    panic!("no call was refused");
                 });
             }
             while *acknowledged.lock().unwrap() < 8 {
