@@ -482,3 +482,34 @@ fn a_layer_can_close_the_store_at_an_event_of_any_call() {
         }
     });
 }
+
+/// Closes the store on another thread as soon as the new file of a compaction is made.
+#[derive(Clone, Debug, Default)]
+struct CloseMeanwhile(Arc<Mutex<Option<Arc<Store>>>>);
+
+impl Hooks for CloseMeanwhile {
+    fn open(&self, path: &Path) -> io::Result<bool> {
+        if path.ends_with("state.db.new")
+            && !path.exists()
+            && let Some(store) = self.0.lock().unwrap().take()
+        {
+            thread::spawn(move || store.close());
+            // Long enough for the compaction to be asked to stop before it continues.
+            thread::sleep(Duration::from_millis(100));
+        }
+        Ok(false)
+    }
+}
+
+#[test]
+fn a_left_over_that_is_kept_is_an_event_also_if_the_compaction_is_stopped() {
+    let (place, hooks) = (place(), CloseMeanwhile::default());
+    let options = options_on(Arc::new(Hooked { hooks: hooks.clone(), ..Hooked::default() }));
+    let store = Arc::new(options.open(place.path(), &key()).unwrap());
+    fill(&store);
+    salvage(place.path(), &key(), place.at("salvaged.db")).unwrap();
+    fs::rename(place.at("salvaged.db"), place.at("state.db.new")).unwrap();
+    *hooks.0.lock().unwrap() = Some(Arc::clone(&store));
+    let events = events_of(|| assert!(matches!(store.compact(), Err(Error::Closed { .. }))));
+    assert_one(&events, Level::WARN, &["state.db.damaged-1"]);
+}

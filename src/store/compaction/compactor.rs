@@ -57,7 +57,7 @@ impl Compactor {
             let done = runner.run(&key, Release::AllButRemovals);
             runner.progress.set_stopping(true);
             drop(key);
-            runner.tell(&done);
+            runner.note_last(&done);
         }
     }
 

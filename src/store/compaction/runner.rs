@@ -208,17 +208,22 @@ impl Runner {
         copier.new.name(&target, "create the backup")
     }
 
-    /// Records how a compaction ended and emits the events, unless closing the store has stopped it. The caller
-    /// holds no lock.
+    /// Emits the events of a compaction, and records how it ended unless closing the store has stopped it. The
+    /// caller holds no lock.
     pub(super) fn note(&self, done: &Result<CompactionReport>) {
+        self.tell_incidents();
         if !self.progress.is_stopping() {
-            self.tell(done);
+            self.tell_end(done);
         }
     }
 
-    /// Records how a compaction ended, and emits the events. Each failure in a row doubles the wait before the
-    /// next automatic one. The caller holds no lock.
-    pub(super) fn tell(&self, done: &Result<CompactionReport>) {
+    /// Like [`note`](Self::note), for the compaction of a store that is being closed.
+    pub(super) fn note_last(&self, done: &Result<CompactionReport>) {
+        self.tell_incidents();
+        self.tell_end(done);
+    }
+
+    fn tell_incidents(&self) {
         let (kept, mark_error, index_error) = {
             let mut history = self.history();
             (history.kept.take(), history.mark_error.take(), history.index_error.take())
@@ -232,6 +237,10 @@ impl Runner {
         if let Some(error) = index_error {
             events::index_failed(&self.shared.path, &error);
         }
+    }
+
+    /// Each failure in a row doubles the wait before the next automatic compaction.
+    fn tell_end(&self, done: &Result<CompactionReport>) {
         self.record(done);
         match done {
             Ok(report) => events::compacted(&self.shared.path, report),
