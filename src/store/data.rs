@@ -4,7 +4,7 @@ use super::handle::Store;
 use crate::Result;
 use crate::format::bucket::Bucket;
 use crate::format::record::Change;
-use crate::read::{Reader, check_data_key, check_value};
+use crate::read::{check_data_key, check_value};
 
 impl Store {
     /// Puts a value under a data key, replacing the previous one. The store does not interpret either.
@@ -57,12 +57,6 @@ impl Store {
     /// ```
     pub fn delete_data(&self, key: &str) -> Result<bool> {
         check_data_key(key)?;
-        let guard = self.shared.write()?;
-        let key = key.as_bytes();
-        let (is_there, _) = self.with_index(|index| index.get(Bucket::Data, key).is_some());
-        if is_there {
-            self.commit(guard, &[Change::delete(Bucket::Data, key)], self.durability)?;
-        }
-        Ok(is_there)
+        self.delete(Bucket::Data, key)
     }
 }

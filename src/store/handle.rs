@@ -244,13 +244,18 @@ impl Store {
     /// ```
     pub fn ack_job(&self, run_id: &str) -> Result<bool> {
         check_run_id(run_id)?;
+        self.delete(Bucket::Queue, run_id)
+    }
+
+    /// Deletes a key. Returns whether it was there; if not, nothing is written.
+    pub(super) fn delete(&self, bucket: Bucket, key: &str) -> Result<bool> {
         let guard = self.shared.write()?;
-        let key = run_id.as_bytes();
-        let (queued, _) = self.with_index(|index| index.get(Bucket::Queue, key).is_some());
-        if queued {
-            self.commit(guard, &[Change::delete(Bucket::Queue, key)], self.durability)?;
+        let key = key.as_bytes();
+        let (is_there, _) = self.with_index(|index| index.get(bucket, key).is_some());
+        if is_there {
+            self.commit(guard, &[Change::delete(bucket, key)], self.durability)?;
         }
-        Ok(queued)
+        Ok(is_there)
     }
 
     /// Removes a job that was delivered, if the queue still holds the payload that it has. A job that was enqueued
@@ -355,12 +360,12 @@ impl Store {
         self.commit(self.shared.write()?, &[change], self.heartbeat_durability)
     }
 
-    /// Appends the changes as one record and waits until it is as durable as asked.
     /// The caller holds the write lock.
     pub(super) fn check_queue_limits(&self, changes: &[Change<'_>]) -> Result<()> {
         self.with_index(|index| queue_quota::check(&self.queue_limits, index, changes)).0
     }
 
+    /// Appends the changes as one record and waits until it is as durable as asked.
     pub(super) fn commit(
         &self,
         guard: WriteGuard<'_>,

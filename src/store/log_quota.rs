@@ -119,7 +119,6 @@ impl LogQuota {
         count -= removed.len() as u64;
         bytes -=
             removed.iter().filter_map(|key| index.get(Bucket::Logs, key)).map(|it| u64::from(it.len)).sum::<u64>();
-        let removed: HashSet<&[u8]> = removed.iter().copied().collect();
         // Looked up when one must go: mostly, none must.
         let mut buffered = None;
         let mut new = VecDeque::new();
@@ -133,8 +132,11 @@ impl LogQuota {
                     break;
                 }
                 // New events are evicted only after all buffered ones, in the order of the calls.
-                let buffered = buffered.get_or_insert_with(|| in_order_of_eviction(index, events));
-                if let Some((key, location)) = buffered.find(|(key, _)| !removed.contains(key)) {
+                let buffered = buffered.get_or_insert_with(|| {
+                    let removed: HashSet<&[u8]> = removed.iter().copied().collect();
+                    in_order_of_eviction(index, events).filter(move |(key, _)| !removed.contains(key))
+                });
+                if let Some((key, location)) = buffered.next() {
                     plan.evicted.push(key.into());
                     bytes -= u64::from(location.len);
                 } else if let Some((first, len)) = new.pop_front() {

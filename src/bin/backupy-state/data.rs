@@ -105,12 +105,12 @@ fn list(target: &Target, args: &List, out: &mut Out) -> Result<(), Failure> {
     let (state, count) = (inspector.snapshot.path().display().to_string(), inspector.snapshot.stats().data_keys);
     if out.json {
         let mut data = Vec::new();
-        inspector.each_entry(&args.prefix, |inspector, entry| data.push(inspector.entry_json(entry)));
+        inspector.each_data_key(&args.prefix, |inspector, entry| data.push(inspector.entry_json(entry)));
         out.report(state, json!({ "data_keys": count, "data": data }));
     } else {
         out.row("state", state);
         out.row("data keys", grouped(count));
-        inspector.each_entry(&args.prefix, |inspector, entry| out.line(inspector.entry_line(entry)));
+        inspector.each_data_key(&args.prefix, |inspector, entry| out.line(inspector.entry_line(entry)));
     }
     inspector.finish()
 }
@@ -123,7 +123,7 @@ fn get(target: &Target, args: &Get, out: &mut Out) -> Result<(), Failure> {
         out.bytes(&value);
         return Ok(());
     }
-    let entry = Entry { key: args.key.clone(), value: Ok(value) };
+    let entry = Entry::data(args.key.clone(), value);
     if out.json {
         out.report(state, json!({ "data": inspector.entry_json(&entry) }));
     } else {

@@ -58,9 +58,9 @@ fn show(inspector: &mut Inspector, out: &mut Out) {
     );
     out.row("log events", grouped(inspector.snapshot.stats().log_events));
     out.row("data keys", grouped(inspector.snapshot.stats().data_keys));
-    inspector.each_entry("", |inspector, entry| out.line(inspector.entry_line(entry)));
+    inspector.each_data_key("", |inspector, entry| out.line(inspector.entry_line(entry)));
     out.row("jobs", grouped(inspector.snapshot.stats().jobs));
-    inspector.each_job(None, usize::MAX, |inspector, job| out.line(inspector.job_line(job)));
+    inspector.each_job(None, usize::MAX, |inspector, job| out.line(inspector.entry_line(job)));
 }
 
 fn as_json(inspector: &mut Inspector, out: &mut Out) {
@@ -79,9 +79,9 @@ fn as_json(inspector: &mut Inspector, out: &mut Out) {
         Err(failure) => json!({ "error": failure }),
     };
     let mut data = Vec::new();
-    inspector.each_entry("", |inspector, entry| data.push(inspector.entry_json(entry)));
+    inspector.each_data_key("", |inspector, entry| data.push(inspector.entry_json(entry)));
     let mut jobs = Vec::new();
-    inspector.each_job(None, usize::MAX, |inspector, job| jobs.push(inspector.job_json(job)));
+    inspector.each_job(None, usize::MAX, |inspector, job| jobs.push(inspector.entry_json(job)));
     let report = json!({
         "config": config,
         "session": session,

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::process::ExitCode;
 
-use backupy_state::Error;
+use backupy_state::{Error, ErrorKind};
 use serde::Serialize;
 
 use crate::advice::for_a_shell;
@@ -45,13 +45,23 @@ impl From<Exit> for ExitCode {
 pub(crate) struct Failure {
     #[serde(skip)]
     pub(crate) exit: Exit,
-    kind: &'static str,
+    kind: Kind,
     message: String,
+}
+
+/// What JSON has as the kind of a failure.
+#[derive(Clone, Copy, Debug, Serialize)]
+#[serde(untagged)]
+enum Kind {
+    /// Of an error of the library.
+    Error(ErrorKind),
+    /// Of any other failure.
+    Exit(&'static str),
 }
 
 impl Failure {
     pub(crate) fn new(exit: Exit, message: impl Into<String>) -> Self {
-        Failure { exit, kind: exit.kind(), message: message.into() }
+        Failure { exit, kind: Kind::Exit(exit.kind()), message: message.into() }
     }
 
     pub(crate) fn failed(message: impl Into<String>) -> Self {
@@ -86,7 +96,7 @@ impl fmt::Display for Failure {
 
 impl From<Error> for Failure {
     fn from(error: Error) -> Self {
-        Failure { exit: Exit::of(&error), kind: kind_of(&error), message: for_a_shell(&error) }
+        Failure { exit: Exit::of(&error), kind: Kind::Error(error.kind()), message: for_a_shell(&error) }
     }
 }
 
@@ -95,29 +105,6 @@ pub(crate) fn with_source(error: &Error) -> String {
     match std::error::Error::source(error) {
         Some(source) => format!("{error}: {source}"),
         None => error.to_string(),
-    }
-}
-
-/// The name of the variant, which JSON has as the kind of a failure.
-fn kind_of(error: &Error) -> &'static str {
-    match error {
-        Error::Invalid { .. } => "invalid",
-        Error::TooLarge { .. } => "too_large",
-        Error::NotFound { .. } => "not_found",
-        Error::Locked { .. } => "locked",
-        Error::NotAStore { .. } => "not_a_store",
-        Error::UnsupportedFormat { .. } => "unsupported_format",
-        Error::WrongKey { .. } => "wrong_key",
-        Error::Corrupt { .. } => "corrupt",
-        Error::Unauthentic { .. } => "unauthentic",
-        Error::Stale { .. } => "stale",
-        Error::Full { .. } => "full",
-        Error::QueueFull { .. } => "queue_full",
-        Error::Failed { .. } => "failed",
-        Error::Replaced { .. } => "replaced",
-        Error::Closed { .. } => "closed",
-        Error::Io { .. } => "io",
-        _ => Exit::Failure.kind(),
     }
 }
 

@@ -13,21 +13,25 @@ pub(crate) struct Inspector {
     failure: Option<Failure>,
 }
 
-/// A job, with its payload or why that is unreadable.
-pub(crate) struct Job {
-    run_id: String,
-    payload: Result<Vec<u8>, Failure>,
-}
-
-/// A data key, with its value or why that is unreadable.
+/// A job or a data key, with its value or why that is unreadable.
 pub(crate) struct Entry {
-    pub(crate) key: String,
-    pub(crate) value: Result<Vec<u8>, Failure>,
+    names: Names,
+    key: String,
+    value: Result<Vec<u8>, Failure>,
 }
 
-impl From<QueuedJob> for Job {
-    fn from(job: QueuedJob) -> Self {
-        Job { run_id: job.run_id, payload: Ok(job.payload) }
+/// What JSON calls the key and the value.
+type Names = (&'static str, &'static str);
+const JOB: Names = ("run_id", "payload");
+const DATA: Names = ("key", "value");
+
+impl Entry {
+    pub(crate) fn job(job: QueuedJob) -> Self {
+        Entry { names: JOB, key: job.run_id, value: Ok(job.payload) }
+    }
+
+    pub(crate) fn data(key: String, value: Vec<u8>) -> Self {
+        Entry { names: DATA, key, value: Ok(value) }
     }
 }
 
@@ -41,82 +45,61 @@ impl Inspector {
         self.failure.map_or(Ok(()), Err)
     }
 
-    /// Shows at most `n` jobs after the run id `after`. Reads one job at a time, since payloads may be large and
-    /// an unreadable one must not hide the jobs after it.
-    pub(crate) fn each_job(&mut self, after: Option<&str>, n: usize, mut show: impl FnMut(&Inspector, &Job)) {
+    /// Shows at most `n` jobs after the run id `after`.
+    pub(crate) fn each_job(&mut self, after: Option<&str>, n: usize, show: impl FnMut(&Inspector, &Entry)) {
         let is_after = |run_id: &String| after.is_none_or(|after| run_id.as_str() > after);
-        let run_ids: Vec<_> = self.snapshot.run_ids().filter(is_after).take(n).collect();
-        for run_id in run_ids {
-            let payload = match self.snapshot.job(&run_id) {
-                Ok(Some(job)) => Ok(job.payload),
-                Ok(None) => continue,
-                Err(error) => {
-                    let is_about_job = matches!(&error, Error::Unauthentic { run_id: Some(_), .. });
-                    let why = self.note(error);
-                    if !is_about_job {
-                        return;
-                    }
-                    Err(why)
-                }
-            };
-            show(self, &Job { run_id, payload });
-        }
+        let run_ids = self.snapshot.run_ids().filter(is_after).take(n).collect();
+        self.each(JOB, run_ids, |snapshot, id| Ok(snapshot.job(id)?.map(|job| job.payload)), show);
     }
 
-    /// Shows the data keys that begin with the prefix. Reads one value at a time, as [`each_job`](Self::each_job)
-    /// does.
-    pub(crate) fn each_entry(&mut self, prefix: &str, mut show: impl FnMut(&Inspector, &Entry)) {
-        let keys: Vec<_> = self.snapshot.data_keys(prefix).collect();
+    /// Shows the data keys that begin with the prefix.
+    pub(crate) fn each_data_key(&mut self, prefix: &str, show: impl FnMut(&Inspector, &Entry)) {
+        let keys = self.snapshot.data_keys(prefix).collect();
+        self.each(DATA, keys, Snapshot::data, show);
+    }
+
+    /// Shows the keys that are still there. Reads one value at a time, since they may be large and an unreadable
+    /// one must not hide those after it.
+    fn each(
+        &mut self,
+        names: Names,
+        keys: Vec<String>,
+        read: impl Fn(&Snapshot, &str) -> backupy_state::Result<Option<Vec<u8>>>,
+        mut show: impl FnMut(&Inspector, &Entry),
+    ) {
         for key in keys {
-            let value = match self.snapshot.data(&key) {
+            let value = match read(&self.snapshot, &key) {
                 Ok(Some(value)) => Ok(value),
                 Ok(None) => continue,
                 Err(error) => {
-                    let is_about_key = matches!(&error, Error::Unauthentic { data_key: Some(_), .. });
+                    let is_about_value = matches!(
+                        &error,
+                        Error::Unauthentic { run_id: Some(_), .. } | Error::Unauthentic { data_key: Some(_), .. }
+                    );
                     let why = self.note(error);
-                    if !is_about_key {
+                    if !is_about_value {
                         return;
                     }
                     Err(why)
                 }
             };
-            show(self, &Entry { key, value });
+            show(self, &Entry { names, key, value });
         }
     }
 
     pub(crate) fn entry_line(&self, entry: &Entry) -> String {
-        self.line(&entry.key, &entry.value)
-    }
-
-    pub(crate) fn entry_json(&self, entry: &Entry) -> Value {
-        match &entry.value {
-            Ok(value) => {
-                let public = json!({ "key": entry.key, "len": value.len() });
-                self.with_secret(public, "value", value)
-            }
-            Err(failure) => json!({ "key": entry.key, "error": failure }),
-        }
-    }
-
-    pub(crate) fn job_line(&self, job: &Job) -> String {
-        self.line(&job.run_id, &job.payload)
-    }
-
-    fn line(&self, key: &str, value: &Result<Vec<u8>, Failure>) -> String {
-        let what = match value {
+        let what = match &entry.value {
             Ok(value) => format!("{}{}", bytes(len_of(value)), self.secret(value)),
             Err(failure) => unreadable(failure),
         };
-        format!("  {}  {what}", escaped(key))
+        format!("  {}  {what}", escaped(&entry.key))
     }
 
-    pub(crate) fn job_json(&self, job: &Job) -> Value {
-        match &job.payload {
-            Ok(payload) => {
-                let public = json!({ "run_id": job.run_id, "len": payload.len() });
-                self.with_secret(public, "payload", payload)
-            }
-            Err(failure) => json!({ "run_id": job.run_id, "error": failure }),
+    pub(crate) fn entry_json(&self, entry: &Entry) -> Value {
+        let Entry { names: (key_name, value_name), key, value } = entry;
+        match value {
+            Ok(value) => self.with_secret(json!({ *key_name: key, "len": value.len() }), value_name, value),
+            Err(failure) => json!({ *key_name: key, "error": failure }),
         }
     }
 

@@ -5,7 +5,7 @@ use serde_json::json;
 
 use crate::failure::{Exit, Failure};
 use crate::input::Input;
-use crate::inspector::{Inspector, Job};
+use crate::inspector::{Entry, Inspector};
 use crate::target::{Lock, Target};
 use crate::text::{Out, bytes, escaped, grouped, len_of};
 
@@ -112,12 +112,12 @@ fn list(target: &Target, args: &List, out: &mut Out) -> Result<(), Failure> {
     let (state, depth) = (inspector.snapshot.path().display().to_string(), inspector.snapshot.stats().jobs);
     if out.json {
         let mut jobs = Vec::new();
-        inspector.each_job(after, limit, |inspector, job| jobs.push(inspector.job_json(job)));
+        inspector.each_job(after, limit, |inspector, job| jobs.push(inspector.entry_json(job)));
         out.report(state, json!({ "queue_depth": depth, "jobs": jobs }));
     } else {
         out.row("state", state);
         out.row("jobs", grouped(depth));
-        inspector.each_job(after, limit, |inspector, job| out.line(inspector.job_line(job)));
+        inspector.each_job(after, limit, |inspector, job| out.line(inspector.entry_line(job)));
     }
     inspector.finish()
 }
@@ -129,10 +129,10 @@ fn show(target: &Target, args: &Show, out: &mut Out) -> Result<(), Failure> {
     if args.raw {
         out.bytes(&job.payload);
     } else if out.json {
-        out.report(state, json!({ "job": inspector.job_json(&Job::from(job)) }));
+        out.report(state, json!({ "job": inspector.entry_json(&Entry::job(job)) }));
     } else {
         out.row("state", state);
-        out.line(inspector.job_line(&Job::from(job)));
+        out.line(inspector.entry_line(&Entry::job(job)));
     }
     Ok(())
 }
