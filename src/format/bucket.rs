@@ -78,12 +78,19 @@ impl Bucket {
     /// Whether a writer of this format can use the key.
     pub(crate) fn allows_key(self, key: &[u8]) -> bool {
         match self {
-            Bucket::Config => key == CONFIG_KEY,
+            // Most keys are ASCII, and that is seen sooner.
             Bucket::Queue | Bucket::Data => {
-                // Most keys are ASCII, and that is seen sooner.
-                let is_text = key.is_ascii() || std::str::from_utf8(key).is_ok();
-                (1..=RUN_ID_LEN_MAX).contains(&key.len()) && is_text
+                self.allows_ascii(key) && (key.is_ascii() || std::str::from_utf8(key).is_ok())
             }
+            _ => self.allows_ascii(key),
+        }
+    }
+
+    /// As [`allows_key`](Self::allows_key), of a key that is known to be ASCII.
+    pub(crate) fn allows_ascii(self, key: &[u8]) -> bool {
+        match self {
+            Bucket::Config => key == CONFIG_KEY,
+            Bucket::Queue | Bucket::Data => (1..=RUN_ID_LEN_MAX).contains(&key.len()),
             Bucket::Registry => [SESSION_KEY, HEARTBEAT_KEY, DROPPED_KEY].contains(&key),
             Bucket::Logs => key.len() == LOG_KEY_LEN,
         }

@@ -18,7 +18,6 @@
 use std::io;
 use std::num::NonZeroU32;
 
-use super::Key;
 use crate::crypto::seal::{GenerationId, RunSealer};
 use crate::crypto::secret_vec::{self, SecretVec};
 use crate::crypto::{NONCE_LEN, TAG_LEN, Unauthentic};
@@ -249,21 +248,30 @@ fn parse_end(text: &[u8]) -> Option<RunEnd> {
     (values <= SEALINGS_MAX).then_some(end)
 }
 
-/// Hands the entries of an opened part to `take`. `None` if no writer writes the text.
-pub(crate) fn parse_entries(mut text: &[u8], mut take: impl FnMut(Bucket, Key, Option<Location>)) -> Option<()> {
+/// Hands the entries of an opened part to `take`: a key as the bytes that the key before it has too, and the others.
+/// `None` if no writer writes the text.
+pub(crate) fn parse_entries(
+    mut text: &[u8],
+    mut take: impl FnMut(Bucket, [&[u8]; 2], Option<Location>),
+) -> Option<()> {
     let mut key = Vec::with_capacity(RUN_ID_LEN_MAX);
+    // Whether all keys were, so that only the rest of the next one must be looked at.
+    let mut are_ascii = true;
     while !text.is_empty() {
         let [kind, bucket, ..] = *text.first_chunk::<KEY_AT>()?;
         let bucket = Bucket::from_code(bucket)?;
         let shared = usize::from(u16::from_le_bytes(bytes_at(text, 2)?));
-        let rest = usize::from(u16::from_le_bytes(bytes_at(text, 4)?));
+        let rest_len = usize::from(u16::from_le_bytes(bytes_at(text, 4)?));
         if shared > key.len() {
             return None;
         }
+        let rest = text.get(KEY_AT..KEY_AT + rest_len)?;
+        text = text.get(KEY_AT + rest_len..)?;
         key.truncate(shared);
-        key.extend_from_slice(text.get(KEY_AT..KEY_AT + rest)?);
-        text = text.get(KEY_AT + rest..)?;
-        if !bucket.allows_key(&key) {
+        key.extend_from_slice(rest);
+        are_ascii &= rest.is_ascii();
+        let is_allowed = if are_ascii { bucket.allows_ascii(&key) } else { bucket.allows_key(&key) };
+        if !is_allowed {
             return None;
         }
         let location = match kind {
@@ -275,7 +283,7 @@ pub(crate) fn parse_entries(mut text: &[u8], mut take: impl FnMut(Bucket, Key, O
             DELETE => None,
             _ => return None,
         };
-        take(bucket, Key::from(&key[..]), location);
+        take(bucket, [key.get(..shared)?, rest], location);
     }
     Some(())
 }
@@ -342,7 +350,7 @@ mod tests {
             if let Part::End(end) = opener.open(head, &mut sealed).ok()? {
                 return rest.is_empty().then_some((entries, end));
             }
-            let take = |bucket, key: Key, location| entries.push((bucket, key.to_vec(), location));
+            let take = |bucket, key: [&[u8]; 2], location| entries.push((bucket, key.concat(), location));
             parse_entries(&sealed[..head.len], take)?;
             bytes = rest;
         }
@@ -387,6 +395,10 @@ mod tests {
             text[at] = value;
             assert_eq!(parse(&text), None, "{value} at {at}");
         }
+        // The first byte of two, and another character.
+        let two_bytes = put("\u{e9}".as_bytes());
+        assert_eq!(parse(&two_bytes), Some(()));
+        assert_eq!(parse(&[two_bytes, vec![DELETE, 2, 1, 0, 1, 0, b's']].concat()), None);
         assert_eq!(parse(&put(b"")), None);
         assert_eq!(parse(&put(&[0xFF])), None);
         assert_eq!(parse(&[DELETE, 4, 0, 0, 1, 0, b'k']), None);

@@ -19,6 +19,23 @@ pub(crate) enum Key {
 const _: () = assert!(size_of::<Key>() == 40);
 
 impl Key {
+    /// Appends to the key in place.
+    pub(super) fn append(&mut self, more: &[u8]) {
+        *self = match self {
+            Key::Short { len, bytes } => {
+                let old_len = usize::from(*len);
+                let new_len = old_len + more.len();
+                if let (Some(to), Ok(new_len)) = (bytes.get_mut(old_len..new_len), u8::try_from(new_len)) {
+                    to.copy_from_slice(more);
+                    *len = new_len;
+                    return;
+                }
+                Key::Long([&bytes[..old_len], more].concat().into())
+            }
+            Key::Long(bytes) => Key::Long([bytes, more].concat().into()),
+        };
+    }
+
     /// The first 8 bytes as a number that compares as they do. A shorter key is extended with zeros.
     fn head(&self) -> u64 {
         let bytes: &[u8] = match self {
@@ -40,16 +57,17 @@ pub(super) fn head_of(bytes: &[u8]) -> u64 {
     u64::from_be_bytes(head)
 }
 
+impl Default for Key {
+    fn default() -> Self {
+        Key::Short { len: 0, bytes: [0; SHORT_LEN_MAX] }
+    }
+}
+
 impl From<&[u8]> for Key {
     fn from(key: &[u8]) -> Self {
-        let mut bytes = [0; SHORT_LEN_MAX];
-        match (bytes.get_mut(..key.len()), u8::try_from(key.len())) {
-            (Some(start), Ok(len)) => {
-                start.copy_from_slice(key);
-                Key::Short { len, bytes }
-            }
-            _ => Key::Long(key.into()),
-        }
+        let mut new = Key::default();
+        new.append(key);
+        new
     }
 }
 
@@ -123,6 +141,11 @@ mod tests {
         for a in &keys {
             let key = Key::from(*a);
             assert_eq!(&*key, *a);
+            for at in 0..=a.len() {
+                let mut appended = Key::from(&a[..at]);
+                appended.append(&a[at..]);
+                assert!(appended == key, "{a:?} at {at}");
+            }
             for b in &keys {
                 assert_eq!(key.cmp(&Key::from(*b)), a.cmp(b), "{a:?}, {b:?}");
                 assert_eq!(key == Key::from(*b), a == b, "{a:?}, {b:?}");

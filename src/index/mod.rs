@@ -89,15 +89,30 @@ impl Index {
         }
     }
 
-    /// Stages what a run of the index file says of a key. Its ordinals are noted by
+    /// Stages what a run of the index file says of a key, which is given in two parts. Its ordinals are noted by
     /// [`continue_ordinals_from`](Self::continue_ordinals_from).
-    pub(crate) fn stage_entry(&mut self, bucket: Bucket, key: Key, location: Option<Location>) {
-        self.staged[bucket as usize].push((key, location));
+    pub(crate) fn stage_entry(&mut self, bucket: Bucket, key: [&[u8]; 2], location: Option<Location>) {
+        let staged = &mut self.staged[bucket as usize];
+        staged.push((Key::default(), location));
+        if let Some((staged_key, _)) = staged.last_mut() {
+            // In its place: to move bytes that were written just before would take as long as all else here.
+            key.into_iter().for_each(|part| staged_key.append(part));
+        }
     }
 
     /// How much is staged, for [`unstage`](Self::unstage).
     pub(crate) fn staged_lens(&self) -> [usize; BUCKET_COUNT] {
         self.staged.each_ref().map(Vec::len)
+    }
+
+    /// Takes memory for `times` as much as was staged since the lists had `before` elements, where they had none:
+    /// a list that grows step by step is moved at each step.
+    pub(crate) fn expect_more(&mut self, before: [usize; BUCKET_COUNT], times: usize) {
+        for (staged, before) in self.staged.iter_mut().zip(before) {
+            if before == 0 {
+                staged.reserve_exact(staged.len().saturating_mul(times));
+            }
+        }
     }
 
     /// Drops what was staged since it was `lens` long.
