@@ -5,11 +5,12 @@ use std::fs::File;
 use std::hint::black_box;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
+use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 use backupy_state::Store;
 
-use crate::engine::{Cipher, Engine, Job, Mode};
+use crate::engine::{Cipher, Engine, Job, Mode, TAG_LEN};
 use crate::engines;
 use crate::figure::{Figure, SECONDS, time_calls};
 use crate::jobs::run_id;
@@ -47,16 +48,54 @@ impl Appender {
     }
 
     pub(crate) fn time(self, folder: &Path, count: usize, most: Duration) -> Figure {
+        self.time_after(|| (), folder, count, most)
+    }
+
+    /// Does `work` before each append.
+    pub(crate) fn time_after(self, work: impl Fn(), folder: &Path, count: usize, most: Duration) -> Figure {
         let lens = &self.frame_lens;
         let file = zeros(&folder.join("baseline"), (count + 2) * lens.iter().sum::<usize>() / lens.len());
         let frame = vec![7; *lens.iter().max().unwrap()];
         let mut at = 0;
         time_calls(count, most, |i| {
+            work();
             let frame = &frame[..lens[i % lens.len()]];
             file.write_all_at(frame, at).unwrap();
             file.sync_data().unwrap();
             at += frame.len() as u64;
         })
+    }
+}
+
+/// Appends of frames as long as the store's, by any number of threads. A sync covers all that was written before it,
+/// and the threads that wait for one meanwhile need at most one more.
+pub(crate) struct GroupAppender {
+    file: File,
+    frame: Vec<u8>,
+    written: Mutex<u64>,
+    synced: Mutex<u64>,
+}
+
+impl GroupAppender {
+    pub(crate) fn new(folder: &Path, appender: Appender, count: usize) -> Self {
+        let frame = vec![7; appender.frame_lens[0]];
+        let file = zeros(&folder.join("baseline"), count * frame.len());
+        GroupAppender { file, frame, written: Mutex::new(0), synced: Mutex::new(0) }
+    }
+
+    pub(crate) fn append(&self) {
+        let end = {
+            let mut written = self.written.lock().unwrap();
+            self.file.write_all_at(&self.frame, *written).unwrap();
+            *written += self.frame.len() as u64;
+            *written
+        };
+        let mut synced = self.synced.lock().unwrap();
+        if *synced < end {
+            let covered = *self.written.lock().unwrap();
+            self.file.sync_data().unwrap();
+            *synced = covered;
+        }
     }
 }
 
@@ -67,8 +106,8 @@ pub(crate) struct PlainLoop<'a> {
     frame_len: usize,
 }
 
-/// Where the value begins in the frame of one job.
-const VALUE_OFFSET: usize = 64;
+/// Where the manifest begins in the frame of one job.
+const MANIFEST_OFFSET: usize = 48;
 
 impl<'a> PlainLoop<'a> {
     pub(crate) fn new(folder: &'a Path) -> Self {
@@ -82,16 +121,19 @@ impl<'a> PlainLoop<'a> {
         let mut frame = vec![7; self.frame_len];
         let begun = Instant::now();
         for i in 0..count {
-            self.seal(&mut frame, 512);
+            self.seal(&mut frame);
             file.write_all_at(&frame, (i * self.frame_len) as u64).unwrap();
         }
         Figure::of(&[(SECONDS, begun.elapsed().as_secs_f64() / count as f64)])
     }
 
-    fn seal(&self, frame: &mut [u8], len: usize) {
-        let nonce = self.cipher.nonce();
-        let tag = self.cipher.seal_in_place(nonce, &[], &mut frame[VALUE_OFFSET..VALUE_OFFSET + len]);
-        frame[VALUE_OFFSET + len..VALUE_OFFSET + len + tag.len()].copy_from_slice(&tag);
+    /// The manifest and the value are sealed apart, as in the store's frame.
+    fn seal(&self, frame: &mut [u8]) {
+        let value_at = frame.len() - VALUE_LEN - TAG_LEN;
+        for (at, end) in [(MANIFEST_OFFSET, value_at), (value_at, frame.len())] {
+            let (text, tag) = frame[at..end].split_last_chunk_mut().unwrap();
+            *tag = self.cipher.seal_in_place(self.cipher.nonce(), &AAD, text);
+        }
         let crc = crc32fast::hash(&frame[4..]);
         frame[..4].copy_from_slice(&crc.to_le_bytes());
     }
@@ -138,6 +180,28 @@ const AAD: [u8; 12] = [0; 12];
 impl Values {
     pub(crate) fn open_all(&self) -> Vec<Vec<u8>> {
         self.sealed.iter().map(|sealed| self.cipher.open_copy(&AAD, sealed)).collect()
+    }
+}
+
+/// Sealed jobs in memory, by run id.
+pub(crate) struct JobsInMemory {
+    values: Values,
+    /// Which of the values each has.
+    jobs: BTreeMap<String, usize>,
+}
+
+impl JobsInMemory {
+    pub(crate) fn new(count: usize, payload: &[u8]) -> Self {
+        JobsInMemory {
+            values: values_in_memory(count, payload),
+            jobs: (0..count).map(|i| (run_id(i), i)).collect(),
+        }
+    }
+
+    pub(crate) fn first(&self, count: usize) -> Vec<Job> {
+        let Values { cipher, sealed } = &self.values;
+        let open = |(run_id, &i): (&String, &usize)| (run_id.clone(), cipher.open_copy(&AAD, &sealed[i]));
+        self.jobs.iter().take(count).map(open).collect()
     }
 }
 

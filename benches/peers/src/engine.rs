@@ -187,7 +187,7 @@ pub(crate) struct Cipher {
 }
 
 const NONCE_LEN: usize = 12;
-const TAG_LEN: usize = 16;
+pub(crate) const TAG_LEN: usize = 16;
 const NONCES_FETCHED: usize = 64;
 
 impl Cipher {

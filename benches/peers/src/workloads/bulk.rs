@@ -14,7 +14,7 @@ pub(crate) const WORKLOADS: &[Workload] = &[
     Workload {
         name: "buffered-512",
         title: "buffered enqueue, 512 B",
-        baseline: "seal, CRC and pwrite in a loop",
+        baseline: "two seals, CRC and pwrite in a loop",
         // Not redb: it keeps buffered writes in its own memory, where they do not survive a killed process.
         engines: &[STORE, RING, BASELINE, "raft-engine", "fjall", "LMDB", "SQLite"],
         repeats: 3,
