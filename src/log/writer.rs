@@ -364,7 +364,7 @@ mod tests {
     use super::*;
     use crate::AgentKey;
     use crate::crypto::TAG_LEN;
-    use crate::crypto::seal::{GenerationId, Prk};
+    use crate::crypto::keys::{GenerationId, Prk};
     use crate::format::SaltedCrc;
     use crate::format::bucket::Bucket;
     use crate::format::record::{Action, Operation};

@@ -14,7 +14,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, Rw
 
 use super::indexer::IndexState;
 use super::page_ends::PageEnds;
-use crate::crypto::seal::GenerationId;
+use crate::crypto::keys::GenerationId;
 use crate::format::bucket::Bucket;
 use crate::format::header::{FIRST_FRAME_AT, Header};
 use crate::format::location::Location;

@@ -7,7 +7,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use super::progress::Progress;
-use crate::crypto::seal::GenerationId;
+use crate::crypto::keys::GenerationId;
 use crate::crypto::secret_vec::SecretVec;
 use crate::format::base::Origin;
 use crate::format::bucket::Bucket;
