@@ -16,10 +16,12 @@ use crate::Error;
 
 mod attributes;
 mod disk;
+mod disk_file;
 pub(crate) mod lock;
 mod map;
 pub(crate) mod names;
 pub(crate) mod paths;
+mod xattr;
 
 pub use attributes::Attributes;
 pub use disk::Disk;
