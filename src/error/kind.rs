@@ -118,3 +118,42 @@ impl Error {
         matches!(self, Error::Full { .. } | Error::QueueFull { .. } | Error::Locked { .. })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::io;
+    use std::path::Path;
+    use std::time::Duration;
+
+    use super::*;
+
+    #[test]
+    fn only_a_full_disk_a_full_queue_and_a_lock_are_worth_another_try() {
+        let path = Path::new("state.db");
+        let what = "reason";
+        let errors = [
+            Error::Invalid { what: what.to_owned() },
+            Error::TooLarge { what, len: 2, max: 1 },
+            Error::not_found(path),
+            Error::Locked { path: path.into(), holder: None, waited: Duration::ZERO, hint: what },
+            Error::NotAStore { path: path.into(), what },
+            Error::UnsupportedFormat { path: path.into(), version: 3, flags: 0 },
+            Error::wrong_key(path, false),
+            Error::corrupt(path, 0, what),
+            Error::unauthentic(path, 0, what),
+            Error::Stale { path: path.into(), what },
+            Error::Full { path: path.into(), what },
+            Error::QueueFull { what, len: 2, max: 1 },
+            Error::failed(path),
+            Error::Replaced { path: path.into() },
+            Error::Closed { path: path.into() },
+            Error::io("read", path, io::ErrorKind::Other.into()),
+        ];
+        let retryable: Vec<_> = errors.iter().filter(|error| error.is_retryable()).map(Error::kind).collect();
+        assert_eq!(retryable, [ErrorKind::Locked, ErrorKind::Full, ErrorKind::QueueFull]);
+        let mut names: Vec<_> = errors.iter().map(|error| error.kind().to_string()).collect();
+        names.sort_unstable();
+        names.dedup();
+        assert_eq!(names.len(), errors.len(), "each kind has a name of its own: {names:?}");
+    }
+}
