@@ -1,13 +1,13 @@
-//! The keys of a generation, and what is made of them: its authenticator, its MACs and its nonces. Implements *Keys*
-//! of FORMAT.md, and the nonces of *Security*.
+//! The keys of a generation, and what is made of them: its authenticator, its MACs and its nonces. Implements
+//! *Keys* of FORMAT.md, and the nonces of *Security*.
 //!
 //! | primitive | source |
 //! |---|---|
 //! | `PRK = HKDF-Extract(salt, IKM)`, `OKM = HKDF-Expand(PRK, info, L)` | HKDF-SHA-256, RFC 5869 |
 //! | `HMAC-SHA-256(K, text)` | RFC 2104, FIPS 198-1 |
 //!
-//! `||` joins bytes, integers are little-endian unless it says otherwise, labels are ASCII. What the keys seal is in
-//! `seal.rs`.
+//! `||` joins bytes, integers are little-endian unless it says otherwise, labels are ASCII. What the keys seal is
+//! in `seal.rs`.
 
 use ctutils::CtEq;
 use hkdf::Hkdf;
@@ -136,8 +136,8 @@ pub(crate) fn equal_in_constant_time(a: &[u8; 32], b: &[u8; 32]) -> bool {
     a.ct_eq(b).to_bool()
 }
 
-/// `K = HKDF(salt = "backupy-agent-state-salt", IKM = agent key, info = "backupy-agent/state-v1", 32)`: the key of the
-/// Go agent's file.
+/// `K = HKDF(salt = "backupy-agent-state-salt", IKM = agent key, info = "backupy-agent/state-v1", 32)`: the key of
+/// the Go agent's file.
 ///
 /// RFC 5869: extract, then expand.
 #[cfg(feature = "import-bolt")]

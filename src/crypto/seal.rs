@@ -1,8 +1,8 @@
 //! What is sealed under the keys of a generation, with which nonces and associated data. Implements *Sealing* of
 //! FORMAT.md.
 //!
-//! `(C, T) = AES-256-GCM-Seal(K, N, A, P)` and `P or failure = AES-256-GCM-Open(K, N, A, C, T)` are those of NIST SP
-//! 800-38D. `||` joins bytes, integers are little-endian unless it says otherwise. `keys.rs` derives the keys.
+//! `(C, T) = AES-256-GCM-Seal(K, N, A, P)` and `P or failure = AES-256-GCM-Open(K, N, A, C, T)` are those of NIST
+//! SP 800-38D. `||` joins bytes, integers are little-endian unless it says otherwise. `keys.rs` derives the keys.
 
 #[cfg(not(feature = "ring"))]
 use super::by_aes_gcm::Cipher;

@@ -68,7 +68,7 @@ pub struct FileId {
 pub struct FreeSpace {
     /// For users without privileges.
     pub available: u64,
-    /// Together with what is kept for privileged users: nobody can write more.
+    /// Together with what is kept for privileged users: no user can write more.
     pub free: u64,
     /// So much must be free for a file to be created, whether that takes it or not.
     pub creation_len: u64,
