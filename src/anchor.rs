@@ -131,9 +131,7 @@ impl Anchor {
             Some(_) => None,
         }
     }
-}
 
-impl Anchor {
     /// Whether the log that a base was made from is of the anchor's generation, but does not have its frame.
     fn is_missing_from(&self, origin: &Origin) -> bool {
         let has_other_frame = origin.seq == self.seq && origin.tag != self.tag;

@@ -1,10 +1,14 @@
 //! The crate's one error type. A message says what happened, where, and what to do about it. It never holds a
-//! payload, a configuration, a session id or a key.
+//! payload, a configuration, a session id or a key. `kind.rs` has the kinds of errors, without their fields.
 
 use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
+
+mod kind;
+
+pub use kind::ErrorKind;
 
 /// What a call of this crate returns.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -193,120 +197,7 @@ pub enum Error {
     },
 }
 
-/// Which kind of failure an [`Error`] is, to count and to compare: [`Error::kind`] returns it.
-///
-/// It is displayed in words, such as `wrong key`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-#[cfg_attr(feature = "serde", derive(serde::Serialize), serde(rename_all = "snake_case"))]
-#[non_exhaustive]
-pub enum ErrorKind {
-    /// [`Error::Invalid`]
-    Invalid,
-    /// [`Error::TooLarge`]
-    TooLarge,
-    /// [`Error::NotFound`]
-    NotFound,
-    /// [`Error::Locked`]
-    Locked,
-    /// [`Error::NotAStore`]
-    NotAStore,
-    /// [`Error::UnsupportedFormat`]
-    UnsupportedFormat,
-    /// [`Error::WrongKey`]
-    WrongKey,
-    /// [`Error::Corrupt`]
-    Corrupt,
-    /// [`Error::Unauthentic`]
-    Unauthentic,
-    /// [`Error::Stale`]
-    Stale,
-    /// [`Error::Full`]
-    Full,
-    /// [`Error::QueueFull`]
-    QueueFull,
-    /// [`Error::Failed`]
-    Failed,
-    /// [`Error::Replaced`]
-    Replaced,
-    /// [`Error::Closed`]
-    Closed,
-    /// [`Error::Io`]
-    Io,
-}
-
-impl fmt::Display for ErrorKind {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(match self {
-            ErrorKind::Invalid => "invalid",
-            ErrorKind::TooLarge => "too large",
-            ErrorKind::NotFound => "not found",
-            ErrorKind::Locked => "locked",
-            ErrorKind::NotAStore => "not a store",
-            ErrorKind::UnsupportedFormat => "unsupported format",
-            ErrorKind::WrongKey => "wrong key",
-            ErrorKind::Corrupt => "corrupt",
-            ErrorKind::Unauthentic => "unauthentic",
-            ErrorKind::Stale => "stale",
-            ErrorKind::Full => "full",
-            ErrorKind::QueueFull => "queue full",
-            ErrorKind::Failed => "failed",
-            ErrorKind::Replaced => "replaced",
-            ErrorKind::Closed => "closed",
-            ErrorKind::Io => "I/O",
-        })
-    }
-}
-
 impl Error {
-    /// Returns which kind of failure it is.
-    ///
-    /// ```
-    /// use backupy_state::{AgentKey, ErrorKind};
-    ///
-    /// let error = AgentKey::new("").unwrap_err();
-    /// assert_eq!(error.kind(), ErrorKind::Invalid);
-    /// println!("{} errors: {error}", error.kind());
-    /// ```
-    #[must_use]
-    pub fn kind(&self) -> ErrorKind {
-        match self {
-            Error::Invalid { .. } => ErrorKind::Invalid,
-            Error::TooLarge { .. } => ErrorKind::TooLarge,
-            Error::NotFound { .. } => ErrorKind::NotFound,
-            Error::Locked { .. } => ErrorKind::Locked,
-            Error::NotAStore { .. } => ErrorKind::NotAStore,
-            Error::UnsupportedFormat { .. } => ErrorKind::UnsupportedFormat,
-            Error::WrongKey { .. } => ErrorKind::WrongKey,
-            Error::Corrupt { .. } => ErrorKind::Corrupt,
-            Error::Unauthentic { .. } => ErrorKind::Unauthentic,
-            Error::Stale { .. } => ErrorKind::Stale,
-            Error::Full { .. } => ErrorKind::Full,
-            Error::QueueFull { .. } => ErrorKind::QueueFull,
-            Error::Failed { .. } => ErrorKind::Failed,
-            Error::Replaced { .. } => ErrorKind::Replaced,
-            Error::Closed { .. } => ErrorKind::Closed,
-            Error::Io { .. } => ErrorKind::Io,
-        }
-    }
-
-    /// Returns whether the same call can succeed later without any other change to the program: the disk or the
-    /// queue was full, or another process had the lock. Nothing was written.
-    ///
-    /// ```
-    /// # use backupy_state::{AgentKey, OpenOptions, Store};
-    /// # use std::time::Duration;
-    /// # let folder = tempfile::tempdir()?;
-    /// # let (path, key) = (folder.path().join("state.db"), AgentKey::new("key")?);
-    /// let store = Store::open(&path, &key)?;
-    /// let second = OpenOptions::new().lock_timeout(Duration::ZERO).open(&path, &key);
-    /// assert!(second.unwrap_err().is_retryable());
-    /// # Ok::<(), Box<dyn std::error::Error>>(())
-    /// ```
-    #[must_use]
-    pub fn is_retryable(&self) -> bool {
-        matches!(self, Error::Full { .. } | Error::QueueFull { .. } | Error::Locked { .. })
-    }
-
     /// The message with that of its source, for where there is room for one text.
     pub(crate) fn with_source(&self) -> impl fmt::Display {
         struct WithSource<'a>(&'a Error);

@@ -95,6 +95,9 @@
 
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
+#[cfg(not(target_os = "linux"))]
+compile_error!("backupy-state runs on Linux: it relies on flock, fdatasync and fadvise as Linux has them");
+
 // From the top down: a module uses only those that follow it, and the files in its own folder.
 #[doc(hidden)]
 pub mod testing;

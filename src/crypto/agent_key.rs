@@ -1,6 +1,6 @@
 //! The agent key: read from bytes, the environment or a file, wiped on drop, never shown.
 //!
-//! Derives nothing from it: `seal.rs` does. See *Keys* of FORMAT.md.
+//! Derives nothing from it: `keys.rs` does. See *Keys* of FORMAT.md.
 
 use std::fmt;
 use std::fs::{File, Metadata};

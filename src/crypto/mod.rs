@@ -1,8 +1,12 @@
 //! Keys, sealing and buffers that are wiped. The only user of the crypto crates.
 //!
+//! `agent_key` reads the caller's secret, `keys` derives what is needed from it, and `seal` uses that, by the
+//! cipher of `by_aes_gcm` or `by_ring`. `secret_vec` holds plaintext.
+//!
 //! Does no I/O but for the key file, and makes no random bytes: salts and nonces are passed in.
 
 pub(crate) mod agent_key;
+pub(crate) mod keys;
 pub(crate) mod seal;
 pub(crate) mod secret_vec;
 #[cfg_attr(feature = "ring", cfg(test))]

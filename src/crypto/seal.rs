@@ -1,143 +1,17 @@
-//! How keys, nonces and associated data are derived. Implements *Keys* and *Sealing* of FORMAT.md.
+//! What is sealed under the keys of a generation, with which nonces and associated data. Implements *Sealing* of
+//! FORMAT.md.
 //!
-//! | primitive | source |
-//! |---|---|
-//! | `PRK = HKDF-Extract(salt, IKM)`, `OKM = HKDF-Expand(PRK, info, L)` | HKDF-SHA-256, RFC 5869 |
-//! | `HMAC-SHA-256(K, text)` | RFC 2104, FIPS 198-1 |
-//! | `(C, T) = AES-256-GCM-Seal(K, N, A, P)`, `P or failure = AES-256-GCM-Open(K, N, A, C, T)` | NIST SP 800-38D |
-//!
-//! `||` joins bytes, integers are little-endian unless it says otherwise, labels are ASCII.
+//! `(C, T) = AES-256-GCM-Seal(K, N, A, P)` and `P or failure = AES-256-GCM-Open(K, N, A, C, T)` are those of NIST
+//! SP 800-38D. `||` joins bytes, integers are little-endian unless it says otherwise. `keys.rs` derives the keys.
 
 #[cfg(not(feature = "ring"))]
 use super::by_aes_gcm::Cipher;
 #[cfg(feature = "ring")]
 use super::by_ring::Cipher;
-use ctutils::CtEq;
-use hkdf::Hkdf;
-use hkdf::hmac::{Hmac, KeyInit, Mac};
-use sha2::Sha256;
-use zeroize::{Zeroize, Zeroizing};
-
 use super::{NONCE_LEN, Nonce, TAG_LEN, Tag, Unauthentic};
-use crate::AgentKey;
 
 /// The length of a manifest's associated data: 40 bytes of the frame header, and the chain.
 pub(crate) const MANIFEST_AAD_LEN: usize = 40 + TAG_LEN;
-
-/// What the keys of a generation are derived from, besides the agent key.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct GenerationId {
-    pub(crate) generation: u64,
-    pub(crate) store_id: [u8; 16],
-    pub(crate) salt: [u8; 32],
-}
-
-/// The pseudorandom key of one generation.
-pub(crate) struct Prk(Hkdf<Sha256>);
-
-impl Prk {
-    /// `PRK = HKDF-Extract(salt, agent key)`.
-    ///
-    /// RFC 5869, section 2.2.
-    pub(crate) fn extract(salt: &[u8; 32], key: &AgentKey) -> Self {
-        let (mut prk, hkdf) = Hkdf::<Sha256>::extract(Some(salt), key.as_bytes());
-        // `hkdf` has a copy of its own.
-        prk.as_mut_slice().zeroize();
-        Prk(hkdf)
-    }
-
-    /// `authenticator = HKDF-Expand(PRK, "backupy-state v2 header" || header 0..80, 32)`.
-    ///
-    /// RFC 5869, section 2.3. It makes the sealing key-committing, which AES-GCM by itself is not: it ties the
-    /// file to one agent key.
-    pub(crate) fn authenticator(&self, header: &[u8; 80]) -> [u8; 32] {
-        let mut authenticator = [0; 32];
-        self.expand(&[b"backupy-state v2 header", header], &mut authenticator);
-        authenticator
-    }
-
-    /// `frame key = HKDF-Expand(PRK, "backupy-state v2 frames" || store id || u64(generation), 32)`.
-    ///
-    /// RFC 5869, section 2.3.
-    pub(crate) fn frame_sealer(&self, id: &GenerationId) -> Sealer {
-        let mut key = Zeroizing::new([0; 32]);
-        let info: [&[u8]; 3] = [b"backupy-state v2 frames", &id.store_id, &id.generation.to_le_bytes()];
-        self.expand(&info, &mut key);
-        Sealer(Cipher::new(&key))
-    }
-
-    /// `MAC = HKDF-Expand(PRK, "backupy-state v2 base" || header 0..80 || base record 8..72, 32)`.
-    ///
-    /// RFC 5869, section 2.3.
-    pub(crate) fn base_mac(&self, header: &[u8; 80], base: &[u8; 64]) -> [u8; 32] {
-        let mut mac = [0; 32];
-        self.expand(&[b"backupy-state v2 base", header, base], &mut mac);
-        mac
-    }
-
-    /// `nonce key = HKDF-Expand(PRK, "backupy-state v2 nonces" || store id || u64(generation), 32)`.
-    ///
-    /// RFC 5869, section 2.3.
-    pub(crate) fn nonce_key(&self, id: &GenerationId) -> NonceKey {
-        let mut key = Zeroizing::new([0; 32]);
-        let info: [&[u8]; 3] = [b"backupy-state v2 nonces", &id.store_id, &id.generation.to_le_bytes()];
-        self.expand(&info, &mut key);
-        // Cannot fail: HMAC takes keys of any length.
-        NonceKey(Hmac::new_from_slice(&*key).expect("HMAC takes keys of any length"))
-    }
-
-    /// `run key = HKDF-Expand(PRK, "backupy-state index" || R, 32)`. R is the salt of the run.
-    ///
-    /// RFC 5869, section 2.3.
-    pub(crate) fn run_sealer(&self, salt: &[u8; 32]) -> RunSealer {
-        let mut key = Zeroizing::new([0; 32]);
-        self.expand(&[b"backupy-state index", salt], &mut key);
-        RunSealer(Cipher::new(&key))
-    }
-
-    fn expand(&self, info: &[&[u8]], out: &mut [u8; 32]) {
-        // Cannot fail: HKDF-Expand refuses only more than 255 times 32 bytes.
-        self.0.expand_multi_info(info, out).expect("32 bytes are within the limit of HKDF-Expand");
-    }
-}
-
-/// Makes the nonces of one generation.
-pub(crate) struct NonceKey(Hmac<Sha256>);
-
-impl NonceKey {
-    /// `N = HMAC-SHA-256(nonce key, random || u64(clock) || u64(seq) || chain)`, its first 12 bytes.
-    ///
-    /// RFC 2104. `random` is from the operating system and `clock_ns` is its time, both asked for this attempt.
-    /// Two clones of a process whose random generators repeat still differ by the clock, or by what they chain to.
-    pub(crate) fn nonce(&self, random: &[u8; 32], clock_ns: u64, seq: u64, chain: &Tag) -> Nonce {
-        let mut mac = self.0.clone();
-        mac.update(random);
-        mac.update(&clock_ns.to_le_bytes());
-        mac.update(&seq.to_le_bytes());
-        mac.update(chain);
-        let mut nonce = [0; NONCE_LEN];
-        nonce.copy_from_slice(&mac.finalize().into_bytes()[..NONCE_LEN]);
-        nonce
-    }
-
-    /// `R = HMAC-SHA-256(nonce key, "index" || random || u64(clock) || tag of from || tag of to)`: the salt of a
-    /// run.
-    ///
-    /// RFC 2104. `random` and `clock_ns` are as for a nonce. The text is longer than that of a nonce, so no salt
-    /// is one.
-    pub(crate) fn run_salt(&self, random: &[u8; 32], clock_ns: u64, from: &Tag, to: &Tag) -> [u8; 32] {
-        let mut mac = self.0.clone();
-        for part in [b"index", &random[..], &clock_ns.to_le_bytes(), from, to] {
-            mac.update(part);
-        }
-        mac.finalize().into_bytes().into()
-    }
-}
-
-/// Whether `a` equals `b`. The time that this takes does not depend on where they differ.
-pub(crate) fn equal_in_constant_time(a: &[u8; 32], b: &[u8; 32]) -> bool {
-    a.ct_eq(b).to_bool()
-}
 
 /// Seals and opens the manifests and values of one generation, under its frame key.
 ///
@@ -145,6 +19,10 @@ pub(crate) fn equal_in_constant_time(a: &[u8; 32], b: &[u8; 32]) -> bool {
 pub(crate) struct Sealer(Cipher);
 
 impl Sealer {
+    pub(super) fn new(frame_key: &[u8; 32]) -> Self {
+        Sealer(Cipher::new(frame_key))
+    }
+
     /// `AES-256-GCM-Seal(frame key, N, frame header 8..48 || chain, manifest)`, in place.
     ///
     /// NIST SP 800-38D, section 7.1. The chain is the manifest tag of the frame before it.
@@ -191,6 +69,10 @@ impl Sealer {
 pub(crate) struct RunSealer(Cipher);
 
 impl RunSealer {
+    pub(super) fn new(run_key: &[u8; 32]) -> Self {
+        RunSealer(Cipher::new(run_key))
+    }
+
     /// `AES-256-GCM-Seal(run key, big-endian u32(kind) || big-endian u64(number), aad, part)`, in place.
     ///
     /// NIST SP 800-38D, section 7.1. Numbering the parts and telling the last one apart is STREAM, by Hoang,
@@ -227,15 +109,8 @@ pub(crate) struct BoltOpener(Cipher);
 
 #[cfg(feature = "import-bolt")]
 impl BoltOpener {
-    /// `K = HKDF(salt = "backupy-agent-state-salt", IKM = agent key, info = "backupy-agent/state-v1", 32)`.
-    ///
-    /// RFC 5869: extract, then expand.
-    pub(crate) fn new(key: &AgentKey) -> Self {
-        let (mut prk, hkdf) = Hkdf::<Sha256>::extract(Some(b"backupy-agent-state-salt"), key.as_bytes());
-        prk.as_mut_slice().zeroize();
-        let mut key = Zeroizing::new([0; 32]);
-        Prk(hkdf).expand(&[b"backupy-agent/state-v1"], &mut key);
-        BoltOpener(Cipher::new(&key))
+    pub(super) fn new(bolt_key: &[u8; 32]) -> Self {
+        BoltOpener(Cipher::new(bolt_key))
     }
 
     /// `AES-256-GCM-Open(K, N, nothing, value, tag)`, in place.
@@ -266,6 +141,8 @@ fn value_aad(seq: u64, i: u32) -> [u8; 12] {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::AgentKey;
+    use crate::crypto::keys::{GenerationId, Prk};
 
     const ID: GenerationId = GenerationId { generation: 1, store_id: [2; 16], salt: [3; 32] };
     const NONCE: Nonce = [0xF0; NONCE_LEN];
@@ -297,21 +174,6 @@ mod tests {
         assert_eq!(open(sealer(), NONCE, AAD, text, tag), Err(Unauthentic));
         assert_eq!(open(sealer(), NONCE, AAD, sealed, other), Err(Unauthentic));
         assert_eq!(open(prk("kez", &ID).frame_sealer(&ID), NONCE, AAD, sealed, tag), Err(Unauthentic));
-    }
-
-    #[test]
-    fn the_frame_key_depends_on_generation_store_id_and_salt() {
-        let mut sealed = *b"manifest";
-        let tag = sealer().seal_manifest(&NONCE, &AAD, &mut sealed);
-        let others = [
-            GenerationId { generation: 2, ..ID },
-            GenerationId { store_id: [0; 16], ..ID },
-            GenerationId { salt: [0; 32], ..ID },
-        ];
-        for id in others {
-            let opened = prk("key", &id).frame_sealer(&id).open_manifest(&NONCE, &AAD, &mut sealed.clone(), &tag);
-            assert_eq!(opened, Err(Unauthentic), "{id:?}");
-        }
     }
 
     #[test]
@@ -365,31 +227,6 @@ mod tests {
     }
 
     #[test]
-    fn the_authenticator_depends_on_the_key_the_salt_and_the_header() {
-        let authenticator = prk("key", &ID).authenticator(&[9; 80]);
-        let other_salt = GenerationId { salt: [0; 32], ..ID };
-        let mut other_header = [9; 80];
-        other_header[79] = 8;
-        assert_ne!(prk("kez", &ID).authenticator(&[9; 80]), authenticator);
-        assert_ne!(prk("key", &other_salt).authenticator(&[9; 80]), authenticator);
-        assert_ne!(prk("key", &ID).authenticator(&other_header), authenticator);
-    }
-
-    #[test]
-    fn the_salt_of_a_run_depends_on_the_random_bytes_the_clock_and_both_ends() {
-        let nonces = prk("key", &ID).nonce_key(&ID);
-        let salt = nonces.run_salt(&[1; 32], 2, &[3; 16], &[4; 16]);
-        let others = [
-            nonces.run_salt(&[0; 32], 2, &[3; 16], &[4; 16]),
-            nonces.run_salt(&[1; 32], 0, &[3; 16], &[4; 16]),
-            nonces.run_salt(&[1; 32], 2, &[0; 16], &[4; 16]),
-            nonces.run_salt(&[1; 32], 2, &[3; 16], &[0; 16]),
-            prk("kez", &ID).nonce_key(&ID).run_salt(&[1; 32], 2, &[3; 16], &[4; 16]),
-        ];
-        assert!(others.iter().all(|other| *other != salt));
-    }
-
-    #[test]
     fn a_part_of_a_run_opens_only_in_its_own_place() {
         let sealer = |salt| prk("key", &ID).run_sealer(&[salt; 32]);
         let mut sealed = *b"part";
@@ -401,16 +238,6 @@ mod tests {
         assert_eq!(open(1, 1, 7, b"aad"), Ok(*b"part"));
         for other in [open(2, 1, 7, b"aad"), open(1, 2, 7, b"aad"), open(1, 1, 8, b"aad"), open(1, 1, 7, b"add")] {
             assert_eq!(other, Err(Unauthentic));
-        }
-    }
-
-    #[test]
-    fn authenticators_are_equal_only_if_every_bit_is() {
-        assert!(equal_in_constant_time(&[6; 32], &[6; 32]));
-        for bit in 0..256 {
-            let mut other = [6; 32];
-            other[bit / 8] ^= 1 << (bit % 8);
-            assert!(!equal_in_constant_time(&[6; 32], &other), "bit {bit}");
         }
     }
 }

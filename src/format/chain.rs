@@ -47,7 +47,7 @@ impl FrameHeader {
 mod tests {
     use super::*;
     use crate::AgentKey;
-    use crate::crypto::seal::{GenerationId, Prk};
+    use crate::crypto::keys::{GenerationId, Prk};
     use crate::format::SaltedCrc;
     use crate::format::bucket::Bucket;
     use crate::format::encoding::FrameSeal;

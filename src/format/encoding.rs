@@ -156,7 +156,7 @@ const PIECE_LEN: usize = 256 << 10;
 pub(in crate::format) mod tests {
     use super::*;
     use crate::AgentKey;
-    use crate::crypto::seal::{GenerationId, Prk};
+    use crate::crypto::keys::{GenerationId, Prk};
     use crate::crypto::secret_vec::SecretVec;
     use crate::format::bucket::Bucket;
     use crate::format::frame::{ParsedFrameHeader, parse_header};

@@ -6,7 +6,7 @@
 use super::base::{BASE_LEN, BASES_AT};
 use super::mark::MARK_PAGE_LEN;
 use super::{bytes_at, stray_byte};
-use crate::crypto::seal::GenerationId;
+use crate::crypto::keys::GenerationId;
 
 pub(crate) const HEADER_PAGE_LEN: usize = 4096;
 /// The first frame follows the header page and the mark page. A shorter file is damaged.

@@ -5,6 +5,7 @@
 use super::corrupt;
 use super::pages::{Leaf, Pages, Tree};
 use super::source::Extent;
+use crate::crypto::keys;
 use crate::crypto::seal::BoltOpener;
 use crate::crypto::secret_vec::SecretVec;
 use crate::crypto::{NONCE_LEN, Nonce, TAG_LEN, Tag};
@@ -217,7 +218,7 @@ pub(crate) struct Opener(BoltOpener);
 
 impl Opener {
     pub(crate) fn new(key: &AgentKey) -> Self {
-        Opener(BoltOpener::new(key))
+        Opener(keys::bolt_opener(key))
     }
 
     /// Reads and opens a value. One that does not open is damage: [`Contents::check`] has opened it before.

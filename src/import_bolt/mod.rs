@@ -142,8 +142,7 @@ pub fn check_bolt(from: impl AsRef<Path>, key: &AgentKey) -> Result<ImportReport
     with_checked(from, &file, key, |checked| Ok(checked.report()))
 }
 
-/// The contents of a bbolt file, opened: for tests and fuzzing. Not part of the stable interface.
-#[doc(hidden)]
+/// The contents of a bbolt file, opened: for tests and fuzzing.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[allow(missing_docs, reason = "for tests only; the fields are those of the public types")]
 pub struct BoltState {
@@ -154,20 +153,18 @@ pub struct BoltState {
     pub logs: Vec<LogEvent>,
 }
 
-/// Reads the bytes of a bbolt file: for tests and fuzzing. Not part of the stable interface.
+/// Reads the bytes of a bbolt file: for tests and fuzzing.
 ///
 /// # Errors
 /// As [`check_bolt`].
-#[doc(hidden)]
 pub fn read_bolt(bytes: &[u8], key: &AgentKey) -> Result<BoltState> {
     with_checked(Path::new("bolt.db"), &bytes, key, |checked| checked.state())
 }
 
-/// As [`import_bolt`], from the bytes of a bbolt file: for fuzzing. Not part of the stable interface.
+/// As [`import_bolt`], from the bytes of a bbolt file: for fuzzing.
 ///
 /// # Errors
 /// As [`import_bolt`].
-#[doc(hidden)]
 pub fn import_bolt_bytes(bytes: &[u8], key: &AgentKey, into: &Store) -> Result<ImportReport> {
     with_checked(Path::new("bolt.db"), &bytes, key, |checked| checked.import(into))
 }

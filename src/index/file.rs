@@ -18,7 +18,8 @@
 use std::io;
 use std::num::NonZeroU32;
 
-use crate::crypto::seal::{GenerationId, RunSealer};
+use crate::crypto::keys::GenerationId;
+use crate::crypto::seal::RunSealer;
 use crate::crypto::secret_vec::{self, SecretVec};
 use crate::crypto::{NONCE_LEN, TAG_LEN, Unauthentic};
 use crate::format::bucket::{Bucket, RUN_ID_LEN_MAX};
@@ -304,7 +305,7 @@ fn parse_location(bytes: &[u8; LOCATION_LEN]) -> Option<Location> {
 mod tests {
     use super::*;
     use crate::AgentKey;
-    use crate::crypto::seal::Prk;
+    use crate::crypto::keys::Prk;
 
     const ID: GenerationId = GenerationId { generation: 3, store_id: [2; 16], salt: [3; 32] };
 

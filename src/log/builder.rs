@@ -35,7 +35,7 @@ use super::reserve::Reserve;
 use super::scan::{Concurrency, Scanned, Scanner};
 use super::values::Values;
 use super::writer::LogWriter;
-use crate::crypto::seal::GenerationId;
+use crate::crypto::keys::GenerationId;
 use crate::crypto::secret_vec::SecretVec;
 use crate::format::base::{self, BASE_LEN, BASES_AT, Base, Origin};
 use crate::format::header::{self, HAS_BASE, HEADER_PAGE_LEN, Header};

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use super::file::LogFile;
 use super::header::{parse_first_pages, with_keys};
-use crate::crypto::seal::{GenerationId, Prk};
+use crate::crypto::keys::{GenerationId, Prk};
 use crate::format::header::{self, Header};
 use crate::storage::{self, Access, File, Storage};
 use crate::{AgentKey, Error, Result};

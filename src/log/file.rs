@@ -7,7 +7,8 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 
 use crate::Error;
-use crate::crypto::seal::{GenerationId, NonceKey, Prk, Sealer};
+use crate::crypto::keys::{GenerationId, NonceKey, Prk};
+use crate::crypto::seal::Sealer;
 use crate::format::SaltedCrc;
 use crate::format::base::Base;
 use crate::storage::{File, Folder};

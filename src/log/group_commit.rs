@@ -10,7 +10,7 @@
 //!
 //! A file can be removed while it is open. So after each sync the caller says whether the file still has a name;
 //! if it has none, its frames are lost, and that is a failure too. While a compaction renames the next generation
-//! over the file, it is no failure: the wait goes on until the next generation has taken over, or has not.
+//! over the file, it is no failure: the wait lasts until the next generation has taken over, or has not.
 //!
 //! A failed sync is never repeated. After a failure, Linux marks the dirty pages as clean, so a second sync would
 //! succeed without having written them. The failure is latched instead: every wait for a frame that is not yet

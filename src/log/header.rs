@@ -11,7 +11,7 @@ use std::path::Path;
 use std::sync::{Arc, Mutex};
 
 use super::file::LogFile;
-use crate::crypto::seal::{self, Prk};
+use crate::crypto::keys::{self, Prk};
 use crate::format::SaltedCrc;
 use crate::format::base::{self, Base};
 use crate::format::header::{self, FIRST_FRAME_AT, Header, MAGIC, ParsedHeaderPage};
@@ -101,7 +101,7 @@ pub(crate) fn find_base(
         has_right_crc = true;
         let is_authentic = prk.is_none_or(|prk| {
             let expected = prk.base_mac(&header.authenticated, &copy.authenticated);
-            seal::equal_in_constant_time(&expected, &copy.mac)
+            keys::equal_in_constant_time(&expected, &copy.mac)
         });
         if copy.base.is_some() && is_authentic {
             return Ok(copy.base);
@@ -117,7 +117,7 @@ pub(crate) fn find_base(
 fn authentic_prk(key: &AgentKey, header: &Header) -> Option<Prk> {
     let prk = Prk::extract(&header.id.salt, key);
     let expected = prk.authenticator(&header.authenticated);
-    seal::equal_in_constant_time(&expected, &header.authenticator).then_some(prk)
+    keys::equal_in_constant_time(&expected, &header.authenticator).then_some(prk)
 }
 
 /// Parses a header page for `verify` and salvage. If both copies are damaged, combines a header from their fields,

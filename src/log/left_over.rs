@@ -23,7 +23,7 @@ use rustix::io::Errno;
 use super::create::in_use;
 use super::header::read_first_pages;
 use super::{marks, quarantine};
-use crate::crypto::seal::GenerationId;
+use crate::crypto::keys::GenerationId;
 use crate::format::SaltedCrc;
 use crate::format::header::{self, FIRST_FRAME_AT, Header, ParsedHeaderPage};
 use crate::storage::names::{NEW, sibling};

@@ -60,7 +60,7 @@ fn keep_torn_tail(storage: &dyn Storage, tail: &Part<'_>) -> Result<PathBuf> {
             tail.copy_to(storage, &name, "quarantine the torn tail in")?;
             return Ok(name);
         }
-        // The folder could not be listed, or somebody has just made this file.
+        // The folder could not be listed, or another process has just made this file.
         number = number.checked_add(1).ok_or_else(|| too_many(tail.path, "torn tails"))?;
     }
 }

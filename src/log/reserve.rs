@@ -92,7 +92,7 @@ impl Reserve {
 /// How much of the reserve a compaction gives back to a full disk, to find space for its new file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Release {
-    /// For an automatic compaction: somebody else may take what it gives back, and log events must still be
+    /// For an automatic compaction: another process may take what it gives back, and log events must still be
     /// drained.
     AllButRemovals,
     /// For a compaction that the caller asked for.

@@ -106,7 +106,7 @@ impl LogWriter {
         LogWriter::continuing(Commits::new(file, storage, end.tip, Some(marks), Arc::default()), end)
     }
 
-    /// Continues a log that takes the place of `old`, and has no mark. Goes on with the counts of `old`.
+    /// Continues a log that takes the place of `old`, and has no mark. Continues the counts of `old`.
     pub(super) fn in_place_of(
         old: &LogWriter,
         file: Arc<LogFile>,
@@ -208,7 +208,7 @@ impl LogWriter {
         Err(Error::Replaced { path: path.clone() })
     }
 
-    /// Fails for good if somebody has cut the file: what is written after the cut could not be read again.
+    /// Fails for good if another process has cut the file: what is written after the cut could not be read again.
     fn check_length(&self) -> Result<()> {
         let len = self.file().file.len().map_err(self.file().io("look at"))?;
         if len >= self.tip.end {
@@ -364,7 +364,7 @@ mod tests {
     use super::*;
     use crate::AgentKey;
     use crate::crypto::TAG_LEN;
-    use crate::crypto::seal::{GenerationId, Prk};
+    use crate::crypto::keys::{GenerationId, Prk};
     use crate::format::SaltedCrc;
     use crate::format::bucket::Bucket;
     use crate::format::record::{Action, Operation};

@@ -13,26 +13,20 @@ pub(crate) enum Misuse {
 
 impl Misuse {
     pub(crate) fn of_run_id(run_id: &str) -> Option<Self> {
-        if run_id.is_empty() {
-            Some(Misuse::Empty { what: "the run id is empty" })
-        } else {
-            too_large("a run id", run_id.len(), RUN_ID_LEN_MAX)
-        }
+        let empty = run_id.is_empty().then_some(Misuse::Empty { what: "the run id is empty" });
+        empty.or(too_large("a run id", run_id.len(), RUN_ID_LEN_MAX))
     }
 
     pub(crate) fn of_data_key(key: &str) -> Option<Self> {
-        if key.is_empty() {
-            Some(Misuse::Empty { what: "the data key is empty" })
-        } else {
-            too_large("a data key", key.len(), DATA_KEY_LEN_MAX)
-        }
+        let empty = key.is_empty().then_some(Misuse::Empty { what: "the data key is empty" });
+        empty.or(too_large("a data key", key.len(), DATA_KEY_LEN_MAX))
     }
 
     pub(crate) fn of_value(what: &'static str, value: &[u8]) -> Option<Self> {
         too_large(what, value.len(), VALUE_LEN_MAX)
     }
 
-    pub(crate) fn error(self) -> Error {
+    fn error(self) -> Error {
         match self {
             Misuse::Empty { what } => Error::Invalid { what: what.to_owned() },
             Misuse::TooLarge { what, len, max } => Error::TooLarge { what, len: len as u64, max: max as u64 },
@@ -45,13 +39,17 @@ fn too_large(what: &'static str, len: usize, max: usize) -> Option<Misuse> {
 }
 
 pub(crate) fn check_run_id(run_id: &str) -> Result<()> {
-    Misuse::of_run_id(run_id).map_or(Ok(()), |misuse| Err(misuse.error()))
+    refuse(Misuse::of_run_id(run_id))
 }
 
 pub(crate) fn check_data_key(key: &str) -> Result<()> {
-    Misuse::of_data_key(key).map_or(Ok(()), |misuse| Err(misuse.error()))
+    refuse(Misuse::of_data_key(key))
 }
 
 pub(crate) fn check_value(what: &'static str, value: &[u8]) -> Result<()> {
-    Misuse::of_value(what, value).map_or(Ok(()), |misuse| Err(misuse.error()))
+    refuse(Misuse::of_value(what, value))
+}
+
+pub(crate) fn refuse(misuse: Option<Misuse>) -> Result<()> {
+    misuse.map_or(Ok(()), |misuse| Err(misuse.error()))
 }

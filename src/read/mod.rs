@@ -26,7 +26,7 @@ mod types;
 pub use iterators::{DataKeys, Jobs, Logs, RunIds};
 pub use types::{Config, LogBatch, LogEvent, QueuedJob, Session};
 
-pub(crate) use arguments::{Misuse, check_data_key, check_run_id, check_value};
+pub(crate) use arguments::{Misuse, check_data_key, check_run_id, check_value, refuse};
 pub(crate) use calls::impl_reading_calls;
 
 /// The part of [`Stats`] that follows from an index, the position at the end of its log, and the log's file.
@@ -146,10 +146,7 @@ pub(crate) trait Reader {
     fn last_heartbeat(&self) -> Result<Option<i64>> {
         let (location, values) = self.with_index(|index| index.get(Bucket::Registry, HEARTBEAT_KEY));
         let Some(location) = location else { return Ok(None) };
-        let (ts_ms, rest) = split_prefix(&values, location)?;
-        if !rest.is_empty() {
-            return Err(values.malformed(location));
-        }
+        let ts_ms = read_integer(&values, location)?;
         self.confirm()?;
         Ok(Some(i64::from_le_bytes(ts_ms)))
     }
@@ -180,11 +177,7 @@ pub(crate) trait Reader {
     fn recorded_drops(&self) -> Result<u64> {
         let (location, values) = self.with_index(|index| index.get(Bucket::Registry, DROPPED_KEY));
         let Some(location) = location else { return Ok(0) };
-        let (count, rest) = split_prefix(&values, location)?;
-        if !rest.is_empty() {
-            return Err(values.malformed(location));
-        }
-        Ok(u64::from_le_bytes(count))
+        Ok(u64::from_le_bytes(read_integer(&values, location)?))
     }
 }
 
@@ -213,6 +206,12 @@ fn read_job(values: &Values, reader: &mut ValueReader<'_>, key: &[u8], location:
 fn read_event(values: &Values, reader: &mut ValueReader<'_>, key: &[u8], location: Location) -> Result<LogEvent> {
     let LogKey { ts_ms, .. } = LogKey::decode(key).ok_or_else(|| values.malformed(location))?;
     Ok(LogEvent { ts_ms, payload: reader.read(location)? })
+}
+
+/// Reads a value that is an integer of 8 bytes, and nothing else. Returns its bytes.
+fn read_integer(values: &Values, location: Location) -> Result<[u8; VALUE_PREFIX_LEN]> {
+    let (integer, rest) = split_prefix(values, location)?;
+    if rest.is_empty() { Ok(integer) } else { Err(values.malformed(location)) }
 }
 
 /// Reads a value that begins with an integer of 8 bytes: returns the integer's bytes, and the rest.

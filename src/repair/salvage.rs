@@ -8,7 +8,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use super::losses::Losses;
-use crate::crypto::seal::GenerationId;
+use crate::crypto::keys::GenerationId;
 use crate::format::base::Origin;
 use crate::format::bucket::{Bucket, CONFIG_KEY, SESSION_KEY};
 use crate::format::header::Header;

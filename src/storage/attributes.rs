@@ -10,6 +10,8 @@ use std::fs::{File, Permissions};
 use std::io::{self, ErrorKind};
 use std::os::unix::fs::{MetadataExt, PermissionsExt, fchown};
 
+use super::xattr::{self, Xattr};
+
 /// The attributes of a file that a file replacing it should have. Default: those of a plain new file, for a
 /// simulated disk.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -58,15 +60,6 @@ struct FileAttributes {
     acl: Xattr,
     label: Xattr,
     user: Vec<(CString, Vec<u8>)>,
-}
-
-/// An extended attribute that a file may have.
-#[derive(Clone, Debug, PartialEq, Eq)]
-enum Xattr {
-    Missing,
-    Present(Vec<u8>),
-    /// There may be one.
-    Unreadable,
 }
 
 impl FileAttributes {
@@ -121,71 +114,6 @@ impl FileAttributes {
 
 const ACL: &CStr = c"system.posix_acl_access";
 const LABEL: &CStr = c"security.selinux";
-
-#[cfg(target_os = "linux")]
-mod xattr {
-    use super::{CStr, CString, File, Xattr, io};
-    use rustix::fs::{XattrFlags, fgetxattr, flistxattr, fremovexattr, fsetxattr};
-    use rustix::io::{Errno, retry_on_intr};
-
-    /// The most that Linux returns, for a value (`XATTR_SIZE_MAX`) and for a list of names (`XATTR_LIST_MAX`).
-    /// With this much room, nothing can outgrow the buffer between two calls.
-    const LEN_MAX: usize = 1 << 16;
-
-    pub(super) fn read(file: &File, name: &CStr) -> Xattr {
-        let mut value = vec![0; LEN_MAX];
-        match retry_on_intr(|| fgetxattr(file, name, value.as_mut_slice())) {
-            Ok(len) => Xattr::Present(value[..len].to_vec()),
-            Err(Errno::NODATA | Errno::OPNOTSUPP | Errno::NOSYS) => Xattr::Missing,
-            Err(_) => Xattr::Unreadable,
-        }
-    }
-
-    /// The `user.*` attributes that can be read. They grant no rights, so the others are left out.
-    pub(super) fn read_user(file: &File) -> Vec<(CString, Vec<u8>)> {
-        let mut names = vec![0; LEN_MAX];
-        let len = retry_on_intr(|| flistxattr(file, names.as_mut_slice())).unwrap_or(0);
-        let names = names[..len].split_inclusive(|&byte| byte == 0);
-        let names = names.filter(|name| name.starts_with(b"user.")).filter_map(|name| {
-            let name = CStr::from_bytes_with_nul(name).ok()?;
-            match read(file, name) {
-                Xattr::Present(value) => Some((name.to_owned(), value)),
-                Xattr::Missing | Xattr::Unreadable => None,
-            }
-        });
-        names.collect()
-    }
-
-    pub(super) fn write(file: &File, name: &CStr, value: &[u8]) -> io::Result<()> {
-        Ok(retry_on_intr(|| fsetxattr(file, name, value, XattrFlags::empty()))?)
-    }
-
-    pub(super) fn remove(file: &File, name: &CStr) -> io::Result<()> {
-        Ok(retry_on_intr(|| fremovexattr(file, name))?)
-    }
-}
-
-/// Other systems have no POSIX ACLs, or none under these names.
-#[cfg(not(target_os = "linux"))]
-mod xattr {
-    use super::{CStr, CString, ErrorKind, File, Xattr, io};
-
-    pub(super) fn read(_file: &File, _name: &CStr) -> Xattr {
-        Xattr::Missing
-    }
-
-    pub(super) fn read_user(_file: &File) -> Vec<(CString, Vec<u8>)> {
-        Vec::new()
-    }
-
-    pub(super) fn write(_file: &File, _name: &CStr, _value: &[u8]) -> io::Result<()> {
-        Err(ErrorKind::Unsupported.into())
-    }
-
-    pub(super) fn remove(_file: &File, _name: &CStr) -> io::Result<()> {
-        Err(ErrorKind::Unsupported.into())
-    }
-}
 
 #[cfg(test)]
 mod tests {
@@ -267,7 +195,6 @@ mod tests {
         }
     }
 
-    #[cfg(target_os = "linux")]
     #[test]
     fn attribute_that_cannot_be_read_is_not_taken_for_a_missing_one() {
         let folder = tempfile::tempdir().unwrap();

@@ -133,7 +133,7 @@ impl Drop for LockFile {
 }
 
 /// Tries to lock the file that was opened at `path`. Returns `false` if it is locked, or if the path means another
-/// file by now: a lock on a removed file shuts nobody out.
+/// file by now: a lock on a removed file excludes no other process.
 pub(crate) fn is_locked_now(storage: &dyn Storage, path: &Path, file: &dyn File) -> Result<bool> {
     let io_error = |source| Error::io("lock", path, source);
     Ok(file.try_lock().map_err(io_error)? && storage.id(path).map_err(io_error)? == Some(file.id()))

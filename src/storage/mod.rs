@@ -16,10 +16,12 @@ use crate::Error;
 
 mod attributes;
 mod disk;
+mod disk_file;
 pub(crate) mod lock;
 mod map;
 pub(crate) mod names;
 pub(crate) mod paths;
+mod xattr;
 
 pub use attributes::Attributes;
 pub use disk::Disk;
@@ -66,7 +68,7 @@ pub struct FileId {
 pub struct FreeSpace {
     /// For users without privileges.
     pub available: u64,
-    /// Together with what is kept for privileged users: nobody can write more.
+    /// Together with what is kept for privileged users: no user can write more.
     pub free: u64,
     /// So much must be free for a file to be created, whether that takes it or not.
     pub creation_len: u64,

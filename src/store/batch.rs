@@ -9,7 +9,7 @@ use crate::format::bucket::{
 };
 use crate::format::record::Change;
 use crate::index::{Index, Key};
-use crate::read::Misuse;
+use crate::read::{Misuse, refuse};
 use crate::{LogBatch, QueuedJob, Result};
 
 /// Writing calls that become one record: after a crash, the store has all of their effects or none.
@@ -281,7 +281,7 @@ impl Batch {
 
     /// Fails if a call has an invalid argument.
     pub(crate) fn check(&self) -> Result<()> {
-        self.invalid.map_or(Ok(()), |misuse| Err(misuse.error()))
+        refuse(self.invalid)
     }
 
     /// The keys of the log events in the order of the calls, with ordinals from `ordinal` on; `None` if there are

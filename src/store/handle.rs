@@ -1,4 +1,5 @@
-//! The exclusive handle, and its typed writing calls on configuration, queue, session and heartbeat.
+//! The exclusive handle, its typed writing calls on configuration, session and heartbeat, and the commit that all
+//! writing calls share. The calls on the other buckets are in `queue.rs`, `data.rs` and `log_events.rs`.
 //!
 //! A call checks its arguments, appends one record while it holds the write lock, and then waits, without it,
 //! until a sync covers the record.
@@ -11,7 +12,6 @@ use super::closing::Closing;
 use super::compaction::Compactor;
 use super::indexer::Indexer;
 use super::log_quota::LogQuota;
-use super::queue_quota;
 use super::shared::{Shared, View, WriteGuard};
 use crate::crypto::secret_vec::SecretVec;
 use crate::format::bucket::{Bucket, CONFIG_KEY, HEARTBEAT_KEY, SESSION_KEY};
@@ -22,21 +22,9 @@ use crate::log::commits::Pending;
 use crate::log::recovery::Recovered;
 use crate::log::values::Values;
 use crate::log::writer::LogWriter;
-use crate::read::{Reader, check_run_id, check_value, impl_reading_calls};
+use crate::read::{Reader, check_value, impl_reading_calls};
 use crate::storage::lock::LockFile;
-use crate::{
-    AgentKey, Durability, Error, Limit, OpenOptions, QueueLimits, QueuedJob, RecoveryReport, Result, events,
-};
-
-/// What [`Store::enqueue_job`] did.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum Enqueued {
-    /// The job was not queued before.
-    Added,
-    /// A job with this run id was queued; the new payload replaced the old one.
-    Replaced,
-}
+use crate::{AgentKey, Durability, Error, Limit, OpenOptions, QueueLimits, RecoveryReport, Result, events};
 
 /// The persistent state of one agent, opened exclusively: by one process, through one handle.
 ///
@@ -192,130 +180,6 @@ impl Store {
         self.commit(self.shared.write()?, &[change], self.durability)
     }
 
-    /// Adds a job to the queue, or replaces the payload of the queued job with the same run id.
-    ///
-    /// [`OpenOptions::durability`] sets how durable it is on return.
-    ///
-    /// # Errors
-    /// [`Error::Invalid`] for an empty run id, [`Error::TooLarge`] for a run id over 1024 bytes or a payload over
-    /// 16 MiB, [`Error::QueueFull`] if the queue would be over its [limits](crate::QueueLimits), and those of
-    /// [every writing call](Store#errors-of-every-writing-call).
-    ///
-    /// ```
-    /// # let folder = tempfile::tempdir()?;
-    /// # let key = backupy_state::AgentKey::new("key")?;
-    /// # let store = backupy_state::Store::open(folder.path().join("state.db"), &key)?;
-    /// use backupy_state::Enqueued;
-    ///
-    /// assert_eq!(store.enqueue_job("run-1", b"dump of orders")?, Enqueued::Added);
-    /// // The agent is given the same job again: it is queued once.
-    /// assert_eq!(store.enqueue_job("run-1", b"dump of orders")?, Enqueued::Replaced);
-    /// assert_eq!(store.queue_depth(), 1);
-    /// # Ok::<(), Box<dyn std::error::Error>>(())
-    /// ```
-    pub fn enqueue_job(&self, run_id: &str, payload: &[u8]) -> Result<Enqueued> {
-        check_run_id(run_id)?;
-        check_value("a payload", payload)?;
-        let change = Change::put(Bucket::Queue, run_id.as_bytes(), &[], payload);
-        let guard = self.shared.write()?;
-        self.check_queue_limits(&[change])?;
-        let appended = guard.append_counting(&[change]);
-        let (pending, replaced) = self.tell_failure(appended)?;
-        self.finish_commit(&pending, self.durability)?;
-        Ok(if replaced > 0 { Enqueued::Replaced } else { Enqueued::Added })
-    }
-
-    /// Removes a job from the queue. Returns whether it was queued; if not, nothing is written.
-    ///
-    /// [`OpenOptions::durability`] sets how durable the removal is on return.
-    ///
-    /// # Errors
-    /// [`Error::Invalid`] for an empty run id, [`Error::TooLarge`] for one over 1024 bytes, and those of
-    /// [every writing call](Store#errors-of-every-writing-call).
-    ///
-    /// ```
-    /// # let folder = tempfile::tempdir()?;
-    /// # let key = backupy_state::AgentKey::new("key")?;
-    /// # let store = backupy_state::Store::open(folder.path().join("state.db"), &key)?;
-    /// store.enqueue_job("run-1", b"dump of orders")?;
-    /// assert!(store.ack_job("run-1")?);
-    /// assert!(!store.ack_job("run-1")?);
-    /// # Ok::<(), Box<dyn std::error::Error>>(())
-    /// ```
-    pub fn ack_job(&self, run_id: &str) -> Result<bool> {
-        check_run_id(run_id)?;
-        self.delete(Bucket::Queue, run_id)
-    }
-
-    /// Deletes a key. Returns whether it was there; if not, nothing is written.
-    pub(super) fn delete(&self, bucket: Bucket, key: &str) -> Result<bool> {
-        let guard = self.shared.write()?;
-        let key = key.as_bytes();
-        let (is_there, _) = self.with_index(|index| index.get(bucket, key).is_some());
-        if is_there {
-            self.commit(guard, &[Change::delete(bucket, key)], self.durability)?;
-        }
-        Ok(is_there)
-    }
-
-    /// Removes a job that was delivered, if the queue still holds the payload that it has. A job that was enqueued
-    /// again meanwhile, with another payload, stays. Returns whether the job was removed; if not, nothing is
-    /// written.
-    ///
-    /// Use it where one thread delivers jobs and another one may enqueue the same run id:
-    /// [`ack_job`](Store::ack_job) would remove a payload that was never delivered. The queued payload is opened
-    /// to compare it.
-    ///
-    /// [`OpenOptions::durability`] sets how durable the removal is on return.
-    ///
-    /// # Errors
-    /// [`Error::Unauthentic`] if the queued payload fails authentication, and those of
-    /// [every writing call](Store#errors-of-every-writing-call).
-    ///
-    /// ```
-    /// # let folder = tempfile::tempdir()?;
-    /// # let key = backupy_state::AgentKey::new("key")?;
-    /// # let store = backupy_state::Store::open(folder.path().join("state.db"), &key)?;
-    /// store.enqueue_job("run-1", b"dump of orders")?;
-    /// for job in store.dequeue_jobs(10)? {
-    ///     // While the job is delivered, another thread enqueues it anew.
-    ///     store.enqueue_job("run-1", b"dump of orders, again")?;
-    ///     assert!(!store.ack_delivered(&job)?);
-    /// }
-    /// assert_eq!(store.queue_depth(), 1);
-    /// # Ok::<(), Box<dyn std::error::Error>>(())
-    /// ```
-    pub fn ack_delivered(&self, job: &QueuedJob) -> Result<bool> {
-        check_run_id(&job.run_id)?;
-        let key = job.run_id.as_bytes();
-        loop {
-            self.shared.check_open()?;
-            let (queued, values) = self.with_index(|index| index.get(Bucket::Queue, key));
-            let Some(location) = queued else { return Ok(false) };
-            // Without the write lock: opening a long payload takes a while.
-            let payload = values.read(location).map_err(|error| error.about(Bucket::Queue.names(key)))?;
-            if *SecretVec::from(payload) != job.payload {
-                return Ok(false);
-            }
-            let guard = self.shared.write()?;
-            let (now, values_now) = self.with_index(|index| index.get(Bucket::Queue, key));
-            if now == Some(location) && Arc::ptr_eq(&values, &values_now) {
-                self.commit(guard, &[Change::delete(Bucket::Queue, key)], self.durability)?;
-                return Ok(true);
-            }
-        }
-    }
-
-    /// A way to open the value of a key, if it is live.
-    pub(super) fn find(&self, bucket: Bucket, key: &[u8]) -> Option<impl FnOnce() -> Result<SecretVec> + use<>> {
-        let (location, values) = self.with_index(|index| index.get(bucket, key));
-        let (location, key) = (location?, key.to_vec());
-        Some(move || {
-            let about = |error: Error| error.about(bucket.names(&key));
-            values.read(location).map(SecretVec::from).map_err(about)
-        })
-    }
-
     /// Saves the session, replacing the previous one. `server_time_ms` is in milliseconds since 1970.
     ///
     /// [`OpenOptions::durability`] sets how durable it is on return.
@@ -360,9 +224,25 @@ impl Store {
         self.commit(self.shared.write()?, &[change], self.heartbeat_durability)
     }
 
-    /// The caller holds the write lock.
-    pub(super) fn check_queue_limits(&self, changes: &[Change<'_>]) -> Result<()> {
-        self.with_index(|index| queue_quota::check(&self.queue_limits, index, changes)).0
+    /// Deletes a key. Returns whether it was there; if not, nothing is written.
+    pub(super) fn delete(&self, bucket: Bucket, key: &str) -> Result<bool> {
+        let guard = self.shared.write()?;
+        let key = key.as_bytes();
+        let (is_there, _) = self.with_index(|index| index.get(bucket, key).is_some());
+        if is_there {
+            self.commit(guard, &[Change::delete(bucket, key)], self.durability)?;
+        }
+        Ok(is_there)
+    }
+
+    /// A way to open the value of a key, if it is live.
+    pub(super) fn find(&self, bucket: Bucket, key: &[u8]) -> Option<impl FnOnce() -> Result<SecretVec> + use<>> {
+        let (location, values) = self.with_index(|index| index.get(bucket, key));
+        let (location, key) = (location?, key.to_vec());
+        Some(move || {
+            let about = |error: Error| error.about(bucket.names(&key));
+            values.read(location).map(SecretVec::from).map_err(about)
+        })
     }
 
     /// Appends the changes as one record and waits until it is as durable as asked.

@@ -26,7 +26,7 @@ use std::sync::{Arc, Mutex};
 
 use super::background::Background;
 use super::shared::{Shared, lock, superseded};
-use crate::crypto::seal::GenerationId;
+use crate::crypto::keys::GenerationId;
 use crate::format::bucket::Bucket;
 use crate::format::header::FIRST_FRAME_AT;
 use crate::format::location::{Location, ValueCursor};

@@ -14,8 +14,8 @@ impl Store {
     /// was found when the store was opened.
     ///
     /// # Errors
-    /// [`Error::Corrupt`] if somebody has cut the file, [`Error::Io`] if the sync fails, [`Error::Replaced`] if
-    /// the path means another file by now, [`Error::Failed`] after an earlier failure.
+    /// [`Error::Corrupt`] if another process has cut the file, [`Error::Io`] if the sync fails,
+    /// [`Error::Replaced`] if the path means another file by now, [`Error::Failed`] after an earlier failure.
     ///
     /// ```
     /// # use backupy_state::{AgentKey, Durability, OpenOptions};

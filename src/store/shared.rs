@@ -14,7 +14,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, Rw
 
 use super::indexer::IndexState;
 use super::page_ends::PageEnds;
-use crate::crypto::seal::GenerationId;
+use crate::crypto::keys::GenerationId;
 use crate::format::bucket::Bucket;
 use crate::format::header::{FIRST_FRAME_AT, Header};
 use crate::format::location::Location;
@@ -67,13 +67,12 @@ impl Shared {
         options: &OpenOptions,
         path: PathBuf,
         owner: Owner,
-        log: LogWriter,
+        mut log: LogWriter,
         view: View,
         runs: Option<Runs>,
     ) -> Self {
         let due = options.compaction.is_due(&log.size(), &view.index);
         let creation_len = log.file().file.free_space().unwrap_or_default().creation_len;
-        let mut log = log;
         log.set_reserve(Reserve::of(&view.index, creation_len));
         Shared {
             creation_len,

@@ -30,32 +30,13 @@ pub(crate) fn run(target: &Target, args: &Args, out: &mut Out) -> Result<(), Fai
 }
 
 fn show(inspector: &mut Inspector, out: &mut Out) {
-    let now_ms = now_ms();
     out.row("state", inspector.snapshot.path().display());
-    out.row(
-        "config",
-        match inspector.readable(inspector.snapshot.load_config()) {
-            Ok(None) => "none".to_owned(),
-            Ok(Some(config)) => inspector.config_line(&config),
-            Err(failure) => unreadable(&failure),
-        },
-    );
-    out.row(
-        "session",
-        match inspector.readable(inspector.snapshot.load_session()) {
-            Ok(None) => "none".to_owned(),
-            Ok(Some(session)) => inspector.session_line(&session),
-            Err(failure) => unreadable(&failure),
-        },
-    );
-    out.row(
-        "heartbeat",
-        match inspector.readable(inspector.snapshot.last_heartbeat()) {
-            Ok(None) => "none".to_owned(),
-            Ok(Some(ts)) => format!("{} ({})", Utc(ts), ago(ts, now_ms)),
-            Err(failure) => unreadable(&failure),
-        },
-    );
+    let config = inspector.readable(inspector.snapshot.load_config());
+    out.row("config", as_text(config, |config| inspector.config_line(&config)));
+    let session = inspector.readable(inspector.snapshot.load_session());
+    out.row("session", as_text(session, |session| inspector.session_line(&session)));
+    let heartbeat = inspector.readable(inspector.snapshot.last_heartbeat());
+    out.row("heartbeat", as_text(heartbeat, |ts| format!("{} ({})", Utc(ts), ago(ts, now_ms()))));
     out.row("log events", grouped(inspector.snapshot.stats().log_events));
     out.row("data keys", grouped(inspector.snapshot.stats().data_keys));
     inspector.each_data_key("", |inspector, entry| out.line(inspector.entry_line(entry)));
@@ -64,20 +45,11 @@ fn show(inspector: &mut Inspector, out: &mut Out) {
 }
 
 fn as_json(inspector: &mut Inspector, out: &mut Out) {
-    let config = match inspector.readable(inspector.snapshot.load_config()) {
-        Ok(None) => Value::Null,
-        Ok(Some(config)) => inspector.config_json(&config),
-        Err(failure) => json!({ "error": failure }),
-    };
-    let session = match inspector.readable(inspector.snapshot.load_session()) {
-        Ok(None) => Value::Null,
-        Ok(Some(session)) => inspector.session_json(&session),
-        Err(failure) => json!({ "error": failure }),
-    };
-    let heartbeat = match inspector.readable(inspector.snapshot.last_heartbeat()) {
-        Ok(ts) => json!(ts),
-        Err(failure) => json!({ "error": failure }),
-    };
+    let config = inspector.readable(inspector.snapshot.load_config());
+    let config = as_value(config, |config| inspector.config_json(&config));
+    let session = inspector.readable(inspector.snapshot.load_session());
+    let session = as_value(session, |session| inspector.session_json(&session));
+    let heartbeat = as_value(inspector.readable(inspector.snapshot.last_heartbeat()), Value::from);
     let mut data = Vec::new();
     inspector.each_data_key("", |inspector, entry| data.push(inspector.entry_json(entry)));
     let mut jobs = Vec::new();
@@ -91,4 +63,20 @@ fn as_json(inspector: &mut Inspector, out: &mut Out) {
         "jobs": jobs,
     });
     out.report(inspector.snapshot.path(), report);
+}
+
+/// A value as a line of text shows it: also if there is none, or if it is unreadable.
+fn as_text<T>(read: Result<Option<T>, Failure>, text: impl FnOnce(T) -> String) -> String {
+    match read {
+        Ok(found) => found.map_or_else(|| "none".to_owned(), text),
+        Err(failure) => unreadable(&failure),
+    }
+}
+
+/// The same as JSON.
+fn as_value<T>(read: Result<Option<T>, Failure>, json: impl FnOnce(T) -> Value) -> Value {
+    match read {
+        Ok(found) => found.map_or(Value::Null, json),
+        Err(failure) => json!({ "error": failure }),
+    }
 }

@@ -20,7 +20,7 @@ pub(crate) struct Args {
 }
 
 pub(crate) fn run(target: &Target, args: &Args, out: &mut Out) -> Result<(), Failure> {
-    let key = if args.no_key { None } else { Some(target.key()?) };
+    let key = target.key_unless(args.no_key)?;
     let (json, state) = (out.json, target.absolute_state());
     let mut heading = (!json).then(|| columns("offset", "len", "seq", "durable_seq", "kind", "operations"));
     let report = backupy_state::verify_each(target.state(), key.as_ref(), |frame| {

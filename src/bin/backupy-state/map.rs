@@ -37,7 +37,7 @@ pub(crate) struct Args {
 }
 
 pub(crate) fn run(target: &Target, args: &Args, out: &mut Out) -> Result<(), Failure> {
-    let key = if args.no_key { None } else { Some(target.key()?) };
+    let key = target.key_unless(args.no_key)?;
     if let Some(file) = &args.svg {
         if out.json && file.as_os_str() == "-" {
             return Err(Failure::usage("--svg - and --json both write to stdout; name a file for the picture"));

@@ -76,6 +76,11 @@ impl Target {
         self.read_key("agent key", self.key_file.as_deref(), "--key-file", KEY_VAR)
     }
 
+    /// The key, for a command that can do without.
+    pub(crate) fn key_unless(&self, no_key: bool) -> Result<Option<AgentKey>, Failure> {
+        if no_key { Ok(None) } else { self.key().map(Some) }
+    }
+
     /// The key for `rekey`.
     pub(crate) fn new_key(&self, file: Option<&Path>) -> Result<AgentKey, Failure> {
         self.read_key("new agent key", file, "--new-key-file", NEW_KEY_VAR)

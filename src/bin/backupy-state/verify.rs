@@ -23,7 +23,7 @@ pub(crate) struct Args {
 }
 
 pub(crate) fn run(target: &Target, args: &Args, out: &mut Out) -> Result<(), Failure> {
-    let key = if args.no_key { None } else { Some(target.key()?) };
+    let key = target.key_unless(args.no_key)?;
     let (done, total) = (AtomicU64::new(0), target.state_len());
     let step = || Step { name: "verifying", done: done.load(Relaxed), total };
     let report = progress::with_bar(step, || {

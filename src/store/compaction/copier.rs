@@ -7,7 +7,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use super::progress::Progress;
-use crate::crypto::seal::GenerationId;
+use crate::crypto::keys::GenerationId;
 use crate::crypto::secret_vec::SecretVec;
 use crate::format::base::Origin;
 use crate::format::bucket::Bucket;
@@ -15,7 +15,7 @@ use crate::format::header::Header;
 use crate::format::location::{Location, ValueCursor};
 use crate::format::position::LogPosition;
 use crate::format::record::{Action, Operation};
-use crate::index::{Index, Key};
+use crate::index::Key;
 use crate::log::builder::LogBuilder;
 use crate::log::scan::{OpenFrame, Scanned, Scanner, Window};
 use crate::log::values::Values;
@@ -61,12 +61,8 @@ impl<'a> Copier<'a> {
 
     /// The live keys that were left out.
     pub(super) fn left_out(&self) -> Vec<(Bucket, Key, Location)> {
-        let is_live = |index: &Index, bucket: Bucket, key: &Key| index.get(bucket, key);
-        let left_out = self.left_out.iter().flatten();
-        let still = |(bucket, key, location): &&(Bucket, Key, Location)| {
-            self.shared.with_index(|index| is_live(index, *bucket, key)).0 == Some(*location)
-        };
-        left_out.filter(still).cloned().collect()
+        let is_live = |(bucket, key, location): &&(Bucket, Key, Location)| self.is_live(*bucket, key, *location);
+        self.left_out.iter().flatten().filter(is_live).cloned().collect()
     }
 
     /// Copies what has been written so far: what is live, and then in rounds what was written meanwhile, until
@@ -111,7 +107,7 @@ impl<'a> Copier<'a> {
         for (bucket, key, location) in live {
             self.progress.check_not_stopping(&self.shared.path)?;
             let operation = Operation { action: Action::Put { value_len: location.len }, bucket, key: &key };
-            if self.is_live(&operation, location) {
+            if self.is_live(bucket, &key, location) {
                 self.copy(&operation, location, |value| old.read_into(value, &mut window, location))?;
             }
         }
@@ -143,7 +139,7 @@ impl<'a> Copier<'a> {
         for operation in manifest.operations() {
             match locations.locate(&operation) {
                 // A put that is not live was replaced or deleted by a later frame, which is copied too.
-                Some(location) if self.is_live(&operation, location) => {
+                Some(location) if self.is_live(operation.bucket, operation.key, location) => {
                     self.copy(&operation, location, |value| old.open_into(value, frame, location))?;
                 }
                 // A delete of a key that an earlier round copied. A put that this round finds deleted is not
@@ -171,9 +167,8 @@ impl<'a> Copier<'a> {
         }
     }
 
-    fn is_live(&self, operation: &Operation<'_>, location: Location) -> bool {
-        let is_live = |index: &Index| index.get(operation.bucket, operation.key) == Some(location);
-        self.shared.with_index(is_live).0
+    fn is_live(&self, bucket: Bucket, key: &[u8], location: Location) -> bool {
+        self.shared.with_index(|index| index.get(bucket, key) == Some(location)).0
     }
 }
 

@@ -20,7 +20,9 @@ pub(super) fn draw(layout: &Layout, out: &mut Out) {
     out.row("frames", grouped(report.frames));
     out.row("file", format_args!("{}, {} per symbol", bytes(report.file_len), bytes(cell_len)));
     out.line("");
-    let width = fitting_width();
+    let room = out.width_for(WIDTH, OFFSET_WIDTH);
+    // A power of two, so that each row begins at a round offset.
+    let width = [WIDTH, WIDTH / 2].into_iter().find(|width| *width <= room).unwrap_or(WIDTH / 4);
     for (row, kinds) in cells.chunks(width).enumerate() {
         let offset = len_of_cells(row * width, cell_len);
         out.drawing(format_args!("{:>11} {}", grouped(offset), paint.all(kinds)), OFFSET_WIDTH + kinds.len(), "");
@@ -37,15 +39,6 @@ pub(super) fn draw(layout: &Layout, out: &mut Out) {
 
 fn len_of_cells(count: usize, cell_len: u64) -> u64 {
     count as u64 * cell_len
-}
-
-/// The number of cells in a row: a power of two, so that each row begins at a round offset.
-fn fitting_width() -> usize {
-    let columns = match rustix::termios::tcgetwinsize(io::stdout()) {
-        Ok(size) if size.ws_col > 0 => usize::from(size.ws_col),
-        _ => return WIDTH,
-    };
-    [WIDTH, WIDTH / 2].into_iter().find(|width| OFFSET_WIDTH + width <= columns).unwrap_or(WIDTH / 4)
 }
 
 const OFFSET_WIDTH: usize = 12;
