@@ -150,3 +150,8 @@ pub(crate) fn stores_at_once() -> usize {
 pub(crate) fn sixteenths_step() -> usize {
     choose(5, 1)
 }
+
+/// `lying_disks`: of the lies, one in this many is told.
+pub(crate) fn lie_step() -> usize {
+    choose(13, 1)
+}

@@ -15,6 +15,7 @@ mod failed_copies;
 mod failed_writes;
 mod failing_calls;
 mod full_disk;
+mod lying_disks;
 mod outsider;
 mod put_in_place;
 mod survival;
