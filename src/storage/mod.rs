@@ -212,6 +212,15 @@ pub(crate) fn read_exact_at(file: &dyn File, buf: &mut [u8], offset: u64) -> io:
     if read_at_most(file, buf, offset)? == buf.len() { Ok(()) } else { Err(ErrorKind::UnexpectedEof.into()) }
 }
 
+/// Drops the page cache of a range, so that the next read is one from the disk. Where a sandbox does not allow
+/// this, the next read may find what is in the page cache.
+pub(crate) fn drop_cache_if_allowed(file: &dyn File, range: Range<u64>) -> io::Result<()> {
+    match file.drop_cache(range) {
+        Err(error) if is_refused(&error) => Ok(()),
+        dropped => dropped,
+    }
+}
+
 /// Writes all of `buf`. Fails with [`ErrorKind::WriteZero`] if a write takes no byte.
 pub(crate) fn write_all_at(file: &dyn File, buf: &[u8], offset: u64) -> io::Result<()> {
     let mut written = 0;

@@ -151,7 +151,7 @@ pub(crate) fn sixteenths_step() -> usize {
     choose(5, 1)
 }
 
-/// `lying_disks`: of the lies, one in this many is told.
-pub(crate) fn lie_step() -> usize {
-    choose(13, 1)
+/// `lying_disks`: of the lies in sessions of one call, and of two, one in this many is told.
+pub(crate) fn lie_steps() -> (usize, usize) {
+    choose((31, 7001), (1, 97))
 }

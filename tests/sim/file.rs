@@ -206,8 +206,14 @@ impl File for SimLockFile {
         Ok(())
     }
 
-    fn write_at(&self, buf: &[u8], _: u64) -> io::Result<usize> {
-        Ok(buf.len())
+    fn write_at(&self, buf: &[u8], offset: u64) -> io::Result<usize> {
+        let (mut state, failure) = self.begin(Op::Write)?;
+        let range = offset..offset + buf.len() as u64;
+        state.note(None, |_| About::Write { range, is_zero: false });
+        if let Some(Failure::Lie(lie)) = failure {
+            state.write_elsewhere(None, buf, offset, lie);
+        }
+        Ok(cut_short(buf.len(), failure))
     }
 
     fn read_at(&self, _: &mut [u8], _: u64) -> io::Result<usize> {

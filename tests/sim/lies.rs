@@ -31,7 +31,7 @@ pub enum Lie {
 pub struct Touch {
     /// The number of the operation.
     pub number: usize,
-    /// The name of the file, without its folder; empty if it has none, and for a folder.
+    /// The name of the file, without its folder; empty if it has none, for the lock file and for a folder.
     pub name: String,
     pub about: About,
 }
@@ -80,20 +80,24 @@ impl DiskState {
         if file.live.len() < end {
             file.set_len(end);
         }
-        let target = match lie {
-            Lie::WroteAt(at) => Some((inode, at)),
+        self.write_elsewhere(Some(inode), bytes, offset, lie);
+    }
+
+    /// Writes where a write went that lies. `inode` is the file that it was meant for, but for a lock file.
+    pub(super) fn write_elsewhere(&mut self, inode: Option<usize>, bytes: &[u8], offset: u64, lie: Lie) {
+        let (inode, at) = match lie {
+            Lie::WroteAt(at) => (inode, at),
             Lie::WroteToFile(nth) => {
-                let others = self.world.names.values().filter(|&&other| other != inode);
-                others.copied().nth(nth).map(|other| (other, offset))
+                let mut others = self.world.names.values().filter(|&&other| Some(other) != inode);
+                (others.nth(nth).copied(), offset)
             }
-            _ => None,
+            _ => return,
         };
-        if let Some((target, at)) = target {
-            let file = self.world.inode_mut(target);
-            let len = bytes.len().min(file.live.len().saturating_sub(at) as usize);
-            if len > 0 {
-                file.write(&bytes[..len], at);
-            }
+        let Some(inode) = inode else { return };
+        let file = self.world.inode_mut(inode);
+        let len = bytes.len().min(file.live.len().saturating_sub(at) as usize);
+        if len > 0 {
+            file.write(&bytes[..len], at);
         }
     }
 

@@ -1,199 +1,226 @@
-//! Disks that lie: an operation reports success and has done something else.
+//! Disks that lie: an operation reports success and has done something else. No lie leads to a wrong answer: a
+//! value is the one that was written or is refused, and the state is the last one, or it is refused to open the
+//! store. Where this cannot be promised, an older state is shown. Where that is, the table in section 12 of
+//! FORMAT.md says, and the test takes it by its word.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::io::{self, Write};
 use std::panic::{self, AssertUnwindSafe};
+use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread;
+use std::time::Instant;
 
-use backupy_state::testing::{open_snapshot_on, verify_on};
-use backupy_state::{Check, Error, Result};
+use backupy_state::{Anchor, Error, Result};
 
+use super::shown::{Look, Shown, assert_names_the_place, is_refused_by, is_state, is_whole, shown_by};
 use super::survival;
 use crate::common::depth;
+use crate::sim::content::{Content, SECTOR_LEN};
 use crate::sim::lies::{About, Touch};
 use crate::sim::random::mix;
 use crate::sim::world::{self, FailedSync, World};
-use crate::sim::{Agent, Call, Failure, Lie, Mode, Model, Oracle, PATH, Sim, crash, key_of};
+use crate::sim::{Agent, Call, Failure, Lie, Mode, Oracle, PATH, Sim, crash, open};
 
-/// What a store shows: its values by their names, without a value where it was refused.
-type Shown = BTreeMap<String, Option<Vec<u8>>>;
-
-/// What a store shows of each value. `Store` and `Snapshot` have the same calls, and no trait.
-macro_rules! shown {
-    ($store:expr, $is_other_key:expr) => {{
-        let store = $store;
-        let mut shown = Shown::from([("key".to_owned(), Some(vec![u8::from($is_other_key)]))]);
-        let mut show = |name: String, read: Result<Option<Vec<u8>>>| match read {
-            Ok(None) => None,
-            Ok(value) => shown.insert(name, value),
-            Err(error) => {
-                assert_names_the_place(&error);
-                shown.insert(name, None)
-            }
-        };
-        show("config".to_owned(), store.load_config().map(|it| it.map(|it| config(it.version, &it.raw))));
-        let session = |it: backupy_state::Session| session(&it.session_id, it.server_time_ms);
-        show("session".to_owned(), store.load_session().map(|it| it.map(session)));
-        let heartbeat = store.last_heartbeat().map(|it| it.map(|it| it.to_be_bytes().to_vec()));
-        show("heartbeat".to_owned(), heartbeat);
-        for run_id in store.run_ids() {
-            let payload = store.job(&run_id).map(|it| it.map(|it| it.payload));
-            show(format!("job {run_id}"), payload);
-        }
-        for (i, event) in store.logs().enumerate() {
-            show(format!("event {i}"), event.map(|event| Some(config(event.ts_ms as u64, &event.payload))));
-        }
-        for key in store.data_keys("") {
-            let value = store.data(&key);
-            show(format!("data {key}"), value);
-        }
-        shown
-    }};
-}
-
-fn config(version: u64, raw: &[u8]) -> Vec<u8> {
-    [&version.to_be_bytes(), raw].concat()
-}
-
-fn session(id: &str, time: i64) -> Vec<u8> {
-    config(time as u64, id.as_bytes())
-}
-
-/// Whether a store that shows this is in the state `model`, as far as it was not refused.
-fn is_state(shown: &Shown, model: &Model) -> bool {
-    let mut expected = BTreeMap::from([("key".to_owned(), vec![u8::from(model.is_other_key)])]);
-    let config_value = model.config.as_ref().map(|(version, raw)| config(*version, raw));
-    expected.extend(config_value.map(|value| ("config".to_owned(), value)));
-    let session_value = model.session.as_ref().map(|(id, time)| session(id, *time));
-    expected.extend(session_value.map(|value| ("session".to_owned(), value)));
-    expected.extend(model.heartbeat.map(|it| ("heartbeat".to_owned(), it.to_be_bytes().to_vec())));
-    expected.extend(model.jobs.iter().map(|(run_id, payload)| (format!("job {run_id}"), payload.clone())));
-    let events = model.logs.iter().enumerate();
-    expected.extend(events.map(|(i, (ts_ms, payload))| (format!("event {i}"), config(*ts_ms as u64, payload))));
-    expected.extend(model.data.iter().map(|(key, value)| (format!("data {key}"), value.clone())));
-    shown.len() == expected.len()
-        && shown.iter().zip(&expected).all(|((name, value), (expected_name, expected))| {
-            name == expected_name && value.as_ref().is_none_or(|value| value == expected)
-        })
-}
-
-fn is_whole(shown: &Shown) -> bool {
-    shown.values().all(Option::is_some)
-}
-
-/// What is noticed is reported with the file, and where in it.
-fn assert_names_the_place(error: &Error) {
-    let is_typed = match error {
-        Error::Corrupt { path, .. } | Error::Unauthentic { path, .. } | Error::NotAStore { path, .. } => {
-            path.starts_with("/sim")
-        }
-        Error::Failed { .. } => true,
-        // No file: the folder was not synced.
-        Error::NotFound { path, .. } => path.starts_with("/sim"),
-        Error::Invalid { what, .. } => what.starts_with("/sim/") && what.contains("is in the way"),
-        _ => false,
+/// Prints even if the test passes. The output of `println` is captured.
+macro_rules! report {
+    ($($said:tt)*) => {
+        let _ = writeln!(io::stderr(), $($said)*);
     };
-    assert!(is_typed, "{error:?}");
 }
 
-/// What a disk shows after the next open, in each way to look.
-struct Look {
-    live: Result<Shown>,
-    /// With [`Check::Everything`].
-    everything: Result<Shown>,
-    snapshot: Result<Shown>,
-    is_intact: bool,
-    torn: bool,
+/// The rows of the table.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Row {
+    Reading,
+    Harmless,
+    NewFile,
+    Record,
+    Sync,
+    Syncs,
+    Folder,
 }
 
-impl Look {
-    fn at(world: &World) -> Look {
-        let open = |check, is_other| {
-            let sim = Sim::at(world.clone(), 1);
-            let store = Mode::Sync.options(&sim).check(check).open(PATH, &key_of(is_other))?;
-            let torn = store.recovery().quarantined.is_some();
-            Ok((shown!(&store, is_other), torn))
-        };
-        let snapshot = |is_other| {
-            let sim = Sim::at(world.clone(), 1);
-            let snapshot = open_snapshot_on(Arc::new(sim), PATH, &key_of(is_other))?;
-            Ok(shown!(&snapshot, is_other))
-        };
-        let live = with_either_key(|is_other| open(Check::Live, is_other));
-        let torn = live.as_ref().is_ok_and(|(_, torn)| *torn);
-        let verify = |is_other| {
-            Ok(verify_on(&Sim::at(world.clone(), 1), PATH, Some(&key_of(is_other)), |_| {})?.is_intact())
-        };
-        Look {
-            live: live.map(|(shown, _)| shown),
-            everything: with_either_key(|is_other| open(Check::Everything, is_other)).map(|(shown, _)| shown),
-            snapshot: with_either_key(snapshot),
-            is_intact: with_either_key(verify).unwrap_or(false),
-            torn,
+impl Row {
+    const ALL: [Row; 7] =
+        [Row::Reading, Row::Harmless, Row::NewFile, Row::Record, Row::Sync, Row::Syncs, Row::Folder];
+
+    /// How the row begins in FORMAT.md, and which verdicts the lies of the row must have led to.
+    fn name(self) -> &'static str {
+        match self {
+            Row::Reading => "| J1 | gives other bytes in one read |",
+            Row::Harmless => "| J2 | does not write a mark, preallocated zeros or a part of an index file |",
+            Row::NewFile => "| J3 | does not write a part of a new file |",
+            Row::Record => "| J4 | does not have a record as it was written |",
+            Row::Sync => "| J5 | loses what one sync of the log has reported |",
+            Row::Syncs => "| J6 | loses what all syncs from one on have reported |",
+            Row::Folder => "| J7 | loses a name that a sync of the folder has reported |",
+        }
+    }
+
+    /// Whether the next open may show an older state.
+    fn may_be_missed(self, when: When) -> bool {
+        match self {
+            Row::Reading | Row::Harmless | Row::NewFile => false,
+            Row::Record => matches!(when, When::Opening | When::Killed | When::KilledAndCut),
+            Row::Sync => matches!(when, When::Opening | When::Killed | When::KilledAndCut),
+            Row::Syncs => when != When::Running,
+            Row::Folder => matches!(when, When::KilledAndCut | When::ClosedAndCut),
+        }
+    }
+
+    /// Whether the store, or a value, may be refused.
+    fn may_be_noticed(self, when: When) -> bool {
+        match self {
+            Row::Reading => matches!(when, When::Opening | When::Running),
+            Row::Harmless => false,
+            // A copy fails. What a power cut takes of a file that was complete is noticed later.
+            Row::NewFile => !matches!(when, When::Killed | When::Closed),
+            Row::Record => true,
+            // A compaction reads back.
+            Row::Syncs => true,
+            Row::Sync | Row::Folder => when != When::Running,
         }
     }
 }
 
-fn with_either_key<T>(look: impl Fn(bool) -> Result<T>) -> Result<T> {
-    match look(false) {
-        Err(Error::WrongKey { .. }) => look(true),
-        looked => looked,
-    }
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum When {
+    /// In the session with the lie: when it opens the store, and while that is open.
+    Opening,
+    Running,
+    /// In the next session.
+    Killed,
+    KilledAndCut,
+    Closed,
+    ClosedAndCut,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Verdict {
     /// All that was acknowledged is there.
     Right,
-    /// The same, but values are refused.
-    RefusesValues,
-    /// It is refused to open it.
-    RefusesToOpen,
-    /// An older state, and nothing is said.
-    Older,
-    /// An older state, and the bytes of a torn tail are kept.
-    Torn,
+    /// The state is right, but not every value is given.
+    ValueRefused,
+    Refused,
+    /// An older state.
+    Missed,
+    /// An older state, and the bytes after it are kept as a torn tail.
+    MissedAsTornTail,
 }
 
-impl Verdict {
-    fn of(found: &Result<Shown>, is_torn: bool, allowed: &[Model], history: &[Model]) -> Verdict {
-        match found {
-            Err(error) => {
-                assert_names_the_place(error);
-                Verdict::RefusesToOpen
+/// A session in which one operation lies, or all syncs from one on.
+struct Case<'a> {
+    beginning: &'a Beginning,
+    calls: &'a [Call],
+    touch: Touch,
+    lie: Lie,
+    is_lasting: bool,
+}
+
+impl<'a> Case<'a> {
+    /// All lies in a session.
+    fn all(beginning: &'a Beginning, calls: &'a [Call]) -> Vec<Case<'a>> {
+        let sim = Sim::at(beginning.world.clone(), SEED);
+        sim.record_touches();
+        let mut agent = beginning.agent_on(sim);
+        agent.start().unwrap();
+        calls.iter().for_each(|&call| agent.make(call).unwrap());
+        shown_by(agent.store(), agent.store().is_other_key);
+        agent.close().unwrap();
+        let lies = |touch: Touch| {
+            lies_about(&touch).into_iter().flat_map(move |lie| {
+                let is_sync = matches!(touch.about, About::Sync) && lie != Lie::LostSync(FailedSync::LosesSome);
+                let touch = touch.clone();
+                let case = move |is_lasting| Case { beginning, calls, touch: touch.clone(), lie, is_lasting };
+                [false].into_iter().chain(is_sync.then_some(true)).map(case)
+            })
+        };
+        agent.sim.take_touches().into_iter().flat_map(lies).collect()
+    }
+
+    fn row(&self) -> Row {
+        let Touch { about, name, .. } = &self.touch;
+        // Or a backup under its final name.
+        let is_log = name.ends_with(".db");
+        let begin = |sector: usize| sector * SECTOR_LEN;
+        match (self.lie, about) {
+            (Lie::LostSync(_), About::SyncDir) => Row::Folder,
+            (Lie::LostSync(_), _) if self.is_lasting => Row::Syncs,
+            (Lie::LostSync(_), _) if is_log => Row::Sync,
+            (Lie::LostSync(_), _) => Row::NewFile,
+            (Lie::Stale(_) | Lie::ReadAnother(..), _) => Row::Reading,
+            (Lie::StaleForGood(sector), _) if is_log && begin(sector) >= FRAMES_AT => Row::Record,
+            // Over the first copy of the header.
+            (_, About::Write { .. }) if name.is_empty() => Row::Harmless,
+            (Lie::WroteToFile(_), _) => Row::Record,
+            (Lie::WroteAt(_), _) if is_log => Row::Record,
+            // The reserve of a new log is written after that was read back.
+            (Lie::WroteAt(_), About::Write { is_zero: true, .. }) => Row::Record,
+            (Lie::LostWrite, About::Write { is_zero: true, .. }) => Row::Harmless,
+            (Lie::LostWrite, About::Write { range, is_zero: false }) if is_log && range.start >= 8192 => {
+                Row::Record
             }
-            Ok(shown) if allowed.iter().any(|state| is_state(shown, state)) => {
-                if is_whole(shown) { Verdict::Right } else { Verdict::RefusesValues }
-            }
-            Ok(shown) if history.iter().any(|state| is_state(shown, state)) => {
-                if is_torn { Verdict::Torn } else { Verdict::Older }
-            }
-            Ok(shown) => panic!("shows what never was: {shown:?}, not among {history:#?}"),
+            _ if is_log || name.contains(".index") => Row::Harmless,
+            _ => Row::NewFile,
+        }
+    }
+
+    /// The most records that may be missed. `None` if that depends on how many calls were not durable.
+    fn missed_max(&self) -> Option<usize> {
+        let is_one = matches!(self.row(), Row::Record | Row::Sync) && self.beginning.mode != Mode::Buffered;
+        is_one.then_some(1)
+    }
+}
+
+/// The lies that are tried in place of what an operation does.
+fn lies_about(touch: &Touch) -> Vec<Lie> {
+    match &touch.about {
+        About::Sync => {
+            [FailedSync::LosesAll, FailedSync::LosesSome, FailedSync::KeepsAll].map(Lie::LostSync).into()
+        }
+        About::SyncDir => vec![Lie::LostSync(FailedSync::KeepsAll)],
+        // The lock file: nothing reads what is in it.
+        About::Write { .. } if touch.name.is_empty() => vec![Lie::WroteToFile(0)],
+        About::Write { is_zero: true, .. } => {
+            vec![Lie::LostWrite, Lie::WroteAt(0), Lie::WroteAt(8192), Lie::WroteToFile(0)]
+        }
+        About::Write { range, .. } => {
+            let at = range.start;
+            let near = [Some(at + 512), Some(at + 4096), at.checked_sub(512), at.checked_sub(4096)];
+            let far = [0, 2048, 4096, 6144, 8192];
+            let places: BTreeSet<u64> = near.into_iter().flatten().chain(far).filter(|&to| to != at).collect();
+            let lost = [Lie::LostWrite, Lie::WroteToFile(0), Lie::WroteToFile(1)];
+            lost.into_iter().chain(places.into_iter().map(Lie::WroteAt)).collect()
+        }
+        About::Read { nonzero, older } => {
+            let stale = first_and_last(older).flat_map(|sector| [Lie::Stale(sector), Lie::StaleForGood(sector)]);
+            let others = |sector: usize| [sector + 1, sector.saturating_sub(1), FRAMES_AT / SECTOR_LEN];
+            let another = |sector| others(sector).map(|other| Lie::ReadAnother(sector, other));
+            stale.chain(first_and_last(nonzero).flat_map(another)).collect()
         }
     }
 }
 
-/// Where a session begins.
-#[derive(Clone)]
+fn first_and_last(sectors: &[usize]) -> impl Iterator<Item = usize> {
+    let is_near_an_end = |i: usize| i < 3 || i + 4 > sectors.len();
+    sectors.iter().copied().enumerate().filter(move |(i, _)| is_near_an_end(*i)).map(|(_, sector)| sector)
+}
+
+/// What a session with a lie begins with.
 struct Beginning {
-    name: &'static str,
     mode: Mode,
     world: World,
     oracle: Oracle,
 }
 
 impl Beginning {
-    fn all(mode: Mode) -> Vec<Beginning> {
-        let fresh = || Agent::new(Sim::new(mix(3)), mode);
-        let at = |name, agent: &Agent| Beginning {
-            name,
-            mode,
-            world: agent.sim.world(),
-            oracle: agent.oracle.clone(),
-        };
-        let mut all = vec![at("fresh", &fresh())];
-        let mut agent = fresh();
+    /// No store, and one that was killed, has a torn tail, or was closed.
+    fn all(mode: Mode) -> [Beginning; 4] {
+        let mut agent = Agent::new(Sim::new(mix(3)), mode);
+        let at = |agent: &Agent| Beginning { mode, world: agent.sim.world(), oracle: agent.oracle.clone() };
+        let fresh = at(&agent);
         agent.start().unwrap();
         for call in [
             Call::Enqueue { job: 0, len: 30 },
@@ -203,14 +230,244 @@ impl Beginning {
         ] {
             agent.make(call).unwrap();
         }
-        all.push(at("killed", &agent));
+        let killed = at(&agent);
+        let (world, _) = torn_after(&agent);
+        let torn = Beginning { world, ..at(&agent) };
         agent.close().unwrap();
-        all.push(at("closed", &agent));
-        all
+        [fresh, killed, torn, at(&agent)]
+    }
+
+    fn agent_on(&self, sim: Sim) -> Agent {
+        let mut agent = Agent::new(sim, self.mode);
+        agent.oracle = self.oracle.clone();
+        agent
     }
 }
 
-/// The calls of a session.
+/// What was found, with one example of each.
+type Found = BTreeMap<(Row, When), BTreeMap<Verdict, usize>>;
+
+#[derive(Default)]
+struct Lies {
+    /// By the hash of the disk.
+    looks: Mutex<HashMap<u64, Arc<Look>>>,
+    found: Mutex<Found>,
+    told: AtomicUsize,
+}
+
+impl Lies {
+    /// Tells the lies on two threads, and names the first one that is not as the table says.
+    fn tell(&self, cases: &[Case<'_>]) {
+        let next = AtomicUsize::new(0);
+        let wrong = Mutex::new(BTreeMap::new());
+        thread::scope(|scope| {
+            for _ in 0..2 {
+                scope.spawn(|| {
+                    while let Some(case) = cases.get(next.fetch_add(1, Ordering::Relaxed)) {
+                        if let Err(panic) = panic::catch_unwind(AssertUnwindSafe(|| self.tell_one(case))) {
+                            let what = panic.downcast::<String>().map_or_else(|_| String::new(), |what| *what);
+                            wrong.lock().unwrap().entry((case.row(), what.get(..30).unwrap_or_default().to_owned())).or_insert((case, what));
+                        }
+                    }
+                });
+            }
+        });
+        self.told.fetch_add(cases.len(), Ordering::Relaxed);
+        let wrong = wrong.into_inner().unwrap();
+        for ((row, _), (Case { beginning, calls, touch, lie, is_lasting }, what)) in &wrong {
+            let mode = beginning.mode;
+            report!("{row:?}: {mode:?} {calls:?} {touch:?} {lie:?} {is_lasting}\n{what:.1500}\n");
+        }
+        assert!(wrong.is_empty());
+    }
+
+    fn tell_one(&self, case: &Case<'_>) {
+        let sim = Sim::at(case.beginning.world.clone(), SEED);
+        match case.is_lasting {
+            true => sim.fail_from(case.touch.number, Failure::Lie(case.lie)),
+            false => sim.fail(case.touch.number, Failure::Lie(case.lie)),
+        }
+        let mut agent = case.beginning.agent_on(sim);
+        agent.takes_older_states = true;
+        let before = agent.oracle.current().clone();
+        let mut refused = Vec::new();
+        match agent.start() {
+            Ok(()) if *agent.oracle.current() == before => self.note(case, When::Opening, Verdict::Right),
+            Ok(()) => self.note(case, When::Opening, Verdict::Missed),
+            Err(error) => {
+                assert_names_the_place(&error);
+                self.note(case, When::Opening, Verdict::Refused);
+            }
+        }
+        for &call in case.calls {
+            if agent.is_open() {
+                refused.extend(agent.make(call).err());
+            }
+        }
+        refused.iter().for_each(assert_names_the_place);
+        let kept = agent.is_open().then(|| Kept::by(&agent));
+        if agent.is_open() {
+            let shown = shown_by(agent.store(), agent.store().is_other_key);
+            assert!(is_state(&shown, agent.oracle.current()), "shows {shown:?}");
+            let is_right = refused.is_empty() && is_whole(&shown);
+            self.note(case, When::Running, if is_right { Verdict::Right } else { Verdict::ValueRefused });
+        }
+        if agent.sim.ops() > case.touch.number {
+            self.end(case, &agent, kept, [When::Killed, When::KilledAndCut]);
+        }
+        if agent.is_open() && agent.close().is_ok() {
+            self.end(case, &agent, kept, [When::Closed, When::ClosedAndCut]);
+        }
+    }
+
+    /// The process has ended. The next one starts at once, or after a power cut.
+    fn end(&self, case: &Case<'_>, agent: &Agent, kept: Option<Kept>, [at_once, cut]: [When; 2]) {
+        let world = agent.sim.world();
+        self.look(case, agent, kept, at_once, &world);
+        let mut evicted = world.clone();
+        evicted.drop_caches();
+        // The next process would find the same, but what the disk has not got.
+        self.look(case, agent, kept, if world.has_lost() { cut } else { at_once }, &evicted);
+        crash::some_images(&world, 7, CUTS, &mut |image| self.look(case, agent, kept, cut, &World::of(image)));
+        backups_are_whole_or_refused(case, agent, &evicted);
+    }
+
+    fn look(&self, case: &Case<'_>, agent: &Agent, kept: Option<Kept>, when: When, world: &World) {
+        let look = self.look_at(world);
+        let verdict = |found: &Result<Shown>| verdict(found, agent, look.is_torn);
+        let (live, at) = verdict(&look.live);
+        self.note(case, when, live);
+        if let Some(at) = at {
+            let missed = agent.oracle.history().len() - agent.oracle.allowed().len() - at;
+            assert!(case.missed_max().is_none_or(|max| missed <= max), "{when:?}: {missed} records are missed");
+            if let Some(Kept { anchor, at: kept_at }) = kept {
+                assert!(at >= kept_at || is_refused_by(anchor, world), "{when:?}: {anchor} does not show it");
+            }
+        }
+        // Reading everything notices no less. What an index file covers, it may take for a torn tail.
+        let (everything, _) = verdict(&look.everything);
+        assert!(
+            everything == live || everything == Verdict::Refused || world.has_lost(),
+            "{when:?}: {everything:?}"
+        );
+        // A reader does not look for a log that has lost its name.
+        let (snapshot, _) = verdict(&look.snapshot);
+        let is_as_good = snapshot == live || world.has_lost() || matches!(case.row(), Row::Syncs | Row::Folder);
+        assert!(is_as_good, "{when:?}: {live:?}, but a snapshot {snapshot:?} {:?}", look.live.as_ref().err());
+        let is_noticed = matches!(live, Verdict::Refused | Verdict::ValueRefused);
+        // There verify looks at the log alone.
+        let is_in_the_way = matches!(look.live, Err(Error::Invalid { .. }));
+        assert!(!is_noticed || is_in_the_way || !look.is_intact || world.has_lost(), "{when:?}: verify finds no fault");
+    }
+
+    fn look_at(&self, world: &World) -> Arc<Look> {
+        if world.has_lost() {
+            return Arc::new(Look::at(world));
+        }
+        let hash = world::hash(&world.live());
+        if let Some(look) = self.looks.lock().unwrap().get(&hash) {
+            return Arc::clone(look);
+        }
+        let look = Arc::new(Look::at(world));
+        self.looks.lock().unwrap().insert(hash, Arc::clone(&look));
+        look
+    }
+
+    fn note(&self, case: &Case<'_>, when: When, verdict: Verdict) {
+        let row = case.row();
+        *self.found.lock().unwrap().entry((row, when)).or_default().entry(verdict).or_default() += 1;
+        let is_allowed = match verdict {
+            Verdict::Right => true,
+            Verdict::ValueRefused | Verdict::Refused => row.may_be_noticed(when),
+            Verdict::Missed | Verdict::MissedAsTornTail => row.may_be_missed(when),
+        };
+        assert!(is_allowed, "{when:?}: {verdict:?}");
+    }
+}
+
+/// What a caller has kept outside the store.
+#[derive(Clone, Copy)]
+struct Kept {
+    anchor: Anchor,
+    /// Which state of the history it stands for.
+    at: usize,
+}
+
+impl Kept {
+    fn by(agent: &Agent) -> Kept {
+        let at = agent.oracle.history().len() - agent.oracle.allowed().len();
+        Kept { anchor: agent.store().anchor(), at }
+    }
+}
+
+/// The verdict, and if the state is an older one, which state of the history it is.
+fn verdict(found: &Result<Shown>, agent: &Agent, is_torn: bool) -> (Verdict, Option<usize>) {
+    let shown = match found {
+        Ok(shown) => shown,
+        Err(error) => {
+            assert_names_the_place(error);
+            return (Verdict::Refused, None);
+        }
+    };
+    if agent.oracle.allowed().iter().any(|state| is_state(shown, state)) {
+        return (if is_whole(shown) { Verdict::Right } else { Verdict::ValueRefused }, None);
+    }
+    let history = agent.oracle.history();
+    let at = history.iter().rposition(|state| is_state(shown, state));
+    assert!(at.is_some(), "shows what never was: {shown:?}, not among {history:#?}");
+    (if is_torn { Verdict::MissedAsTornTail } else { Verdict::Missed }, at)
+}
+
+fn backups_are_whole_or_refused(case: &Case<'_>, agent: &Agent, world: &World) {
+    for backup in &agent.backups {
+        let mut image = world.live();
+        let Some(content) = image.remove(&backup.path) else { continue };
+        let disk = World::of(&[(Path::new(PATH).to_owned(), content)].into());
+        match Look::at(&disk).live {
+            Ok(shown) => assert!(is_state(&shown, &backup.holds), "a backup shows {shown:?}"),
+            Err(error) => {
+                assert_names_the_place(&error);
+                let is_done = backup.must_be_there(agent.sim.ops());
+                assert!(!is_done || case.row() != Row::NewFile, "a backup that was reported: {error}");
+            }
+        }
+    }
+}
+
+#[test]
+fn no_lie_of_the_disk_leads_to_a_wrong_answer() {
+    let begun = Instant::now();
+    let lies = Lies::default();
+    let beginnings: Vec<_> = MODES.into_iter().flat_map(Beginning::all).collect();
+    let singles = CALLS.map(|call| [call]);
+    let pairs: Vec<_> = CALLS.iter().flat_map(|&first| CALLS.map(|second| [first, second])).collect();
+    let (single_step, pair_step) = depth::lie_steps();
+    for (sessions, step) in [
+        (singles.iter().map(|it| &it[..]).collect::<Vec<_>>(), single_step),
+        (pairs.iter().map(|it| &it[..]).collect(), pair_step),
+    ] {
+        let mut at = 0;
+        for beginning in &beginnings {
+            // Not all at once: there are half a million.
+            let cases = sessions.iter().flat_map(|calls| Case::all(beginning, calls));
+            let chosen: Vec<_> = cases
+                .filter(|_| {
+                    at += 1;
+                    at % step == 0
+                })
+                .collect();
+            lies.tell(&chosen);
+        }
+    }
+    let (told, looks) = (lies.told.into_inner(), lies.looks.into_inner().unwrap().len());
+    let found = lies.found.into_inner().unwrap();
+    for ((row, when), verdicts) in &found {
+        report!("{row:?} {when:?}: {verdicts:?}");
+    }
+    report!("{told} lies, {looks} distinct disks in {:.1?}", begun.elapsed());
+}
+
+const MODES: [Mode; 3] = [Mode::Sync, Mode::Buffered, Mode::Indexed];
 const CALLS: [Call; 17] = [
     Call::SaveConfig { len: 1200 },
     Call::Enqueue { job: 0, len: 60 },
@@ -230,230 +487,26 @@ const CALLS: [Call; 17] = [
     Call::ReopenRekeyed,
     Call::Backup,
 ];
+const SEED: u64 = 5;
+/// How many images of a power cut are looked at.
+const CUTS: usize = 4;
+const FRAMES_AT: usize = 8192;
 
-/// A session in which one operation lies.
-struct Case<'a> {
-    beginning: &'a Beginning,
-    calls: &'a [Call],
-    touch: Touch,
-    lie: Lie,
-}
-
-impl Case<'_> {
-    fn name(&self) -> String {
-        let Case { beginning: Beginning { name, mode, .. }, calls, touch, lie } = self;
-        format!("{mode:?} {name} {calls:?}: {touch:?} {lie:?}")
-    }
-
-    fn row(&self) -> String {
-        let about = match (&self.touch.about, self.touch.name.as_str()) {
-            (About::Write { range, .. }, "state.db") if range.start < 4096 => "header",
-            (About::Write { range, .. }, "state.db") if range.start < 8192 => "mark",
-            (About::Write { is_zero: true, .. }, "state.db") => "zeros",
-            (About::SyncDir, _) => "folder",
-            (_, name) => name,
-        };
-        let what = match self.lie {
-            Lie::LostWrite => "lost write",
-            Lie::WroteAt(_) | Lie::WroteToFile(_) => "wrote elsewhere",
-            Lie::LostSync(how) => match how {
-                FailedSync::LosesAll => "lost sync",
-                FailedSync::LosesSome => "half a sync",
-                FailedSync::KeepsAll => "late sync",
-            },
-            Lie::Stale(_) => "stale read",
-            Lie::StaleForGood(_) => "stale for good",
-            Lie::ReadAnother(..) => "read another",
-        };
-        let sector = match self.lie {
-            Lie::Stale(n) | Lie::StaleForGood(n) | Lie::ReadAnother(n, _) if about == "state.db" => match n {
-                0..8 => " header",
-                8..16 => " mark",
-                _ => " frames",
-            },
-            _ => "",
-        };
-        format!("{what} {about}{sector}")
-    }
-}
-
-/// The lies that are tried in the place of an operation.
-fn lies_about(touch: &Touch) -> Vec<Lie> {
-    match &touch.about {
-        About::Sync => {
-            [FailedSync::LosesAll, FailedSync::LosesSome, FailedSync::KeepsAll].map(Lie::LostSync).into()
-        }
-        About::SyncDir => vec![Lie::LostSync(FailedSync::KeepsAll)],
-        About::Write { range, is_zero: true } if range.start > 0 => {
-            vec![Lie::LostWrite, Lie::WroteAt(0), Lie::WroteAt(8192), Lie::WroteToFile(0)]
-        }
-        About::Write { range, .. } => {
-            let at = range.start;
-            let near = [at.wrapping_sub(512), at + 512, at.wrapping_sub(4096), at + 4096];
-            let far = [0, 2048, 4096, 6144, 8192];
-            let mut places: Vec<u64> = near.into_iter().chain(far).filter(|&to| to < 1 << 40 && to != at).collect();
-            places.sort_unstable();
-            places.dedup();
-            let elsewhere = places.into_iter().map(Lie::WroteAt);
-            let mut lies = vec![Lie::LostWrite, Lie::WroteToFile(0), Lie::WroteToFile(1)];
-            lies.extend(elsewhere);
-            lies
-        }
-        About::Read { nonzero, older } => {
-            let ends = |numbers: &[usize]| {
-                let all = numbers.iter().copied().enumerate();
-                all.filter(|(i, _)| *i < 3 || i + 4 > numbers.len()).map(|(_, n)| n).collect::<Vec<_>>()
-            };
-            let stale = ends(older).into_iter().flat_map(|n| [Lie::Stale(n), Lie::StaleForGood(n)]);
-            let others = |n: usize| [n + 1, n.saturating_sub(1), 16].map(|other| Lie::ReadAnother(n, other));
-            stale.chain(ends(nonzero).into_iter().flat_map(others)).collect()
-        }
-    }
-}
-
-/// All lies in a session.
-fn cases<'a>(beginning: &'a Beginning, calls: &'a [Call]) -> Vec<Case<'a>> {
-    let sim = Sim::at(beginning.world.clone(), 5);
-    sim.record_touches();
-    let mut agent = Agent::new(sim, beginning.mode);
-    agent.oracle = beginning.oracle.clone();
-    agent.start().unwrap();
-    for &call in calls {
-        agent.make(call).unwrap();
-    }
-    drop(shown!(&**agent.store(), agent.store().is_other_key));
-    let touches = { agent.close().unwrap(); agent.sim.take_touches() };
-    let case = |touch: Touch| {
-        lies_about(&touch).into_iter().map(move |lie| Case { beginning, calls, touch: touch.clone(), lie })
-    };
-    touches.into_iter().flat_map(case).collect()
-}
-
-#[derive(Default)]
-struct Tally {
-    looks: Mutex<HashMap<u64, Arc<Look>>>,
-    counts: Mutex<BTreeMap<(String, &'static str), BTreeMap<Verdict, (usize, String)>>>,
-}
-
-impl Tally {
-    fn look(&self, world: &World) -> Arc<Look> {
-        if world.has_lost() {
-            return Arc::new(Look::at(world));
-        }
-        let hash = world::hash(&world.live());
-        if let Some(look) = self.looks.lock().unwrap().get(&hash) {
-            return Arc::clone(look);
-        }
-        let look = Arc::new(Look::at(world));
-        self.looks.lock().unwrap().insert(hash, Arc::clone(&look));
-        look
-    }
-
-    fn count(&self, case: &Case<'_>, when: &'static str, verdict: Verdict) {
-        let mut counts = self.counts.lock().unwrap();
-        let of_row = counts.entry((case.row(), when)).or_default();
-        of_row.entry(verdict).or_insert_with(|| (0, case.name())).0 += 1;
-    }
-
-    fn check(&self, case: &Case<'_>) {
-        let sim = Sim::at(case.beginning.world.clone(), 5);
-        sim.fail(case.touch.number, Failure::Lie(case.lie));
-        let mut agent = Agent::new(sim, case.beginning.mode);
-        agent.oracle = case.beginning.oracle.clone();
-        agent.takes_older_states = true;
-        let before = agent.oracle.current().clone();
-        let mut refused = Vec::new();
-        let started = agent.start();
-        if started.is_ok() {
-            let is_right = *agent.oracle.current() == before;
-            self.count(case, "open", if is_right { Verdict::Right } else { Verdict::Older });
-            for &call in case.calls {
-                if agent.is_open() {
-                    refused.extend(agent.make(call).err());
-                }
-            }
-        } else {
-            self.count(case, "open", Verdict::RefusesToOpen);
-        }
-        refused.extend(started.err());
-        if agent.is_open() {
-            let shown = shown!(&**agent.store(), agent.store().is_other_key);
-            assert!(is_state(&shown, agent.oracle.current()), "{shown:?}");
-            let has_refused = !refused.is_empty() || !is_whole(&shown);
-            self.count(case, "running", if has_refused { Verdict::RefusesValues } else { Verdict::Right });
-        }
-        refused.iter().for_each(assert_names_the_place);
-        if agent.sim.ops() > case.touch.number {
-            self.endings(case, &agent, "killed");
-        }
-        if agent.is_open() && agent.close().is_ok() {
-            self.endings(case, &agent, "closed");
-        }
-    }
-
-    fn endings(&self, case: &Case<'_>, agent: &Agent, how: &'static str) {
-        let world = agent.sim.world();
-        self.ending(case, agent, how, &world);
-        if world.has_lost() {
-            let mut evicted = world.clone();
-            evicted.drop_caches();
-            self.ending(case, agent, if how == "killed" { "killed, evicted" } else { "closed, evicted" }, &evicted);
-        }
-        let cut = if how == "killed" { "killed, cut" } else { "closed, cut" };
-        crash::some_images(&world, 7, 4, &mut |image| self.ending(case, agent, cut, &World::of(image)));
-    }
-
-    fn ending(&self, case: &Case<'_>, agent: &Agent, when: &'static str, world: &World) {
-        let look = self.look(world);
-        let (allowed, history) = (agent.oracle.allowed(), agent.oracle.history());
-        let verdict = |found, torn| Verdict::of(found, torn, allowed, history);
-        let live = verdict(&look.live, look.torn);
-        let everything = verdict(&look.everything, look.torn);
-        let snapshot = verdict(&look.snapshot, look.torn);
-        self.count(case, when, live);
-        assert!(everything == live || everything == Verdict::RefusesToOpen, "{when}: {live:?} {everything:?}");
-    }
-}
-
-#[test]
-fn lies() {
-    let beginnings: Vec<_> =
-        [Mode::Sync, Mode::Buffered, Mode::Indexed].into_iter().flat_map(Beginning::all).collect();
-    let singles = CALLS.map(|call| [call]);
-    let sessions = beginnings.iter().flat_map(|it| singles.iter().map(move |calls| (it, &calls[..])));
-    let cases: Vec<_> = sessions.flat_map(|(beginning, calls)| cases(beginning, calls)).collect();
-    let step = depth::lie_step();
-    let cases: Vec<_> = cases.iter().step_by(step).collect();
-    println!("{} cases", cases.len());
-    let tally = Tally::default();
-    let next = AtomicUsize::new(0);
-    let failed = Mutex::new(BTreeMap::<String, (usize, String)>::new());
-    thread::scope(|scope| {
-        for _ in 0..2 {
-            scope.spawn(|| {
-                while let Some(case) = cases.get(next.fetch_add(1, Ordering::Relaxed)) {
-                    if let Err(panic) = panic::catch_unwind(AssertUnwindSafe(|| tally.check(case))) {
-                        let text = panic.downcast::<String>().map_or("?".to_owned(), |text| *text);
-                        failed.lock().unwrap().entry(case.row()).or_insert((0, format!("{}\n{text}", case.name()))).0 += 1;
-                    }
-                }
-            });
-        }
-    });
-    for ((row, when), verdicts) in tally.counts.lock().unwrap().iter() {
-        println!("{row} | {when} | {}", verdicts.iter().map(|(v, (n, _))| format!("{v:?} {n}")).collect::<Vec<_>>().join(", "));
-    }
-    println!("{} looks", tally.looks.lock().unwrap().len());
-    for ((row, when), verdicts) in tally.counts.lock().unwrap().iter() {
-        for (v, (_, name)) in verdicts.iter().filter(|(v, _)| matches!(v, Verdict::Older | Verdict::Torn)) {
-            println!("EXAMPLE {row} | {when} | {v:?} | {name}");
-        }
-    }
-    let failed = failed.into_inner().unwrap();
-    for (row, (n, text)) in &failed {
-        println!("FAILED {row}: {n}: {}", &text[..text.len().min(1500)]);
-    }
-    assert!(failed.is_empty());
+/// The disk after the process was killed in the middle of one more record, and what there is of that.
+fn torn_after(agent: &Agent) -> (World, Vec<u8>) {
+    let log = Path::new(PATH);
+    let mut next = Agent::new(Sim::at(agent.sim.world(), SEED), Mode::Sync);
+    next.oracle = agent.oracle.clone();
+    next.start().unwrap();
+    let end = next.sim.live()[log].trimmed_bytes().len();
+    next.make(Call::Enqueue { job: 3, len: 2000 }).unwrap();
+    next.kill();
+    let mut world = next.sim.world();
+    let inode = world.named(log).unwrap();
+    world.inode_mut(inode).write(&[0; 4096], end as u64 + 1000);
+    world.inode_mut(inode).sync();
+    let tail = world.live()[log].trimmed_bytes().split_off(end);
+    (world, tail)
 }
 
 /// Nothing vouches for the last record of a killed process. If the log is taken to end before it, the next record
@@ -472,7 +525,7 @@ fn a_last_record_that_one_read_does_not_show_is_found_by_the_second_reading() {
     let mut lies = 0;
     for touch in sim.take_touches() {
         let About::Read { older, .. } = &touch.about else { continue };
-        for &sector in older.iter().filter(|&&sector| sector >= 16) {
+        for &sector in older.iter().filter(|&&sector| sector * SECTOR_LEN >= FRAMES_AT) {
             let sim = Sim::at(world.clone(), 1);
             sim.fail(touch.number, Failure::Lie(Lie::Stale(sector)));
             match survival::take(&sim) {
@@ -483,4 +536,65 @@ fn a_last_record_that_one_read_does_not_show_is_found_by_the_second_reading() {
         }
     }
     assert!(lies > 4, "{lies}");
+}
+
+/// Nothing that is written later could be read without its header.
+#[test]
+fn a_new_store_whose_header_is_not_on_the_disk_is_refused_at_once() {
+    let create = |lie: Option<(usize, Lie)>| {
+        let sim = Sim::new(mix(11));
+        lie.into_iter().for_each(|(n, lie)| sim.fail(n, Failure::Lie(lie)));
+        sim.record_touches();
+        let opened = open(&sim, Mode::Sync).map(drop);
+        (sim, opened)
+    };
+    let mut lies = 0;
+    for touch in create(None).0.take_touches().into_iter().filter(|touch| touch.name == "state.db.new") {
+        let wrong = match touch.about {
+            About::Write { .. } => vec![Lie::LostWrite, Lie::WroteAt(512)],
+            About::Sync => vec![Lie::LostSync(FailedSync::LosesAll)],
+            _ => continue,
+        };
+        for lie in wrong {
+            let (sim, opened) = create(Some((touch.number, lie)));
+            assert!(matches!(opened, Err(Error::Corrupt { offset: 0, .. })), "{touch:?} {lie:?}: {opened:?}");
+            assert!(sim.live().is_empty());
+            lies += 1;
+        }
+    }
+    assert_eq!(lies, 3);
+}
+
+/// Else its bytes would be nowhere.
+#[test]
+fn a_torn_tail_is_cut_off_only_once_its_copy_is_on_the_disk() {
+    let mut agent = Agent::new(Sim::new(mix(13)), Mode::Sync);
+    agent.start().unwrap();
+    agent.make(Call::Enqueue { job: 0, len: 30 }).unwrap();
+    let (world, tail) = torn_after(&agent);
+    let sim = Sim::at(world.clone(), 1);
+    sim.record_touches();
+    drop(open(&sim, Mode::Sync).unwrap());
+    let mut lies = 0;
+    for touch in sim.take_touches().into_iter().filter(|touch| touch.name.contains(".torn-")) {
+        let wrong = match touch.about {
+            About::Write { .. } => vec![Lie::LostWrite, Lie::WroteAt(512), Lie::WroteToFile(0)],
+            About::Sync => [FailedSync::LosesAll, FailedSync::LosesSome].map(Lie::LostSync).into(),
+            _ => continue,
+        };
+        for lie in wrong {
+            let sim = Sim::at(world.clone(), 1);
+            sim.fail(touch.number, Failure::Lie(lie));
+            let opened = open(&sim, Mode::Sync).map(drop);
+            let is_refused =
+                matches!(&opened, Err(Error::Corrupt { path, .. }) if path.ends_with("state.db.torn-1"));
+            assert!(is_refused, "{touch:?} {lie:?}: {opened:?}");
+            let mut world = sim.world();
+            world.drop_caches();
+            let holds_tail = |content: &Content| content.trimmed_bytes().windows(tail.len()).any(|it| it == tail);
+            assert!(lie == Lie::WroteToFile(0) || world.live().values().any(holds_tail), "{touch:?} {lie:?}");
+            lies += 1;
+        }
+    }
+    assert_eq!(lies, 5);
 }

@@ -18,4 +18,5 @@ mod full_disk;
 mod lying_disks;
 mod outsider;
 mod put_in_place;
+mod shown;
 mod survival;
