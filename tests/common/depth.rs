@@ -151,7 +151,17 @@ pub(crate) fn sixteenths_step() -> usize {
     choose(5, 1)
 }
 
-/// `lying_disks`: of the lies in sessions of one call, and of two, one in this many is told.
-pub(crate) fn lie_steps() -> (usize, usize) {
-    choose((31, 7001), (1, 97))
+/// `lying_disks`: of the lies in a history of one call, one in this many is told.
+pub(crate) fn lie_step() -> usize {
+    choose(31, 1)
+}
+
+/// `lying_disks`: of the histories of two calls, one in this many is tried.
+pub(crate) fn lied_pairs_step() -> usize {
+    choose(41, 5)
+}
+
+/// `lying_disks`: of the lies in such a history, one in this many is told.
+pub(crate) fn lie_in_pairs_step() -> usize {
+    choose(97, 19)
 }

@@ -65,7 +65,7 @@ pub(super) fn shown_by(store: &Store, is_other_key: bool) -> Shown {
     shown!(store, is_other_key)
 }
 
-fn shown_by_snapshot(snapshot: &Snapshot, is_other_key: bool) -> Shown {
+pub(super) fn shown_by_snapshot(snapshot: &Snapshot, is_other_key: bool) -> Shown {
     shown!(snapshot, is_other_key)
 }
 
