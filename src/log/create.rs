@@ -71,10 +71,7 @@ pub(crate) fn create_log(
 fn check(file: &dyn File, path: &Path, written: &[u8]) -> Result<()> {
     storage::drop_cache_if_allowed(file, 0..written.len() as u64)
         .map_err(|source| Error::io("drop the page cache of", path, source))?;
-    if read_first_pages(file, path)? == written {
-        return Ok(());
-    }
-    Err(Error::corrupt(path, 0, "the file does not contain what was written to it"))
+    if read_first_pages(file, path)? == written { Ok(()) } else { Err(storage::not_as_written("create", path)) }
 }
 
 /// The error for a file that another process is writing.

@@ -223,7 +223,7 @@ impl Part<'_> {
             .read(|bytes, at| storage::write_all_at(&*file, bytes, at).map_err(&write_error))
             // Guards against a power cut after the caller has removed the original.
             .and_then(|()| file.sync_data().map_err(&write_error))
-            .and_then(|()| self.check_copy(&*file, to));
+            .and_then(|()| self.check_copy(&*file, to, operation));
         match copied {
             Ok(()) => Ok(id),
             Err(error) => {
@@ -235,13 +235,10 @@ impl Part<'_> {
     }
 
     /// Fails if the copy, read from the disk, does not have the bytes of the part.
-    fn check_copy(&self, copy: &dyn File, to: &Path) -> Result<()> {
+    fn check_copy(&self, copy: &dyn File, to: &Path, operation: &'static str) -> Result<()> {
         storage::drop_cache_if_allowed(copy, 0..self.range.end - self.range.start)
             .map_err(|source| Error::io("drop the page cache of", to, source))?;
-        if self.is_copied_to(copy)? {
-            return Ok(());
-        }
-        Err(Error::corrupt(to, 0, "the copy does not contain what was written to it"))
+        if self.is_copied_to(copy)? { Ok(()) } else { Err(storage::not_as_written(operation, to)) }
     }
 
     /// Copies the part to `to`. Until the copy is complete, it is at `<to>.new`, so that a crash does not leave an

@@ -221,6 +221,13 @@ pub(crate) fn drop_cache_if_allowed(file: &dyn File, range: Range<u64>) -> io::R
     }
 }
 
+/// The error for a file that, read back, is not as it was written. Not `Corrupt`: the log is as it was, and is not
+/// to be salvaged.
+pub(crate) fn not_as_written(operation: &'static str, path: &Path) -> Error {
+    let source = io::Error::new(ErrorKind::InvalidData, "the disk does not return what was written to it");
+    Error::io(operation, path, source)
+}
+
 /// Writes all of `buf`. Fails with [`ErrorKind::WriteZero`] if a write takes no byte.
 pub(crate) fn write_all_at(file: &dyn File, buf: &[u8], offset: u64) -> io::Result<()> {
     let mut written = 0;

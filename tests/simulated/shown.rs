@@ -1,6 +1,7 @@
 //! What a store shows, if some of it is refused: each value by itself, and in each way to look.
 
 use std::collections::BTreeMap;
+use std::io::ErrorKind;
 use std::sync::Arc;
 
 use backupy_state::testing::{open_snapshot_on, verify_on};
@@ -107,6 +108,7 @@ pub(super) fn assert_names_the_place(error: &Error) {
             path.starts_with("/sim")
         }
         Error::Invalid { what, .. } => what.starts_with("/sim/") && what.contains("is in the way"),
+        Error::Io { path, source, .. } => path.starts_with("/sim") && source.kind() == ErrorKind::InvalidData,
         // The store takes no more calls once a write or a sync has failed.
         Error::Failed { .. } => true,
         _ => false,
