@@ -9,7 +9,7 @@
 //! the bytes in at least one file. What counts as a torn tail or as damage is decided in `scan`. Implements steps
 //! T4 to T8 and D1 to D2 of *Opening* of FORMAT.md.
 
-use std::io::ErrorKind;
+use std::io::{self, ErrorKind};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
@@ -175,7 +175,7 @@ fn is_durable_copy_of(storage: &dyn Storage, name: &Path, part: &Part<'_>) -> Re
         return Ok(false);
     }
     // After a failed sync, another copy is made.
-    Ok(part.is_copied_to(&*kept)? && kept.sync_data().is_ok())
+    Ok(matches!(part.is_copied_to(&*kept)?, Ok(true)) && kept.sync_data().is_ok())
 }
 
 /// A part of a file.
@@ -201,13 +201,15 @@ impl Part<'_> {
         Ok(())
     }
 
-    /// Whether the bytes of the part are in `copy`.
-    fn is_copied_to(&self, copy: &dyn File) -> Result<bool> {
+    /// Whether the bytes of the part are in `copy`. The inner error is that of reading the copy.
+    fn is_copied_to(&self, copy: &dyn File) -> Result<io::Result<bool>> {
         let mut copied = vec![0; COPY_LEN];
-        let mut is_equal = true;
+        let mut is_equal = Ok(true);
         self.read(|bytes, at| {
-            let copied = &mut copied[..bytes.len()];
-            is_equal &= storage::read_exact_at(copy, copied, at).is_ok() && copied == bytes;
+            if matches!(is_equal, Ok(true)) {
+                let copied = &mut copied[..bytes.len()];
+                is_equal = storage::read_exact_at(copy, copied, at).map(|()| copied == bytes);
+            }
             Ok(())
         })?;
         Ok(is_equal)
@@ -238,7 +240,11 @@ impl Part<'_> {
     fn check_copy(&self, copy: &dyn File, to: &Path, operation: &'static str) -> Result<()> {
         storage::drop_cache_if_allowed(copy, 0..self.range.end - self.range.start)
             .map_err(|source| Error::io("drop the page cache of", to, source))?;
-        if self.is_copied_to(copy)? { Ok(()) } else { Err(storage::not_as_written(operation, to)) }
+        match self.is_copied_to(copy)? {
+            Ok(true) => Ok(()),
+            Ok(false) => Err(storage::not_as_written(operation, to)),
+            Err(source) => Err(Error::io("read", to, source)),
+        }
     }
 
     /// Copies the part to `to`. Until the copy is complete, it is at `<to>.new`, so that a crash does not leave an
