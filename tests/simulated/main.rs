@@ -18,5 +18,7 @@ mod full_disk;
 mod lying_disks;
 mod outsider;
 mod put_in_place;
+mod read_again;
 mod shown;
 mod survival;
+mod told_lies;
