@@ -24,15 +24,18 @@ macro_rules! shown {
                 shown.insert(name, read.unwrap_or(None));
             }
         };
-        show(CONFIG.to_owned(), store.load_config().map(|it| it.map(|it| numbered(it.version, &it.raw))));
-        let of_session = |it: Session| numbered(it.server_time_ms as u64, it.session_id.as_bytes());
+        show(
+            CONFIG.to_owned(),
+            store.load_config().map(|it| it.map(|it| numbered(it.version.cast_signed(), &it.raw))),
+        );
+        let of_session = |it: Session| numbered(it.server_time_ms, it.session_id.as_bytes());
         show(SESSION.to_owned(), store.load_session().map(|it| it.map(of_session)));
-        show(HEARTBEAT.to_owned(), store.last_heartbeat().map(|it| it.map(|it| numbered(it as u64, b""))));
+        show(HEARTBEAT.to_owned(), store.last_heartbeat().map(|it| it.map(|it| numbered(it, b""))));
         for run_id in store.run_ids() {
             show(job(&run_id), store.job(&run_id).map(|it| it.map(|it| it.payload)));
         }
         for (i, it) in store.logs().enumerate() {
-            show(event(i), it.map(|it| Some(numbered(it.ts_ms as u64, &it.payload))));
+            show(event(i), it.map(|it| Some(numbered(it.ts_ms, &it.payload))));
         }
         for key in store.data_keys("") {
             show(data(&key), store.data(&key));
@@ -58,7 +61,7 @@ fn data(key: &str) -> String {
     format!("data {key}")
 }
 
-fn numbered(number: u64, bytes: &[u8]) -> Vec<u8> {
+fn numbered(number: i64, bytes: &[u8]) -> Vec<u8> {
     [&number.to_be_bytes(), bytes].concat()
 }
 
@@ -76,13 +79,13 @@ fn expected(model: &Model) -> Shown {
     let mut expect = |name: String, value: Vec<u8>| {
         expected.insert(name, Some(value));
     };
-    model.config.iter().for_each(|(version, raw)| expect(CONFIG.to_owned(), numbered(*version, raw)));
+    model.config.iter().for_each(|(version, raw)| expect(CONFIG.to_owned(), numbered(version.cast_signed(), raw)));
     let session = model.session.iter();
-    session.for_each(|(id, time)| expect(SESSION.to_owned(), numbered(*time as u64, id.as_bytes())));
-    model.heartbeat.iter().for_each(|time| expect(HEARTBEAT.to_owned(), numbered(*time as u64, b"")));
+    session.for_each(|(id, time)| expect(SESSION.to_owned(), numbered(*time, id.as_bytes())));
+    model.heartbeat.iter().for_each(|time| expect(HEARTBEAT.to_owned(), numbered(*time, b"")));
     model.jobs.iter().for_each(|(run_id, payload)| expect(job(run_id), payload.clone()));
     let events = model.logs.iter().enumerate();
-    events.for_each(|(i, (ts_ms, payload))| expect(event(i), numbered(*ts_ms as u64, payload)));
+    events.for_each(|(i, (ts_ms, payload))| expect(event(i), numbered(*ts_ms, payload)));
     model.data.iter().for_each(|(key, value)| expect(data(key), value.clone()));
     expected
 }
