@@ -186,11 +186,7 @@ impl LogBuilder {
     }
 
     fn drop_cache(&self, range: Range<u64>) -> Result<()> {
-        match self.file.file.drop_cache(range) {
-            // In a sandbox that does not allow this, the check reads what is in the page cache.
-            Err(error) if storage::is_refused(&error) => Ok(()),
-            dropped => dropped.map_err(self.file.io("drop the page cache of")),
-        }
+        storage::drop_cache_if_allowed(&*self.file.file, range).map_err(self.file.io("drop the page cache of"))
     }
 
     fn not_as_written(&self, offset: u64) -> Error {

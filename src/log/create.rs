@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::file::LogFile;
-use super::header::{parse_first_pages, with_keys};
+use super::header::{parse_first_pages, read_first_pages, with_keys};
 use crate::crypto::keys::{GenerationId, Prk};
 use crate::format::header::{self, Header};
 use crate::storage::{self, Access, File, Storage};
@@ -55,6 +55,7 @@ pub(crate) fn create_log(
             .map_err(storage::full_or_io("create", path))
     };
     let created = locked.and_then(|()| written()).and_then(|()| {
+        check(&*file, temporary, &pages)?;
         let header = parse_first_pages(&pages, path)?;
         // A log that is to have a base does not have one yet.
         let (log, _) = with_keys(Arc::clone(&file), path, key, &header, &pages)?;
@@ -64,6 +65,13 @@ pub(crate) fn create_log(
         // If this fails too, the file remains as after a crash.
         let _ = storage.remove_file(temporary, file.id());
     })
+}
+
+/// Reads the first pages back from the disk: without them, nothing that is written later could be read.
+fn check(file: &dyn File, path: &Path, written: &[u8]) -> Result<()> {
+    storage::drop_cache_if_allowed(file, 0..written.len() as u64)
+        .map_err(|source| Error::io("drop the page cache of", path, source))?;
+    if read_first_pages(file, path)? == written { Ok(()) } else { Err(storage::not_as_written("create", path)) }
 }
 
 /// The error for a file that another process is writing.

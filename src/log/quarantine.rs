@@ -9,7 +9,7 @@
 //! the bytes in at least one file. What counts as a torn tail or as damage is decided in `scan`. Implements steps
 //! T4 to T8 and D1 to D2 of *Opening* of FORMAT.md.
 
-use std::io::ErrorKind;
+use std::io::{self, ErrorKind};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
@@ -174,15 +174,8 @@ fn is_durable_copy_of(storage: &dyn Storage, name: &Path, part: &Part<'_>) -> Re
     if kept.len().ok() != Some(part.range.end - part.range.start) {
         return Ok(false);
     }
-    let mut kept_bytes = vec![0; COPY_LEN];
-    let mut is_equal = true;
-    part.read(|bytes, at| {
-        let kept_bytes = &mut kept_bytes[..bytes.len()];
-        is_equal &= storage::read_exact_at(&*kept, kept_bytes, at).is_ok() && kept_bytes == bytes;
-        Ok(())
-    })?;
     // After a failed sync, another copy is made.
-    Ok(is_equal && kept.sync_data().is_ok())
+    Ok(matches!(part.is_copied_to(&*kept)?, Ok(true)) && kept.sync_data().is_ok())
 }
 
 /// A part of a file.
@@ -208,8 +201,22 @@ impl Part<'_> {
         Ok(())
     }
 
-    /// Copies the part to a new file at `to`, and syncs its contents. The name is not durable yet. After an error,
-    /// the new file is removed.
+    /// Whether the bytes of the part are in `copy`. The inner error is that of reading the copy.
+    fn is_copied_to(&self, copy: &dyn File) -> Result<io::Result<bool>> {
+        let mut copied = vec![0; COPY_LEN];
+        let mut is_equal = Ok(true);
+        self.read(|bytes, at| {
+            if matches!(is_equal, Ok(true)) {
+                let copied = &mut copied[..bytes.len()];
+                is_equal = storage::read_exact_at(copy, copied, at).map(|()| copied == bytes);
+            }
+            Ok(())
+        })?;
+        Ok(is_equal)
+    }
+
+    /// Copies the part to a new file at `to`, syncs its contents, and reads them back from the disk: the caller
+    /// removes the original. The name is not durable yet. After an error, the new file is removed.
     fn copy_to(&self, storage: &dyn Storage, to: &Path, operation: &'static str) -> Result<FileId> {
         let write_error = full_or_io(operation, to);
         let file = storage.open(to, Access::CreateNew).map_err(storage::create_error(operation, to))?;
@@ -217,7 +224,8 @@ impl Part<'_> {
         let copied = self
             .read(|bytes, at| storage::write_all_at(&*file, bytes, at).map_err(&write_error))
             // Guards against a power cut after the caller has removed the original.
-            .and_then(|()| file.sync_data().map_err(&write_error));
+            .and_then(|()| file.sync_data().map_err(&write_error))
+            .and_then(|()| self.check_copy(&*file, to, operation));
         match copied {
             Ok(()) => Ok(id),
             Err(error) => {
@@ -225,6 +233,17 @@ impl Part<'_> {
                 let _ = storage.remove_file(to, id);
                 Err(error)
             }
+        }
+    }
+
+    /// Fails if the copy, read from the disk, does not have the bytes of the part.
+    fn check_copy(&self, copy: &dyn File, to: &Path, operation: &'static str) -> Result<()> {
+        storage::drop_cache_if_allowed(copy, 0..self.range.end - self.range.start)
+            .map_err(|source| Error::io("drop the page cache of", to, source))?;
+        match self.is_copied_to(copy)? {
+            Ok(true) => Ok(()),
+            Ok(false) => Err(storage::not_as_written(operation, to)),
+            Err(source) => Err(Error::io("read", to, source)),
         }
     }
 

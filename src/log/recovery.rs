@@ -9,9 +9,10 @@
 //! show bytes that the kernel has given up writing. So recovery syncs the file, drops the page cache, and reads
 //! again from the disk. Only the end needs this: a frame with durable_seq = n proves that frames 1 to n are
 //! durable, and so do the mark and the base for the frames up to theirs. So the second reading begins at the first
-//! frame that nothing vouches for, or a little before it, and ends with the last frame. The zeros after that are
-//! not read again: a writer never writes zeros over other bytes, so a disk that lost them has zeros too. If the
-//! second reading differs from the first, the whole log is read once more, and that reading counts.
+//! frame that nothing vouches for, or a little before it, and ends with the torn tail, or with the place of the
+//! next frame: if the first reading missed a frame there, the next record would be written over it. The zeros
+//! after that are not read again: a writer never writes zeros over other bytes, so a disk that lost them has zeros
+//! too. If the second reading differs from the first, the whole log is read once more, and that reading counts.
 //!
 //! Apart from zeros, recovery removes only a torn tail: bytes after the last whole frame that are not a frame, and
 //! that no later frame header proves to have been durable. `scan` distinguishes a torn tail from damage. The tail
@@ -33,6 +34,7 @@ use super::quarantine;
 use super::replay::Replay;
 use super::scan::{Concurrency, Ending, Scanned, Scanner};
 use super::writer::LogEnd;
+use crate::format::frame::FRAME_HEADER_LEN;
 use crate::format::header::Header;
 use crate::format::mark::Mark;
 use crate::format::position::LogPosition;
@@ -130,8 +132,7 @@ pub(crate) fn open(
         // Guards against a power cut that undoes a rename: a crash may have come between the rename of a creation
         // or a compaction and the sync of its folder.
         paths::sync(&*folder, path)?;
-        let Found { replay, ending, .. } = &found;
-        if !is_on_disk(&log, replay.recheck_from(ending.proven), replay.tip)? {
+        if !is_on_disk(&log, &found)? {
             found = Found::by_replay(&log, first, how)?;
         }
     }
@@ -210,19 +211,28 @@ fn read_by_index(storage: &dyn Storage, log: &LogFile, first: LogPosition, how: 
     replay.fits_log().then_some(Found { replay, ending, runs: Some(runs) })
 }
 
-/// Reads the frames between two positions again, from the disk. Returns whether they are there.
-fn is_on_disk(log: &LogFile, from: LogPosition, to: LogPosition) -> Result<bool> {
-    log.file.drop_cache(from.end..to.end).map_err(log.io("drop the page cache of"))?;
-    let mut scan = Scanner::up_to(log, from, to.end)?;
-    while scan.tip().seq < to.seq {
+/// Reads the end of the log again, from the disk. Returns whether it is as it was found: the frames that nothing
+/// vouches for, and what follows the last one.
+fn is_on_disk(log: &LogFile, found: &Found) -> Result<bool> {
+    let Found { replay, ending, .. } = found;
+    let (from, tip) = (replay.recheck_from(ending.proven), replay.tip);
+    // A frame that the first reading missed may be longer than what was taken for a torn tail. Where there was
+    // none, the place of its header is enough.
+    let next_header = (tip.end + FRAME_HEADER_LEN as u64).min(ending.file_len);
+    let until = if ending.torn_until.is_some() { ending.file_len } else { next_header };
+    log.file.drop_cache(from.end..until).map_err(log.io("drop the page cache of"))?;
+    let mut scan = Scanner::up_to(log, from, until)?;
+    let torn_until = loop {
         match scan.next() {
             Ok(Scanned::Frame(_)) => {}
+            Ok(Scanned::End) => break None,
+            Ok(Scanned::Torn { until }) => break Some(until),
             Err(error @ Error::Io { .. }) => return Err(error),
             // What it is instead is for the reading of the whole log to say.
-            Ok(_) | Err(_) => return Ok(false),
+            Err(_) => return Ok(false),
         }
-    }
-    Ok(scan.tip() == to)
+    };
+    Ok(scan.tip() == tip && torn_until == ending.torn_until)
 }
 
 fn report(replay: &Replay, started: Instant) -> RecoveryReport {

@@ -214,6 +214,22 @@ pub(crate) fn read_exact_at(file: &dyn File, buf: &mut [u8], offset: u64) -> io:
     if read_at_most(file, buf, offset)? == buf.len() { Ok(()) } else { Err(ErrorKind::UnexpectedEof.into()) }
 }
 
+/// Drops the page cache of a range, so that the next read is one from the disk. Where a sandbox does not allow
+/// this, the next read may find what is in the page cache.
+pub(crate) fn drop_cache_if_allowed(file: &dyn File, range: Range<u64>) -> io::Result<()> {
+    match file.drop_cache(range) {
+        Err(error) if is_refused(&error) => Ok(()),
+        dropped => dropped,
+    }
+}
+
+/// The error for a file that, read back, is not as it was written. Not `Corrupt`: the log is as it was, and is not
+/// to be salvaged.
+pub(crate) fn not_as_written(operation: &'static str, path: &Path) -> Error {
+    let source = io::Error::new(ErrorKind::InvalidData, "the disk does not return what was written to it");
+    Error::io(operation, path, source)
+}
+
 /// Writes all of `buf`. Fails with [`ErrorKind::WriteZero`] if a write takes no byte.
 pub(crate) fn write_all_at(file: &dyn File, buf: &[u8], offset: u64) -> io::Result<()> {
     let mut written = 0;

@@ -150,3 +150,18 @@ pub(crate) fn stores_at_once() -> usize {
 pub(crate) fn sixteenths_step() -> usize {
     choose(5, 1)
 }
+
+/// `lying_disks`: of the lies in a history of one call, one in this many is told.
+pub(crate) fn lie_step() -> usize {
+    choose(31, 1)
+}
+
+/// `lying_disks`: of the histories of two calls, one in this many is tried.
+pub(crate) fn lied_pairs_step() -> usize {
+    choose(41, 5)
+}
+
+/// `lying_disks`: of the lies in such a history, one in this many is told.
+pub(crate) fn lie_in_pairs_step() -> usize {
+    choose(97, 19)
+}

@@ -17,6 +17,8 @@ pub struct Agent {
     pub sim: Sim,
     pub oracle: Oracle,
     pub backups: Vec<BackedUp>,
+    /// Whether opening may find any state that the store ever had: the disk may have lied.
+    pub takes_older_states: bool,
     mode: Mode,
     store: Option<Opened>,
     memory: Memory,
@@ -35,6 +37,7 @@ impl Agent {
             sim,
             oracle: Oracle::default(),
             backups: Vec::new(),
+            takes_older_states: false,
             mode,
             store: None,
             memory: Memory::default(),
@@ -73,9 +76,10 @@ impl Agent {
         let found = Model::read(store)?;
         let is_found =
             |allowed: &Model| allowed.without_logs() == found && allowed.logs.len() == store.log_count();
-        let at = self.oracle.allowed().iter().rposition(is_found);
-        let at = at.unwrap_or_else(|| panic!("found {found:#?}, not among {:#?}", self.oracle.allowed()));
-        let found = self.oracle.allowed()[at].clone();
+        let allowed = if self.takes_older_states { self.oracle.history() } else { self.oracle.allowed() };
+        let at = allowed.iter().rposition(is_found);
+        let at = at.unwrap_or_else(|| panic!("found {found:#?}, not among {allowed:#?}"));
+        let found = allowed[at].clone();
         self.oracle.settle(found);
         self.mark();
         Ok(())

@@ -6,6 +6,7 @@ use std::sync::MutexGuard;
 
 use backupy_state::testing::{Attributes, File, FileId, FreeSpace, Map};
 
+use super::lies::{About, Lie};
 use super::{DiskState, EIO, ENOSPC, Failure, Op, Sim, file_id};
 
 #[derive(Debug)]
@@ -71,8 +72,12 @@ impl File for SimFile {
     }
 
     fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<usize> {
-        let (state, failure) = self.begin(Op::Read)?;
+        let (mut state, failure) = self.begin(Op::Read)?;
         let len = cut_short(buf.len(), failure);
+        state.note(Some(self.inode), |state| state.touched_by_read(self.inode, len, offset));
+        if let Some(Failure::Lie(lie)) = failure {
+            return Ok(state.lie_in_read(self.inode, lie).read(&mut buf[..len], offset));
+        }
         Ok(state.world.inode(self.inode).live.read(&mut buf[..len], offset))
     }
 
@@ -86,7 +91,14 @@ impl File for SimFile {
                 return Err(io::Error::from_raw_os_error(ENOSPC));
             }
         }
-        if len > 0 {
+        let range = offset..offset + len as u64;
+        let is_zero = || buf.iter().all(|&byte| byte == 0);
+        state.note(Some(self.inode), |_| About::Write { range, is_zero: is_zero() });
+        if let Some(Failure::Lie(lie)) = failure
+            && !matches!(lie, Lie::LostSync(_))
+        {
+            state.lie_in_write(self.inode, &buf[..len], offset, lie);
+        } else if len > 0 {
             state.world.inode_mut(self.inode).write(&buf[..len], offset);
         }
         Ok(len)
@@ -120,8 +132,14 @@ impl File for SimFile {
             }
         }
         match self.begin(Op::Sync) {
-            Ok((mut state, _)) => {
-                state.world.inode_mut(self.inode).sync();
+            Ok((mut state, failure)) => {
+                state.note(Some(self.inode), |_| About::Sync);
+                let DiskState { world, random, .. } = &mut *state;
+                let file = world.inode_mut(self.inode);
+                match failure {
+                    Some(Failure::Lie(Lie::LostSync(how))) => file.fail_sync(how, random),
+                    _ => file.sync(),
+                }
                 Ok(())
             }
             Err(error) => {
@@ -188,8 +206,14 @@ impl File for SimLockFile {
         Ok(())
     }
 
-    fn write_at(&self, buf: &[u8], _: u64) -> io::Result<usize> {
-        Ok(buf.len())
+    fn write_at(&self, buf: &[u8], offset: u64) -> io::Result<usize> {
+        let (mut state, failure) = self.begin(Op::Write)?;
+        let range = offset..offset + buf.len() as u64;
+        state.note(None, |_| About::Write { range, is_zero: false });
+        if let Some(Failure::Lie(lie)) = failure {
+            state.write_elsewhere(None, buf, offset, lie);
+        }
+        Ok(cut_short(buf.len(), failure))
     }
 
     fn read_at(&self, _: &mut [u8], _: u64) -> io::Result<usize> {

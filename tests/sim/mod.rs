@@ -3,6 +3,7 @@
 //!
 //! - [`Sim`] implements the store's seam. [`Sim::fail`] and the like plan failures by operation number.
 //! - [`world`] is the model of the disk: live and durable, per sector, per name.
+//! - [`lies`] are the operations that report success and have done something else.
 //! - [`crash`] lists the images after a power cut.
 //! - [`outsider`] changes names and files between two operations, as another program could.
 //! - [`Agent`] makes a [`Call`], [`Model`] says what the store should then hold, and [`Oracle`] what a crash may
@@ -28,6 +29,7 @@ mod call;
 pub mod content;
 pub mod crash;
 mod file;
+pub mod lies;
 mod model;
 mod oracle;
 pub mod outsider;
@@ -41,12 +43,14 @@ pub mod world;
 
 pub use agent::Agent;
 pub use call::Call;
+pub use lies::Lie;
 pub use model::Model;
 pub use oracle::{BackedUp, Oracle};
 pub use state::State;
 pub use store::{FEW, Mode, Opened, PATH, TORN, exists, key, key_of, open, other_key};
 
 use file::{SimFile, SimLockFile};
+use lies::{About, Touch};
 use outsider::Outsider;
 use random::Random;
 use world::{FailedSync, Image, NameChange, World};
@@ -102,6 +106,8 @@ pub enum Failure {
     Short,
     /// A read or write returns `Ok(0)`. Other operations succeed.
     Zero,
+    /// It reports success and has done something else. Operations that the lie is not about tell the truth.
+    Lie(Lie),
 }
 
 pub const EINTR: i32 = 4;
@@ -149,6 +155,8 @@ struct DiskState {
     outsider: Outsider,
     /// For each sync of a file: its operation number, and which file.
     syncs: Vec<(usize, usize)>,
+    /// What reads, writes and syncs were about, if that is recorded.
+    touches: Option<Vec<Touch>>,
     /// Files opened in an earlier session belong to a dead process.
     session: u32,
     clock_ns: u64,
@@ -187,6 +195,7 @@ impl Sim {
             replaced: Vec::new(),
             outsider: Outsider::default(),
             syncs: Vec::new(),
+            touches: None,
             session: 0,
             clock_ns: 0,
         })))
@@ -269,6 +278,15 @@ impl Sim {
         let mut moments = state.moments.take().unwrap_or_default();
         moments.push(Moment { ops: state.ops.len(), world: state.world.clone() });
         moments
+    }
+
+    /// From now on, remembers what reads, writes and syncs are about.
+    pub fn record_touches(&self) {
+        self.state().touches = Some(Vec::new());
+    }
+
+    pub fn take_touches(&self) -> Vec<Touch> {
+        self.state().touches.take().unwrap_or_default()
     }
 
     /// The process ends: its open files do nothing any more, and its locks are free. The disk does not change.
@@ -454,7 +472,11 @@ impl Storage for Sim {
 
 impl Folder for Sim {
     fn sync(&self) -> io::Result<()> {
-        self.begin(Op::SyncDir)?.0.world.sync_names();
+        let (mut state, failure) = self.begin(Op::SyncDir)?;
+        state.note(None, |_| About::SyncDir);
+        if !matches!(failure, Some(Failure::Lie(Lie::LostSync(_)))) {
+            state.world.sync_names();
+        }
         Ok(())
     }
 }

@@ -12,7 +12,7 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use super::content::{Content, SECTOR_LEN};
+use super::content::{Content, SECTOR_LEN, Sector};
 use super::random::Random;
 
 /// The files of a disk by name, all of it durable.
@@ -50,6 +50,8 @@ pub struct Inode {
     pub touched: Vec<Touched>,
     /// Sectors that a failed sync has lost: the cache shows them, the disk never got them.
     lost: BTreeSet<usize>,
+    /// What sectors held before their last write.
+    pub older: BTreeMap<usize, Option<Sector>>,
     /// Lengths the file has had since the last sync.
     pub lens: BTreeSet<u64>,
 }
@@ -67,7 +69,20 @@ impl Inode {
     pub fn write(&mut self, bytes: &[u8], offset: u64) {
         self.touch(offset, offset + bytes.len() as u64);
         self.lens.insert(self.live.len());
+        let before = self.live.clone();
         self.live.write(bytes, offset);
+        let sectors = offset as usize / SECTOR_LEN..(offset as usize + bytes.len()).div_ceil(SECTOR_LEN);
+        for number in sectors.filter(|&number| !before.same_sector(&self.live, number)) {
+            self.older.insert(number, before.sector(number).cloned());
+        }
+    }
+
+    /// The sector is again what it was before its last write, as if that had never reached the disk.
+    pub fn revert(&mut self, number: usize) {
+        let older = self.older.get(&number).cloned().flatten();
+        self.live.put_sector(number, older.clone());
+        self.durable.put_sector(number, older);
+        self.lost.remove(&number);
     }
 
     pub fn set_len(&mut self, len: u64) {
@@ -226,6 +241,19 @@ impl World {
     /// What is there if nothing is lost: a killed process leaves this.
     pub fn live(&self) -> Image {
         self.names.iter().map(|(path, &inode)| (path.clone(), self.inode(inode).live.clone())).collect()
+    }
+
+    /// Whether the cache shows bytes that the disk does not have and will not get.
+    pub fn has_lost(&self) -> bool {
+        self.inodes.iter().any(|inode| !inode.lost.is_empty())
+    }
+
+    /// The cache is dropped: what the disk never got is gone.
+    pub fn drop_caches(&mut self) {
+        for inode in &mut self.inodes {
+            let len = inode.live.len().max(inode.durable.len());
+            Arc::make_mut(inode).drop_cache(0..len);
+        }
     }
 
     /// How many bytes the named files take.
