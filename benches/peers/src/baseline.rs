@@ -67,8 +67,8 @@ impl Appender {
     }
 }
 
-/// Appends of frames as long as the store's, by any number of threads. A sync covers all that was written before it,
-/// and the threads that wait for one meanwhile need at most one more.
+/// Appends frames as long as the store's, for any number of threads. A sync covers all that was written before it,
+/// so the threads that wait for it need at most one more.
 pub(crate) struct GroupAppender {
     file: File,
     frame: Vec<u8>,
