@@ -249,8 +249,8 @@ fn parse_end(text: &[u8]) -> Option<RunEnd> {
     (values <= SEALINGS_MAX).then_some(end)
 }
 
-/// Hands the entries of an opened part to `take`, each key in two parts: what it shares with the key before it, and
-/// the rest. `None` if no writer writes the text.
+/// Hands the entries of an opened part to `take`, each key as what it shares with the key before it, and the rest.
+/// `None` if no writer writes the text.
 pub(crate) fn parse_entries(
     mut text: &[u8],
     mut take: impl FnMut(Bucket, [&[u8]; 2], Option<Location>),
