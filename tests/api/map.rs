@@ -1,5 +1,5 @@
 //! Values that are read through the memory map, the crate's only `unsafe`: up to its end, after its renewals, and
-//! while the mapped file is replaced. `tests/sanitizers map` runs these tests under valgrind too.
+//! while the mapped file is replaced. `tests/sanitizers map` runs these tests under valgrind.
 
 use std::thread;
 
@@ -38,7 +38,7 @@ fn values_are_read_through_the_map_and_its_renewals() {
 }
 
 #[test]
-fn readers_keep_their_map_while_the_log_is_replaced_and_closed() {
+fn readers_keep_their_map_while_the_log_is_replaced_and_removed() {
     let place = Place::new();
     let store = place.open();
     (0..VALUES).for_each(|n| put(&store, n));
@@ -47,10 +47,10 @@ fn readers_keep_their_map_while_the_log_is_replaced_and_closed() {
     assert!(jobs.next().unwrap().unwrap().payload == value(0));
     store.compact().unwrap();
     assert!(jobs.next().unwrap().unwrap().payload == value(1));
-    store.close().unwrap();
     for (n, job) in (2..).zip(jobs) {
         assert!(job.unwrap().payload == value(n), "{n}");
     }
+    store.close().unwrap();
     drop(store);
     std::fs::remove_file(place.path()).unwrap();
     assert!(snapshot.jobs().map(|job| job.unwrap().payload).eq((0..VALUES).map(value)));
