@@ -102,7 +102,7 @@ fn action(random: &mut Random, thread: usize, number: usize) -> Action {
     let ts_ms = i64::try_from(random.below(5)).unwrap();
     match (thread, random.below(8)) {
         (0, 0..=2) => Action::BufferLog(ts_ms, payload(random)),
-        // More than are added, so that the buffer does not grow: of 8 actions 3 add one, and few of a batch remove.
+        // More than are added, so that the buffer does not grow.
         (0, 3) => Action::Drain(random.below(20)),
         (0, 4) => Action::SaveConfig(number as u64, payload(random)),
         (1, 0) => Action::SaveSession(format!("session {number}"), ts_ms),

@@ -1,5 +1,5 @@
-//! One life of the agent: how it opens the store, what it does beside its calls, and how it ends. All of it follows
-//! from the seed and the number of the life.
+//! One life of the agent: how it opens the store, when the disk gets full, and how it ends. All of it follows from
+//! the seed and the number of the life.
 
 use std::time::Duration;
 
