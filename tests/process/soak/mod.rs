@@ -206,7 +206,7 @@ impl Soak {
                 self.anchor = Some(snapshot.anchor().to_string());
             }
         }
-        if self.has_store && self.life % 4 == 0 {
+        if self.has_store && self.life.is_multiple_of(4) {
             let verified = verify(self.disk.path(), Some(&agent_key(self.key))).map_err(failed)?;
             self.figures.count("verifications");
             if !verified.is_intact() {
