@@ -20,6 +20,7 @@ mod keys;
 mod limits;
 mod log_limits;
 mod opening;
+mod map;
 mod operations;
 mod queue;
 mod queue_limits;

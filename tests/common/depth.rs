@@ -106,6 +106,11 @@ pub(crate) fn kills() -> usize {
     choose(20, 200)
 }
 
+/// `soak`: how many lives the agent has.
+pub(crate) fn soak_lives() -> usize {
+    choose(8, 60)
+}
+
 /// `full_disk`: how many times a disk is filled and emptied.
 pub(crate) fn full_disk_cycles() -> usize {
     choose(3, 20)

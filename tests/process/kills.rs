@@ -202,7 +202,7 @@ fn kills() -> usize {
     std::env::var(KILLS_VAR).map_or_else(|_| depth::kills(), |kills| kills.parse().unwrap())
 }
 
-fn random_seed() -> u64 {
+pub(super) fn random_seed() -> u64 {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
     u64::from(now.subsec_nanos()) ^ now.as_secs() << 20
 }

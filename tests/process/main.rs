@@ -19,5 +19,6 @@ mod paths;
 mod refusals;
 mod snapshot_backups;
 mod snapshots;
+mod soak;
 mod system_calls;
 mod threads;
