@@ -150,3 +150,8 @@ pub(crate) fn stores_at_once() -> usize {
 pub(crate) fn sixteenths_step() -> usize {
     choose(5, 1)
 }
+
+/// `power_cuts`: how many cuts on each file system, and how many random ones between two flushes.
+pub(crate) fn power_cuts() -> (u64, usize) {
+    choose((30, 1), (300, 1))
+}

@@ -1,0 +1,94 @@
+//! A machine with a real file system, on which a process can end at any operation.
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+
+use backupy_state::testing::{Disk, Storage};
+
+use crate::common::{Hooked, Hooks};
+use crate::sim::{EIO, Machine};
+
+/// Clones are the same machine.
+#[derive(Clone, Debug)]
+pub(super) struct RealMachine {
+    folder: PathBuf,
+    /// The log of the device that the folder is on, if it has one.
+    device_log: Option<PathBuf>,
+    process: Arc<Mutex<Process>>,
+    may_be_full: Arc<AtomicBool>,
+}
+
+impl RealMachine {
+    pub(super) fn new(folder: &Path, device_log: Option<PathBuf>) -> Self {
+        RealMachine {
+            folder: folder.to_owned(),
+            device_log,
+            process: Arc::default(),
+            may_be_full: Arc::default(),
+        }
+    }
+
+    /// The process ends by itself before it does so many operations.
+    pub(super) fn kill_after(&self, ops: u64) {
+        self.process.lock().unwrap().ops_left.store(ops, Ordering::SeqCst);
+    }
+
+    pub(super) fn set_may_be_full(&self) {
+        self.may_be_full.store(true, Ordering::SeqCst);
+    }
+}
+
+impl Machine for RealMachine {
+    fn storage(&self) -> Arc<dyn Storage> {
+        Arc::new(Hooked { disk: Arc::new(Disk), hooks: self.process.lock().unwrap().clone() })
+    }
+
+    fn folder(&self) -> PathBuf {
+        self.folder.clone()
+    }
+
+    /// How long the log of the device is.
+    fn ops(&self) -> usize {
+        self.device_log.as_ref().map_or(0, |log| log.metadata().unwrap().len() as usize)
+    }
+
+    fn kill(&self) {
+        self.kill_after(0);
+        *self.process.lock().unwrap() = Process::default();
+    }
+
+    fn may_be_full(&self) -> bool {
+        self.may_be_full.load(Ordering::SeqCst)
+    }
+}
+
+/// What the files of a process share.
+#[derive(Clone, Debug)]
+struct Process {
+    /// How many operations it does before it is killed.
+    ops_left: Arc<AtomicU64>,
+    clock_offset_ns: Arc<AtomicU64>,
+}
+
+impl Default for Process {
+    fn default() -> Self {
+        Process { ops_left: Arc::new(AtomicU64::new(u64::MAX)), clock_offset_ns: Arc::default() }
+    }
+}
+
+impl Hooks for Process {
+    fn begin(&self) -> io::Result<()> {
+        let less = |left: u64| left.checked_sub(1);
+        let done = self.ops_left.fetch_update(Ordering::SeqCst, Ordering::SeqCst, less);
+        done.map(drop).map_err(|_| io::Error::from_raw_os_error(EIO))
+    }
+
+    /// As on the simulated disk, a minute passes in a few calls.
+    fn clock_ns(&self, now: u64) -> u64 {
+        now + self.clock_offset_ns.fetch_add(CLOCK_STEP_NS, Ordering::SeqCst)
+    }
+}
+
+const CLOCK_STEP_NS: u64 = 10_000_000_000;

@@ -1,0 +1,299 @@
+//! What agents do before the power is cut, and how their stores are opened after it.
+
+use std::fs::{self, File};
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+
+use backupy_state::{Error, OnDamage, Result, import_bolt, verify_each};
+
+use super::device::{FileSystem, Mounted};
+use super::image::DiskImage;
+use super::machine::RealMachine;
+use crate::sim::random::{Random, mix};
+use crate::sim::{Agent, Call, Machine, Mode, Model, Opened, Oracle, key, open};
+
+/// What an agent does.
+pub(super) struct Workload {
+    pub(super) seed: u64,
+    pub(super) mode: Mode,
+    course: Course,
+}
+
+enum Course {
+    /// Calls, and what happens around them. There is no store yet.
+    Steps(Vec<Step>),
+    /// A damaged store is opened with `OnDamage::SetAside`. With what it must then hold.
+    SetAside(Model),
+    /// A bbolt file is imported into a new store. With what it must then hold.
+    Import(Model),
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Step {
+    Call(Call),
+    /// The process is killed in the call, before this operation of it.
+    KilledIn(Call, u64),
+    /// The kernel begins to write what is dirty, and nothing waits for it.
+    WriteBack,
+    /// Another program syncs the file system.
+    Sync,
+    /// Another program takes all the space.
+    Fill,
+    /// It gives the space back.
+    Free,
+}
+
+impl Workload {
+    /// A random one; the first has every call.
+    pub(super) fn random(seed: u64) -> Self {
+        let mode = [Mode::Sync, Mode::Mixed, Mode::Buffered, Mode::Indexed][(seed % 4) as usize];
+        let mut random = Random::new(mix(seed));
+        let is_filled = seed % 3 == 2;
+        let count = 10 + random.below(12);
+        let mut steps = Vec::new();
+        for number in 0..count {
+            if is_filled && number == count / 3 {
+                steps.push(Step::Fill);
+            }
+            if is_filled && number == count * 2 / 3 {
+                steps.push(Step::Free);
+            }
+            match random.below(20) {
+                0..3 => steps.push(Step::WriteBack),
+                3 => steps.push(Step::Sync),
+                _ => {}
+            }
+            let call = any_call(&mut random);
+            let is_killed = random.below(10) == 0 && !matches!(call, Call::Kill | Call::PeekLogs { .. });
+            steps.push(if is_killed { Step::KilledIn(call, random.below(20) as u64) } else { Step::Call(call) });
+        }
+        Workload { seed, mode, course: Course::Steps(steps) }
+    }
+
+    /// Each call once, and more often those that a random workload seldom makes.
+    pub(super) fn of_each_call() -> Self {
+        let log = Call::BufferLog { ts_ms: 1, len: 300 };
+        let calls = [
+            Call::SaveConfig { len: 1200 },
+            Call::Enqueue { job: 0, len: 30 },
+            Call::Enqueue { job: 1, len: 70_000 },
+            log,
+            Call::Backup,
+            Call::Ack { job: 0 },
+            Call::SaveSession { len: 100 },
+            Call::Compact,
+            Call::Heartbeat,
+            log,
+            Call::PeekLogs { n: 1 },
+            Call::AckLogs { n: 1 },
+            Call::Rekey,
+            Call::Batch { job: 1, len: 200 },
+            Call::Reopen,
+            Call::PutData { key: 0, len: 5000 },
+            Call::DeleteData { key: 1 },
+            Call::ReopenRekeyed,
+            Call::DrainLogs { n: 2 },
+            Call::Sync,
+            Call::Kill,
+            Call::DeleteData { key: 0 },
+        ];
+        Workload { seed: 0, mode: Mode::Mixed, course: Course::Steps(calls.map(Step::Call).to_vec()) }
+    }
+
+    /// Quarantining a damaged log. Returns what the disk holds before it.
+    pub(super) fn set_aside(kind: FileSystem, work: &Path, empty: &DiskImage) -> (Self, DiskImage) {
+        let mounted = Mounted::image(kind, work, empty).unwrap();
+        let mut agent = Agent::new(RealMachine::new(&mounted.at, None), Mode::Sync);
+        agent.start().unwrap();
+        for job in 1..=6 {
+            agent.make(Call::Enqueue { job, len: 900 }).unwrap();
+        }
+        agent.close().unwrap();
+        let mut expected = agent.oracle.current().clone();
+        let path = agent.sim.path();
+        let mut third = Vec::new();
+        verify_each(&path, Some(&key()), |frame| third.push(frame.offset)).unwrap();
+        File::options().write(true).open(&path).unwrap().write_all_at(&[0xAA; 16], third[2] + 150).unwrap();
+        expected.jobs.remove(2);
+        let damaged = mounted.into_image();
+        (Workload { seed: 0, mode: Mode::Sync, course: Course::SetAside(expected) }, damaged)
+    }
+
+    /// Importing a bbolt file.
+    pub(super) fn import() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let mut workload = Workload { seed: 0, mode: Mode::Sync, course: Course::Import(Model::default()) };
+        let imported = workload.open(&RealMachine::new(folder.path(), None)).unwrap();
+        workload.course = Course::Import(Model::take(&imported).unwrap());
+        workload
+    }
+
+    /// What the agent does while the device logs.
+    pub(super) fn run(&self, agent: &mut Agent<RealMachine>) {
+        match &self.course {
+            Course::Steps(steps) => {
+                agent.start().unwrap();
+                for (number, step) in steps.iter().enumerate() {
+                    take_step(agent, *step).unwrap_or_else(|error| panic!("seed {}, step {number}, {step:?}: {error}", self.seed));
+                }
+                sync(&agent.sim.folder());
+            }
+            Course::SetAside(expected) | Course::Import(expected) => {
+                agent.oracle = Oracle::of(expected.clone());
+                self.go_on(agent, &mut Random::new(self.seed));
+            }
+        }
+    }
+
+    /// The agent opens what the power cut left, and makes a few calls.
+    pub(super) fn go_on(&self, agent: &mut Agent<RealMachine>, random: &mut Random) {
+        agent.started(self.open(&agent.sim).unwrap()).unwrap();
+        for _ in 0..2 {
+            agent.make(any_call(random)).unwrap();
+        }
+    }
+
+    /// Opens the store as the agent would after the power cut.
+    pub(super) fn open(&self, machine: &RealMachine) -> Result<Opened> {
+        match self.course {
+            Course::Steps(_) => open(machine, Mode::Sync),
+            Course::SetAside(_) => match open(machine, Mode::Sync) {
+                Err(Error::Corrupt { .. }) => {
+                    let mut options = Mode::Sync.options(machine);
+                    let store = options.on_damage(OnDamage::SetAside).open(machine.path(), &key())?;
+                    Ok(Opened { store, is_other_key: false })
+                }
+                opened => opened,
+            },
+            Course::Import(_) => {
+                let opened = open(machine, Mode::Sync)?;
+                import_bolt(bbolt_file(), &key(), &opened)?;
+                Ok(opened)
+            }
+        }
+    }
+}
+
+fn any_call(random: &mut Random) -> Call {
+    match random.below(20) {
+        0 => Call::Enqueue { job: 1, len: 70_000 },
+        1 => Call::Kill,
+        _ => Call::random(random),
+    }
+}
+
+fn take_step(agent: &mut Agent<RealMachine>, step: Step) -> Result<()> {
+    match step {
+        Step::Call(call) => match agent.make(call) {
+            Err(error) if agent.sim.may_be_full() => after_refusal(agent, &error),
+            made => made,
+        },
+        Step::KilledIn(call, ops) => {
+            agent.sim.kill_after(ops);
+            let _ = agent.make(call);
+            restart(agent)
+        }
+        Step::WriteBack => {
+            fs::read_dir(agent.sim.folder()).unwrap().for_each(|found| write_back(&found.unwrap().path()));
+            Ok(())
+        }
+        Step::Sync => {
+            sync(&agent.sim.folder());
+            Ok(())
+        }
+        Step::Fill => {
+            agent.sim.set_may_be_full();
+            fill(&ballast(&agent.sim.folder()));
+            Ok(())
+        }
+        Step::Free => {
+            free(agent);
+            Ok(())
+        }
+    }
+}
+
+/// A full disk refuses a call. A file system that runs out of space for its own needs can end the process.
+fn after_refusal(agent: &mut Agent<RealMachine>, error: &Error) -> Result<()> {
+    if matches!(error, Error::Full { .. }) && agent.is_open() {
+        return Ok(());
+    }
+    restart(agent)
+}
+
+fn restart(agent: &mut Agent<RealMachine>) -> Result<()> {
+    agent.kill();
+    match agent.start() {
+        Err(_) if agent.sim.may_be_full() => {
+            agent.kill();
+            free(agent);
+            agent.start()
+        }
+        started => started,
+    }
+}
+
+fn ballast(folder: &Path) -> PathBuf {
+    folder.join(BALLAST)
+}
+
+fn fill(path: &Path) {
+    let ballast = File::create(path).unwrap();
+    let mut len = 0;
+    for step in [64 << 20, 1 << 20, 64 << 10, 4096] {
+        let flags = rustix::fs::FallocateFlags::empty();
+        while rustix::fs::fallocate(&ballast, flags, len, step).is_ok() {
+            len += step;
+        }
+    }
+    // What is left may only become known once the space has been given away.
+    let _ = ballast.sync_all();
+}
+
+fn free(agent: &Agent<RealMachine>) {
+    let _ = fs::remove_file(ballast(&agent.sim.folder()));
+    sync(&agent.sim.folder());
+}
+
+fn write_back(path: &Path) {
+    let file = File::open(path).unwrap();
+    rustix::fs::fadvise(&file, 0, None, rustix::fs::Advice::DontNeed).unwrap();
+}
+
+fn sync(folder: &Path) {
+    // On a full disk it may fail.
+    let _ = rustix::fs::syncfs(File::open(folder).unwrap());
+}
+
+fn bbolt_file() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/bolt/busy.db")
+}
+
+/// A file system with files of others in the folder of the store.
+pub(super) fn with_strangers(kind: FileSystem, work: &Path) -> DiskImage {
+    let mounted = Mounted::image(kind, work, &kind.make(work)).unwrap();
+    for (name, bytes) in STRANGERS {
+        fs::write(mounted.at.join(name), bytes).unwrap();
+    }
+    mounted.into_image()
+}
+
+/// The files of others are as they were, and there is none that the store should have removed.
+pub(super) fn check_names(folder: &Path) {
+    for (name, bytes) in STRANGERS {
+        assert_eq!(fs::read(folder.join(name)).unwrap(), bytes, "{name}");
+    }
+    for found in fs::read_dir(folder).unwrap() {
+        let name = found.unwrap().file_name().into_string().unwrap();
+        let is_known = STRANGERS.iter().any(|(stranger, _)| *stranger == name)
+            || ["state.db", BALLAST, "lost+found"].contains(&name.as_str())
+            || [".lock", ".index", ".torn-", ".damaged-"].iter().any(|rest| name.starts_with(&format!("state.db{rest}")))
+            || name.starts_with("backup-");
+        assert!(is_known, "{name} is left");
+    }
+}
+
+/// Names as programs of others use them next to a store.
+const STRANGERS: [(&str, &[u8]); 3] =
+    [("state.db.bak", b"another file"), ("state.db-journal", b"a third one"), ("notes.txt", b"To do: milk, bread")];
+const BALLAST: &str = "ballast";
