@@ -13,7 +13,7 @@ use super::machine::RealMachine;
 use super::recording::Recording;
 use super::workloads::{self, Workload};
 use crate::sim::random::{Random, mix};
-use crate::sim::{Agent, BackedUp, Machine, Mode, Model, Oracle};
+use crate::sim::{Machine, Mode, Model, Oracle};
 
 /// How often power is cut in a workload.
 #[derive(Clone, Copy, Debug)]
@@ -48,8 +48,8 @@ pub(super) struct Checker {
     pub(super) figures: Figures,
 }
 
-/// Images, with the number of backups that must be there, and what was found.
-type Known = HashMap<(u64, usize), Found>;
+/// Images, with the number of backups that must be there and whether the store had been open, and what was found.
+type Known = HashMap<(u64, usize, bool), Found>;
 
 /// What an image held.
 #[derive(Clone)]
@@ -77,7 +77,7 @@ impl Checker {
             self.figures.cuts += 1;
             let log_len = recording.log_len_at(cut);
             let place = format!("{}, seed {}, {cut:?}", self.kind.name(), workload.seed);
-            let found = self.image(workload, &recording.agent, log_len, &image, None, &mut known, &place);
+            let found = self.image(workload, &recording, log_len, &image, None, &mut known, &place);
             if let Some(found) = found
                 && random.below(depth.recovered_step) == 0
             {
@@ -94,7 +94,7 @@ impl Checker {
         let mut random = Random::new(seed);
         let recording = Recording::new(self.kind, &self.work, image, Mode::Sync, |agent| {
             agent.oracle = Oracle::of(found.model.clone());
-            workload.go_on(agent, &mut random);
+            workload.go_on(agent, &mut random)
         });
         let recording = match recording {
             Ok(recording) => recording,
@@ -108,7 +108,7 @@ impl Checker {
             let log_len = recording.log_len_at(cut);
             let place = format!("{place}, opened again, {cut:?}");
             let torn = found.torn.as_deref();
-            self.image(workload, &recording.agent, log_len, &image, torn, &mut known, &place);
+            self.image(workload, &recording, log_len, &image, torn, &mut known, &place);
         });
     }
 
@@ -117,21 +117,23 @@ impl Checker {
     fn image(
         &mut self,
         workload: &Workload,
-        agent: &Agent<RealMachine>,
+        recording: &Recording,
         log_len: usize,
         image: &DiskImage,
         torn: Option<&[u8]>,
         known: &mut Known,
         place: &str,
     ) -> Option<Found> {
+        let Recording { agent, opened_at, .. } = recording;
         let allowed = agent.allowed_at(log_len);
+        let was_open = log_len >= *opened_at;
         self.figures.acknowledged += agent.acknowledged_at(log_len) as u64;
         let backups = agent.backups.iter().filter(|backup| backup.must_be_there(log_len)).count();
-        let found = match known.get(&(image.hash(), backups)) {
+        let found = match known.get(&(image.hash(), backups, was_open)) {
             Some(found) => found.clone(),
             None => {
                 self.figures.images += 1;
-                let checked = || self.mounted(workload, &agent.backups, log_len, image, torn);
+                let checked = || self.mounted(workload, recording, log_len, image, torn);
                 match panic::catch_unwind(AssertUnwindSafe(checked)).unwrap_or_else(|panic| Err(text_of(panic))) {
                     Ok(found) => found,
                     Err(what) => {
@@ -141,7 +143,7 @@ impl Checker {
                 }
             }
         };
-        known.insert((image.hash(), backups), found.clone());
+        known.insert((image.hash(), backups, was_open), found.clone());
         if allowed.contains(&found.model) {
             return Some(found);
         }
@@ -152,19 +154,19 @@ impl Checker {
     fn mounted(
         &mut self,
         workload: &Workload,
-        backups: &[BackedUp],
+        recording: &Recording,
         log_len: usize,
         image: &DiskImage,
         torn: Option<&[u8]>,
     ) -> Result<Found, String> {
         let mounted = Mounted::image(self.kind, &self.work, image)?;
         let machine = RealMachine::new(&mounted.at, None);
-        let found = self.opened(workload, &machine).map_err(|error| error.to_string())?;
+        let found = self.opened(workload, &machine, log_len >= recording.opened_at).map_err(|error| error.to_string())?;
         if let Some(torn) = torn {
             let is_kept = torn_tails(&mounted.at).values().any(|kept| kept == torn);
             assert!(is_kept, "the torn tail of the recovery before is gone");
         }
-        for backup in backups {
+        for backup in &recording.agent.backups {
             let path = mounted.at.join(backup.path.file_name().unwrap());
             if path.exists() {
                 backup.clone().at(path).check(&machine);
@@ -176,8 +178,8 @@ impl Checker {
         Ok(found)
     }
 
-    fn opened(&mut self, workload: &Workload, machine: &RealMachine) -> StoreResult<Found> {
-        let store = workload.open(machine)?;
+    fn opened(&mut self, workload: &Workload, machine: &RealMachine, was_open: bool) -> StoreResult<Found> {
+        let store = workload.open(machine, was_open)?;
         let recovery = store.recovery();
         self.figures.by_index += u64::from(recovery.opening.by_index);
         let torn = recovery.quarantined.as_ref().map(|path| fs::read(path).unwrap());

@@ -15,6 +15,8 @@ pub(super) struct Recording {
     log: WriteLog,
     /// How long the log was when the agent began.
     begun: usize,
+    /// How long it was when the store was open.
+    pub(super) opened_at: usize,
     pub(super) agent: Agent<RealMachine>,
 }
 
@@ -25,16 +27,16 @@ impl Recording {
         work: &Path,
         before: &DiskImage,
         mode: Mode,
-        run: impl FnOnce(&mut Agent<RealMachine>),
+        run: impl FnOnce(&mut Agent<RealMachine>) -> usize,
     ) -> Result<Self, String> {
         let mounted = LoggedFileSystem::mount(kind, work, before)?;
         let machine = RealMachine::new(mounted.at(), Some(mounted.log()));
         let begun = machine.ops();
         let mut agent = Agent::new(machine, mode);
-        run(&mut agent);
+        let opened_at = run(&mut agent);
         let log_len = agent.sim.ops();
         agent.kill();
-        Ok(Recording { before: before.clone(), log: WriteLog::new(mounted.into_log(), log_len as u64), begun, agent })
+        Ok(Recording { before: before.clone(), log: WriteLog::new(mounted.into_log(), log_len as u64), begun, opened_at, agent })
     }
 
     /// Every cut right after a flush, and `random` others in each stretch between two flushes.

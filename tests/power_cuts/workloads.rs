@@ -4,7 +4,7 @@ use std::fs::{self, File};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
-use backupy_state::{Error, OnDamage, Result, import_bolt, verify_each};
+use backupy_state::{AgentKey, Durability, Error, OnDamage, Result, Store, import_bolt, verify_each};
 
 use super::device::{FileSystem, Mounted};
 use super::image::DiskImage;
@@ -123,39 +123,53 @@ impl Workload {
     pub(super) fn import() -> Self {
         let folder = tempfile::tempdir().unwrap();
         let mut workload = Workload { seed: 0, mode: Mode::Sync, course: Course::Import(Model::default()) };
-        let imported = workload.open(&RealMachine::new(folder.path(), None)).unwrap();
+        let imported = workload.open(&RealMachine::new(folder.path(), None), false).unwrap();
         workload.course = Course::Import(Model::take(&imported).unwrap());
         workload
     }
 
-    /// What the agent does while the device logs.
-    pub(super) fn run(&self, agent: &mut Agent<RealMachine>) {
+    /// What the agent does while the device logs. Returns how much the device had done when the store was open.
+    pub(super) fn run(&self, agent: &mut Agent<RealMachine>) -> usize {
         match &self.course {
             Course::Steps(steps) => {
                 agent.start().unwrap();
+                let opened_at = agent.sim.ops();
                 for (number, step) in steps.iter().enumerate() {
                     take_step(agent, *step).unwrap_or_else(|error| panic!("seed {}, step {number}, {step:?}: {error}", self.seed));
                 }
                 sync(&agent.sim.folder());
+                opened_at
             }
-            Course::SetAside(expected) | Course::Import(expected) => {
+            Course::SetAside(expected) => {
                 agent.oracle = Oracle::of(expected.clone());
-                self.go_on(agent, &mut Random::new(self.seed));
+                self.go_on(agent, &mut Random::new(self.seed))
+            }
+            Course::Import(expected) => {
+                agent.oracle = Oracle::of(expected.clone());
+                let mut options = Mode::Sync.options(&agent.sim);
+                // Whatever is durable then is so because the import has synced it.
+                let store = options.durability(Durability::Buffered).open(agent.sim.path(), &key()).unwrap();
+                import(&store).unwrap();
+                agent.started(Opened { store, is_other_key: false }).unwrap();
+                agent.sim.ops()
             }
         }
     }
 
-    /// The agent opens what the power cut left, and makes a few calls.
-    pub(super) fn go_on(&self, agent: &mut Agent<RealMachine>, random: &mut Random) {
-        agent.started(self.open(&agent.sim).unwrap()).unwrap();
+    /// The agent opens what the power cut left, and makes a few calls. Returns the same as [`run`](Self::run).
+    pub(super) fn go_on(&self, agent: &mut Agent<RealMachine>, random: &mut Random) -> usize {
+        agent.started(self.open(&agent.sim, false).unwrap()).unwrap();
+        let opened_at = agent.sim.ops();
         for _ in 0..2 {
             agent.make(any_call(random)).unwrap();
         }
+        opened_at
     }
 
-    /// Opens the store as the agent would after the power cut.
-    pub(super) fn open(&self, machine: &RealMachine) -> Result<Opened> {
+    /// Opens the store as the agent would after the power cut. If it `was_open` before, nothing is left to do.
+    pub(super) fn open(&self, machine: &RealMachine, was_open: bool) -> Result<Opened> {
         match self.course {
+            Course::SetAside(_) | Course::Import(_) if was_open => open(machine, Mode::Sync),
             Course::Steps(_) => open(machine, Mode::Sync),
             Course::SetAside(_) => match open(machine, Mode::Sync) {
                 Err(Error::Corrupt { .. }) => {
@@ -167,7 +181,7 @@ impl Workload {
             },
             Course::Import(_) => {
                 let opened = open(machine, Mode::Sync)?;
-                import_bolt(bbolt_file(), &key(), &opened)?;
+                import(&opened)?;
                 Ok(opened)
             }
         }
@@ -265,9 +279,13 @@ fn sync(folder: &Path) {
     let _ = rustix::fs::syncfs(File::open(folder).unwrap());
 }
 
-fn bbolt_file() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/bolt/busy.db")
+/// A file whose import takes several records. Its key is in `busy.json`.
+fn import(into: &Store) -> Result<()> {
+    let from = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/bolt/busy.db");
+    import_bolt(from, &AgentKey::new(BBOLT_KEY).unwrap(), into).map(drop)
 }
+
+const BBOLT_KEY: &str = "bkpy_test_abcdefghijklmnopqrstuvwxyz012345";
 
 /// A file system with files of others in the folder of the store.
 pub(super) fn with_strangers(kind: FileSystem, work: &Path) -> DiskImage {
