@@ -161,7 +161,13 @@ impl Checker {
     ) -> Result<Found, String> {
         let mounted = Mounted::image(self.kind, &self.work, image)?;
         let machine = RealMachine::new(&mounted.at, None);
-        let found = self.opened(workload, &machine, log_len >= recording.opened_at).map_err(|error| error.to_string())?;
+        let was_open = log_len >= recording.opened_at;
+        let found = self.opened(workload, &machine, was_open).or_else(|error| {
+            workloads::make_room_after(&machine, error)?;
+            self.opened(workload, &machine, was_open)
+        });
+        let found = found.map_err(|error| error.to_string())?;
+        workloads::free(&machine);
         if let Some(torn) = torn {
             let is_kept = torn_tails(&mounted.at).values().any(|kept| kept == torn);
             assert!(is_kept, "the torn tail of the recovery before is gone");

@@ -89,7 +89,7 @@ fn child_that_cuts_power() {
     let mut checker = Checker::new(kind, &work, &kept);
     let empty = workloads::with_strangers(kind, &work);
     let (cuts, depth) = depth::power_cuts();
-    let depth = Depth { in_stretch: depth, recovered_step: 10 };
+    let depth = Depth { in_stretch: depth, recovered_step: 20 };
     let cuts = number("POWER_CUTS").unwrap_or(cuts);
     let first = number("POWER_CUTS_SEED");
     let report = |checker: &Checker, next: u64| {

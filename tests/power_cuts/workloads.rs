@@ -158,10 +158,17 @@ impl Workload {
 
     /// The agent opens what the power cut left, and makes a few calls. Returns the same as [`run`](Self::run).
     pub(super) fn go_on(&self, agent: &mut Agent<RealMachine>, random: &mut Random) -> usize {
-        agent.started(self.open(&agent.sim, false).unwrap()).unwrap();
+        if ballast(&agent.sim.folder()).exists() {
+            agent.sim.set_may_be_full();
+        }
+        let opened = self.open(&agent.sim, false).or_else(|error| {
+            make_room_after(&agent.sim, error)?;
+            self.open(&agent.sim, false)
+        });
+        agent.started(opened.unwrap()).unwrap();
         let opened_at = agent.sim.ops();
         for _ in 0..2 {
-            agent.make(any_call(random)).unwrap();
+            take_step(agent, Step::Call(any_call(random))).unwrap();
         }
         opened_at
     }
@@ -221,7 +228,7 @@ fn take_step(agent: &mut Agent<RealMachine>, step: Step) -> Result<()> {
             Ok(())
         }
         Step::Free => {
-            free(agent);
+            free(&agent.sim);
             Ok(())
         }
     }
@@ -240,7 +247,7 @@ fn restart(agent: &mut Agent<RealMachine>) -> Result<()> {
     match agent.start() {
         Err(_) if agent.sim.may_be_full() => {
             agent.kill();
-            free(agent);
+            free(&agent.sim);
             agent.start()
         }
         started => started,
@@ -264,9 +271,19 @@ fn fill(path: &Path) {
     let _ = ballast.sync_all();
 }
 
-fn free(agent: &Agent<RealMachine>) {
-    let _ = fs::remove_file(ballast(&agent.sim.folder()));
-    sync(&agent.sim.folder());
+/// Gives back what [`fill`] has taken, if that can have been the cause of the error.
+pub(super) fn make_room_after(machine: &RealMachine, error: Error) -> Result<()> {
+    if !matches!(error, Error::Full { .. }) || !ballast(&machine.folder()).exists() {
+        return Err(error);
+    }
+    machine.kill();
+    free(machine);
+    Ok(())
+}
+
+pub(super) fn free(machine: &RealMachine) {
+    let _ = fs::remove_file(ballast(&machine.folder()));
+    sync(&machine.folder());
 }
 
 fn write_back(path: &Path) {

@@ -150,6 +150,7 @@ impl<M: Machine> Agent<M> {
                 if changes && !leaves_effect_open(call, &error) {
                     self.oracle.states.pop();
                 }
+                self.mark();
                 Err(error)
             }
         }
@@ -196,7 +197,8 @@ impl<M: Machine> Agent<M> {
     /// The states that a crash after so many operations may leave.
     pub fn allowed_at(&self, ops: usize) -> &[Model] {
         let mark = self.marks.iter().rev().find(|mark| mark.ops <= ops).unwrap();
-        &self.oracle.states[mark.durable..mark.states]
+        // A call that failed without an effect has taken its state back.
+        &self.oracle.states[mark.durable..mark.states.min(self.oracle.states.len())]
     }
 
     /// How many changes had been acknowledged as durable after so many operations.
