@@ -180,7 +180,7 @@ impl Checker {
                 assert!(!backup.must_be_there(log_len), "{} is gone", path.display());
             }
         }
-        workloads::check_names(&mounted.at);
+        workloads::check_files(workload, &mounted.at);
         Ok(found)
     }
 

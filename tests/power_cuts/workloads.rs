@@ -22,8 +22,8 @@ pub(super) struct Workload {
 enum Course {
     /// Calls, and what happens around them. There is no store yet.
     Steps(Vec<Step>),
-    /// A damaged store is opened with `OnDamage::SetAside`. With what it must then hold.
-    SetAside(Model),
+    /// A damaged store is opened with `OnDamage::SetAside`. With what it must then hold, and its damaged log.
+    SetAside(Model, Vec<u8>),
     /// A bbolt file is imported into a new store. With what it must then hold.
     Import(Model),
 }
@@ -115,8 +115,9 @@ impl Workload {
         verify_each(&path, Some(&key()), |frame| third.push(frame.offset)).unwrap();
         File::options().write(true).open(&path).unwrap().write_all_at(&[0xAA; 16], third[2] + 150).unwrap();
         expected.jobs.remove(2);
-        let damaged = mounted.into_image();
-        (Workload { seed: 0, mode: Mode::Sync, course: Course::SetAside(expected) }, damaged)
+        let damaged = fs::read(&path).unwrap();
+        let course = Course::SetAside(expected, damaged);
+        (Workload { seed: 0, mode: Mode::Sync, course }, mounted.into_image())
     }
 
     /// Importing a bbolt file.
@@ -140,7 +141,7 @@ impl Workload {
                 sync(&agent.sim.folder());
                 opened_at
             }
-            Course::SetAside(expected) => {
+            Course::SetAside(expected, _) => {
                 agent.oracle = Oracle::of(expected.clone());
                 self.go_on(agent, &mut Random::new(self.seed))
             }
@@ -176,9 +177,9 @@ impl Workload {
     /// Opens the store as the agent would after the power cut. If it `was_open` before, nothing is left to do.
     pub(super) fn open(&self, machine: &RealMachine, was_open: bool) -> Result<Opened> {
         match self.course {
-            Course::SetAside(_) | Course::Import(_) if was_open => open(machine, Mode::Sync),
+            Course::SetAside(..) | Course::Import(_) if was_open => open(machine, Mode::Sync),
             Course::Steps(_) => open(machine, Mode::Sync),
-            Course::SetAside(_) => match open(machine, Mode::Sync) {
+            Course::SetAside(..) => match open(machine, Mode::Sync) {
                 Err(Error::Corrupt { .. }) => {
                     let mut options = Mode::Sync.options(machine);
                     let store = options.on_damage(OnDamage::SetAside).open(machine.path(), &key())?;
@@ -192,6 +193,26 @@ impl Workload {
                 Ok(opened)
             }
         }
+    }
+}
+
+/// The damaged log is kept, and the files of others are as they were. There is no file that the store should have
+/// removed.
+pub(super) fn check_files(workload: &Workload, folder: &Path) {
+    if let Course::SetAside(_, damaged) = &workload.course {
+        let kept = fs::read(folder.join("state.db.damaged-1"));
+        assert!(kept.is_ok_and(|kept| kept == *damaged), "the damaged log is gone");
+    }
+    for (name, bytes) in STRANGERS {
+        assert_eq!(fs::read(folder.join(name)).unwrap(), bytes, "{name}");
+    }
+    for found in fs::read_dir(folder).unwrap() {
+        let name = found.unwrap().file_name().into_string().unwrap();
+        let is_known = STRANGERS.iter().any(|(stranger, _)| *stranger == name)
+            || ["state.db", BALLAST, "lost+found"].contains(&name.as_str())
+            || [".lock", ".index", ".torn-", ".damaged-"].iter().any(|rest| name.starts_with(&format!("state.db{rest}")))
+            || name.starts_with("backup-");
+        assert!(is_known, "{name} is left");
     }
 }
 
@@ -311,21 +332,6 @@ pub(super) fn with_strangers(kind: FileSystem, work: &Path) -> DiskImage {
         fs::write(mounted.at.join(name), bytes).unwrap();
     }
     mounted.into_image()
-}
-
-/// The files of others are as they were, and there is none that the store should have removed.
-pub(super) fn check_names(folder: &Path) {
-    for (name, bytes) in STRANGERS {
-        assert_eq!(fs::read(folder.join(name)).unwrap(), bytes, "{name}");
-    }
-    for found in fs::read_dir(folder).unwrap() {
-        let name = found.unwrap().file_name().into_string().unwrap();
-        let is_known = STRANGERS.iter().any(|(stranger, _)| *stranger == name)
-            || ["state.db", BALLAST, "lost+found"].contains(&name.as_str())
-            || [".lock", ".index", ".torn-", ".damaged-"].iter().any(|rest| name.starts_with(&format!("state.db{rest}")))
-            || name.starts_with("backup-");
-        assert!(is_known, "{name} is left");
-    }
 }
 
 /// Names as programs of others use them next to a store.
