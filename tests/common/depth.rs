@@ -151,7 +151,20 @@ pub(crate) fn sixteenths_step() -> usize {
     choose(5, 1)
 }
 
-/// `power_cuts`: how many cuts on each file system, and how many random ones between two flushes.
-pub(crate) fn power_cuts() -> (u64, usize) {
-    choose((30, 1), (300, 1))
+/// `power_cuts`: what is tried on each file system.
+pub(crate) fn power_cuts() -> PowerCuts {
+    choose(
+        PowerCuts { count: 30, step: 12, recovered_step: 24 },
+        PowerCuts { count: 600, step: 1, recovered_step: 24 },
+    )
+}
+
+#[derive(Clone, Copy)]
+pub(crate) struct PowerCuts {
+    /// At least so many cuts.
+    pub(crate) count: u64,
+    /// Of the cuts in a workload, one in this many.
+    pub(crate) step: usize,
+    /// Of the images after a cut, one in this many is also cut during its recovery.
+    pub(crate) recovered_step: usize,
 }

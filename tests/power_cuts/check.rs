@@ -1,6 +1,7 @@
 //! Opens the image of each power cut, and asks the oracle.
 
 use std::collections::{BTreeMap, HashMap};
+use std::fmt;
 use std::fs;
 use std::panic::{self, AssertUnwindSafe};
 use std::path::{Path, PathBuf};
@@ -12,17 +13,10 @@ use super::image::DiskImage;
 use super::machine::RealMachine;
 use super::recording::Recording;
 use super::workloads::{self, Workload};
+use crate::common::depth::PowerCuts;
+use crate::common::say;
 use crate::sim::random::{Random, mix};
 use crate::sim::{Machine, Mode, Model, Oracle};
-
-/// How often power is cut in a workload.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Depth {
-    /// Random cuts between each two flushes.
-    pub(super) in_stretch: usize,
-    /// Of the images after a cut, one in this many is also cut while it is opened and written to again.
-    pub(super) recovered_step: usize,
-}
 
 /// What was tried.
 #[derive(Clone, Debug, Default)]
@@ -36,15 +30,30 @@ pub(super) struct Figures {
     pub(super) acknowledged: u64,
     pub(super) torn_tails: u64,
     pub(super) by_index: u64,
+    /// Calls that a full disk refused.
+    pub(super) refused: u64,
     pub(super) failures: Vec<String>,
+}
+
+impl fmt::Display for Figures {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Figures { workloads, cuts, cuts_in_recoveries, images, acknowledged, torn_tails, .. } = self;
+        let Figures { by_index, refused, failures, .. } = self;
+        write!(
+            f,
+            "{cuts} cuts, {cuts_in_recoveries} of them in recoveries, {images} images, {acknowledged} acknowledged \
+             changes looked for, {torn_tails} torn tails, {by_index} opened by index, {workloads} workloads with \
+             {refused} calls refused by a full disk, {} failures",
+            failures.len()
+        )
+    }
 }
 
 /// Checks the cuts of one file system.
 pub(super) struct Checker {
     kind: FileSystem,
     work: PathBuf,
-    /// Where the images that fail are kept.
-    kept: PathBuf,
+    depth: PowerCuts,
     pub(super) figures: Figures,
 }
 
@@ -60,17 +69,18 @@ struct Found {
 }
 
 impl Checker {
-    pub(super) fn new(kind: FileSystem, work: &Path, kept: &Path) -> Self {
-        Checker { kind, work: work.to_owned(), kept: kept.to_owned(), figures: Figures::default() }
+    pub(super) fn new(kind: FileSystem, work: &Path, depth: PowerCuts) -> Self {
+        Checker { kind, work: work.to_owned(), depth, figures: Figures::default() }
     }
 
     /// Runs the workload, and cuts power everywhere in it.
-    pub(super) fn workload(&mut self, workload: &Workload, before: &DiskImage, depth: Depth) {
+    pub(super) fn workload(&mut self, workload: &Workload, before: &DiskImage) {
         let recording = Recording::new(self.kind, &self.work, before, workload.mode, |agent| workload.run(agent));
-        self.figures.workloads += 1;
         let recording = recording.unwrap();
+        self.figures.workloads += 1;
+        self.figures.refused += recording.agent.sim.refused();
         let mut random = Random::new(mix(workload.seed));
-        let cuts = recording.cuts(&mut random, depth.in_stretch);
+        let cuts = recording.cuts(&mut random, self.depth.step);
         let mut known = HashMap::new();
         let mut again = Vec::new();
         recording.for_each_image(&cuts, |cut, image| {
@@ -79,7 +89,7 @@ impl Checker {
             let place = format!("{}, seed {}, {cut:?}", self.kind.name(), workload.seed);
             let found = self.image(workload, &recording, log_len, &image, None, &mut known, &place);
             if let Some(found) = found
-                && random.below(depth.recovered_step) == 0
+                && random.below(self.depth.recovered_step) == 0
             {
                 again.push((image, found, place));
             }
@@ -100,7 +110,7 @@ impl Checker {
             Ok(recording) => recording,
             Err(error) => return self.fail(format!("{place}: {error}"), image),
         };
-        let cuts = recording.cuts(&mut random, 1);
+        let cuts = recording.cuts(&mut random, self.depth.step);
         let mut known = HashMap::new();
         recording.for_each_image(&cuts, |cut, image| {
             self.figures.cuts += 1;
@@ -196,17 +206,16 @@ impl Checker {
     }
 
     fn fail(&mut self, what: String, image: &DiskImage) {
-        let path = self.kept.join(format!("{}-{}.img", self.kind.name(), self.figures.failures.len()));
-        if self.figures.failures.len() < IMAGES_KEPT {
+        let path = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("{}.img", self.kind.name()));
+        say(&format!("FAILED: {}", what.replace('\n', " ")));
+        if self.figures.failures.is_empty() {
             let _ = fs::remove_file(&path);
             image.save_to(&path);
+            say(&format!("the image is in {}", path.display()));
         }
-        eprintln!("FAILED: {what}\n  the image: {}", path.display());
         self.figures.failures.push(what);
     }
 }
-
-const IMAGES_KEPT: usize = 8;
 
 fn torn_tails(folder: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
     let paths = fs::read_dir(folder).unwrap().map(|found| found.unwrap().path());
@@ -217,6 +226,8 @@ fn torn_tails(folder: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
 fn text_of(panic: Box<dyn std::any::Any + Send>) -> String {
     match panic.downcast::<String>() {
         Ok(text) => *text,
-        Err(panic) => panic.downcast::<&str>().map_or("a panic without a text".to_owned(), |text| (*text).to_owned()),
+        Err(panic) => {
+            panic.downcast::<&str>().map_or("a panic without a text".to_owned(), |text| (*text).to_owned())
+        }
     }
 }

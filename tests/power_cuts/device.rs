@@ -63,7 +63,7 @@ impl FileSystem {
         image
     }
 
-    fn mount(self, what: &Path, at: &Path, options: &str) -> Result<(), String> {
+    fn mount(self, what: &Path, at: &Path, options: &str) -> Result<String, String> {
         // btrfs would compare the image with those that it has seen on other loop devices.
         if self == FileSystem::Btrfs {
             run(Command::new("btrfs").args(["device", "scan", "--forget"]));
@@ -87,7 +87,7 @@ impl Mounted {
         fs::create_dir(&at).unwrap();
         let mounted = kind.mount(&path, &at, "loop");
         let guard = Mounted { at, image: Some(path) };
-        mounted.map(|()| guard)
+        mounted.map(|_| guard)
     }
 
     /// Unmounts it, and returns what the device then holds.
@@ -130,12 +130,13 @@ impl LoggedFileSystem {
         for name in ["log.img", "export.img"] {
             fs::write(folder.join(name), b"").unwrap();
         }
-        let daemon = start_daemon(&folder);
+        let daemon = start_daemon(&folder)?;
         let mut logged = LoggedFileSystem { mounted: None, daemon, folder };
         let at = logged.folder.join("mount");
         fs::create_dir(&at).unwrap();
-        let found = Command::new("losetup").args(["--find", "--show"]).arg(logged.folder.join("export.img")).output();
-        let device = PathBuf::from(String::from_utf8(found.unwrap().stdout).unwrap().trim());
+        let export = logged.folder.join("export.img");
+        let device = try_run(Command::new("losetup").args(["--find", "--show"]).arg(export))?;
+        let device = PathBuf::from(device.trim());
         let mounted = kind.mount(&device, &at, "defaults");
         // From now on, the loop device ends with the mount.
         run(Command::new("losetup").arg("--detach").arg(&device));
@@ -148,10 +149,10 @@ impl LoggedFileSystem {
         &self.mounted.as_ref().unwrap().at
     }
 
-    /// Unmounts it, and returns the log.
-    pub(super) fn into_log(mut self) -> Vec<u8> {
+    /// Unmounts it. Returns the whole log, and what the device then holds.
+    pub(super) fn into_log(mut self) -> (Vec<u8>, DiskImage) {
         drop(self.mounted.take());
-        fs::read(self.log()).unwrap()
+        (fs::read(self.log()).unwrap(), DiskImage::read_from(&self.folder.join("disk.img")))
     }
 
     /// Where the log of the device is. It only grows, and a request is in it before the device answers.
@@ -171,9 +172,12 @@ impl Drop for LoggedFileSystem {
 }
 
 /// Returns when the export can be used.
-fn start_daemon(folder: &Path) -> Child {
+fn start_daemon(folder: &Path) -> Result<Child, String> {
     let file = |node: &str, name: &str| {
-        format!("driver=file,node-name={node},filename={},cache.no-flush=on,discard=unmap", folder.join(name).display())
+        format!(
+            "driver=file,node-name={node},filename={},cache.no-flush=on,discard=unmap",
+            folder.join(name).display()
+        )
     };
     let logging = "driver=blklogwrites,node-name=device,file=disk,log=log,log-sector-size=512";
     let export = folder.join("export.img");
@@ -195,20 +199,21 @@ fn start_daemon(folder: &Path) -> Child {
         if lines.read_line(&mut said).unwrap() == 0 {
             let mut error = String::new();
             daemon.stderr.as_mut().unwrap().read_to_string(&mut error).unwrap();
-            panic!("qemu-storage-daemon: {error}");
+            return Err(format!("qemu-storage-daemon: {error}"));
         }
     }
-    daemon
+    Ok(daemon)
 }
 
 pub(super) fn run(command: &mut Command) {
     try_run(command).unwrap();
 }
 
-pub(super) fn try_run(command: &mut Command) -> Result<(), String> {
+/// Returns what the command prints.
+pub(super) fn try_run(command: &mut Command) -> Result<String, String> {
     let output = command.stdin(Stdio::null()).output().map_err(|error| format!("{command:?}: {error}"))?;
     if output.status.success() {
-        return Ok(());
+        return Ok(String::from_utf8_lossy(&output.stdout).into_owned());
     }
     Err(format!("{command:?}: {}", String::from_utf8_lossy(&output.stderr)))
 }

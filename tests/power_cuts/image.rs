@@ -66,7 +66,8 @@ impl DiskImage {
         assert!(offset + len <= self.len, "a write beyond the end of the device");
         let mut done = 0;
         while done < len {
-            let (number, within) = ((offset + done) / PAGE_LEN as u64, ((offset + done) % PAGE_LEN as u64) as usize);
+            let (number, within) =
+                ((offset + done) / PAGE_LEN as u64, ((offset + done) % PAGE_LEN as u64) as usize);
             let part = (PAGE_LEN - within).min((len - done) as usize);
             let mut page = match self.pages.remove(&number) {
                 Some((page, hash)) => {

@@ -18,6 +18,7 @@ pub(super) struct RealMachine {
     device_log: Option<PathBuf>,
     process: Arc<Mutex<Process>>,
     may_be_full: Arc<AtomicBool>,
+    refused: Arc<AtomicU64>,
 }
 
 impl RealMachine {
@@ -27,12 +28,22 @@ impl RealMachine {
             device_log,
             process: Arc::default(),
             may_be_full: Arc::default(),
+            refused: Arc::default(),
         }
     }
 
     /// The process ends by itself before it does so many operations.
     pub(super) fn kill_after(&self, ops: u64) {
         self.process.lock().unwrap().ops_left.store(ops, Ordering::SeqCst);
+    }
+
+    /// A full disk has refused a call.
+    pub(super) fn count_refused(&self) {
+        self.refused.fetch_add(1, Ordering::SeqCst);
+    }
+
+    pub(super) fn refused(&self) -> u64 {
+        self.refused.load(Ordering::SeqCst)
     }
 
     pub(super) fn set_may_be_full(&self) {

@@ -36,11 +36,13 @@ impl Recording {
         let opened_at = run(&mut agent);
         let log_len = agent.sim.ops();
         agent.kill();
-        Ok(Recording { before: before.clone(), log: WriteLog::new(mounted.into_log(), log_len as u64), begun, opened_at, agent })
+        let (log, after) = mounted.into_log();
+        assert_eq!(redone(before, &log).hash(), after.hash(), "the log is not what was done to the device");
+        Ok(Recording { before: before.clone(), log: WriteLog::new(log, log_len as u64), begun, opened_at, agent })
     }
 
-    /// Every cut right after a flush, and `random` others in each stretch between two flushes.
-    pub(super) fn cuts(&self, random: &mut Random, in_stretch: usize) -> Vec<Cut> {
+    /// The cut after each flush, and a random one in each stretch between two flushes; of these, one in `step`.
+    pub(super) fn cuts(&self, random: &mut Random, step: usize) -> Vec<Cut> {
         let mut cuts = vec![Cut { done: 0, seed: None }];
         let mut flushed = 0;
         let ends = self.log.entries.iter().enumerate();
@@ -48,18 +50,15 @@ impl Recording {
         for end in ends.chain([self.log.entries.len()]) {
             let writes = end - flushed;
             if writes > 0 {
-                cuts.extend((0..in_stretch).map(|_| {
-                    let done = flushed + 1 + random.below(writes);
-                    Cut { done, seed: Some(random.next()) }
-                }));
+                cuts.push(Cut { done: flushed + 1 + random.below(writes), seed: Some(random.next()) });
             }
             if end < self.log.entries.len() {
                 flushed = end + 1;
                 cuts.push(Cut { done: flushed, seed: None });
             }
         }
-        cuts.sort_by_key(|cut| cut.done);
-        cuts
+        let first = random.below(step);
+        cuts.into_iter().skip(first).step_by(step).collect()
     }
 
     /// The length of the log at a cut; of those before the agent began, the length then.
@@ -88,6 +87,14 @@ impl Recording {
             each(cut, image);
         }
     }
+}
+
+/// What the device holds after all that is in the log.
+fn redone(before: &DiskImage, log: &[u8]) -> DiskImage {
+    let log = WriteLog::new(log.to_vec(), u64::MAX);
+    let mut image = before.clone();
+    log.entries.iter().for_each(|entry| log.redo(&entry.request, &mut image));
+    image
 }
 
 /// A power cut.

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use backupy_state::{AgentKey, Durability, Error, OnDamage, Result, Store, import_bolt, verify_each};
 
-use super::device::{FileSystem, Mounted};
+use super::device::{FileSystem, LoggedFileSystem, Mounted};
 use super::image::DiskImage;
 use super::machine::RealMachine;
 use crate::sim::random::{Random, mix};
@@ -136,7 +136,8 @@ impl Workload {
                 agent.start().unwrap();
                 let opened_at = agent.sim.ops();
                 for (number, step) in steps.iter().enumerate() {
-                    take_step(agent, *step).unwrap_or_else(|error| panic!("seed {}, step {number}, {step:?}: {error}", self.seed));
+                    take_step(agent, *step)
+                        .unwrap_or_else(|error| panic!("seed {}, step {number}, {step:?}: {error}", self.seed));
                 }
                 sync(&agent.sim.folder());
                 opened_at
@@ -210,7 +211,9 @@ pub(super) fn check_files(workload: &Workload, folder: &Path) {
         let name = found.unwrap().file_name().into_string().unwrap();
         let is_known = STRANGERS.iter().any(|(stranger, _)| *stranger == name)
             || ["state.db", BALLAST, "lost+found"].contains(&name.as_str())
-            || [".lock", ".index", ".torn-", ".damaged-"].iter().any(|rest| name.starts_with(&format!("state.db{rest}")))
+            || [".lock", ".index", ".torn-", ".damaged-"]
+                .iter()
+                .any(|rest| name.starts_with(&format!("state.db{rest}")))
             || name.starts_with("backup-");
         assert!(is_known, "{name} is left");
     }
@@ -258,6 +261,7 @@ fn take_step(agent: &mut Agent<RealMachine>, step: Step) -> Result<()> {
 /// A full disk refuses a call. A file system that runs out of space for its own needs can end the process.
 fn after_refusal(agent: &mut Agent<RealMachine>, error: &Error) -> Result<()> {
     if matches!(error, Error::Full { .. }) && agent.is_open() {
+        agent.sim.count_refused();
         return Ok(());
     }
     restart(agent)
@@ -326,15 +330,23 @@ fn import(into: &Store) -> Result<()> {
 const BBOLT_KEY: &str = "bkpy_test_abcdefghijklmnopqrstuvwxyz012345";
 
 /// A file system with files of others in the folder of the store.
-pub(super) fn with_strangers(kind: FileSystem, work: &Path) -> DiskImage {
-    let mounted = Mounted::image(kind, work, &kind.make(work)).unwrap();
+///
+/// # Errors
+/// It cannot be mounted here, by itself or on a device that logs.
+pub(super) fn with_strangers(kind: FileSystem, work: &Path) -> Result<DiskImage, String> {
+    let new = kind.make(work);
+    drop(LoggedFileSystem::mount(kind, work, &new)?);
+    let mounted = Mounted::image(kind, work, &new)?;
     for (name, bytes) in STRANGERS {
         fs::write(mounted.at.join(name), bytes).unwrap();
     }
-    mounted.into_image()
+    Ok(mounted.into_image())
 }
 
 /// Names as programs of others use them next to a store.
-const STRANGERS: [(&str, &[u8]); 3] =
-    [("state.db.bak", b"another file"), ("state.db-journal", b"a third one"), ("notes.txt", b"To do: milk, bread")];
+const STRANGERS: [(&str, &[u8]); 3] = [
+    ("state.db.bak", b"another file"),
+    ("state.db-journal", b"a third one"),
+    ("notes.txt", b"To do: milk, bread"),
+];
 const BALLAST: &str = "ballast";

@@ -103,7 +103,6 @@ fn entry_at(bytes: &[u8], at: u64) -> Option<Entry> {
     }
     let end = data + len;
     assert!(end <= bytes.len() as u64, "a write whose bytes are not in the log");
-    let request =
-        Request::Write { offset, data: data as usize..end as usize, is_durable: flags & FUA != 0 };
+    let request = Request::Write { offset, data: data as usize..end as usize, is_durable: flags & FUA != 0 };
     Some(Entry { log_len: end, request })
 }

@@ -2,12 +2,12 @@
 
 use backupy_state::{Batch, Error, LogBatch, Result, Store};
 
-use super::{Machine, Sim};
 use super::call::{Call, data_key, run_id, session_id, value};
 use super::model::{Answer, Memory, Model};
 use super::oracle::{BackedUp, Mark, Oracle};
 use super::state::events_of;
 use super::store::{Mode, Opened, key_of, open_at};
+use super::{Machine, Sim};
 
 /// An agent that makes calls on a machine, by default a simulated one, and records what the store has promised it.
 #[derive(Debug)]

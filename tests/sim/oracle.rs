@@ -101,9 +101,11 @@ impl BackedUp {
 
     /// Checks what the backup holds, on a copy of its disk.
     pub fn check(&self, machine: &impl Machine) {
-        let report = verify_on(&*machine.storage(), &self.path, Some(&key_of(self.holds.is_other_key)), |_| {}).unwrap();
+        let report =
+            verify_on(&*machine.storage(), &self.path, Some(&key_of(self.holds.is_other_key)), |_| {}).unwrap();
         assert!(report.is_intact(), "{}: {report:?}", self.path.display());
-        let found = open_at(machine, Mode::Sync, &self.path, self.holds.is_other_key).and_then(|it| Model::take(&it));
+        let found =
+            open_at(machine, Mode::Sync, &self.path, self.holds.is_other_key).and_then(|it| Model::take(&it));
         assert_eq!(found.unwrap(), self.holds, "{}", self.path.display());
     }
 }
