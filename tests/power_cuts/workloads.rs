@@ -133,6 +133,11 @@ impl Workload {
     pub(super) fn run(&self, agent: &mut Agent<RealMachine>) -> usize {
         match &self.course {
             Course::Steps(steps) => {
+                if self.seed % 4 == 1 {
+                    agent.sim.kill_after(mix(self.seed) % OPS_OF_AN_OPENING as u64);
+                    let _ = agent.start();
+                    agent.kill();
+                }
                 agent.start().unwrap();
                 let opened_at = agent.sim.ops();
                 for (number, step) in steps.iter().enumerate() {
@@ -162,6 +167,11 @@ impl Workload {
     pub(super) fn go_on(&self, agent: &mut Agent<RealMachine>, random: &mut Random) -> usize {
         if ballast(&agent.sim.folder()).exists() {
             agent.sim.set_may_be_full();
+        }
+        if random.below(2) == 0 {
+            agent.sim.kill_after(random.below(OPS_OF_AN_OPENING) as u64);
+            let _ = self.open(&agent.sim, false);
+            agent.kill();
         }
         let opened = self.open(&agent.sim, false).or_else(|error| {
             make_room_after(&agent.sim, error)?;
@@ -196,6 +206,9 @@ impl Workload {
         }
     }
 }
+
+/// About as many as one takes that quarantines a torn tail.
+const OPS_OF_AN_OPENING: usize = 60;
 
 /// The damaged log is kept, and the files of others are as they were. There is no file that the store should have
 /// removed.
