@@ -70,7 +70,7 @@ impl Workload {
         Workload { seed, mode, course: Course::Steps(steps) }
     }
 
-    /// Each call once, and more often those that a random workload seldom makes.
+    /// Each call, and kills after calls that are not durable.
     pub(super) fn of_each_call() -> Self {
         let log = Call::BufferLog { ts_ms: 1, len: 300 };
         let calls = [
@@ -92,10 +92,15 @@ impl Workload {
             Call::PutData { key: 0, len: 5000 },
             Call::DeleteData { key: 1 },
             Call::ReopenRekeyed,
-            Call::DrainLogs { n: 2 },
-            Call::Sync,
+            log,
+            log,
+            Call::Kill,
+            Call::DrainLogs { n: 1 },
+            Call::Heartbeat,
             Call::Kill,
             Call::DeleteData { key: 0 },
+            Call::Heartbeat,
+            Call::Sync,
         ];
         Workload { seed: 0, mode: Mode::Mixed, course: Course::Steps(calls.map(Step::Call).to_vec()) }
     }
