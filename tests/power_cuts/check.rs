@@ -1,6 +1,6 @@
 //! Opens the image of each power cut, and asks the oracle.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 use std::fmt;
 use std::fs;
 use std::panic::{self, AssertUnwindSafe};
@@ -11,7 +11,7 @@ use backupy_state::Result as StoreResult;
 use super::device::{FileSystem, Mounted};
 use super::image::DiskImage;
 use super::machine::RealMachine;
-use super::recording::Recording;
+use super::recording::{Cut, Recording};
 use super::workloads::{self, Workload};
 use crate::common::depth::PowerCuts;
 use crate::common::say;
@@ -57,8 +57,15 @@ pub(super) struct Checker {
     pub(super) figures: Figures,
 }
 
-/// Images, with the number of backups that must be there and whether the store had been open, and what was found.
-type Known = HashMap<(u64, usize, bool), Found>;
+/// The cuts of a recording.
+struct Cuts<'a> {
+    workload: &'a Workload,
+    recording: &'a Recording,
+    /// A tail that the recovery from an earlier cut has quarantined.
+    torn: Option<&'a [u8]>,
+    /// Images, with the number of backups that must be there and whether the store had been open, and what was found.
+    known: HashMap<(u64, usize, bool), Found>,
+}
 
 /// What an image held.
 #[derive(Clone)]
@@ -80,14 +87,11 @@ impl Checker {
         self.figures.workloads += 1;
         self.figures.refused += recording.agent.sim.refused();
         let mut random = Random::new(mix(workload.seed));
-        let cuts = recording.cuts(&mut random, self.depth.step);
-        let mut known = HashMap::new();
+        let mut cuts = Cuts { workload, recording: &recording, torn: None, known: HashMap::new() };
         let mut again = Vec::new();
-        recording.for_each_image(&cuts, |cut, image| {
-            self.figures.cuts += 1;
-            let log_len = recording.log_len_at(cut);
+        recording.for_each_image(&recording.cuts(&mut random, self.depth.step), |cut, image| {
             let place = format!("{}, seed {}, {cut:?}", self.kind.name(), workload.seed);
-            let found = self.image(workload, &recording, log_len, &image, None, &mut known, &place);
+            let found = self.cut(&mut cuts, cut, &image, &place);
             let is_chosen = random.below(self.depth.recovered_step) == 0;
             // There are few torn tails: what is written goes to preallocated space, which reads as zeros until the
             // file system has recorded otherwise.
@@ -104,73 +108,52 @@ impl Checker {
     /// The image is mounted, the store opened and used; power is cut in all of this.
     fn recovery(&mut self, workload: &Workload, image: &DiskImage, found: &Found, seed: u64, place: &str) {
         let mut random = Random::new(seed);
-        let recording = Recording::new(self.kind, &self.work, image, Mode::Sync, |agent| {
-            agent.oracle = Oracle::of(found.model.clone());
-            workload.go_on(agent, &mut random)
+        let recorded = caught(|| {
+            Recording::new(self.kind, &self.work, image, Mode::Sync, |agent| {
+                agent.oracle = Oracle::of(found.model.clone());
+                workload.go_on(agent, &mut random)
+            })
         });
-        let recording = match recording {
+        let recording = match recorded {
             Ok(recording) => recording,
-            Err(error) => return self.fail(format!("{place}: {error}"), image),
+            Err(what) => return self.fail(format!("{place}, opened again: {what}"), image),
         };
-        let cuts = recording.cuts(&mut random, self.depth.step);
-        let mut known = HashMap::new();
-        recording.for_each_image(&cuts, |cut, image| {
-            self.figures.cuts += 1;
+        let torn = found.torn.as_deref();
+        let mut cuts = Cuts { workload, recording: &recording, torn, known: HashMap::new() };
+        recording.for_each_image(&recording.cuts(&mut random, self.depth.step), |cut, image| {
             self.figures.cuts_in_recoveries += 1;
-            let log_len = recording.log_len_at(cut);
             let place = format!("{place}, opened again, {cut:?}");
-            let torn = found.torn.as_deref();
-            self.image(workload, &recording, log_len, &image, torn, &mut known, &place);
+            self.cut(&mut cuts, cut, &image, &place);
         });
     }
 
-    /// Checks what the image holds. `torn` is a tail that the recovery before had quarantined.
-    #[allow(clippy::too_many_arguments, reason = "each is another thing")]
-    fn image(
-        &mut self,
-        workload: &Workload,
-        recording: &Recording,
-        log_len: usize,
-        image: &DiskImage,
-        torn: Option<&[u8]>,
-        known: &mut Known,
-        place: &str,
-    ) -> Option<Found> {
-        let Recording { agent, opened_at, .. } = recording;
-        let allowed = agent.allowed_at(log_len);
-        let was_open = log_len >= *opened_at;
+    /// Checks what the image holds that a cut has left.
+    fn cut(&mut self, cuts: &mut Cuts<'_>, cut: &Cut, image: &DiskImage, place: &str) -> Option<Found> {
+        let Recording { agent, opened_at, .. } = cuts.recording;
+        let log_len = cuts.recording.log_len_at(cut);
+        self.figures.cuts += 1;
         self.figures.acknowledged += agent.acknowledged_at(log_len) as u64;
         let backups = agent.backups.iter().filter(|backup| backup.must_be_there(log_len)).count();
-        let found = match known.get(&(image.hash(), backups, was_open)) {
-            Some(found) => found.clone(),
-            None => {
-                self.figures.images += 1;
-                let checked = || self.mounted(workload, recording, log_len, image, torn);
-                match panic::catch_unwind(AssertUnwindSafe(checked)).unwrap_or_else(|panic| Err(text_of(panic))) {
-                    Ok(found) => found,
-                    Err(what) => {
-                        self.fail(format!("{place}: {what}"), image);
-                        return None;
-                    }
-                }
-            }
+        let seen = (image.hash(), backups, log_len >= *opened_at);
+        let found = match cuts.known.get(&seen) {
+            Some(found) => Ok(found.clone()),
+            None => caught(|| self.mounted(cuts, log_len, image)),
         };
-        known.insert((image.hash(), backups, was_open), found.clone());
-        if allowed.contains(&found.model) {
-            return Some(found);
+        let allowed = agent.allowed_at(log_len);
+        match found {
+            Ok(found) if allowed.contains(&found.model) => {
+                cuts.known.insert(seen, found.clone());
+                return Some(found);
+            }
+            Ok(found) => self.fail(format!("{place}: found {:?}, not among {allowed:?}", found.model), image),
+            Err(what) => self.fail(format!("{place}: {what}"), image),
         }
-        self.fail(format!("{place}: found {:#?}, not among {allowed:#?}", found.model), image);
         None
     }
 
-    fn mounted(
-        &mut self,
-        workload: &Workload,
-        recording: &Recording,
-        log_len: usize,
-        image: &DiskImage,
-        torn: Option<&[u8]>,
-    ) -> Result<Found, String> {
+    fn mounted(&mut self, cuts: &Cuts<'_>, log_len: usize, image: &DiskImage) -> Result<Found, String> {
+        self.figures.images += 1;
+        let Cuts { workload, recording, torn, .. } = cuts;
         let mounted = Mounted::image(self.kind, &self.work, image)?;
         let machine = RealMachine::new(&mounted.at, None);
         let was_open = log_len >= recording.opened_at;
@@ -181,8 +164,10 @@ impl Checker {
         let found = found.map_err(|error| error.to_string())?;
         workloads::free(&machine);
         if let Some(torn) = torn {
-            let is_kept = torn_tails(&mounted.at).values().any(|kept| kept == torn);
-            assert!(is_kept, "the torn tail of the recovery before is gone");
+            assert!(
+                torn_tails(&mounted.at).any(|kept| kept == *torn),
+                "the torn tail of the recovery before is gone"
+            );
         }
         for backup in &recording.agent.backups {
             let path = mounted.at.join(backup.path.file_name().unwrap());
@@ -222,17 +207,22 @@ impl Checker {
 /// How many recoveries from a torn tail are cut in a workload.
 const TORN_RECOVERIES: usize = 3;
 
-fn torn_tails(folder: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
+fn torn_tails(folder: &Path) -> impl Iterator<Item = Vec<u8>> {
     let paths = fs::read_dir(folder).unwrap().map(|found| found.unwrap().path());
     let is_torn = |path: &PathBuf| path.to_str().unwrap().contains("state.db.torn-");
-    paths.filter(is_torn).map(|path| (path.clone(), fs::read(&path).unwrap())).collect()
+    paths.filter(is_torn).map(|path| fs::read(path).unwrap())
 }
 
-fn text_of(panic: Box<dyn std::any::Any + Send>) -> String {
-    match panic.downcast::<String>() {
+/// A panic of `check` is an error too.
+fn caught<T>(check: impl FnOnce() -> Result<T, String>) -> Result<T, String> {
+    let panic = match panic::catch_unwind(AssertUnwindSafe(check)) {
+        Ok(checked) => return checked,
+        Err(panic) => panic,
+    };
+    Err(match panic.downcast::<String>() {
         Ok(text) => *text,
         Err(panic) => {
             panic.downcast::<&str>().map_or("a panic without a text".to_owned(), |text| (*text).to_owned())
         }
-    }
+    })
 }
