@@ -90,8 +90,8 @@ struct HookedFolder<H> {
 
 impl<H: Hooks> Folder for HookedFolder<H> {
     fn sync(&self) -> io::Result<()> {
-        self.hooks.begin()?;
         self.hooks.sync();
+        self.hooks.begin()?;
         self.folder.sync()
     }
 }
@@ -233,8 +233,8 @@ impl<H: Hooks> File for HookedFile<H> {
     }
 
     fn sync_data(&self) -> io::Result<()> {
-        self.hooks.begin()?;
         self.hooks.sync();
+        self.hooks.begin()?;
         self.hooks.refuse(Refusable::Sync)?;
         self.file.sync_data()
     }

@@ -41,8 +41,8 @@ impl fmt::Display for Figures {
         let Figures { by_index, refused, failures, .. } = self;
         write!(
             f,
-            "{cuts} cuts, {cuts_in_recoveries} of them in recoveries, {images} images, {acknowledged} acknowledged \
-             changes looked for, {torn_tails} torn tails, {by_index} opened by index, {workloads} workloads with \
+            "{cuts} cuts, {cuts_in_recoveries} of them in recoveries, {images} images, {acknowledged} changes \
+             acknowledged before, {torn_tails} torn tails, {by_index} opened by index, {workloads} workloads with \
              {refused} calls refused by a full disk, {} failures",
             failures.len()
         )
@@ -63,7 +63,8 @@ struct Cuts<'a> {
     recording: &'a Recording,
     /// A tail that the recovery from an earlier cut has quarantined.
     torn: Option<&'a [u8]>,
-    /// Images, with the number of backups that must be there and whether the store had been open, and what was found.
+    /// Images, with the number of backups that must be there and whether the store had been open; and what was
+    /// found.
     known: HashMap<(u64, usize, bool), Found>,
 }
 

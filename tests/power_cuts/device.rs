@@ -1,8 +1,9 @@
 //! A block device that logs its requests, and file systems on block devices.
 //!
-//! `qemu-storage-daemon` exports a file by FUSE and logs each write, discard and flush of it. A loop device makes a
-//! block device of that file. The kernel writes through FUSE at once and passes each flush on, as long as the loop
-//! device uses no direct I/O, so the order in the log is the one in which the device was asked.
+//! `qemu-storage-daemon` exports a file by FUSE and logs each write, discard and flush of it. A loop device makes
+//! that file a block device. As long as it uses no direct I/O, the kernel writes through FUSE at once and passes
+//! each flush on, so the order in the log is the one in which the device was asked. (With direct I/O, what is
+//! written through FUSE was found to be damaged.)
 
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
@@ -130,8 +131,9 @@ impl LoggedFileSystem {
         for name in ["log.img", "export.img"] {
             fs::write(folder.join(name), b"").unwrap();
         }
-        let daemon = start_daemon(&folder)?;
+        let daemon = start_daemon(&folder);
         let mut logged = LoggedFileSystem { mounted: None, daemon, folder };
+        wait_for(&mut logged.daemon)?;
         let at = logged.folder.join("mount");
         fs::create_dir(&at).unwrap();
         let export = logged.folder.join("export.img");
@@ -171,8 +173,7 @@ impl Drop for LoggedFileSystem {
     }
 }
 
-/// Returns when the export can be used.
-fn start_daemon(folder: &Path) -> Result<Child, String> {
+fn start_daemon(folder: &Path) -> Child {
     let file = |node: &str, name: &str| {
         format!(
             "driver=file,node-name={node},filename={},cache.no-flush=on,discard=unmap",
@@ -182,7 +183,7 @@ fn start_daemon(folder: &Path) -> Result<Child, String> {
     let logging = "driver=blklogwrites,node-name=device,file=disk,log=log,log-sector-size=512";
     let export = folder.join("export.img");
     let export = format!("type=fuse,id=export,node-name=device,mountpoint={},writable=on", export.display());
-    let mut daemon = Command::new("qemu-storage-daemon")
+    Command::new("qemu-storage-daemon")
         .args(["--blockdev", &file("disk", "disk.img"), "--blockdev", &file("log", "log.img")])
         .args(["--blockdev", logging, "--export", &export])
         .args(["--chardev", "stdio,id=monitor", "--monitor", "chardev=monitor"])
@@ -190,8 +191,11 @@ fn start_daemon(folder: &Path) -> Result<Child, String> {
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
         .spawn()
-        .unwrap();
-    // It answers a command once it has carried out its arguments.
+        .unwrap()
+}
+
+/// Returns when the export can be used: the daemon answers a command once it has carried out its arguments.
+fn wait_for(daemon: &mut Child) -> Result<(), String> {
     let mut said = String::new();
     writeln!(daemon.stdin.as_mut().unwrap(), r#"{{"execute": "qmp_capabilities"}}"#).unwrap();
     let mut lines = BufReader::new(daemon.stdout.as_mut().unwrap());
@@ -202,7 +206,7 @@ fn start_daemon(folder: &Path) -> Result<Child, String> {
             return Err(format!("qemu-storage-daemon: {error}"));
         }
     }
-    Ok(daemon)
+    Ok(())
 }
 
 pub(super) fn run(command: &mut Command) {

@@ -1,8 +1,8 @@
 //! Power cuts on real file systems: see *Power cuts* in tests/README.md.
 //!
 //! `workloads.rs` has what an agent does; `recording.rs` has it done on a device that logs (`device.rs`,
-//! `write_log.rs`) and lists the power cuts with the images that they leave (`image.rs`); `check.rs` opens each image
-//! and asks the oracle of `tests/sim`.
+//! `write_log.rs`) and lists the power cuts with the images that they leave (`image.rs`); `check.rs` opens each
+//! image and asks the oracle of `tests/sim`.
 
 #![cfg(target_os = "linux")]
 #![allow(clippy::duplicate_mod, reason = "the simulator includes the model itself, for fuzz/")]

@@ -8,7 +8,7 @@ use backupy_state::{AgentKey, Durability, Error, OnDamage, Result, Store, import
 
 use super::device::{FileSystem, LoggedFileSystem, Mounted};
 use super::image::DiskImage;
-use super::machine::RealMachine;
+use super::machine::{Death, RealMachine};
 use crate::sim::random::{Random, mix};
 use crate::sim::{Agent, Call, Machine, Mode, Model, Opened, Oracle, key, open};
 
@@ -31,8 +31,8 @@ enum Course {
 #[derive(Clone, Copy, Debug)]
 enum Step {
     Call(Call),
-    /// The process is killed in the call, before this operation of it.
-    KilledIn(Call, u64),
+    /// The process is killed in the call.
+    KilledIn(Call, Death),
     /// The kernel begins to write what is dirty, and nothing waits for it.
     WriteBack,
     /// Another program syncs the file system.
@@ -65,12 +65,16 @@ impl Workload {
             }
             let call = any_call(&mut random);
             let is_killed = random.below(10) == 0 && !matches!(call, Call::Kill | Call::PeekLogs { .. });
-            steps.push(if is_killed { Step::KilledIn(call, random.below(20) as u64) } else { Step::Call(call) });
+            steps.push(if is_killed {
+                Step::KilledIn(call, Death::random(&mut random, 20))
+            } else {
+                Step::Call(call)
+            });
         }
         Workload { seed, mode, course: Course::Steps(steps) }
     }
 
-    /// Each call, and kills after calls that are not durable.
+    /// Each call, and a close and kills after calls that are not durable.
     pub(super) fn of_each_call() -> Self {
         let log = Call::BufferLog { ts_ms: 1, len: 300 };
         let calls = [
@@ -88,6 +92,7 @@ impl Workload {
             Call::AckLogs { n: 1 },
             Call::Rekey,
             Call::Batch { job: 1, len: 200 },
+            Call::Heartbeat,
             Call::Reopen,
             Call::PutData { key: 0, len: 5000 },
             Call::DeleteData { key: 1 },
@@ -139,7 +144,7 @@ impl Workload {
         match &self.course {
             Course::Steps(steps) => {
                 if self.seed % 4 == 1 {
-                    agent.sim.kill_after(mix(self.seed) % OPS_OF_AN_OPENING as u64);
+                    agent.sim.kill_at(Death::random(&mut Random::new(self.seed), OPS_OF_AN_OPENING));
                     let _ = agent.start();
                     agent.kill();
                 }
@@ -174,7 +179,7 @@ impl Workload {
             agent.sim.set_may_be_full();
         }
         if random.below(2) == 0 {
-            agent.sim.kill_after(random.below(OPS_OF_AN_OPENING) as u64);
+            agent.sim.kill_at(Death::random(random, OPS_OF_AN_OPENING));
             let _ = self.open(&agent.sim, false);
             agent.kill();
         }
@@ -251,8 +256,8 @@ fn take_step(agent: &mut Agent<RealMachine>, step: Step) -> Result<()> {
             Err(error) if agent.sim.may_be_full() => after_refusal(agent, &error),
             made => made,
         },
-        Step::KilledIn(call, ops) => {
-            agent.sim.kill_after(ops);
+        Step::KilledIn(call, death) => {
+            agent.sim.kill_at(death);
             let _ = agent.make(call);
             restart(agent)
         }
