@@ -151,11 +151,11 @@ pub(crate) fn sixteenths_step() -> usize {
     choose(5, 1)
 }
 
-/// `power_cuts`: what is tried on each file system.
+/// `power_cuts`: what is tried on each file system. By hand, every cut of a workload is.
 pub(crate) fn power_cuts() -> PowerCuts {
     choose(
-        PowerCuts { count: 30, step: 12, recovered_step: 24 },
-        PowerCuts { count: 600, step: 1, recovered_step: 24 },
+        PowerCuts { count: 30, most: 12, most_recovered: 3, recovered_step: 24 },
+        PowerCuts { count: 500, most: 150, most_recovered: 30, recovered_step: 24 },
     )
 }
 
@@ -163,8 +163,10 @@ pub(crate) fn power_cuts() -> PowerCuts {
 pub(crate) struct PowerCuts {
     /// At least so many cuts.
     pub(crate) count: u64,
-    /// Of the cuts in a workload, one in this many.
-    pub(crate) step: usize,
+    /// In a workload, at most so many.
+    pub(crate) most: usize,
+    /// In a recovery, at most so many.
+    pub(crate) most_recovered: usize,
     /// Of the images after a cut, one in this many is also cut during its recovery.
     pub(crate) recovered_step: usize,
 }

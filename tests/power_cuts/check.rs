@@ -90,7 +90,7 @@ impl Checker {
         let mut random = Random::new(mix(workload.seed));
         let mut cuts = Cuts { workload, recording: &recording, torn: None, known: HashMap::new() };
         let mut again = Vec::new();
-        recording.for_each_image(&recording.cuts(&mut random, self.depth.step), |cut, image| {
+        recording.for_each_image(&recording.cuts(&mut random, self.depth.most), |cut, image| {
             let place = format!("{}, seed {}, {cut:?}", self.kind.name(), workload.seed);
             let found = self.cut(&mut cuts, cut, &image, &place);
             let is_chosen = random.below(self.depth.recovered_step) == 0;
@@ -121,7 +121,7 @@ impl Checker {
         };
         let torn = found.torn.as_deref();
         let mut cuts = Cuts { workload, recording: &recording, torn, known: HashMap::new() };
-        recording.for_each_image(&recording.cuts(&mut random, self.depth.step), |cut, image| {
+        recording.for_each_image(&recording.cuts(&mut random, self.depth.most_recovered), |cut, image| {
             self.figures.cuts_in_recoveries += 1;
             let place = format!("{place}, opened again, {cut:?}");
             self.cut(&mut cuts, cut, &image, &place);
@@ -206,7 +206,7 @@ impl Checker {
 }
 
 /// How many recoveries from a torn tail are cut in a workload.
-const TORN_RECOVERIES: usize = 3;
+const TORN_RECOVERIES: usize = 2;
 
 fn torn_tails(folder: &Path) -> impl Iterator<Item = Vec<u8>> {
     let paths = fs::read_dir(folder).unwrap().map(|found| found.unwrap().path());

@@ -116,11 +116,14 @@ fn child_that_cuts_power() {
 /// Cuts power in each workload once, and then in random ones until there were enough cuts.
 fn cut_power(kind: FileSystem, work: &Path, empty: &DiskImage) {
     let asked_for = number(COUNT_VAR);
-    let depth = depth::power_cuts();
+    let mut depth = depth::power_cuts();
+    if let Some(count) = asked_for {
+        (depth.count, depth.most, depth.most_recovered) = (count, usize::MAX, usize::MAX);
+    }
     let mut checker = Checker::new(kind, work, depth);
     let mut seed = number(SEED_VAR).unwrap_or(0);
     let begun = Instant::now();
-    while seed == 0 || checker.figures.cuts < asked_for.unwrap_or(depth.count) {
+    while seed == 0 || checker.figures.cuts < depth.count {
         if seed == 0 {
             checker.workload(&Workload::of_each_call(), empty);
             let (set_aside, damaged) = Workload::set_aside(kind, work, empty);

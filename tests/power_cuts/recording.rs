@@ -41,8 +41,9 @@ impl Recording {
         Ok(Recording { before: before.clone(), log: WriteLog::new(log, log_len as u64), begun, opened_at, agent })
     }
 
-    /// The cut after each flush, and a random one in each stretch between two flushes; of these, one in `step`.
-    pub(super) fn cuts(&self, random: &mut Random, step: usize) -> Vec<Cut> {
+    /// The cut after each flush, and a random one in each stretch between two flushes; of these, at most
+    /// `most`, evenly spread.
+    pub(super) fn cuts(&self, random: &mut Random, most: usize) -> Vec<Cut> {
         let mut cuts = vec![Cut { done: 0, seed: None }];
         let mut flushed = 0;
         let ends = self.log.entries.iter().enumerate();
@@ -57,6 +58,7 @@ impl Recording {
                 cuts.push(Cut { done: flushed, seed: None });
             }
         }
+        let step = cuts.len().div_ceil(most);
         let first = random.below(step);
         cuts.into_iter().skip(first).step_by(step).collect()
     }

@@ -48,12 +48,14 @@ impl Workload {
     pub(super) fn random(seed: u64) -> Self {
         let mode = [Mode::Sync, Mode::Mixed, Mode::Buffered, Mode::Indexed][(seed % 4) as usize];
         let mut random = Random::new(mix(seed));
-        let is_filled = seed % 3 == 2;
+        let is_filled = seed % 3 == 1;
         let count = 10 + random.below(12);
         let mut steps = Vec::new();
         for number in 0..count {
             if is_filled && number == count / 3 {
                 steps.push(Step::Fill);
+                // More than the log has preallocated.
+                steps.extend((0..5).map(|job| Step::Call(Call::Enqueue { job, len: 70_000 })));
             }
             if is_filled && number == count * 2 / 3 {
                 steps.push(Step::Free);
