@@ -112,6 +112,7 @@ impl Checker {
         let recorded = caught(|| {
             Recording::new(self.kind, &self.work, image, Mode::Sync, |agent| {
                 agent.oracle = Oracle::of(found.model.clone());
+                agent.number_calls_from(CALLS_MAX);
                 workload.go_on(agent, &mut random)
             })
         });
@@ -204,6 +205,9 @@ impl Checker {
         self.figures.failures.push(what);
     }
 }
+
+/// No workload makes as many.
+const CALLS_MAX: u64 = 1000;
 
 /// How many recoveries from a torn tail are cut in a workload.
 const TORN_RECOVERIES: usize = 2;

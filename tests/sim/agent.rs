@@ -45,6 +45,11 @@ impl<M: Machine> Agent<M> {
         agent
     }
 
+    /// Another process than the one that made the calls before: its values and its backups are others.
+    pub fn number_calls_from(&mut self, number: u64) {
+        self.number = number;
+    }
+
     /// Opens the store, or makes it. What it then holds is durable.
     pub fn start(&mut self) -> Result<()> {
         let opened = open_at(&self.sim, self.mode, &self.sim.path(), self.oracle.current().is_other_key)?;
