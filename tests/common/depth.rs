@@ -170,3 +170,23 @@ pub(crate) fn lied_pairs_step() -> usize {
 pub(crate) fn lie_in_pairs_step() -> usize {
     choose(97, 19)
 }
+
+/// `power_cuts`: what is tried on each file system. By hand, every cut of a workload is.
+pub(crate) fn power_cuts() -> PowerCuts {
+    choose(
+        PowerCuts { count: 30, most: 12, most_recovered: 3, recovered_step: 24 },
+        PowerCuts { count: 500, most: 150, most_recovered: 30, recovered_step: 24 },
+    )
+}
+
+#[derive(Clone, Copy)]
+pub(crate) struct PowerCuts {
+    /// At least so many cuts.
+    pub(crate) count: u64,
+    /// In a workload, at most so many.
+    pub(crate) most: usize,
+    /// In a recovery, at most so many.
+    pub(crate) most_recovered: usize,
+    /// Of the images after a cut, one in this many is also cut during its recovery.
+    pub(crate) recovered_step: usize,
+}

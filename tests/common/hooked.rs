@@ -10,11 +10,16 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use backupy_state::testing::{
-    Access, Attributes, Disk, File, FileId, Folder, Map, PathKind, RenameError, Storage,
+    Access, Attributes, Disk, File, FileId, Folder, FreeSpace, Map, PathKind, RenameError, Storage,
 };
 
 /// What a test does before a call. Each hook does nothing unless the test says otherwise.
 pub(crate) trait Hooks: Clone + Debug + Send + Sync + 'static {
+    /// Before each call but those that cannot fail: an error fails it.
+    fn begin(&self) -> io::Result<()> {
+        Ok(())
+    }
+
     /// Before a file is opened: an error fails the call. `true` makes [`Hooks::write`] see the writes of this
     /// handle.
     fn open(&self, _path: &Path) -> io::Result<bool> {
@@ -42,6 +47,11 @@ pub(crate) trait Hooks: Clone + Debug + Send + Sync + 'static {
 
     /// In place of a reader's pause, which takes no time here.
     fn sleep(&self, _duration: Duration) {}
+
+    /// What the clock shows, when the disk's shows `now`.
+    fn clock_ns(&self, now: u64) -> u64 {
+        now
+    }
 }
 
 /// A call that [`Hooks::refuse`] can fail.
@@ -81,20 +91,24 @@ struct HookedFolder<H> {
 impl<H: Hooks> Folder for HookedFolder<H> {
     fn sync(&self) -> io::Result<()> {
         self.hooks.sync();
+        self.hooks.begin()?;
         self.folder.sync()
     }
 }
 
 impl<H: Hooks> Storage for Hooked<H> {
     fn resolve(&self, path: &Path) -> io::Result<PathBuf> {
+        self.hooks.begin()?;
         self.disk.resolve(path)
     }
 
     fn kind(&self, path: &Path) -> io::Result<PathKind> {
+        self.hooks.begin()?;
         self.disk.kind(path)
     }
 
     fn open(&self, path: &Path, access: Access) -> io::Result<Box<dyn File>> {
+        self.hooks.begin()?;
         let sees_writes = self.hooks.open(path)?;
         let file = self.disk.open(path, access)?;
         self.hooks.opened(path);
@@ -102,10 +116,12 @@ impl<H: Hooks> Storage for Hooked<H> {
     }
 
     fn id(&self, path: &Path) -> io::Result<Option<FileId>> {
+        self.hooks.begin()?;
         self.disk.id(path)
     }
 
     fn names(&self, path: &Path) -> io::Result<Vec<OsString>> {
+        self.hooks.begin()?;
         self.disk.names(path)
     }
 
@@ -114,23 +130,32 @@ impl<H: Hooks> Storage for Hooked<H> {
     }
 
     fn rename(&self, from: &Path, file: FileId, to: &Path, over: Option<FileId>) -> Result<(), RenameError> {
+        self.hooks.begin()?;
         self.disk.rename(from, file, to, over)
     }
 
     fn link(&self, from: &Path, to: &Path) -> io::Result<()> {
+        self.hooks.begin()?;
         self.disk.link(from, to)
     }
 
     fn remove_file(&self, path: &Path, file: FileId) -> io::Result<bool> {
+        self.hooks.begin()?;
         self.disk.remove_file(path, file)
     }
 
     fn open_folder(&self, path: &Path) -> io::Result<Box<dyn Folder>> {
+        self.hooks.begin()?;
         Ok(Box::new(HookedFolder { folder: self.disk.open_folder(path)?, hooks: self.hooks.clone() }))
     }
 
     fn fill_random(&self, bytes: &mut [u8]) -> io::Result<()> {
+        self.hooks.begin()?;
         self.disk.fill_random(bytes)
+    }
+
+    fn clock_ns(&self) -> u64 {
+        self.hooks.clock_ns(self.disk.clock_ns())
     }
 
     fn sleep(&self, duration: Duration) {
@@ -144,30 +169,37 @@ impl<H: Hooks> File for HookedFile<H> {
     }
 
     fn names(&self) -> io::Result<u64> {
+        self.hooks.begin()?;
         self.file.names()
     }
 
     fn try_lock(&self) -> io::Result<bool> {
+        self.hooks.begin()?;
         self.file.try_lock()
     }
 
     fn unlock(&self) -> io::Result<()> {
+        self.hooks.begin()?;
         self.file.unlock()
     }
 
     fn attributes(&self) -> io::Result<Attributes> {
+        self.hooks.begin()?;
         self.file.attributes()
     }
 
     fn set_attributes(&self, attributes: &Attributes) -> io::Result<()> {
+        self.hooks.begin()?;
         self.file.set_attributes(attributes)
     }
 
     fn len(&self) -> io::Result<u64> {
+        self.hooks.begin()?;
         self.file.len()
     }
 
     fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<usize> {
+        self.hooks.begin()?;
         self.hooks.read(buf.len());
         self.file.read_at(buf, offset)
     }
@@ -177,6 +209,7 @@ impl<H: Hooks> File for HookedFile<H> {
     }
 
     fn write_at(&self, buf: &[u8], offset: u64) -> io::Result<usize> {
+        self.hooks.begin()?;
         self.hooks.refuse(Refusable::Write)?;
         if self.sees_writes {
             self.file.write_at(&self.hooks.write(buf, offset), offset)
@@ -185,25 +218,34 @@ impl<H: Hooks> File for HookedFile<H> {
         }
     }
 
+    fn free_space(&self) -> Option<FreeSpace> {
+        self.file.free_space()
+    }
+
     fn allocate(&self, len: u64) -> io::Result<()> {
+        self.hooks.begin()?;
         self.file.allocate(len)
     }
 
     fn set_len(&self, len: u64) -> io::Result<()> {
+        self.hooks.begin()?;
         self.file.set_len(len)
     }
 
     fn sync_data(&self) -> io::Result<()> {
         self.hooks.sync();
+        self.hooks.begin()?;
         self.hooks.refuse(Refusable::Sync)?;
         self.file.sync_data()
     }
 
     fn drop_cache(&self, range: Range<u64>) -> io::Result<()> {
+        self.hooks.begin()?;
         self.file.drop_cache(range)
     }
 
     fn map(&self) -> io::Result<Option<Map>> {
+        self.hooks.begin()?;
         self.file.map()
     }
 }

@@ -1,20 +1,18 @@
-//! An agent that makes calls on a simulated disk, and checks each answer against the model.
-
-use std::path::PathBuf;
+//! An agent that makes calls on a machine, and checks each answer against the model.
 
 use backupy_state::{Batch, Error, LogBatch, Result, Store};
 
-use super::Sim;
 use super::call::{Call, data_key, run_id, session_id, value};
 use super::model::{Answer, Memory, Model};
 use super::oracle::{BackedUp, Mark, Oracle};
 use super::state::events_of;
-use super::store::{Mode, Opened, PATH, key_of, open_at};
+use super::store::{Mode, Opened, key_of, open_at};
+use super::{Machine, Sim};
 
-/// An agent that makes calls on a simulated disk, and records what the store has promised it.
+/// An agent that makes calls on a machine, by default a simulated one, and records what the store has promised it.
 #[derive(Debug)]
-pub struct Agent {
-    pub sim: Sim,
+pub struct Agent<M = Sim> {
+    pub sim: M,
     pub oracle: Oracle,
     pub backups: Vec<BackedUp>,
     /// Whether opening may find any state that the store ever had: the disk may have lied.
@@ -30,9 +28,9 @@ pub struct Agent {
     marks: Vec<Mark>,
 }
 
-impl Agent {
+impl<M: Machine> Agent<M> {
     /// Not started: there is no store yet.
-    pub fn new(sim: Sim, mode: Mode) -> Self {
+    pub fn new(sim: M, mode: Mode) -> Self {
         let mut agent = Agent {
             sim,
             oracle: Oracle::default(),
@@ -50,9 +48,14 @@ impl Agent {
         agent
     }
 
+    /// Another process than the one that made the calls before: its values and its backups are others.
+    pub fn number_calls_from(&mut self, number: u64) {
+        self.number = number;
+    }
+
     /// Opens the store, or makes it. What it then holds is durable.
     pub fn start(&mut self) -> Result<()> {
-        let opened = open_at(&self.sim, self.mode, PATH.as_ref(), self.oracle.current().is_other_key)?;
+        let opened = open_at(&self.sim, self.mode, &self.sim.path(), self.oracle.current().is_other_key)?;
         self.started(opened)
     }
 
@@ -64,7 +67,7 @@ impl Agent {
         self.mark();
         let mut options = self.mode.options(&self.sim);
         options.previous_key(key_of(!is_other_key));
-        let store = options.open(PATH, &key_of(is_other_key))?;
+        let store = options.open(self.sim.path(), &key_of(is_other_key))?;
         assert!(store.recovery().rekeyed);
         self.started(Opened { store, is_other_key })
     }
@@ -156,13 +159,14 @@ impl Agent {
                 if changes && !leaves_effect_open(call, &error) {
                     self.oracle.states.pop();
                 }
+                self.mark();
                 Err(error)
             }
         }
     }
 
     fn back_up(&mut self) -> Result<()> {
-        let path = PathBuf::from(format!("/sim/backup-{}.db", self.number));
+        let path = self.sim.folder().join(format!("backup-{}.db", self.number));
         self.backups.push(BackedUp { path: path.clone(), holds: self.oracle.current().clone(), done_at: None });
         self.mark();
         self.store().backup(&path)?;
@@ -202,7 +206,13 @@ impl Agent {
     /// The states that a crash after so many operations may leave.
     pub fn allowed_at(&self, ops: usize) -> &[Model] {
         let mark = self.marks.iter().rev().find(|mark| mark.ops <= ops).unwrap();
-        &self.oracle.states[mark.durable..mark.states]
+        // A call that failed without an effect has taken its state back.
+        &self.oracle.states[mark.durable..mark.states.min(self.oracle.states.len())]
+    }
+
+    /// How many changes had been acknowledged as durable after so many operations.
+    pub fn acknowledged_at(&self, ops: usize) -> usize {
+        self.marks.iter().rev().find(|mark| mark.ops <= ops).unwrap().durable
     }
 
     fn mark(&mut self) {

@@ -6,6 +6,7 @@
 //! - [`lies`] are the operations that report success and have done something else.
 //! - [`crash`] lists the images after a power cut.
 //! - [`outsider`] changes names and files between two operations, as another program could.
+//! - [`Machine`] is what an agent needs of a disk, so that `tests/power_cuts/` can give it a real one.
 //! - [`Agent`] makes a [`Call`], [`Model`] says what the store should then hold, and [`Oracle`] what a crash may
 //!   leave.
 //!
@@ -30,6 +31,7 @@ pub mod content;
 pub mod crash;
 mod file;
 pub mod lies;
+mod machine;
 mod model;
 mod oracle;
 pub mod outsider;
@@ -44,10 +46,11 @@ pub mod world;
 pub use agent::Agent;
 pub use call::Call;
 pub use lies::Lie;
+pub use machine::Machine;
 pub use model::Model;
 pub use oracle::{BackedUp, Oracle};
 pub use state::State;
-pub use store::{FEW, Mode, Opened, PATH, TORN, exists, key, key_of, open, other_key};
+pub use store::{FEW, Mode, Opened, PATH, TORN, exists, key, key_of, open, open_at, other_key};
 
 use file::{SimFile, SimLockFile};
 use lies::{About, Touch};

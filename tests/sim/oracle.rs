@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use backupy_state::testing::verify_on;
 
-use super::Sim;
+use super::Machine;
 use super::model::Model;
 use super::store::{Mode, key_of, open_at};
 
@@ -88,16 +88,24 @@ pub struct BackedUp {
 }
 
 impl BackedUp {
+    /// The same backup, elsewhere.
+    #[must_use]
+    pub fn at(self, path: PathBuf) -> Self {
+        BackedUp { path, ..self }
+    }
+
     /// Whether the backup must be there after a power cut that follows `ops` operations.
     pub fn must_be_there(&self, ops: usize) -> bool {
         self.done_at.is_some_and(|done_at| done_at <= ops)
     }
 
     /// Checks what the backup holds, on a copy of its disk.
-    pub fn check(&self, sim: &Sim) {
-        let report = verify_on(sim, &self.path, Some(&key_of(self.holds.is_other_key)), |_| {}).unwrap();
+    pub fn check(&self, machine: &impl Machine) {
+        let report =
+            verify_on(&*machine.storage(), &self.path, Some(&key_of(self.holds.is_other_key)), |_| {}).unwrap();
         assert!(report.is_intact(), "{}: {report:?}", self.path.display());
-        let found = open_at(sim, Mode::Sync, &self.path, self.holds.is_other_key).and_then(|it| Model::take(&it));
+        let found =
+            open_at(machine, Mode::Sync, &self.path, self.holds.is_other_key).and_then(|it| Model::take(&it));
         assert_eq!(found.unwrap(), self.holds, "{}", self.path.display());
     }
 }

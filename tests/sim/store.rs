@@ -1,13 +1,12 @@
-//! How an agent opens its store on a simulated disk.
+//! How an agent opens its store.
 
 use std::ops::Deref;
 use std::path::Path;
-use std::sync::Arc;
 
 use backupy_state::testing::{index_every, options_on, policy};
 use backupy_state::{AgentKey, Durability, Error, LogLimits, OpenOptions, QueueOrder, Result, Store, WhenFull};
 
-use super::Sim;
+use super::Machine;
 use super::call::Call;
 use super::world::World;
 
@@ -38,8 +37,8 @@ impl Mode {
     /// Those without an index file.
     pub const ALL: [Mode; 3] = [Mode::Sync, Mode::Mixed, Mode::Buffered];
 
-    pub fn options(self, sim: &Sim) -> OpenOptions {
-        let mut options = options_on(Arc::new(sim.clone()));
+    pub fn options(self, machine: &impl Machine) -> OpenOptions {
+        let mut options = options_on(machine.storage());
         options.mmap(false).queue_order(QueueOrder::Fifo);
         // A compaction on its own thread would start at another operation in each run.
         options.compaction(policy(|policy| policy.automatic = false));
@@ -114,14 +113,15 @@ impl Deref for Opened {
     }
 }
 
-/// Opens the store on a simulated disk, with the first key or else with the other one.
-pub fn open(sim: &Sim, mode: Mode) -> Result<Opened> {
-    open_at(sim, mode, PATH.as_ref(), false)
+/// Opens the store of a machine, with the first key or else with the other one.
+pub fn open(machine: &impl Machine, mode: Mode) -> Result<Opened> {
+    open_at(machine, mode, &machine.path(), false)
 }
 
-pub(super) fn open_at(sim: &Sim, mode: Mode, path: &Path, first_try: bool) -> Result<Opened> {
+/// The same at another path. `first_try` says which of the two keys is tried first.
+pub fn open_at(machine: &impl Machine, mode: Mode, path: &Path, first_try: bool) -> Result<Opened> {
     let open = |is_other_key| {
-        let store = mode.options(sim).open(path, &key_of(is_other_key))?;
+        let store = mode.options(machine).open(path, &key_of(is_other_key))?;
         Ok(Opened { store, is_other_key })
     };
     match open(first_try) {
