@@ -22,7 +22,7 @@ use crate::log::quarantine;
 use crate::log::recovery::{self, How, Recovered};
 use crate::log::scan::Concurrency;
 use crate::repair::salvage::Source;
-use crate::storage::{File, paths};
+use crate::storage::File;
 use crate::{AgentKey, Error, OnDamage, OpenOptions, Result, SalvageReport, events};
 
 /// Opens an existing store; a damaged one as `options.on_damage` says. `file` is the log at `path`, locked by the
@@ -64,9 +64,8 @@ fn replace_damaged(
     let prepare = |new: &LogBuilder| new.set_attributes(&attributes);
     let (mut new, report) = source.copy_into(storage, key, path, Concurrency::Exclusive, prepare)?;
     let damaged = quarantine::quarantine_damaged(&**storage, path, &*file)?;
-    let folder = new.rename_over(path, file.id(), "replace the damaged log with the salvaged one at")?;
+    // The folder is synced by the opening that follows: no mark names the end of the new log, so it counts as unclean.
+    new.rename_over(path, file.id(), "replace the damaged log with the salvaged one at")?;
     index_file::remove(&**storage, path);
-    // Guards against a power cut that brings back the damaged log after calls on the new one were acknowledged.
-    paths::sync(&*folder, path)?;
     Ok((SalvageReport { from: damaged, ..report }, Arc::clone(&new.file.file)))
 }

@@ -2,12 +2,18 @@
 //!
 //! `cargo test --all-features` is meant to take less than a minute on two cores, so by default these tests take a
 //! sample of their cases, spread evenly over all of them. With `CI=true` in the environment, as `.ci/run`
-//! and `tests/planted/run` set it, they take every case. Set it for mutants too.
+//! and `tests/planted/run` set it, they take every case, or as many as CI has time for. Set it for mutants too. With
+//! `DEEP=true`, the latter take every case too, or many more.
 
 #![allow(dead_code, reason = "each test binary uses a part of it")]
 
 fn choose<T>(sample: T, full: T) -> T {
     if std::env::var("CI").is_ok_and(|ci| ci == "true") { full } else { sample }
+}
+
+/// As [`choose`], where CI has no time for every case: `DEEP=true` takes every one.
+fn choose_deep<T>(sample: T, ci: T, deep: T) -> T {
+    if std::env::var("DEEP").is_ok_and(|is_deep| is_deep == "true") { deep } else { choose(sample, ci) }
 }
 
 /// `crash`: power is cut in every history of at most this many calls.
@@ -32,7 +38,7 @@ pub(crate) fn random_indexed_histories() -> u64 {
 
 /// `crash`: of the images of a history of `calls` calls, one in this many is also cut during its recovery.
 pub(crate) fn cut_recoveries_step(calls: usize) -> u64 {
-    choose([16, 16, 256, 1024], [1, 1, 16, 160])[calls.min(3)]
+    choose_deep([16, 16, 256, 1024], [1, 1, 32, 320], [1, 1, 4, 24])[calls.min(3)]
 }
 
 /// `crash`: the test fails if it opens fewer distinct disks than this.
@@ -58,7 +64,7 @@ pub(crate) fn full_queue() -> (usize, usize) {
 /// `failing_calls`: one failure in this many is tried. There are 24 failures of an operation and 36 of a sync. A
 /// step that shares no divisor with these numbers tries each kind of failure.
 pub(crate) fn failure_step() -> usize {
-    choose(25, 1)
+    choose_deep(25, 5, 1)
 }
 
 /// `outsider`: of the operations before which an outsider acts, one in this many is tried.
@@ -83,7 +89,7 @@ pub(crate) fn damaged_byte_step() -> usize {
 
 /// `damage`: how many bits of each such byte are flipped, one at a time.
 pub(crate) fn flipped_bits() -> usize {
-    choose(1, 8)
+    choose_deep(1, 3, 8)
 }
 
 /// `salvage`: of the places that a test damages, one in this many is tried.
@@ -98,7 +104,7 @@ pub(crate) fn real_byte_step() -> usize {
 
 /// `mutated`: how many logs are changed, each 20 times.
 pub(crate) fn mutated_logs() -> u64 {
-    choose(30, 600)
+    choose_deep(30, 250, 600)
 }
 
 /// `kills`: how many times the agent is killed.
