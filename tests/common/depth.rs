@@ -1,9 +1,9 @@
 //! How deep the exhaustive and random tests go. This is the only place that says it.
 //!
 //! `cargo test --all-features` is meant to take less than a minute on two cores, so by default these tests take a
-//! sample of their cases, spread evenly over all of them. With `CI=true` in the environment, as `.ci/run`
-//! and `tests/planted/run` set it, they take every case, or as many as CI has time for. Set it for mutants too. With
-//! `DEEP=true`, the latter take every case too, or many more.
+//! sample of their cases, spread evenly over all of them. With `CI=true` in the environment, as `.ci/run` sets it,
+//! they take every case, or as many as CI has time for; with `DEEP=true`, which `tests/planted/run` sets too, every
+//! case. Set both for mutants.
 
 #![allow(dead_code, reason = "each test binary uses a part of it")]
 
