@@ -64,7 +64,7 @@ fn replace_damaged(
     let prepare = |new: &LogBuilder| new.set_attributes(&attributes);
     let (mut new, report) = source.copy_into(storage, key, path, Concurrency::Exclusive, prepare)?;
     let damaged = quarantine::quarantine_damaged(&**storage, path, &*file)?;
-    // The folder is synced by the opening that follows: no mark names the end of the new log, so it counts as unclean.
+    // The opening that follows syncs the folder: no mark names the end of the new log, so it is unclean.
     new.rename_over(path, file.id(), "replace the damaged log with the salvaged one at")?;
     index_file::remove(&**storage, path);
     Ok((SalvageReport { from: damaged, ..report }, Arc::clone(&new.file.file)))

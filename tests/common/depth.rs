@@ -2,8 +2,8 @@
 //!
 //! `cargo test --all-features` is meant to take less than a minute on two cores, so by default these tests take a
 //! sample of their cases, spread evenly over all of them. With `CI=true` in the environment, as `.ci/run` sets it,
-//! they take every case, or as many as CI has time for; with `DEEP=true`, which `tests/planted/run` sets too, every
-//! case. Set both for mutants.
+//! they take every case, or as many as CI has time for. With `DEEP=true`, which `tests/planted/run` sets too, they
+//! take every case. Set both for mutants.
 
 #![allow(dead_code, reason = "each test binary uses a part of it")]
 
