@@ -220,6 +220,11 @@ fn rename_new(from: &Path, to: &Path) -> Result<(), RenameError> {
     // Unlike a rename, a link never replaces what is there.
     match retry_on_intr(|| rustix::fs::link(from, to)) {
         Ok(()) => {
+            // Guards against a power cut that keeps the removal and loses the link.
+            if let Err(error) = sync_folder_of(to) {
+                let _ = fs::remove_file(to);
+                return Err(RenameError::Io(error));
+            }
             // If this fails, the file also keeps its old name. It has the new one, which is what the caller needs.
             let _ = fs::remove_file(from);
             return Ok(());
@@ -232,6 +237,10 @@ fn rename_new(from: &Path, to: &Path) -> Result<(), RenameError> {
         Ok(_) => Err(RenameError::TargetTaken),
         Err(error) => Err(RenameError::Io(error)),
     }
+}
+
+fn sync_folder_of(path: &Path) -> io::Result<()> {
+    Disk.open_folder(path.parent().unwrap_or(path))?.sync()
 }
 
 /// `None` where the folder cannot be opened.

@@ -197,6 +197,17 @@ fn a_new_file_gets_its_name_where_there_is_no_renameat2_and_no_link() {
     }
 }
 
+/// A power cut could keep the removal of the old name alone.
+#[test]
+fn a_link_in_place_of_a_rename_is_durable_before_the_old_name_is_removed() {
+    if has_strace() {
+        let inject = ["renameat2:error=ENOSYS", "fsync:error=EIO:when=1"].map(str::to_owned);
+        let (steps, place) = everything(&inject, &[]);
+        assert!(steps.len() == 1 && steps["create"].contains("could not create"), "{steps:?}");
+        assert_eq!(names(place.folder()), ["state.db.lock"]);
+    }
+}
+
 #[test]
 fn a_lack_of_descriptors_at_the_folder_fails_the_call_before_anything_is_renamed() {
     if has_strace() {

@@ -426,8 +426,13 @@ impl Storage for Sim {
             state.world.change_name(NameChange::Rename { from, to, inode });
             return Ok(());
         }
-        state.world.change_name(NameChange::Create { path: to, inode });
+        state.world.change_name(NameChange::Create { path: to.clone(), inode });
         drop(state);
+        // As where it is made of a link and a removal, which a power cut could keep alone.
+        if let Err(error) = Folder::sync(self) {
+            self.remove_file(&to, file)?;
+            return Err(RenameError::Io(error));
+        }
         // If the old name stays, the file has two.
         let _ = self.remove_file(&from, file);
         Ok(())

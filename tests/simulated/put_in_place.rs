@@ -7,8 +7,9 @@ use std::sync::Arc;
 use backupy_state::testing::{Access, Storage, salvage_on};
 use backupy_state::{Error, Result};
 
+use crate::common::depth::survival_images;
 use crate::sim::content::Content;
-use crate::sim::world::{self, NameChange, World};
+use crate::sim::world::{self, Image, NameChange, World};
 use crate::sim::{Agent, Call, Mode, Op, PATH, Sim, crash, key, open};
 
 /// The log of a store with one job, closed.
@@ -81,4 +82,29 @@ fn a_complete_copy_where_the_next_one_is_to_be_written_is_in_the_way_and_stays()
         assert_eq!(world::hash(&agent.sim.live()), before);
         assert!(disk.remove_file(new, id).unwrap());
     }
+}
+
+/// Also if the rename that keeps it is lost, and the new file of the compaction is not.
+#[test]
+fn a_store_that_is_parked_at_new_survives_every_power_cut_of_a_compaction() {
+    // It has the key and the generation that a left-over would have, and a mark.
+    let mut image: Image = [(PATH.into(), closed_log(40))].into();
+    let compacted = Sim::on(&image, 41);
+    let store = open(&compacted, Mode::Sync).unwrap();
+    store.compact().unwrap();
+    store.close().unwrap();
+    let parked = compacted.live()[Path::new(PATH)].clone();
+    image.insert(format!("{PATH}.new").into(), parked.clone());
+    let sim = Sim::on(&image, 42);
+    sim.record();
+    let store = open(&sim, Mode::Sync).unwrap();
+    store.compact().unwrap();
+    let mut images = 0;
+    for moment in sim.take_moments() {
+        crash::some_images(&moment.world, 43, survival_images(), &mut |image| {
+            assert!(image.values().any(|file| file.bytes() == parked.bytes()), "{:?}", image.keys());
+            images += 1;
+        });
+    }
+    assert!(images > 0);
 }
