@@ -89,7 +89,7 @@ pub(crate) fn damaged_byte_step() -> usize {
 
 /// `damage`: how many bits of each such byte are flipped, one at a time.
 pub(crate) fn flipped_bits() -> usize {
-    choose_deep(1, 3, 8)
+    choose_deep(1, 2, 8)
 }
 
 /// `salvage`: of the places that a test damages, one in this many is tried.
