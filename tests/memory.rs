@@ -191,6 +191,20 @@ fn opening_a_long_log_of_small_records_holds_few_of_them_at_once() {
 
 /// The memory that the index takes for a file that is hardly more than keys.
 #[test]
+fn an_index_file_that_was_made_long_takes_no_memory() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("state.db");
+    store_of(&path, &[600; 2000]);
+    let index = fs::File::options().write(true).open(folder.path().join("state.db.index")).unwrap();
+    let len = fs::metadata(&path).unwrap().len() as usize;
+    // A hole, which takes no space.
+    index.set_len(1 << 40).unwrap();
+    let (peak, store) = peak_of(|| open(&path).unwrap());
+    assert!(store.recovery().opening.by_index);
+    assert!(peak <= 2 * len + 300 * 2000 + MIB, "{peak} bytes for {len}");
+}
+
+#[test]
 fn opening_many_small_jobs_takes_300_bytes_for_each_and_twice_the_file() {
     for count in [4_000, 40_000] {
         let folder = tempfile::tempdir().unwrap();

@@ -105,16 +105,6 @@ impl Index {
         self.staged.each_ref().map(Vec::len)
     }
 
-    /// Takes memory for `times` as much as was staged since the lists had `before` elements, where they had none:
-    /// a list that grows step by step is moved at each step.
-    pub(crate) fn expect_more(&mut self, before: [usize; BUCKET_COUNT], times: usize) {
-        for (staged, before) in self.staged.iter_mut().zip(before) {
-            if before == 0 {
-                staged.reserve_exact(staged.len().saturating_mul(times));
-            }
-        }
-    }
-
     /// Drops what was staged since it was `lens` long.
     pub(crate) fn unstage(&mut self, lens: [usize; BUCKET_COUNT]) {
         self.staged.iter_mut().zip(lens).for_each(|(staged, len)| staged.truncate(len));

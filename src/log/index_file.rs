@@ -85,19 +85,14 @@ fn read_runs(mut reader: PartReader<'_>, first: LogPosition, order: QueueOrder) 
     let mut runs: Vec<(_, RunEnd, u64)> = Vec::new();
     let mut staged = index.staged_lens();
     let mut values_end = 0;
-    while let Some((part, text, parts_left)) = reader.next() {
+    while let Some((part, text)) = reader.next() {
         let fits = match part {
-            Part::Entries => {
-                let before = index.staged_lens();
-                let parsed = file::parse_entries(text, |bucket, key, location| {
-                    let sealed_len = |len| u64::from(len) + TAG_LEN as u64;
-                    let end = location.map_or(0, |it| it.value_offset.saturating_add(sealed_len(it.len)));
-                    values_end = values_end.max(end);
-                    index.stage_entry(bucket, key, location);
-                });
-                index.expect_more(before, parts_left);
-                parsed
-            }
+            Part::Entries => file::parse_entries(text, |bucket, key, location| {
+                let sealed_len = |len| u64::from(len) + TAG_LEN as u64;
+                let end = location.map_or(0, |it| it.value_offset.saturating_add(sealed_len(it.len)));
+                values_end = values_end.max(end);
+                index.stage_entry(bucket, key, location);
+            }),
             Part::End(end) => {
                 let from = runs.last().map_or(first, |(_, last, _)| last.to);
                 let fits = end.from == from && values_end <= end.until.end;
@@ -194,9 +189,8 @@ impl PartReader<'_> {
         Some(())
     }
 
-    /// The next part, its entries, and how many parts of its length the rest of the file has. `None` at the end of
-    /// the file, and for a part that does not open.
-    fn next(&mut self) -> Option<(Part, &[u8], usize)> {
+    /// The next part, and its entries. `None` at the end of the file, and for one that does not open.
+    fn next(&mut self) -> Option<(Part, &[u8])> {
         let mut opener = match self.opener.take() {
             Some(opener) => opener,
             None => {
@@ -217,8 +211,7 @@ impl PartReader<'_> {
             Part::End(_) => self.run += 1,
         }
         self.text = text;
-        let left = self.file.len().ok()?.saturating_sub(self.at);
-        Some((part, self.text.get(..head.len)?, usize::try_from(left).ok()?.div_ceil(len)))
+        Some((part, self.text.get(..head.len)?))
     }
 }
 
