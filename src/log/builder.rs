@@ -186,7 +186,7 @@ impl LogBuilder {
     }
 
     fn drop_cache(&self, range: Range<u64>) -> Result<()> {
-        storage::drop_cache_if_allowed(&*self.file.file, range).map_err(self.file.io("drop the page cache of"))
+        storage::drop_cache_if_allowed(&*self.file.file, range, &self.file.path)
     }
 
     fn not_as_written(&self, offset: u64) -> Error {

@@ -69,8 +69,7 @@ pub(crate) fn create_log(
 
 /// Reads the first pages back from the disk: without them, nothing that is written later could be read.
 fn check(file: &dyn File, path: &Path, written: &[u8]) -> Result<()> {
-    storage::drop_cache_if_allowed(file, 0..written.len() as u64)
-        .map_err(|source| Error::io("drop the page cache of", path, source))?;
+    storage::drop_cache_if_allowed(file, 0..written.len() as u64, path)?;
     if read_first_pages(file, path)? == written { Ok(()) } else { Err(storage::not_as_written("create", path)) }
 }
 

@@ -238,8 +238,7 @@ impl Part<'_> {
 
     /// Fails if the copy, read from the disk, does not have the bytes of the part.
     fn check_copy(&self, copy: &dyn File, to: &Path, operation: &'static str) -> Result<()> {
-        storage::drop_cache_if_allowed(copy, 0..self.range.end - self.range.start)
-            .map_err(|source| Error::io("drop the page cache of", to, source))?;
+        storage::drop_cache_if_allowed(copy, 0..self.range.end - self.range.start, to)?;
         match self.is_copied_to(copy)? {
             Ok(true) => Ok(()),
             Ok(false) => Err(storage::not_as_written(operation, to)),

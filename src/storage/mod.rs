@@ -215,11 +215,11 @@ pub(crate) fn read_exact_at(file: &dyn File, buf: &mut [u8], offset: u64) -> io:
 }
 
 /// Drops the page cache of a range, so that the next read is one from the disk. Where a sandbox does not allow
-/// this, the next read may find what is in the page cache.
-pub(crate) fn drop_cache_if_allowed(file: &dyn File, range: Range<u64>) -> io::Result<()> {
+/// this, the next read may find what is in the page cache. `path` is for the error.
+pub(crate) fn drop_cache_if_allowed(file: &dyn File, range: Range<u64>, path: &Path) -> crate::Result<()> {
     match file.drop_cache(range) {
         Err(error) if is_refused(&error) => Ok(()),
-        dropped => dropped,
+        dropped => dropped.map_err(|source| Error::io("drop the page cache of", path, source)),
     }
 }
 
