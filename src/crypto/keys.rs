@@ -148,20 +148,21 @@ pub(crate) fn bolt_opener(key: &AgentKey) -> BoltOpener {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
     use crate::crypto::Unauthentic;
     use crate::crypto::seal::MANIFEST_AAD_LEN;
 
-    const ID: GenerationId = GenerationId { generation: 1, store_id: [2; 16], salt: [3; 32] };
-    const NONCE: Nonce = [0xF0; NONCE_LEN];
-    const AAD: [u8; MANIFEST_AAD_LEN] = [5; MANIFEST_AAD_LEN];
+    pub(in crate::crypto) const ID: GenerationId =
+        GenerationId { generation: 1, store_id: [2; 16], salt: [3; 32] };
+    pub(in crate::crypto) const NONCE: Nonce = [0xF0; NONCE_LEN];
+    pub(in crate::crypto) const AAD: [u8; MANIFEST_AAD_LEN] = [5; MANIFEST_AAD_LEN];
 
-    fn prk(key: &str, id: &GenerationId) -> Prk {
+    pub(in crate::crypto) fn prk(key: &str, id: &GenerationId) -> Prk {
         Prk::extract(&id.salt, &AgentKey::new(key).unwrap())
     }
 
-    fn sealer() -> Sealer {
+    pub(in crate::crypto) fn sealer() -> Sealer {
         prk("key", &ID).frame_sealer(&ID)
     }
 

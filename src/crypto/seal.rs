@@ -141,20 +141,7 @@ fn value_aad(seq: u64, i: u32) -> [u8; 12] {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::AgentKey;
-    use crate::crypto::keys::{GenerationId, Prk};
-
-    const ID: GenerationId = GenerationId { generation: 1, store_id: [2; 16], salt: [3; 32] };
-    const NONCE: Nonce = [0xF0; NONCE_LEN];
-    const AAD: [u8; MANIFEST_AAD_LEN] = [5; MANIFEST_AAD_LEN];
-
-    fn prk(key: &str, id: &GenerationId) -> Prk {
-        Prk::extract(&id.salt, &AgentKey::new(key).unwrap())
-    }
-
-    fn sealer() -> Sealer {
-        prk("key", &ID).frame_sealer(&ID)
-    }
+    use crate::crypto::keys::tests::{AAD, ID, NONCE, prk, sealer};
 
     #[test]
     fn a_manifest_opens_only_with_its_own_nonce_data_tag_and_key() {

@@ -23,7 +23,7 @@ fn call(thread: usize, number: usize, seed: u64) -> Action {
     let mut random = Random::new(seed ^ ((thread as u64) << 56) ^ number as u64);
     // Most are small; a few are long enough to be killed in the middle of.
     let payload_len = if random.below(25) == 0 { random.below(400_000) } else { random.below(600) };
-    let run_id = format!("thread-{thread}-job-{}", random.below(10));
+    let run_id = format!("{}job-{}", prefix(thread), random.below(10));
     let ts_ms = i64::try_from(random.below(5)).unwrap();
     match (thread, random.below(6)) {
         // One thread has the logs and the configuration, one the session and the heartbeat: they have one key
@@ -58,12 +58,16 @@ impl Own {
     }
 }
 
+/// What the run ids and data keys of a thread begin with.
+pub(super) fn prefix(thread: usize) -> String {
+    format!("thread-{thread}-")
+}
+
 /// The part of a whole state that is the thread's own.
-fn part_of(whole: &State, thread: usize) -> State {
-    let mut own = State::default();
-    let prefix = format!("thread-{thread}-");
-    let jobs = whole.jobs.iter().filter(|(run_id, _)| run_id.starts_with(&prefix));
-    own.jobs = jobs.map(|(run_id, payload)| (run_id.clone(), payload.clone())).collect();
+pub(super) fn part_of(whole: &State, thread: usize) -> State {
+    let mut own = State { is_fifo: whole.is_fifo, ..State::default() };
+    let prefix = prefix(thread);
+    own.jobs = whole.jobs.iter().filter(|(run_id, _)| run_id.starts_with(&prefix)).cloned().collect();
     own.data = whole.data.clone().into_iter().filter(|(key, _)| key.starts_with(&prefix)).collect();
     if thread == 0 {
         own.config = whole.config.clone();

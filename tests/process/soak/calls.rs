@@ -7,6 +7,7 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use backupy_state::{Batch, Error, LogAdmission, QueueOrder, Result, Snapshot, Store};
 
 use crate::common::{Action, Random, State};
+use crate::kills::{part_of, prefix};
 
 pub(super) const THREADS: usize = 4;
 
@@ -122,10 +123,6 @@ fn data_key(random: &mut Random, thread: usize) -> String {
     format!("{}data-{}", prefix(thread), random.below(6))
 }
 
-fn prefix(thread: usize) -> String {
-    format!("thread-{thread}-")
-}
-
 /// Most are short. Some are long enough to be killed in the middle of. No two are the same.
 fn payload(random: &mut Random) -> Vec<u8> {
     let len = 8 + match random.below(500) {
@@ -165,22 +162,6 @@ pub(super) fn parts(whole: &State) -> Vec<State> {
     assert_eq!(of_all(|part| part.jobs.len()), whole.jobs.len());
     assert_eq!(of_all(|part| part.data.len()), whole.data.len());
     parts
-}
-
-fn part_of(whole: &State, thread: usize) -> State {
-    let mut own = State { is_fifo: whole.is_fifo, ..State::default() };
-    let prefix = prefix(thread);
-    own.jobs = whole.jobs.iter().filter(|(run_id, _)| run_id.starts_with(&prefix)).cloned().collect();
-    own.data = whole.data.clone().into_iter().filter(|(key, _)| key.starts_with(&prefix)).collect();
-    if thread == 0 {
-        own.config = whole.config.clone();
-        own.logs = whole.logs.clone();
-    }
-    if thread == 1 {
-        own.session = whole.session.clone();
-        own.heartbeat = whole.heartbeat;
-    }
-    own
 }
 
 /// `Store` and `Snapshot` have the same reading calls, but share no public trait for them.
