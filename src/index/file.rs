@@ -47,11 +47,22 @@ pub(crate) const PART_HEAD_LEN: usize = 8;
 const ENTRIES: u32 = 1;
 const END: u32 = 2;
 
-// An entry: kind, bucket, how many bytes of the key are those of the key before it, how many others follow. Of a
-// put, the location follows the key.
-const KEY_AT: usize = 6;
-const PUT: u8 = 1;
-const DELETE: u8 = 2;
+// An entry: its head, the rest of its key, and of a put the location. The head has, from its lowest bit on: how
+// many bytes of the key are those of the key before it, how many others follow, the bucket, and the kind.
+const KEY_AT: usize = 4;
+const REST_LEN_BIT: u32 = 11;
+const BUCKET_BIT: u32 = 22;
+const KIND_BIT: u32 = 25;
+const KEY_LEN_MASK: u32 = (1 << REST_LEN_BIT) - 1;
+const _: () = assert!(RUN_ID_LEN_MAX <= KEY_LEN_MASK as usize);
+const DELETE: u32 = 0;
+const PUT: u32 = 1;
+/// This kind and those above it are short puts. Each is that of one `i`, from 0, and the offset and the length of
+/// the value share 8 bytes.
+const SHORT_PUT: u32 = 2;
+const SHORT_PUTS: u32 = (1 << (u32::BITS - KIND_BIT)) - SHORT_PUT;
+const VALUE_LEN_BIT: u32 = 40;
+const SHORT_LOCATION_LEN: usize = 8 + 4 + NONCE_LEN;
 const LOCATION_LEN: usize = 8 + 4 + 4 + 4 + NONCE_LEN;
 const ENTRY_LEN_MAX: usize = KEY_AT + RUN_ID_LEN_MAX + LOCATION_LEN;
 
@@ -60,7 +71,7 @@ const NUMBERS_AT: usize = 4 * POSITION_LEN;
 const END_LEN: usize = NUMBERS_AT + 16;
 
 /// A part is sealed once it has this many bytes: one more entry still fits.
-const PART_LEN: usize = 64 << 10;
+const PART_LEN: usize = 32 << 10;
 pub(crate) const PART_LEN_MAX: usize = PART_LEN + ENTRY_LEN_MAX;
 /// What all parts of a run are sealed with besides their own text: the header of the file, and the run's number.
 const AAD_LEN: usize = FILE_HEADER_LEN + 8;
@@ -140,17 +151,20 @@ impl RunEncoder {
         }
         let shared = self.last_key.iter().zip(key).take_while(|(a, b)| a == b).count();
         let rest = key.get(shared..).unwrap_or_default();
-        #[allow(clippy::cast_possible_truncation, reason = "a key has at most 1024 bytes")]
-        let [shared_len, rest_len] = [shared as u16, rest.len() as u16].map(u16::to_le_bytes);
-        self.part.extend_from_slice(&[if location.is_some() { PUT } else { DELETE }, bucket.code()]);
-        self.part.extend_from_slice(&shared_len);
-        self.part.extend_from_slice(&rest_len);
+        let kind = location.map_or(DELETE, kind_of);
+        self.part.extend_from_slice(&encode_entry_head(shared, rest.len(), bucket.code(), kind));
         self.part.extend_from_slice(rest);
         if let Some(Location { value_offset, seq, i, len, nonce }) = location {
-            self.part.extend_from_slice(&value_offset.to_le_bytes());
-            self.part.extend_from_slice(&seq.get().to_le_bytes());
-            self.part.extend_from_slice(&i.to_le_bytes());
-            self.part.extend_from_slice(&len.to_le_bytes());
+            if kind >= SHORT_PUT {
+                let range = value_offset | u64::from(*len) << VALUE_LEN_BIT;
+                self.part.extend_from_slice(&range.to_le_bytes());
+                self.part.extend_from_slice(&seq.get().to_le_bytes());
+            } else {
+                self.part.extend_from_slice(&value_offset.to_le_bytes());
+                self.part.extend_from_slice(&seq.get().to_le_bytes());
+                self.part.extend_from_slice(&i.to_le_bytes());
+                self.part.extend_from_slice(&len.to_le_bytes());
+            }
             self.part.extend_from_slice(nonce);
         }
         self.last_key.truncate(shared);
@@ -186,6 +200,19 @@ impl RunEncoder {
         *number += 1;
         Ok(())
     }
+}
+
+fn encode_entry_head(shared: usize, rest_len: usize, bucket: u8, kind: u32) -> [u8; KEY_AT] {
+    #[allow(clippy::cast_possible_truncation, reason = "a key has at most 1024 bytes")]
+    let [shared, rest_len] = [shared as u32, rest_len as u32];
+    (shared | rest_len << REST_LEN_BIT | u32::from(bucket) << BUCKET_BIT | kind << KIND_BIT).to_le_bytes()
+}
+
+/// The kind of a put.
+fn kind_of(Location { value_offset, i, len, .. }: &Location) -> u32 {
+    let is_short =
+        *i < SHORT_PUTS && *value_offset < 1 << VALUE_LEN_BIT && *len < 1 << (u64::BITS - VALUE_LEN_BIT);
+    if is_short { SHORT_PUT + i } else { PUT }
 }
 
 /// The length and the kind of a part.
@@ -259,10 +286,11 @@ pub(crate) fn parse_entries(
     // Whether all keys were, so that only the rest of the next one must be looked at.
     let mut are_ascii = true;
     while !text.is_empty() {
-        let [kind, bucket, ..] = *text.first_chunk::<KEY_AT>()?;
-        let bucket = Bucket::from_code(bucket)?;
-        let shared = usize::from(u16::from_le_bytes(bytes_at(text, 2)?));
-        let rest_len = usize::from(u16::from_le_bytes(bytes_at(text, 4)?));
+        let head = u32::from_le_bytes(bytes_at(text, 0)?);
+        let [shared, rest_len] = [head, head >> REST_LEN_BIT].map(|len| (len & KEY_LEN_MASK) as usize);
+        let kind = head >> KIND_BIT;
+        #[allow(clippy::cast_possible_truncation, reason = "three bits")]
+        let bucket = Bucket::from_code((head >> BUCKET_BIT & 0b111) as u8)?;
         if shared > key.len() {
             return None;
         }
@@ -276,17 +304,34 @@ pub(crate) fn parse_entries(
             return None;
         }
         let location = match kind {
+            DELETE => None,
             PUT => {
-                let (location, rest) = text.split_first_chunk::<LOCATION_LEN>()?;
+                let (location, rest) = text.split_first_chunk()?;
                 text = rest;
                 Some(parse_location(location)?)
             }
-            DELETE => None,
-            _ => return None,
+            short => {
+                let (location, rest) = text.split_first_chunk()?;
+                text = rest;
+                Some(parse_short_location(location, short - SHORT_PUT)?)
+            }
         };
         take(bucket, [key.get(..shared)?, rest], location);
     }
     Some(())
+}
+
+fn parse_short_location(bytes: &[u8; SHORT_LOCATION_LEN], i: u32) -> Option<Location> {
+    let range = u64::from_le_bytes(bytes_at(bytes, 0)?);
+    let location = Location {
+        value_offset: range & ((1 << VALUE_LEN_BIT) - 1),
+        seq: NonZeroU32::new(u32::from_le_bytes(bytes_at(bytes, 8)?))?,
+        i,
+        #[allow(clippy::cast_possible_truncation, reason = "24 bits")]
+        len: (range >> VALUE_LEN_BIT) as u32,
+        nonce: bytes_at(bytes, 12)?,
+    };
+    (location.seq() <= SEQ_MAX).then_some(location)
 }
 
 fn parse_location(bytes: &[u8; LOCATION_LEN]) -> Option<Location> {
@@ -315,7 +360,8 @@ mod tests {
 
     fn location(number: u32) -> Location {
         let seq = NonZeroU32::new(number + 1).unwrap();
-        Location { value_offset: 8192 + u64::from(number), seq, i: number, len: 2 * number, nonce: [7; NONCE_LEN] }
+        let (value_offset, i) = (8192 + u64::from(number), number % 2);
+        Location { value_offset, seq, i, len: 2 * number, nonce: [7; NONCE_LEN] }
     }
 
     fn end() -> RunEnd {
@@ -375,33 +421,59 @@ mod tests {
 
     #[test]
     fn entries_that_no_writer_writes_are_refused() {
-        let put = |key: &[u8]| {
-            let mut text = vec![PUT, 2, 0, 0, u8::try_from(key.len()).unwrap(), 0];
-            text.extend_from_slice(key);
-            text.extend_from_slice(&[0; 8]);
-            text.extend_from_slice(&[1, 0, 0, 0]);
-            text.extend_from_slice(&[0; 20]);
-            text
+        let entry = |shared: usize, key: &[u8], bucket: u8, kind: u32| {
+            [&encode_entry_head(shared, key.len(), bucket, kind)[..], key].concat()
         };
+        // At offset 0, of frame 1, without a length.
+        let put = |key: &[u8]| [&entry(0, key, 2, PUT)[..], &[0; 8], &[1, 0, 0, 0], &[0; 20]].concat();
+        let short_put = |key: &[u8]| [&entry(0, key, 2, SHORT_PUT)[..], &[0; 8], &[1, 0, 0, 0], &[0; 12]].concat();
         let parse = |text: &[u8]| parse_entries(text, |_, _, _| {});
-        let whole = put(b"run");
-        assert_eq!(parse(&whole), Some(()));
-        assert_eq!(parse(&[whole.clone(), vec![DELETE, 2, 3, 0, 1, 0, b's']].concat()), Some(()));
-        for len in 1..whole.len() {
-            assert_eq!(parse(&whole[..len]), None, "cut to {len}");
+        for whole in [put(b"run"), short_put(b"run"), entry(0, b"run", 2, DELETE)] {
+            assert_eq!(parse(&whole), Some(()));
+            assert_eq!(parse(&[whole.clone(), entry(3, b"s", 2, DELETE)].concat()), Some(()));
+            assert_eq!(parse(&[whole.clone(), entry(4, b"s", 2, DELETE)].concat()), None, "a prefix of no key");
+            for len in 1..whole.len() {
+                assert_eq!(parse(&whole[..len]), None, "cut to {len}");
+            }
         }
-        // The kind, the bucket, a prefix of no key, and the number of no frame.
-        for (at, value) in [(0, 3), (1, 6), (2, 1), (6 + 3 + 8, 0), (6 + 3 + 11, 0x80)] {
-            let mut text = whole.clone();
-            text[at] = value;
-            assert_eq!(parse(&text), None, "{value} at {at}");
+        for whole in [put(b"run"), short_put(b"run")] {
+            // The number of no frame.
+            for (at, value) in [(4 + 3 + 8, 0), (4 + 3 + 11, 0x80)] {
+                let mut text = whole.clone();
+                text[at] = value;
+                assert_eq!(parse(&text), None, "{value} at {at}");
+            }
         }
+        assert_eq!(parse(&entry(1, b"run", 2, DELETE)), None, "a prefix of no key");
+        assert_eq!(parse(&entry(0, b"run", 6, DELETE)), None, "no bucket");
         // The first byte of two, and another character.
         let two_bytes = put("\u{e9}".as_bytes());
         assert_eq!(parse(&two_bytes), Some(()));
-        assert_eq!(parse(&[two_bytes, vec![DELETE, 2, 1, 0, 1, 0, b's']].concat()), None);
+        assert_eq!(parse(&[two_bytes, entry(1, b"s", 2, DELETE)].concat()), None);
         assert_eq!(parse(&put(b"")), None);
         assert_eq!(parse(&put(&[0xFF])), None);
-        assert_eq!(parse(&[DELETE, 4, 0, 0, 1, 0, b'k']), None);
+        assert_eq!(parse(&entry(0, b"k", 4, DELETE)), None);
+    }
+
+    #[test]
+    fn a_location_of_any_size_reads_back() {
+        let mut entries: Vec<Entry> = Vec::new();
+        for value_offset in [0, (1 << 40) - 1, 1 << 40, u64::MAX] {
+            for (i, len) in [
+                (0, 0),
+                (0, (1 << 24) - 1),
+                (0, 1 << 24),
+                (0, u32::MAX),
+                (1, 0),
+                (125, 7),
+                (126, 7),
+                (u32::MAX, 5),
+            ] {
+                let location = Location { value_offset, i, len, ..location(3) };
+                let key = format!("run-{:02}", entries.len()).into_bytes();
+                entries.push((Bucket::Queue, key, Some(location)));
+            }
+        }
+        assert_eq!(decode(0, &encode(0, &entries)), Some((entries, end())));
     }
 }

@@ -63,6 +63,8 @@ pub(crate) struct Index {
     fifo: Option<Fifo>,
     /// For each bucket, the puts and deletes that are staged, in the order of the log.
     staged: [Vec<Staged>; BUCKET_COUNT],
+    /// How long such a list is expected to become.
+    expected_len: usize,
     /// How many staged operations were left when the replaced ones were last dropped.
     staged_kept: usize,
     sums: Sums,
@@ -82,6 +84,7 @@ impl Index {
             buckets: Default::default(),
             fifo,
             staged: Default::default(),
+            expected_len: 0,
             staged_kept: 0,
             sums: Sums::default(),
             next_ordinal: 0,
@@ -89,10 +92,19 @@ impl Index {
         }
     }
 
+    /// Announces how long a list may become that [`stage_entry`](Self::stage_entry) fills, so that it need not be
+    /// copied as it grows. Takes no memory for a short list, and a limited amount for any number.
+    pub(crate) fn expect_entries(&mut self, count: u64) {
+        self.expected_len = usize::try_from(count).map_or(EXPECTED_MAX, |count| count.min(EXPECTED_MAX));
+    }
+
     /// Stages what a run of the index file says of a key, which is given in two parts. Its ordinals are noted by
     /// [`continue_ordinals_from`](Self::continue_ordinals_from).
     pub(crate) fn stage_entry(&mut self, bucket: Bucket, key: [&[u8]; 2], location: Option<Location>) {
         let staged = &mut self.staged[bucket as usize];
+        if staged.len() == staged.capacity() && staged.len() >= EXPECTED_MIN {
+            staged.reserve_exact(self.expected_len.saturating_sub(staged.len()));
+        }
         staged.push((Key::default(), location));
         if let Some((staged_key, _)) = staged.last_mut() {
             // In its place: to move bytes that were written just before would take as long as all else here.
@@ -438,6 +450,10 @@ fn drop_replaced(staged: &mut Vec<Staged>) {
     staged.retain(|_| is_kept.next().unwrap_or(true));
 }
 
+/// A list that is this long is given the memory that it is expected to need, but for no more keys than
+/// `EXPECTED_MAX`: the number comes from the length of a file, which anybody can have changed.
+const EXPECTED_MIN: usize = 32;
+const EXPECTED_MAX: usize = 1 << 14;
 /// With no more staged operations than this, plus one for each `LEN_FOR_STAGED` bytes of the log, dropping the
 /// replaced ones takes more time than their memory is worth: 256 KiB plus half of the log's length.
 const STAGED_MIN: u64 = 1 << 12;

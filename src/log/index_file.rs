@@ -81,6 +81,7 @@ pub(crate) fn read(
 fn read_runs(mut reader: PartReader<'_>, first: LogPosition, order: QueueOrder) -> Option<Indexed> {
     let (file, log) = (reader.file, reader.log);
     let mut index = Index::new(order);
+    index.expect_entries(file.len().unwrap_or(0) / SHORT_ENTRY_LEN);
     // What was staged before each run, its end, and where it ends in the file.
     let mut runs: Vec<(_, RunEnd, u64)> = Vec::new();
     let mut staged = index.staged_lens();
@@ -161,6 +162,9 @@ pub(crate) fn position_of(
     }
     Ok(found.filter(|_| scan.tip() == *next))
 }
+
+/// Most entries are longer.
+const SHORT_ENTRY_LEN: u64 = 48;
 
 /// Reads and opens the parts of an index file from front to back.
 struct PartReader<'a> {

@@ -51,7 +51,7 @@ impl Row {
             Row::Sync => &[Killed, KilledAndCut, ClosedAndCut],
             // What is read back is missing at once.
             Row::Syncs => &[Opening, Running, Killed, KilledAndCut, ClosedAndCut],
-            // What a kill in a later compaction leaves at `<path>.new` can be in the way; no such kill is tried here.
+            // What a kill in a later compaction leaves at `<path>.new` can be in the way. No such kill is tried.
             Row::Folder => &[],
         }
     }

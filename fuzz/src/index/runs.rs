@@ -242,16 +242,21 @@ fn entries_text(entries: &[(&Key, &Option<Location>)]) -> Vec<u8> {
     let mut last: &[u8] = &[];
     for ((bucket, key), location) in entries {
         let shared = last.iter().zip(key).take_while(|(a, b)| a == b).count();
-        text.extend([if location.is_some() { 1 } else { 2 }, *bucket]);
-        text.extend((shared as u16).to_le_bytes());
-        text.extend(((key.len() - shared) as u16).to_le_bytes());
+        let (place, kind) = location.as_ref().map_or((Vec::new(), 0), place_and_kind);
+        let head = shared | (key.len() - shared) << 11 | usize::from(*bucket) << 22 | kind << 25;
+        text.extend((head as u32).to_le_bytes());
         text.extend(&key[shared..]);
-        if let Some(Location { value_offset, seq, i, len, nonce }) = location {
-            text.extend(value_offset.to_le_bytes());
-            [*seq, *i, *len].iter().for_each(|number| text.extend(number.to_le_bytes()));
-            text.extend(nonce);
-        }
+        text.extend(place);
         last = key;
     }
     text
+}
+
+fn place_and_kind(Location { value_offset, seq, i, len, nonce }: &Location) -> (Vec<u8>, usize) {
+    let [offset, seq, i_bytes, len_bytes] =
+        [*value_offset, u64::from(*seq), u64::from(*i), u64::from(*len)].map(u64::to_le_bytes);
+    if *i <= 125 && *value_offset < 1 << 40 && *len < 1 << 24 {
+        return ([&offset[..5], &len_bytes[..3], &seq[..4], nonce].concat(), 2 + *i as usize);
+    }
+    ([&offset[..], &seq[..4], &i_bytes[..4], &len_bytes[..4], nonce].concat(), 1)
 }

@@ -1,6 +1,6 @@
 //! The part of the file that a scanner has in memory.
 //!
-//! A scanner asks for ranges with rising offsets, each mostly a little after the last. The window reads 64 KiB or
+//! A scanner asks for ranges with rising offsets, each mostly a little after the last. The window reads 32 KiB or
 //! the length asked for, whichever is more, so its buffer grows to the longest frame and no further. It uses
 //! `pread`, not the memory map: an I/O error must be an error here, never a SIGBUS or an end of file.
 
@@ -9,7 +9,7 @@ use std::io;
 use crate::storage::{self, File};
 
 /// How many bytes are read at once, unless more are asked for.
-pub(super) const READ_LEN: usize = 64 << 10;
+pub(super) const READ_LEN: usize = 32 << 10;
 
 pub(crate) struct Window<'a> {
     file: &'a dyn File,
