@@ -152,7 +152,7 @@ impl Default for IndexPolicy {
 
 /// When a store compacts its log by itself.
 ///
-/// While the store is open, the log is compacted when its file reaches `min_len` and more than `dead_ratio` of its
+/// While the store is open, the log is compacted when it reaches `min_len` and more than `dead_ratio` of its
 /// frames is dead, at least 16 KiB. [`Store::close`](crate::Store::close) compacts a log of any length if more
 /// than `dead_ratio` and more than 128 KiB of it are dead and at most 128 KiB are live.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -161,8 +161,8 @@ pub struct CompactionPolicy {
     /// Whether the store compacts its log by itself: true by default. Even if not, a log that nears the limit of
     /// 2^31 frames is compacted, which gives it a new frame key.
     pub automatic: bool,
-    /// The length in bytes of a file, preallocated space included, that is compacted: 1 MiB by default. Compaction
-    /// starts 128 KiB earlier, so that the file does not grow longer than this while it runs.
+    /// The length in bytes of a log that is compacted: 1 MiB by default. Compaction starts 128 KiB earlier, so that
+    /// the log does not grow longer than this while it runs. The file is longer by the reserve.
     pub min_len: u64,
     /// The part of the frames' bytes that must be dead: 0.5 by default. Values below 0.1 count as 0.1 while the
     /// store is open.

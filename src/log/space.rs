@@ -1,7 +1,7 @@
 //! Preallocated space: zeros after the last frame of a log, for frames to come.
 //!
 //! When the zeros run out, the writer adds more: as much as the log is long, at least 256 KiB and at most 4
-//! MiB, beyond the reserve. Where the disk has little space left, it adds less, and in the end only what the frame
+//! MiB, beyond the reserve, but no more than the log is to get before it is compacted. Where the disk has little space left, it adds less, and in the end only what the frame
 //! needs: others share the disk, and what a log takes in vain may fail them. On a full disk it makes do with what
 //! is there, as far as `reserve` allows it.
 
@@ -38,7 +38,7 @@ impl LogWriter {
         self.check_place()?;
         let free = self.file().file.free_space();
         let mut full = None;
-        for target in [wanted + self.step(free), wanted, frame_end + demand.least] {
+        for target in [wanted + self.step(frame_end, free), wanted, frame_end + demand.least] {
             let target = target.next_multiple_of(PAGE_LEN);
             if target <= self.allocated {
                 return Ok(());
@@ -60,8 +60,11 @@ impl LogWriter {
     }
 
     /// How much is added beyond what is wanted now.
-    fn step(&self, free: Option<FreeSpace>) -> u64 {
-        let step = self.tip.end.clamp(STEP_LEN_MIN, STEP_LEN_MAX);
+    fn step(&self, frame_end: u64, free: Option<FreeSpace>) -> u64 {
+        let mut step = self.tip.end.clamp(STEP_LEN_MIN, STEP_LEN_MAX);
+        if frame_end < self.compacted_len {
+            step = step.min(self.compacted_len - frame_end);
+        }
         step.min(free.map_or(step, |free| free.available / FREE_DIVISOR))
     }
 

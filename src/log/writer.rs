@@ -59,6 +59,9 @@ pub(crate) struct LogWriter {
     /// Whether the last frame is a close frame, and durable.
     is_closed: bool,
     pub(super) reserve: Reserve,
+    /// A log as long as this is about to be compacted, so no zeros are added in advance beyond it. 0 if there is no
+    /// such length.
+    pub(super) compacted_len: u64,
     workspace: Workspace,
     /// Where the tip was when this writer began.
     began_at: u64,
@@ -84,8 +87,6 @@ pub(crate) struct LogEnd {
 pub(crate) struct LogSize {
     /// Where the last frame ends.
     pub(crate) len: u64,
-    /// The same with the preallocated space.
-    pub(crate) file_len: u64,
     /// The number of the last frame.
     pub(crate) seq: u64,
     /// How many values were sealed.
@@ -115,7 +116,8 @@ impl LogWriter {
     ) -> Self {
         let marks = Marks::new(None, storage.clock_ns());
         let commits = Commits::new(file, storage, end.tip, Some(marks), Arc::clone(old.syncs()));
-        LogWriter { written_before: old.bytes_written(), ..LogWriter::continuing(commits, end) }
+        let (written_before, compacted_len) = (old.bytes_written(), old.compacted_len);
+        LogWriter { written_before, compacted_len, ..LogWriter::continuing(commits, end) }
     }
 
     /// Begins a log that does not have its name yet.
@@ -137,6 +139,7 @@ impl LogWriter {
             values,
             is_closed,
             reserve,
+            compacted_len: 0,
             workspace,
             began_at,
             written_before,
@@ -168,7 +171,7 @@ impl LogWriter {
     }
 
     pub(crate) fn size(&self) -> LogSize {
-        LogSize { len: self.tip.end, file_len: self.allocated, seq: self.tip.seq, values: self.values }
+        LogSize { len: self.tip.end, seq: self.tip.seq, values: self.values }
     }
 
     pub(crate) fn file(&self) -> &Arc<LogFile> {
@@ -196,6 +199,11 @@ impl LogWriter {
     /// Sets the reserve for what is live now.
     pub(crate) fn set_reserve(&mut self, reserve: Reserve) {
         self.reserve = reserve;
+    }
+
+    /// Sets the length at which the log is about to be compacted.
+    pub(crate) fn set_compacted_len(&mut self, len: u64) {
+        self.compacted_len = len;
     }
 
     /// Fails for good if the path means another file by now, or the file was cut.

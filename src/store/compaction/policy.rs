@@ -10,7 +10,7 @@ impl CompactionPolicy {
     /// Whether to compact a log while it is in use.
     pub(crate) fn is_due(&self, log: &LogSize, index: &Index) -> bool {
         let (frames_len, dead) = frames_and_dead(log.len, index);
-        let is_long = log.file_len + GROWTH_MEANWHILE_LEN >= self.min_len && dead >= DEAD_LEN_MIN;
+        let is_long = log.len + GROWTH_MEANWHILE_LEN >= self.min_len && dead >= DEAD_LEN_MIN;
         let is_wasteful = is_long && dead as f64 > self.dead_ratio.max(DEAD_RATIO_MIN) * frames_len as f64;
         let must_renew = log.seq >= RENEW_AT_SEQ || log.seq + log.values >= RENEW_AT_SEALINGS;
         self.automatic && is_wasteful || must_renew
@@ -32,7 +32,7 @@ fn frames_and_dead(log_len: u64, index: &Index) -> (u64, u64) {
 }
 
 /// A log grows by about this much during a compaction if its writer syncs each call. A compaction starts that much
-/// early so that the file does not get longer than `min_len`.
+/// early so that it does not get longer than `min_len`.
 const GROWTH_MEANWHILE_LEN: u64 = 128 << 10;
 /// Fewer dead bytes are not worth the syncs: with a few short values, the frame headers alone exceed any ratio.
 const DEAD_LEN_MIN: u64 = 16 << 10;
@@ -57,7 +57,7 @@ mod tests {
     fn a_generation_that_runs_out_of_numbers_or_nonces_is_compacted_even_if_automatic_is_off() {
         let never = CompactionPolicy { automatic: false, ..CompactionPolicy::default() };
         let empty = Index::new(QueueOrder::RunId);
-        let is_due = |len, seq, values| never.is_due(&LogSize { len, file_len: len, seq, values }, &empty);
+        let is_due = |len, seq, values| never.is_due(&LogSize { len, seq, values }, &empty);
         assert!(!is_due(1 << 40, RENEW_AT_SEQ - 1, 0) && is_due(9000, RENEW_AT_SEQ, 0));
         assert!(!is_due(1 << 40, 9, RENEW_AT_SEALINGS - 10) && is_due(9000, 9, RENEW_AT_SEALINGS - 9));
     }
@@ -68,7 +68,7 @@ mod tests {
         for dead_ratio in [f64::NAN, -1.0, 0.0] {
             let policy = CompactionPolicy { dead_ratio, min_len: 0, automatic: true };
             // The only dead bytes are those of the first record of a new log, without its value.
-            let log = LogSize { len: FIRST_FRAME_AT as u64 + 200, file_len: 140_000, seq: 2, values: 1 };
+            let log = LogSize { len: FIRST_FRAME_AT as u64 + 200, seq: 2, values: 1 };
             assert!(!policy.is_due(&log, &empty));
         }
     }
