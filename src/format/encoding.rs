@@ -45,22 +45,16 @@ fn sealed_value_len(change: &Change<'_>) -> u64 {
     }
 }
 
-/// Buffers for encoding, kept from one frame to the next to save the allocations.
+/// The buffer for encoding, kept from one frame to the next to save the allocation: the header and the sealed
+/// manifest, then sealed values that are not written yet.
 #[derive(Debug, Default)]
-pub(crate) struct Workspace {
-    /// The header and the sealed manifest.
-    head: Vec<u8>,
-    /// Sealed values that are not written yet.
-    piece: Vec<u8>,
-}
+pub(crate) struct Workspace(Vec<u8>);
 
 impl Workspace {
-    /// Frees what each buffer has allocated beyond `len` bytes.
+    /// Frees what is allocated beyond `len` bytes.
     pub(crate) fn shrink_to(&mut self, len: usize) {
-        for buffer in [&mut self.head, &mut self.piece] {
-            buffer.clear();
-            buffer.shrink_to(len);
-        }
+        self.0.clear();
+        self.0.shrink_to(len);
     }
 }
 
@@ -79,20 +73,22 @@ pub(crate) fn encode<E>(
     workspace: &mut Workspace,
     mut write: impl FnMut(&[u8], usize) -> Result<(), E>,
 ) -> Result<(FrameHeader, Tag), E> {
-    let Workspace { head, piece } = workspace;
+    let Workspace(bytes) = workspace;
     let kind = if changes.is_empty() { FrameKind::Close } else { FrameKind::Record };
     #[allow(clippy::cast_possible_truncation, reason = "the caller has checked the frame limit")]
     let len = frame_len(changes) as u32;
-    head.clear();
-    head.reserve(FRAME_LEN_MIN + usize::try_from(record::manifest_len(changes)).unwrap_or_default());
-    head.resize(FRAME_HEADER_LEN, 0);
+    let is_short = len as usize <= PIECE_LEN;
+    bytes.clear();
+    let manifest_len = usize::try_from(record::manifest_len(changes)).unwrap_or_default();
+    bytes.reserve(if is_short { len as usize } else { FRAME_LEN_MIN + manifest_len });
+    bytes.resize(FRAME_HEADER_LEN, 0);
     if kind == FrameKind::Record {
-        record::encode_manifest(changes, head);
+        record::encode_manifest(changes, bytes);
     }
     #[allow(clippy::cast_possible_truncation, reason = "shorter than the frame")]
-    let manifest_len = (head.len() - FRAME_HEADER_LEN) as u32;
+    let manifest_len = (bytes.len() - FRAME_HEADER_LEN) as u32;
 
-    let header = &mut head[..FRAME_HEADER_LEN];
+    let header = &mut bytes[..FRAME_HEADER_LEN];
     header[LEN_AT..MANIFEST_LEN_AT].copy_from_slice(&len.to_le_bytes());
     header[MANIFEST_LEN_AT..SEQ_AT].copy_from_slice(&manifest_len.to_le_bytes());
     header[SEQ_AT..DURABLE_SEQ_AT].copy_from_slice(&seal.seq.to_le_bytes());
@@ -106,40 +102,42 @@ pub(crate) fn encode<E>(
     authenticated.copy_from_slice(&header[LEN_AT..]);
 
     let aad = manifest_aad(&authenticated, seal.chain);
-    let chain = seal.sealer.seal_manifest(&seal.nonce, &aad, &mut head[FRAME_HEADER_LEN..]);
-    head.extend_from_slice(&chain);
-    let mut body_crc = seal.crc.clone();
-    body_crc.update(&head[FRAME_HEADER_LEN..]);
+    let chain = seal.sealer.seal_manifest(&seal.nonce, &aad, &mut bytes[FRAME_HEADER_LEN..]);
+    bytes.extend_from_slice(&chain);
 
-    piece.clear();
-    let mut written_to = head.len();
+    let head_len = bytes.len();
+    let mut body_crc = seal.crc.clone();
+    // Where in the buffer the bytes begin that are not in the CRC yet, and where in the frame the values that are
+    // not written yet.
+    let (mut crc_from, mut written_to) = (FRAME_HEADER_LEN, head_len);
     for (i, change) in (0..).zip(changes.iter().filter(|change| sealed_value_len(change) != 0)) {
-        if piece.len() >= PIECE_LEN {
-            body_crc.update(piece);
-            write(piece, written_to)?;
-            written_to += piece.len();
-            piece.clear();
+        if bytes.len() - head_len >= PIECE_LEN {
+            body_crc.update(&bytes[crc_from..]);
+            write(&bytes[head_len..], written_to)?;
+            written_to += bytes.len() - head_len;
+            bytes.truncate(head_len);
+            crc_from = head_len;
         }
-        let start = piece.len();
+        let start = bytes.len();
         // No `SecretVec` here: when this grows, the buffer that is freed holds sealed bytes only.
-        piece.reserve(change.value.iter().map(|part| part.len()).sum::<usize>() + TAG_LEN + ALIGNMENT);
-        change.value.iter().for_each(|part| piece.extend_from_slice(part));
-        let tag = seal.sealer.seal_value(&seal.nonce, seal.seq, i, &mut piece[start..]);
-        piece.extend_from_slice(&tag);
+        bytes.reserve(change.value.iter().map(|part| part.len()).sum::<usize>() + TAG_LEN + ALIGNMENT);
+        change.value.iter().for_each(|part| bytes.extend_from_slice(part));
+        let tag = seal.sealer.seal_value(&seal.nonce, seal.seq, i, &mut bytes[start..]);
+        bytes.extend_from_slice(&tag);
     }
-    piece.resize(len as usize - written_to, 0);
-    body_crc.update(piece);
+    bytes.resize(head_len + len as usize - written_to, 0);
+    body_crc.update(&bytes[crc_from..]);
 
     let body_crc = body_crc.finish();
-    head[BODY_CRC_AT..LEN_AT].copy_from_slice(&body_crc.to_le_bytes());
-    let header_crc = seal.crc.of(&head[BODY_CRC_AT..FRAME_HEADER_LEN]);
-    head[HEADER_CRC_AT..BODY_CRC_AT].copy_from_slice(&header_crc.to_le_bytes());
-    if len as usize <= PIECE_LEN {
-        head.extend_from_slice(piece);
+    bytes[BODY_CRC_AT..LEN_AT].copy_from_slice(&body_crc.to_le_bytes());
+    let header_crc = seal.crc.of(&bytes[BODY_CRC_AT..FRAME_HEADER_LEN]);
+    bytes[HEADER_CRC_AT..BODY_CRC_AT].copy_from_slice(&header_crc.to_le_bytes());
+    if is_short {
+        write(bytes, 0)?;
     } else {
-        write(piece, written_to)?;
+        write(&bytes[head_len..], written_to)?;
+        write(&bytes[..head_len], 0)?;
     }
-    write(head, 0)?;
 
     let FrameSeal { seq, durable_seq, nonce, .. } = *seal;
     Ok((FrameHeader { len, manifest_len, seq, durable_seq, nonce, kind, body_crc, authenticated }, chain))

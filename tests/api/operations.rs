@@ -4,7 +4,8 @@ use std::sync::Arc;
 
 use backupy_state::testing::{options_on, policy};
 use backupy_state::{
-    AgentKey, Batch, Durability, Error, LogAdmission, OpenOptions, QueueOrder, Stats, Store, verify_each,
+    AgentKey, Batch, CompactionPolicy, Durability, Error, LogAdmission, OpenOptions, QueueOrder, Stats, Store,
+    verify_each,
 };
 
 use crate::common::{Action, CountedDisk, Place, Random, State, key};
@@ -348,12 +349,18 @@ fn the_statistics_add_up() {
 }
 
 /// A step is as long as the log, at least 256 KiB and at most 4 MiB. The reserve of 64 KiB and an ack of each
-/// job follows it, up to a whole page.
+/// job follows it, up to a whole page. A step ends where a compaction may be due.
 #[test]
 fn the_log_grows_in_steps_and_keeps_its_reserve_ahead() {
+    grows_in_steps(policy(|policy| policy.automatic = false), 0);
+    for min_len in [1 << 20, 6 << 20] {
+        grows_in_steps(policy(|policy| policy.min_len = min_len), min_len);
+    }
+}
+
+fn grows_in_steps(policy: CompactionPolicy, compacted_len: u64) {
     const KIB: u64 = 1 << 10;
     let place = Place::new();
-    let policy = policy(|policy| policy.automatic = false);
     let store =
         OpenOptions::new().durability(Durability::Buffered).compaction(policy).open(place.path(), &key()).unwrap();
     let (few, some, many) = ([1000; 300], [100_000; 40], [12 << 20; 4]);
@@ -364,7 +371,10 @@ fn the_log_grows_in_steps_and_keeps_its_reserve_ahead() {
         let after = store.stats();
         acks += (72 + i.to_string().len() as u64).next_multiple_of(8);
         let needed = after.log_len + 64 * KIB + acks;
-        let step = before.log_len.clamp(256 * KIB, 4096 * KIB);
+        let mut step = before.log_len.clamp(256 * KIB, 4096 * KIB);
+        if after.log_len < compacted_len {
+            step = step.min(compacted_len - after.log_len);
+        }
         let grown = (needed + step).next_multiple_of(4 * KIB);
         let expected = if needed <= before.file_len { before.file_len } else { grown };
         assert_eq!(after.file_len, expected, "job {i}, after {before:?}");
