@@ -99,15 +99,15 @@ impl Keys {
     }
 
     /// Returns the old location of the key, if it had one.
-    pub(super) fn insert(&mut self, key: Key, location: Location) -> Option<Location> {
-        match self.find(&key) {
+    pub(super) fn insert(&mut self, key: &[u8], location: Location) -> Option<Location> {
+        match self.find(key) {
             Ok(at) => {
                 let old = self.place(at)?.replace(location);
                 self.base_count += usize::from(old.is_none());
                 self.first = self.first.min(at);
                 old
             }
-            Err(_) => self.added.insert(key, location),
+            Err(_) => self.added.insert(key.into(), location),
         }
     }
 
@@ -241,7 +241,7 @@ mod tests {
                 let changed = key((random >> 16) % (2 * base_count + 20));
                 // First mostly removals, so that the base is made smaller, and then mostly puts.
                 if random % 8 < if seq < 3000 { 2 } else { 6 } {
-                    assert_eq!(keys.insert(changed.clone(), location(seq)), model.insert(changed, location(seq)));
+                    assert_eq!(keys.insert(&changed, location(seq)), model.insert(changed, location(seq)));
                 } else if random.is_multiple_of(3) {
                     let first = keys.first().cloned();
                     assert!(first.as_ref() == model.keys().next());

@@ -167,7 +167,7 @@ impl Index {
             match (operation.action, location) {
                 (Action::Put { .. }, Some(location)) => {
                     self.note_ordinal(operation.bucket, operation.key);
-                    replaced += usize::from(self.put(operation.bucket, operation.key.into(), location));
+                    replaced += usize::from(self.put(operation.bucket, operation.key, location));
                 }
                 (Action::DeleteThrough, _) => self.delete_through(operation.bucket, operation.key),
                 (Action::Put { .. } | Action::Delete, _) => self.delete(operation.bucket, operation.key),
@@ -221,7 +221,7 @@ impl Index {
             for (key, location) in staged {
                 match location {
                     Some(location) => {
-                        self.put(bucket, key, location);
+                        self.put(bucket, &key, location);
                     }
                     None => self.delete(bucket, &key),
                 }
@@ -399,14 +399,14 @@ impl Index {
     }
 
     /// Returns whether it replaced a value.
-    fn put(&mut self, bucket: Bucket, key: Key, location: Location) -> bool {
-        self.sums.add(bucket, &key, &location);
-        let replaced = self.buckets[bucket as usize].insert(key.clone(), location);
+    fn put(&mut self, bucket: Bucket, key: &[u8], location: Location) -> bool {
+        self.sums.add(bucket, key, &location);
+        let replaced = self.buckets[bucket as usize].insert(key, location);
         if let Some(old) = &replaced {
-            self.forget(bucket, &key, old);
+            self.forget(bucket, key, old);
         }
         if let (Bucket::Queue, Some(fifo)) = (bucket, &mut self.fifo) {
-            fifo.insert(location.order(), key);
+            fifo.insert(location.order(), key.into());
         }
         replaced.is_some()
     }
