@@ -878,7 +878,7 @@ impl Hooks for PutAndRemoved {
     }
 
     fn write<'a>(&self, bytes: &'a [u8], _: u64) -> std::borrow::Cow<'a, [u8]> {
-        if bytes.len() > 60_000 {
+        if bytes.len() > 30_000 {
             self.step(1, |store| assert!(store.ack_job("0").unwrap()));
         }
         bytes.into()
