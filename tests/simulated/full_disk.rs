@@ -293,7 +293,7 @@ fn a_write_that_runs_full_halfway_leaves_no_torn_frame() {
 /// A frame longer than one step of preallocation is written to space that is allocated but not zeroed yet.
 #[test]
 fn a_long_frame_that_finds_no_room_leaves_the_log_as_it_was() {
-    let (call, before) = (Call::Enqueue { job: 0, len: 1_200_000 }, Call::Enqueue { job: 1, len: 400 });
+    let (call, before) = (Call::Enqueue { job: 0, len: 900_000 }, Call::Enqueue { job: 1, len: 400 });
     let used = || {
         let mut agent = Agent::new(Sim::new(19), Mode::Sync);
         agent.start().unwrap();
