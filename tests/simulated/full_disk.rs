@@ -175,7 +175,7 @@ fn little_space_is_taken_only_as_needed_and_none_in_vain() {
     let mut agent = Agent::new(sim.clone(), Mode::Sync);
     agent.start().unwrap();
     agent.make(Call::Enqueue { job: 0, len: 500 }).unwrap();
-    let free = 600 << 10;
+    let free = 300 << 10;
     sim.set_capacity(sim.world().used() + free);
     let (mut job, mut used) = (0, sim.world().used());
     let refused = loop {
