@@ -109,6 +109,11 @@ fn agree_on_contents(contents: &Contents, store: &Store, what: &str) {
         let found = store.dequeue_jobs(usize::MAX).unwrap().into_iter();
         assert!(found.map(|job| job.run_id).eq(jobs.into_iter().map(|(run_id, _)| run_id)), "{what}");
     }
+    let data = contents.data();
+    assert!(store.data_keys("").eq(data.iter().map(|(key, _)| key.clone())), "{what}");
+    for (key, value) in data {
+        assert_eq!(store.data(&key).map_err(bad_value), value.map(Some).ok_or(BadValue), "{what}: {key}");
+    }
     let events = contents.logs();
     assert_eq!(store.log_count(), events.len(), "{what}");
     let readable: Vec<_> =

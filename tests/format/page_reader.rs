@@ -398,8 +398,17 @@ impl Contents {
 
     /// In byte order of the run ids. A payload whose seal does not fit is `None`.
     pub(crate) fn jobs(&self) -> Vec<(String, Option<Vec<u8>>)> {
-        let job = |(key, live): (&[u8], &Live)| (String::from_utf8(key.to_vec()).unwrap(), live.value.clone());
-        self.all(2).map(job).collect()
+        self.texts(2)
+    }
+
+    /// In byte order of the keys. A value whose seal does not fit is `None`.
+    pub(crate) fn data(&self) -> Vec<(String, Option<Vec<u8>>)> {
+        self.texts(5)
+    }
+
+    fn texts(&self, bucket: u8) -> Vec<(String, Option<Vec<u8>>)> {
+        let text = |(key, live): (&[u8], &Live)| (String::from_utf8(key.to_vec()).unwrap(), live.value.clone());
+        self.all(bucket).map(text).collect()
     }
 
     pub(crate) fn run_ids_by_latest_enqueue(&self) -> Vec<String> {

@@ -1,8 +1,9 @@
-//! Sealed values that do not match their bucket's encoding, and header fields that no writer sets. Only a holder
-//! of the key can make them. `verify` reports them, and salvage leaves them out.
+//! Frames that the store does not write, but a holder of the key can: values that do not match their bucket's
+//! encoding, header fields that no writer sets, and removals in every bucket.
 
 use backupy_state::{AgentKey, FaultKind, Store, salvage, verify};
 
+use crate::agree;
 use crate::page_reader::{self, Header};
 use crate::page_writer::Draft;
 use crate::vectors::{AGENT_KEY, files_on_page};
@@ -71,6 +72,35 @@ fn a_value_that_its_bucket_does_not_hold_is_a_fault_and_is_not_salvaged() {
         assert_eq!(store.dequeue_jobs(1).unwrap()[0].payload, b"payload");
         assert!(store.load_config().unwrap().is_none() && store.load_session().unwrap().is_none());
         assert!(store.last_heartbeat().unwrap().is_none());
+    }
+}
+
+/// A store never deletes its configuration, and deletes through a key only in the log buffer.
+#[test]
+fn every_action_is_read_in_every_bucket() {
+    let held = [
+        (1, "current", "12345678raw"),
+        (2, "a", "payload"),
+        (2, "ä", ""),
+        (REGISTRY, "dropped", "12345678"),
+        (REGISTRY, "heartbeat", "12345678"),
+        (REGISTRY, "session", "12345678id"),
+        (4, "time and ordinal", "event"),
+        (4, "time and ordinbl", "a later event"),
+        (5, "a", "value"),
+        (5, "ä", ""),
+    ];
+    let puts: Vec<_> =
+        (1..).zip(held).map(|(seq, (bucket, key, value))| draft(seq, bucket, key, value.as_bytes())).collect();
+    for (bucket, key, _) in held {
+        for kind in [2, 3] {
+            let mut removal = draft(puts.len() as u64 + 1, bucket, key, b"");
+            removal.manifest[4] = kind;
+            removal.manifest.truncate(removal.manifest.len() - 4);
+            removal.values.clear();
+            let (log, _) = log_of(&[&puts[..], &[removal]].concat());
+            assert_eq!(agree(&log, AGENT_KEY, &format!("action {kind} in bucket {bucket}: {key}")), "E2");
+        }
     }
 }
 
