@@ -168,6 +168,8 @@ mod pages {
     struct Durability;
     #[doc = include_str!("../docs/keys.md")]
     struct Keys;
+    #[doc = include_str!("../docs/limits.md")]
+    struct Limits;
     #[doc = include_str!("../docs/log-events.md")]
     struct LogEvents;
 }

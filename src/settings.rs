@@ -161,8 +161,8 @@ pub struct CompactionPolicy {
     /// Whether the store compacts its log by itself: true by default. Even if not, a log that nears the limit of
     /// 2^31 frames is compacted, which gives it a new frame key.
     pub automatic: bool,
-    /// The length in bytes of a log that is compacted: 1 MiB by default. Compaction starts 128 KiB earlier, so that
-    /// the log does not grow longer than this while it runs. The file is longer by the reserve.
+    /// The length in bytes of a log that is compacted: 1 MiB by default. Compaction starts 128 KiB earlier, so
+    /// that the log does not grow longer than this while it runs. The file is longer by the reserve.
     pub min_len: u64,
     /// The part of the frames' bytes that must be dead: 0.5 by default. Values below 0.1 count as 0.1 while the
     /// store is open.

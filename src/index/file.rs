@@ -35,7 +35,7 @@ const SALT_AT: usize = 24;
 pub(crate) const FILE_HEADER_LEN: usize = 64;
 
 pub(crate) const MAGIC: [u8; 12] = *b"\x89BKPYIDX\r\n\x1a\n";
-const VERSION: u16 = 1;
+const VERSION: u16 = 2;
 
 /// The salt before the parts of a run.
 pub(crate) const RUN_SALT_LEN: usize = 32;

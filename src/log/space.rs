@@ -1,9 +1,9 @@
 //! Preallocated space: zeros after the last frame of a log, for frames to come.
 //!
 //! When the zeros run out, the writer adds more: as much as the log is long, at least 512 KiB and at most 4
-//! MiB, beyond the reserve, but no more than the log is to get before it is compacted. Where the disk has little space left, it adds less, and in the end only what the frame
-//! needs: others share the disk, and what a log takes in vain may fail them. On a full disk it makes do with what
-//! is there, as far as `reserve` allows it.
+//! MiB, beyond the reserve, but not beyond the length at which the log is compacted. Where the disk has little
+//! space left, it adds less, and in the end only what the frame needs: others share the disk, and what a log takes
+//! in vain may fail them. On a full disk it makes do with what is there, as far as `reserve` allows it.
 
 use std::io;
 

@@ -155,7 +155,7 @@ impl Source {
 
     fn header(&self) -> Vec<u8> {
         let (generation, salt) = (self.log.header.generation, self.log.header.salt);
-        let mut header = [&MAGIC[..], &1_u16.to_le_bytes(), &[0; 2], &generation.to_le_bytes(), &salt].concat();
+        let mut header = [&MAGIC[..], &2_u16.to_le_bytes(), &[0; 2], &generation.to_le_bytes(), &salt].concat();
         header.resize(HEADER_LEN, 0);
         header
     }
