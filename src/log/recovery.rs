@@ -204,7 +204,7 @@ fn read_by_index(storage: &dyn Storage, log: &LogFile, first: LogPosition, how: 
     if let Some(seq) = how.expected.filter(|anchor| anchor.generation() == log.id.generation).map(Anchor::seq) {
         replay.watch(seq);
         if seq <= replay.tip.seq {
-            replay.watched_tag = Some(index_file::position_of(log, first, &runs.ends, seq).ok()??.chain);
+            replay.watched_tag = Some(index_file::tag_of(log, first, &runs.ends, seq)?);
         }
     }
     let ending = replay.run(log, Concurrency::Exclusive).ok()?;

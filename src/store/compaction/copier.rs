@@ -17,7 +17,7 @@ use crate::format::position::LogPosition;
 use crate::format::record::{Action, Operation};
 use crate::index::Key;
 use crate::log::builder::LogBuilder;
-use crate::log::scan::{OpenFrame, Scanned, Scanner, Window};
+use crate::log::scan::{self, OpenFrame, Window};
 use crate::log::values::Values;
 use crate::read::Reader;
 use crate::store::shared::Shared;
@@ -118,18 +118,11 @@ impl<'a> Copier<'a> {
     /// Copies the live puts of the frames up to `tip`, and the deletes of keys that were copied before.
     fn copy_until(&mut self, tip: LogPosition) -> Result<()> {
         let old = Arc::clone(&self.old);
-        let mut scan = Scanner::up_to(old.log(), self.copied, tip.end)?;
-        while scan.tip().seq < tip.seq {
+        scan::each_frame(old.log(), self.copied, tip, |frame| {
             self.progress.check_not_stopping(&self.shared.path)?;
-            match scan.next()? {
-                Scanned::Frame(frame) => self.copy_frame(&old, &frame)?,
-                Scanned::End | Scanned::Torn { .. } => {
-                    let what = "frames that had been written are missing";
-                    return Err(Error::corrupt(old.path(), scan.tip().end, what));
-                }
-            }
-            self.copied = scan.tip();
-        }
+            self.copy_frame(&old, frame)
+        })?;
+        self.copied = tip;
         self.new.flush()
     }
 
