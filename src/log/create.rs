@@ -55,7 +55,9 @@ pub(crate) fn create_log(
             .map_err(storage::full_or_io("create", path))
     };
     let created = locked.and_then(|()| written()).and_then(|()| {
-        check(&*file, temporary, &pages)?;
+        if !begins_with(&*file, temporary, &pages)? {
+            return Err(storage::not_as_written("create", temporary));
+        }
         let header = parse_first_pages(&pages, path)?;
         // A log that is to have a base does not have one yet.
         let (log, _) = with_keys(Arc::clone(&file), path, key, &header, &pages)?;
@@ -67,10 +69,11 @@ pub(crate) fn create_log(
     })
 }
 
-/// Reads the first pages back from the disk: without them, nothing that is written later could be read.
-fn check(file: &dyn File, path: &Path, written: &[u8]) -> Result<()> {
+/// Whether a file begins, read back from the disk, with what was written to its first pages: without them, nothing
+/// else in it could be read.
+pub(super) fn begins_with(file: &dyn File, path: &Path, written: &[u8]) -> Result<bool> {
     storage::drop_cache_if_allowed(file, 0..written.len() as u64, path)?;
-    if read_first_pages(file, path)? == written { Ok(()) } else { Err(storage::not_as_written("create", path)) }
+    Ok(read_first_pages(file, path)?.starts_with(written))
 }
 
 /// The error for a file that another process is writing.
