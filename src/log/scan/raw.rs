@@ -78,7 +78,7 @@ pub(crate) struct RawScanner<'a> {
     zeros: Option<Range<u64>>,
     /// The headers that may be witnesses.
     witnesses: Witnesses<'a>,
-    /// How many more bytes of bodies that do not match their CRC are read: see [`BUDGET_FACTOR`].
+    /// How many more bytes of bodies that do not match their CRC are read; after that, no body matches.
     budget: u64,
 }
 
@@ -94,7 +94,7 @@ impl<'a> RawScanner<'a> {
         let mark = marks::read(file, crc)?;
         let window = Window::new(file)?;
         let witnesses = Witnesses::new(window.beside());
-        let budget = window.file_len.saturating_mul(BUDGET_FACTOR).saturating_add(BUDGET_MIN);
+        let budget = budget(window.file_len);
         Ok(RawScanner {
             file,
             crc,
@@ -376,12 +376,12 @@ pub(crate) const PAUSES_MS: [u64; 5] = [1, 2, 4, 8, 16];
 /// pauses would add up.
 const RECHECKS_MAX: u32 = 8;
 
-/// A crafted file could have a header every few bytes, each of which claims all the bytes that follow. This bounds
-/// the bytes of all bodies that do not match their CRC to a multiple of the file's length; after that, no body
-/// matches. Frames do not overlap, so in a file that is only damaged, these bytes are at most its length.
-const BUDGET_FACTOR: u64 = 8;
-/// Added to the budget, in bytes, so that a short file has enough for many tries.
-const BUDGET_MIN: u64 = 1 << 20;
+/// How many bytes may be read in vain. A crafted file could have a header every few bytes, each of which claims
+/// all the bytes that follow. Frames do not overlap, so in a file that is only damaged, what is read in vain is at
+/// most its length. A short file has enough for many tries.
+pub(super) fn budget(file_len: u64) -> u64 {
+    file_len.saturating_mul(8).saturating_add(1 << 20)
+}
 
 /// After this many zeros, the file system is asked for the end of a hole. Preallocated space is mostly shorter.
 const HOLE_LEN_MIN: u64 = 1 << 20;
