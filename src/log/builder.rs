@@ -112,24 +112,16 @@ impl LogBuilder {
     }
 
     /// Adds an operation to the next frame, and writes that frame if it is long enough. `append_value` appends the
-    /// value of a put to the buffer that it gets; if it fails, nothing is added.
+    /// value of a put to the buffer that it gets; if it fails, nothing is added. If the value fails
+    /// authentication, the error names the job or the data key: until that is removed, no copy can be made.
     pub(crate) fn add(
         &mut self,
         operation: &Operation<'_>,
         append_value: impl FnOnce(&mut SecretVec) -> Result<()>,
     ) -> Result<()> {
-        self.next_frame.add(operation, append_value)?;
+        let added = self.next_frame.add(operation, append_value);
+        added.map_err(|error| error.about(operation.bucket.names(operation.key)))?;
         if self.next_frame.bytes.len() >= FRAME_LEN_TARGET { self.flush() } else { Ok(()) }
-    }
-
-    /// Like [`add`](Self::add), for a put whose value is read from another log. If the value fails
-    /// authentication, the error names the job or the data key: until that is removed, no copy can be made.
-    pub(crate) fn add_copy(
-        &mut self,
-        operation: &Operation<'_>,
-        append_value: impl FnOnce(&mut SecretVec) -> Result<()>,
-    ) -> Result<()> {
-        self.add(operation, append_value).map_err(|error| error.about(operation.bucket.names(operation.key)))
     }
 
     /// Writes the operations that have been added since the last frame as one frame. It is not durable yet.

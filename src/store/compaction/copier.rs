@@ -151,7 +151,7 @@ impl<'a> Copier<'a> {
         location: Location,
         append_value: impl FnOnce(&mut SecretVec) -> Result<()>,
     ) -> Result<()> {
-        match (self.new.add_copy(operation, append_value), &mut self.left_out) {
+        match (self.new.add(operation, append_value), &mut self.left_out) {
             (Err(Error::Unauthentic { .. }), Some(left_out)) => {
                 left_out.push((operation.bucket, operation.key.into(), location));
                 Ok(())
