@@ -29,8 +29,6 @@ pub(super) struct Copier<'a> {
     progress: &'a Progress,
     old: Arc<Values>,
     copied: LogPosition,
-    /// Of the old log.
-    generation: u64,
     pub(super) new: LogBuilder,
     /// The values that failed authentication and were left out. `None` if a copy without them is not wanted.
     left_out: Option<Vec<(Bucket, Key, Location)>>,
@@ -51,7 +49,7 @@ impl<'a> Copier<'a> {
         let copy = GenerationId { generation, ..id };
         let new = LogBuilder::create(&shared.storage, path, &copy, key, shared.queue_order)?;
         let copied = LogPosition::first(&authenticator);
-        Ok(Copier { shared, progress, old, copied, generation: id.generation, new, left_out: None })
+        Ok(Copier { shared, progress, old, copied, new, left_out: None })
     }
 
     /// Leaves out values that fail authentication.
@@ -85,7 +83,7 @@ impl<'a> Copier<'a> {
     /// Copies the rest, up to `tip`, and ends the new log with a close frame and a base record.
     pub(super) fn finish(&mut self, tip: LogPosition) -> Result<()> {
         self.copy_until(tip)?;
-        let origin = Origin::new(self.generation, tip);
+        let origin = Origin::new(self.old.log().id.generation, tip);
         self.new.finish(origin, |offset| self.progress.note_read_back(offset, &self.shared.path))
     }
 
