@@ -42,19 +42,15 @@ pub(crate) fn create_log(
         _ => storage::create_error("create", temporary)(source),
     })?;
     let file: Arc<dyn File> = file.into();
-    let locked = match file.try_lock() {
-        Ok(true) => Ok(()),
-        // Another process has opened it since, to find out whether it is a left-over.
-        Ok(false) => Err(in_use(temporary)),
-        Err(source) => Err(Error::io("lock", temporary, source)),
-    };
-    let written = || {
+    let create = || {
+        if !file.try_lock().map_err(|source| Error::io("lock", temporary, source))? {
+            // Another process has opened it since, to find out whether it is a left-over.
+            return Err(in_use(temporary));
+        }
         storage::write_all_at(&*file, &pages, 0)
             // Guards against a power cut after the rename that keeps the new name but loses the header.
             .and_then(|()| file.sync_data())
-            .map_err(storage::full_or_io("create", path))
-    };
-    let created = locked.and_then(|()| written()).and_then(|()| {
+            .map_err(storage::full_or_io("create", path))?;
         if !begins_with(&*file, temporary, &pages)? {
             return Err(storage::not_as_written("create", temporary));
         }
@@ -62,8 +58,8 @@ pub(crate) fn create_log(
         // A log that is to have a base does not have one yet.
         let (log, _) = with_keys(Arc::clone(&file), path, key, &header, &pages)?;
         Ok((log, header))
-    });
-    created.inspect_err(|_| {
+    };
+    create().inspect_err(|_| {
         // If this fails too, the file remains as after a crash.
         let _ = storage.remove_file(temporary, file.id());
     })
