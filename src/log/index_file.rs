@@ -104,8 +104,6 @@ fn read_runs(mut reader: PartReader<'_>, first: LogPosition, order: QueueOrder) 
         }
     }
     index.unstage(staged);
-    let are_whole_file = file.len().is_ok_and(|len| runs.last().is_some_and(|(_, _, at)| *at == len));
-    let mut is_last = true;
     while let Some((staged, end, len)) = runs.pop() {
         if let Some(kind) = frame_at(log, &end) {
             index.merge_staged();
@@ -116,12 +114,11 @@ fn read_runs(mut reader: PartReader<'_>, first: LogPosition, order: QueueOrder) 
             let before = (end.to == end.until).then_some(end.before_until);
             let replay =
                 Replay::continuing(index, end.to, end.until, before, kind == FrameKind::Close, end.values);
-            let are_whole_file = are_whole_file && is_last;
+            let are_whole_file = file.len().is_ok_and(|file_len| file_len == len);
             let runs = Runs { file: file.id(), len, first_len, ends, are_whole_file };
             return Some(Indexed { replay, runs });
         }
         index.unstage(staged);
-        is_last = false;
     }
     None
 }
