@@ -12,15 +12,15 @@ use crate::format::position::LogPosition;
 use crate::index::{Index, QueueOrder};
 use crate::log::file::LogFile;
 use crate::log::header::{open_log, read_header};
-use crate::log::index_file::{self, Indexed};
 use crate::log::place::{self, Purpose};
+use crate::log::recovery::{Found, How};
 use crate::log::replay::Replay;
-use crate::log::scan::{Concurrency, Ending};
+use crate::log::scan::Concurrency;
 use crate::log::values::Values;
 use crate::read::{self, LogBatch, Reader, impl_reading_calls};
 use crate::report::MOUNTED;
 use crate::storage::{Disk, Storage, paths};
-use crate::{AgentKey, Anchor, CompactionStats, Error, Limit, Opening, Result, Stats};
+use crate::{AgentKey, Anchor, Check, CompactionStats, Error, Limit, Opening, Result, Stats};
 
 mod backup;
 
@@ -214,28 +214,14 @@ impl Snapshot {
 impl LogView {
     fn read(storage: &dyn Storage, path: &Path, key: &AgentKey) -> Result<Self> {
         let (log, header) = open_log(paths::open_file(storage, path)?.into(), path, key)?;
-        let first = LogPosition::first(&header.authenticator);
-        let (replay, file_len, by_index) = match read_by_index(storage, &log, first) {
-            Some((replay, ending)) => (replay, ending.file_len, true),
-            None => {
-                let mut replay = Replay::new(QueueOrder::RunId, first);
-                let ending = replay.run(&log, Concurrency::WithWriter(storage))?;
-                (replay, ending.file_len, false)
-            }
-        };
+        let (first, concurrency) = (LogPosition::first(&header.authenticator), Concurrency::WithWriter(storage));
+        let how = How { order: QueueOrder::RunId, expected: None, check: Check::Live };
+        let Found { replay, ending, runs } = Found::read(storage, &log, first, concurrency, how)?;
         let log = Arc::new(log);
         // No memory map: reading one after the writer has cut the file would kill this process with SIGBUS.
         let values = Arc::new(Values::new(Arc::clone(&log), false));
-        Ok(LogView { log, values, header, replay, file_len, by_index })
+        Ok(LogView { log, values, header, replay, file_len: ending.file_len, by_index: runs.is_some() })
     }
-}
-
-/// Reads what is not in the index file. `None` if every frame must be read: also if there is a fault, which may
-/// not be the first one.
-fn read_by_index(storage: &dyn Storage, log: &LogFile, first: LogPosition) -> Option<(Replay, Ending)> {
-    let Indexed { mut replay, .. } = index_file::read(storage, log, first, QueueOrder::RunId)?;
-    let ending = replay.run(log, Concurrency::WithWriter(storage)).ok()?;
-    replay.fits_log().then_some((replay, ending))
 }
 
 impl Reader for Snapshot {

@@ -20,14 +20,12 @@
 //! Never touches the old log. Implements steps 1 to 4 of *Compaction* in *Writing* of FORMAT.md.
 
 use std::io::{self, ErrorKind};
-use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use super::create::create_log;
+use super::create::{self, create_log};
 use super::file::LogFile;
 use super::frame_builder::{FRAME_LEN_TARGET, FrameBuilder};
-use super::header::read_first_pages;
 use super::index_file;
 use super::marks::Marks;
 use super::place;
@@ -113,30 +111,17 @@ impl LogBuilder {
         }
     }
 
-    /// Keeps the file when the builder is dropped: it has been renamed.
-    fn keep(&mut self) {
-        self.is_named = true;
-    }
-
     /// Adds an operation to the next frame, and writes that frame if it is long enough. `append_value` appends the
-    /// value of a put to the buffer that it gets; if it fails, nothing is added.
+    /// value of a put to the buffer that it gets; if it fails, nothing is added. If the value fails
+    /// authentication, the error names the job or the data key: until that is removed, no copy can be made.
     pub(crate) fn add(
         &mut self,
         operation: &Operation<'_>,
         append_value: impl FnOnce(&mut SecretVec) -> Result<()>,
     ) -> Result<()> {
-        self.next_frame.add(operation, append_value)?;
+        let added = self.next_frame.add(operation, append_value);
+        added.map_err(|error| error.about(operation.bucket.names(operation.key)))?;
         if self.next_frame.bytes.len() >= FRAME_LEN_TARGET { self.flush() } else { Ok(()) }
-    }
-
-    /// Like [`add`](Self::add), for a put whose value is read from another log. If the value fails
-    /// authentication, the error names the job or the data key: until that is removed, no copy can be made.
-    pub(crate) fn add_copy(
-        &mut self,
-        operation: &Operation<'_>,
-        append_value: impl FnOnce(&mut SecretVec) -> Result<()>,
-    ) -> Result<()> {
-        self.add(operation, append_value).map_err(|error| error.about(operation.bucket.names(operation.key)))
     }
 
     /// Writes the operations that have been added since the last frame as one frame. It is not durable yet.
@@ -163,7 +148,8 @@ impl LogBuilder {
     fn read_back(&mut self, before_frame: impl Fn(u64) -> Result<()>) -> Result<()> {
         // Guards against a power cut after the rename that keeps the new name but loses some of the contents.
         self.log.pending().wait()?;
-        self.drop_cache(self.checked.end..self.log.tip().end)?;
+        let unchecked = self.checked.end..self.log.tip().end;
+        storage::drop_cache_if_allowed(&*self.file.file, unchecked, &self.file.path)?;
         let values = Values::new(Arc::clone(&self.file), false);
         let mut value = SecretVec::default();
         let mut scan = Scanner::new(&self.file, Concurrency::Exclusive, self.checked)?;
@@ -185,10 +171,6 @@ impl LogBuilder {
         Ok(())
     }
 
-    fn drop_cache(&self, range: Range<u64>) -> Result<()> {
-        storage::drop_cache_if_allowed(&*self.file.file, range, &self.file.path)
-    }
-
     fn not_as_written(&self, offset: u64) -> Error {
         Error::corrupt(&self.temporary, offset, "the file does not contain what was written to it")
     }
@@ -201,7 +183,11 @@ impl LogBuilder {
         self.log.append_unseen(&[]).map_err(name_temporary(&self.temporary))?;
         let page = self.write_base_record(origin)?;
         self.check(&before_frame)?;
-        self.check_header_page(&page).map_err(name_temporary(&self.temporary))
+        let is_as_written = create::begins_with(&*self.file.file, &self.file.path, &page);
+        match is_as_written.map_err(name_temporary(&self.temporary))? {
+            true => Ok(()),
+            false => Err(self.not_as_written(0)),
+        }
     }
 
     /// Writes both copies of the base record, for all frames up to now. The sync that makes the last frame durable
@@ -218,12 +204,6 @@ impl LogBuilder {
                 .map_err(storage::full_or_io("write the base record in", &self.temporary))?;
         }
         Ok(page)
-    }
-
-    fn check_header_page(&self, written: &[u8]) -> Result<()> {
-        self.drop_cache(0..HEADER_PAGE_LEN as u64)?;
-        let pages = read_first_pages(&*self.file.file, &self.file.path)?;
-        if pages.get(..HEADER_PAGE_LEN) == Some(written) { Ok(()) } else { Err(self.not_as_written(0)) }
     }
 
     /// Takes the reserve of the finished log, if the disk has space for it.
@@ -253,7 +233,7 @@ impl LogBuilder {
                 RenameError::Io(source) => storage::full_or_io(operation, path)(source),
             },
         )?;
-        self.keep();
+        self.is_named = true;
         Ok(folder)
     }
 
@@ -270,7 +250,7 @@ impl LogBuilder {
             RenameError::SourceMoved => paths::moved(&self.temporary),
             RenameError::Io(source) => storage::full_or_io(operation, target)(source),
         })?;
-        self.keep();
+        self.is_named = true;
         // Of a log that was at this path before.
         index_file::remove(&*self.storage, target);
         // Guards against a power cut that removes the name after the caller was told of success.

@@ -42,35 +42,34 @@ pub(crate) fn create_log(
         _ => storage::create_error("create", temporary)(source),
     })?;
     let file: Arc<dyn File> = file.into();
-    let locked = match file.try_lock() {
-        Ok(true) => Ok(()),
-        // Another process has opened it since, to find out whether it is a left-over.
-        Ok(false) => Err(in_use(temporary)),
-        Err(source) => Err(Error::io("lock", temporary, source)),
-    };
-    let written = || {
+    let create = || {
+        if !file.try_lock().map_err(|source| Error::io("lock", temporary, source))? {
+            // Another process has opened it since, to find out whether it is a left-over.
+            return Err(in_use(temporary));
+        }
         storage::write_all_at(&*file, &pages, 0)
             // Guards against a power cut after the rename that keeps the new name but loses the header.
             .and_then(|()| file.sync_data())
-            .map_err(storage::full_or_io("create", path))
-    };
-    let created = locked.and_then(|()| written()).and_then(|()| {
-        check(&*file, temporary, &pages)?;
+            .map_err(storage::full_or_io("create", path))?;
+        if !begins_with(&*file, temporary, &pages)? {
+            return Err(storage::not_as_written("create", temporary));
+        }
         let header = parse_first_pages(&pages, path)?;
         // A log that is to have a base does not have one yet.
         let (log, _) = with_keys(Arc::clone(&file), path, key, &header, &pages)?;
         Ok((log, header))
-    });
-    created.inspect_err(|_| {
+    };
+    create().inspect_err(|_| {
         // If this fails too, the file remains as after a crash.
         let _ = storage.remove_file(temporary, file.id());
     })
 }
 
-/// Reads the first pages back from the disk: without them, nothing that is written later could be read.
-fn check(file: &dyn File, path: &Path, written: &[u8]) -> Result<()> {
+/// Whether a file begins, read back from the disk, with what was written to its first pages: without them, nothing
+/// else in it could be read.
+pub(super) fn begins_with(file: &dyn File, path: &Path, written: &[u8]) -> Result<bool> {
     storage::drop_cache_if_allowed(file, 0..written.len() as u64, path)?;
-    if read_first_pages(file, path)? == written { Ok(()) } else { Err(storage::not_as_written("create", path)) }
+    Ok(read_first_pages(file, path)?.starts_with(written))
 }
 
 /// The error for a file that another process is writing.

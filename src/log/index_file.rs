@@ -18,9 +18,8 @@ use std::path::Path;
 use super::file::LogFile;
 use super::replay::Replay;
 use super::scan::{self, Scanned, Scanner};
-use crate::Result;
-use crate::crypto::TAG_LEN;
 use crate::crypto::secret_vec::{self, SecretVec};
+use crate::crypto::{TAG_LEN, Tag};
 use crate::format::frame::FrameKind;
 use crate::format::header::FIRST_FRAME_AT;
 use crate::format::position::LogPosition;
@@ -105,8 +104,6 @@ fn read_runs(mut reader: PartReader<'_>, first: LogPosition, order: QueueOrder) 
         }
     }
     index.unstage(staged);
-    let are_whole_file = file.len().is_ok_and(|len| runs.last().is_some_and(|(_, _, at)| *at == len));
-    let mut is_last = true;
     while let Some((staged, end, len)) = runs.pop() {
         if let Some(kind) = frame_at(log, &end) {
             index.merge_staged();
@@ -117,12 +114,11 @@ fn read_runs(mut reader: PartReader<'_>, first: LogPosition, order: QueueOrder) 
             let before = (end.to == end.until).then_some(end.before_until);
             let replay =
                 Replay::continuing(index, end.to, end.until, before, kind == FrameKind::Close, end.values);
-            let are_whole_file = are_whole_file && is_last;
+            let are_whole_file = file.len().is_ok_and(|file_len| file_len == len);
             let runs = Runs { file: file.id(), len, first_len, ends, are_whole_file };
             return Some(Indexed { replay, runs });
         }
         index.unstage(staged);
-        is_last = false;
     }
     None
 }
@@ -136,31 +132,22 @@ fn frame_at(log: &LogFile, end: &RunEnd) -> Option<FrameKind> {
     (scan.tip() == end.until && end.to.seq <= end.until.seq).then_some(kind)
 }
 
-/// The position after the frame `seq`, which is in a log that was opened by the runs that end at `ends`. Reads the
-/// frames from the end of one run to the end of the next one, which must fit.
-///
-/// # Errors
-/// Those of the scan. `Ok(None)` if the frames do not lead to the end of the run.
-pub(crate) fn position_of(
-    log: &LogFile,
-    first: LogPosition,
-    ends: &[LogPosition],
-    seq: u64,
-) -> Result<Option<LogPosition>> {
-    let before = ends.partition_point(|end| end.seq <= seq);
-    let start = before.checked_sub(1).and_then(|i| ends.get(i)).copied().unwrap_or(first);
-    let Some(next) = ends.get(before).filter(|_| start.seq < seq) else {
-        return Ok((start.seq == seq).then_some(start));
-    };
-    let mut scan = Scanner::up_to(log, start, next.end)?;
-    let mut found = None;
-    while scan.tip().seq < next.seq {
-        let Scanned::Frame(_) = scan.next()? else { return Ok(None) };
-        if scan.tip().seq == seq {
-            found = Some(scan.tip());
-        }
+/// The tag of the frame `seq`, in a log that was opened by the runs that end at `ends`. Reads the frames from the
+/// end of one run to the end of the next one, which must fit; `None` if it does not.
+pub(crate) fn tag_of(log: &LogFile, first: LogPosition, ends: &[LogPosition], seq: u64) -> Option<Tag> {
+    let (before, after) = ends.split_at(ends.partition_point(|end| end.seq <= seq));
+    let start = *before.last().unwrap_or(&first);
+    if start.seq == seq {
+        return Some(start.chain);
     }
-    Ok(found.filter(|_| scan.tip() == *next))
+    let mut tag = None;
+    let found = scan::each_frame(log, start, *after.first()?, |frame| {
+        if frame.header.seq == seq {
+            tag = frame.header.stored_tag(frame.body);
+        }
+        Ok(())
+    });
+    found.ok().and(tag)
 }
 
 /// Most entries are longer.

@@ -226,14 +226,10 @@ impl Part<'_> {
             // Guards against a power cut after the caller has removed the original.
             .and_then(|()| file.sync_data().map_err(&write_error))
             .and_then(|()| self.check_copy(&*file, to, operation));
-        match copied {
-            Ok(()) => Ok(id),
-            Err(error) => {
-                // If this fails too, the file remains as after a crash.
-                let _ = storage.remove_file(to, id);
-                Err(error)
-            }
-        }
+        copied.map(|()| id).inspect_err(|_| {
+            // If this fails too, the file remains as after a crash.
+            let _ = storage.remove_file(to, id);
+        })
     }
 
     /// Fails if the copy, read from the disk, does not have the bytes of the part.

@@ -117,10 +117,8 @@ pub(crate) fn open(
     let (mut log, header) = open_log_to_write(file, path, key)?;
     left_over::clear(storage, path, Unfinished::NextGeneration(&header.id))?;
     let first = LogPosition::first(&header.authenticator);
-    let mut found = match read_by_index(storage, &log, first, how) {
-        Some(found) => found,
-        None => Found::by_replay(&log, first, how)?,
-    };
+    let read = |check| Found::read(storage, &log, first, Concurrency::Exclusive, How { check, ..how });
+    let mut found = read(how.check)?;
 
     // Opened now, so that a lack of descriptors cannot fail the first sync.
     let folder = paths::open_folder(storage, path)?;
@@ -133,19 +131,19 @@ pub(crate) fn open(
         // or a compaction and the sync of its folder.
         paths::sync(&*folder, path)?;
         if !is_on_disk(&log, &found)? {
-            found = Found::by_replay(&log, first, how)?;
+            found = read(Check::Everything)?;
         }
     }
 
-    if clean {
-        log.unsynced_folder = Mutex::new(Some(folder));
-    }
     if found.shortfall(&log, &header, how).is_some() && found.runs.is_some() {
         // A frame of a fork has a verdict of its own.
-        found = Found::by_replay(&log, first, how)?;
+        found = read(Check::Everything)?;
     }
     if let Some(what) = found.shortfall(&log, &header, how) {
         return Err(Error::Stale { path: path.to_path_buf(), what });
+    }
+    if clean {
+        log.unsynced_folder = Mutex::new(Some(folder));
     }
     let Found { replay, ending, runs } = found;
     let mut report = RecoveryReport { clean, ..report(&replay, started) };
@@ -167,19 +165,50 @@ pub(crate) fn open(
     Ok(Recovered { log: Arc::new(log), header, index, end, mark: ending.mark, runs, report })
 }
 
-/// A log that has been read to its end.
-struct Found {
-    replay: Replay,
-    ending: Ending,
+/// A log that has been read to its end, for recovery or for a snapshot.
+pub(crate) struct Found {
+    pub(crate) replay: Replay,
+    pub(crate) ending: Ending,
     /// The runs of the index file, if it was used.
-    runs: Option<Runs>,
+    pub(crate) runs: Option<Runs>,
 }
 
 impl Found {
-    fn by_replay(log: &LogFile, first: LogPosition, how: How<'_>) -> Result<Self> {
+    /// Reads what is not in the index file, or every frame: if that is wanted, if no index file fits, and if there
+    /// is a fault, which may not be the first one. `first` is the position before the first frame.
+    pub(crate) fn read(
+        storage: &dyn Storage,
+        log: &LogFile,
+        first: LogPosition,
+        concurrency: Concurrency<'_>,
+        how: How<'_>,
+    ) -> Result<Self> {
+        if how.check == Check::Live
+            && let Some(found) = Found::by_index(storage, log, first, concurrency, how)
+        {
+            return Ok(found);
+        }
         let mut replay = Replay::watching(how.order, first, how.expected.map(Anchor::seq));
-        let ending = replay.run(log, Concurrency::Exclusive)?;
+        let ending = replay.run(log, concurrency)?;
         Ok(Found { replay, ending, runs: None })
+    }
+
+    fn by_index(
+        storage: &dyn Storage,
+        log: &LogFile,
+        first: LogPosition,
+        concurrency: Concurrency<'_>,
+        how: How<'_>,
+    ) -> Option<Self> {
+        let Indexed { mut replay, runs } = index_file::read(storage, log, first, how.order)?;
+        if let Some(anchor) = how.expected.filter(|anchor| anchor.generation() == log.id.generation) {
+            replay.watch(anchor.seq());
+            if anchor.seq() <= replay.tip.seq {
+                replay.watched_tag = Some(index_file::tag_of(log, first, &runs.ends, anchor.seq())?);
+            }
+        }
+        let ending = replay.run(log, concurrency).ok()?;
+        replay.fits_log().then_some(Found { replay, ending, runs: Some(runs) })
     }
 
     /// Why the log does not satisfy the expected anchor; `None` if it does.
@@ -192,23 +221,6 @@ impl Found {
         let is_marked = self.ending.mark.is_some_and(|mark| mark.position == self.replay.tip);
         self.replay.ends_closed && self.ending.torn_until.is_none() && is_marked
     }
-}
-
-/// Reads what is not in the index file. `None` if every frame must be read: also if there is a fault, which may
-/// not be the first one.
-fn read_by_index(storage: &dyn Storage, log: &LogFile, first: LogPosition, how: How<'_>) -> Option<Found> {
-    if how.check == Check::Everything {
-        return None;
-    }
-    let Indexed { mut replay, runs } = index_file::read(storage, log, first, how.order)?;
-    if let Some(seq) = how.expected.filter(|anchor| anchor.generation() == log.id.generation).map(Anchor::seq) {
-        replay.watch(seq);
-        if seq <= replay.tip.seq {
-            replay.watched_tag = Some(index_file::position_of(log, first, &runs.ends, seq).ok()??.chain);
-        }
-    }
-    let ending = replay.run(log, Concurrency::Exclusive).ok()?;
-    replay.fits_log().then_some(Found { replay, ending, runs: Some(runs) })
 }
 
 /// Reads the end of the log again, from the disk. Returns whether it is as it was found: the frames that nothing

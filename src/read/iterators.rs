@@ -13,13 +13,13 @@ use super::{LogEvent, QueuedJob, Reader, read_event, read_job};
 use crate::format::bucket::Bucket;
 use crate::format::location::Location;
 use crate::index::Key;
-use crate::log::values::Values;
+use crate::log::values::{ValueReader, Values};
 use crate::{Error, Result};
 
 /// The pending jobs in queue order: returned by `jobs` of [`Store`](crate::Store::jobs) and
 /// [`Snapshot`](crate::Snapshot::jobs).
 #[must_use = "iterators are lazy and do nothing unless consumed"]
-pub struct Jobs<'a>(Entries<'a>);
+pub struct Jobs<'a>(Entries<'a, QueuedJob>);
 
 /// The run ids of the pending jobs in queue order: returned by `run_ids` of [`Store`](crate::Store::run_ids) and
 /// [`Snapshot`](crate::Snapshot::run_ids).
@@ -34,11 +34,11 @@ pub struct DataKeys<'a>(LiveKeys<'a>);
 /// The buffered log events, oldest first: returned by `logs` of [`Store`](crate::Store::logs) and
 /// [`Snapshot`](crate::Snapshot::logs).
 #[must_use = "iterators are lazy and do nothing unless consumed"]
-pub struct Logs<'a>(Entries<'a>);
+pub struct Logs<'a>(Entries<'a, LogEvent>);
 
 impl<'a> Jobs<'a> {
     pub(crate) fn new(source: &'a dyn Source) -> Self {
-        Jobs(Entries::new(source, Bucket::Queue))
+        Jobs(Entries::new(source, Bucket::Queue, read_job))
     }
 }
 
@@ -57,85 +57,40 @@ impl<'a> DataKeys<'a> {
 
 impl<'a> Logs<'a> {
     pub(crate) fn new(source: &'a dyn Source) -> Self {
-        Logs(Entries::new(source, Bucket::Logs))
+        Logs(Entries::new(source, Bucket::Logs, read_event))
     }
 }
 
-impl Iterator for Jobs<'_> {
-    type Item = Result<QueuedJob>;
+/// What all of these iterators have in common.
+macro_rules! impl_iterator {
+    ($($iterator:ident: $item:ty,)*) => {$(
+        impl Iterator for $iterator<'_> {
+            type Item = $item;
 
-    fn next(&mut self) -> Option<Self::Item> {
-        self.0.next(|values, key, location| read_job(values, &mut values.reader(), key, location))
-    }
+            fn next(&mut self) -> Option<Self::Item> {
+                self.0.next()
+            }
 
-    fn size_hint(&self) -> (usize, Option<usize>) {
-        (0, Some(self.0.max_left()))
-    }
+            fn size_hint(&self) -> (usize, Option<usize>) {
+                (0, Some(self.0.max_left()))
+            }
+        }
+
+        impl FusedIterator for $iterator<'_> {}
+
+        impl fmt::Debug for $iterator<'_> {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.debug_struct(stringify!($iterator)).field("max_left", &self.0.max_left()).finish_non_exhaustive()
+            }
+        }
+    )*};
 }
 
-impl Iterator for RunIds<'_> {
-    type Item = String;
-
-    fn next(&mut self) -> Option<Self::Item> {
-        self.0.next()
-    }
-
-    fn size_hint(&self) -> (usize, Option<usize>) {
-        (0, Some(self.0.max_left()))
-    }
-}
-
-impl Iterator for DataKeys<'_> {
-    type Item = String;
-
-    fn next(&mut self) -> Option<Self::Item> {
-        self.0.next()
-    }
-
-    fn size_hint(&self) -> (usize, Option<usize>) {
-        (0, Some(self.0.max_left()))
-    }
-}
-
-impl Iterator for Logs<'_> {
-    type Item = Result<LogEvent>;
-
-    fn next(&mut self) -> Option<Self::Item> {
-        self.0.next(|values, key, location| read_event(values, &mut values.reader(), key, location))
-    }
-
-    fn size_hint(&self) -> (usize, Option<usize>) {
-        (0, Some(self.0.max_left()))
-    }
-}
-
-impl FusedIterator for Jobs<'_> {}
-impl FusedIterator for RunIds<'_> {}
-impl FusedIterator for DataKeys<'_> {}
-impl FusedIterator for Logs<'_> {}
-
-impl fmt::Debug for Jobs<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Jobs").field("max_left", &self.0.max_left()).finish_non_exhaustive()
-    }
-}
-
-impl fmt::Debug for RunIds<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("RunIds").field("max_left", &self.0.max_left()).finish_non_exhaustive()
-    }
-}
-
-impl fmt::Debug for DataKeys<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("DataKeys").field("max_left", &self.0.max_left()).finish_non_exhaustive()
-    }
-}
-
-impl fmt::Debug for Logs<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Logs").field("max_left", &self.0.max_left()).finish_non_exhaustive()
-    }
+impl_iterator! {
+    Jobs: Result<QueuedJob>,
+    RunIds: String,
+    DataKeys: String,
+    Logs: Result<LogEvent>,
 }
 
 /// What the iterators ask of a [`Reader`]. Unlike that, it can be a trait object, so that the iterators have no
@@ -196,30 +151,34 @@ impl LiveKeys<'_> {
 }
 
 /// The entries of one bucket, the value of each read when its turn comes.
-struct Entries<'a> {
+struct Entries<'a, T> {
     source: &'a dyn Source,
     bucket: Bucket,
+    read: Read<T>,
     keys: vec::IntoIter<Key>,
     /// Why it could not begin.
     refused: Option<Error>,
 }
 
-impl<'a> Entries<'a> {
-    fn new(source: &'a dyn Source, bucket: Bucket) -> Self {
+/// Reads the value of a key.
+type Read<T> = fn(&Values, &mut ValueReader<'_>, &[u8], Location) -> Result<T>;
+
+impl<'a, T> Entries<'a, T> {
+    fn new(source: &'a dyn Source, bucket: Bucket, read: Read<T>) -> Self {
         let (keys, refused) = match source.begin() {
             Ok(()) => (source.keys(bucket), None),
             Err(error) => (Vec::new(), Some(error)),
         };
-        Entries { source, bucket, keys: keys.into_iter(), refused }
+        Entries { source, bucket, read, keys: keys.into_iter(), refused }
     }
 
     /// The next entry that is still there. An error that is not about one value ends the iteration.
-    fn next<T>(&mut self, read: impl Fn(&Values, &Key, Location) -> Result<T>) -> Option<Result<T>> {
+    fn next(&mut self) -> Option<Result<T>> {
         if let Some(error) = self.refused.take() {
             return Some(Err(error));
         }
         while let Some(key) = self.keys.next() {
-            match self.read(&key, &read) {
+            match self.read_if_live(&key) {
                 Ok(None) => {}
                 Ok(Some(entry)) => return Some(entry),
                 Err(error) => {
@@ -232,15 +191,11 @@ impl<'a> Entries<'a> {
     }
 
     /// `None` if the entry is gone. The inner error is about its value alone.
-    fn read<T>(
-        &self,
-        key: &Key,
-        read: &impl Fn(&Values, &Key, Location) -> Result<T>,
-    ) -> Result<Option<Result<T>>> {
+    fn read_if_live(&self, key: &[u8]) -> Result<Option<Result<T>>> {
         self.source.begin()?;
         let (location, values) = self.source.find(self.bucket, key);
         let Some(location) = location else { return Ok(None) };
-        let entry = match read(&values, key, location) {
+        let entry = match (self.read)(&values, &mut values.reader(), key, location) {
             Err(error @ Error::Unauthentic { .. }) => Err(error),
             read => Ok(read?),
         };

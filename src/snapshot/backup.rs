@@ -86,7 +86,7 @@ impl Snapshot {
         let mut window = Window::up_to(&*log.file, replay.tip.end);
         for (bucket, key, location) in live {
             let operation = Operation { action: Action::Put { value_len: location.len }, bucket, key };
-            new.add_copy(&operation, |value| values.read_into(value, &mut window, location))?;
+            new.add(&operation, |value| values.read_into(value, &mut window, location))?;
         }
         new.flush()
     }

@@ -37,7 +37,7 @@ use crate::log::commits::Pending;
 use crate::log::file::LogFile;
 use crate::log::index_file::{self, Runs};
 use crate::log::index_writer::RunWriter;
-use crate::log::scan::{Scanned, Scanner};
+use crate::log::scan;
 use crate::settings::IndexPolicy;
 use crate::storage::paths;
 use crate::{Error, Result, events};
@@ -282,15 +282,11 @@ fn entries_between(
     removed: Vec<(Bucket, Key)>,
 ) -> Result<Entries> {
     let mut index = Index::new(QueueOrder::RunId);
-    let mut scan = Scanner::up_to(log, from, to.end)?;
-    while scan.tip().seq < to.seq {
-        let Scanned::Frame(frame) = scan.next()? else { break };
+    scan::each_frame(log, from, to, |frame| {
         let operations = frame.manifest.iter().flat_map(|manifest| manifest.operations());
         index.stage(operations, ValueCursor::new(frame.offset, &frame.header));
-    }
-    if scan.tip() != to {
-        return Err(Error::corrupt(&log.path, scan.tip().end, "frames that had been written are missing"));
-    }
+        Ok(())
+    })?;
     index.merge_staged();
     let mut entries: Entries = removed.into_iter().map(|key| (key, None)).collect();
     for bucket in Bucket::ALL {

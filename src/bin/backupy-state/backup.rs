@@ -37,11 +37,7 @@ pub(crate) fn run(target: &Target, args: &Args, out: &mut Out) -> Result<(), Fai
     )?;
     let state = snapshot.path().display().to_string();
     let (to, len) = (to.display().to_string(), len_of_file(&to));
-    if out.json {
-        out.report(state, json!({ "generation": stats.generation, "backup": to, "backup_len": len }));
-    } else {
-        out.row("state", state);
-        out.row("backup", format_args!("{to}, {}", bytes(len)));
-    }
+    let fields = json!({ "generation": stats.generation, "backup": to, "backup_len": len });
+    out.summary(&state, fields, &[("backup", format!("{to}, {}", bytes(len)))]);
     Ok(())
 }

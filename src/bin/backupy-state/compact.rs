@@ -23,13 +23,8 @@ pub(crate) fn run(target: &Target, args: &Args, out: &mut Out) -> Result<(), Fai
     let report = progress::with_rewrite_bar(&store, || store.compact())?;
     let state = store.path().display().to_string();
     store.close()?;
-    if out.json {
-        out.report(state, report);
-        return Ok(());
-    }
-    out.row("state", state);
-    out.row("generation", report.generation);
-    out.row("before", bytes(report.bytes_before));
-    out.row("after", bytes(report.bytes_after));
+    let (before, after) = (bytes(report.bytes_before), bytes(report.bytes_after));
+    let rows = [("generation", report.generation.to_string()), ("before", before), ("after", after)];
+    out.summary(&state, report, &rows);
     Ok(())
 }

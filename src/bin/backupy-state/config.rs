@@ -1,6 +1,6 @@
 //! `config`: shows or replaces the saved configuration.
 
-use serde_json::{Value, json};
+use serde_json::json;
 
 use backupy_state::OpenOptions;
 
@@ -72,8 +72,7 @@ fn get(target: &Target, args: &Get, out: &mut Out) -> Result<(), Failure> {
         };
         out.bytes(&config.raw);
     } else if out.json {
-        let config = config.map_or(Value::Null, |config| inspector.config_json(&config));
-        out.report(state, json!({ "config": config }));
+        out.report(state, json!({ "config": config.map(|config| inspector.config_json(&config)) }));
     } else {
         out.row("state", state);
         out.row("config", config.map_or("none".to_owned(), |config| inspector.config_line(&config)));
@@ -87,11 +86,8 @@ fn set(target: &Target, args: &Set, out: &mut Out) -> Result<(), Failure> {
     store.save_config(args.version, &raw)?;
     let state = store.path().display().to_string();
     store.close()?;
-    if out.json {
-        out.report(state, json!({ "config": { "version": args.version, "len": raw.len() } }));
-    } else {
-        out.row("state", state);
-        out.row("config", format_args!("version {}, {}", args.version, bytes(len_of(&raw))));
-    }
+    let fields = json!({ "config": { "version": args.version, "len": raw.len() } });
+    let config = format!("version {}, {}", args.version, bytes(len_of(&raw)));
+    out.summary(&state, fields, &[("config", config)]);
     Ok(())
 }

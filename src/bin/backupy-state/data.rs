@@ -139,14 +139,9 @@ fn put(target: &Target, args: &Put, out: &mut Out) -> Result<(), Failure> {
     store.put_data(&args.key, &value)?;
     let (state, count) = (store.path().display().to_string(), store.stats().data_keys);
     store.close()?;
-    if out.json {
-        let data = json!({ "key": args.key, "len": value.len() });
-        out.report(state, json!({ "data_keys": count, "data": data }));
-    } else {
-        out.row("state", state);
-        out.row("data keys", grouped(count));
-        out.row("put", format_args!("{}  {}", escaped(&args.key), bytes(len_of(&value))));
-    }
+    let fields = json!({ "data_keys": count, "data": { "key": args.key, "len": value.len() } });
+    let put = format!("{}  {}", escaped(&args.key), bytes(len_of(&value)));
+    out.summary(&state, fields, &[("data keys", grouped(count)), ("put", put)]);
     Ok(())
 }
 
@@ -158,13 +153,8 @@ fn delete(target: &Target, args: &Delete, out: &mut Out) -> Result<(), Failure> 
     if !was_there {
         return Err(no_such_key(&args.key, &state));
     }
-    if out.json {
-        out.report(state, json!({ "data_keys": count, "deleted": args.key }));
-    } else {
-        out.row("state", state);
-        out.row("data keys", grouped(count));
-        out.row("deleted", escaped(&args.key));
-    }
+    let fields = json!({ "data_keys": count, "deleted": args.key });
+    out.summary(&state, fields, &[("data keys", grouped(count)), ("deleted", escaped(&args.key))]);
     Ok(())
 }
 

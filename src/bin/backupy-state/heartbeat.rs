@@ -60,10 +60,6 @@ fn record(target: &Target, args: &Record, out: &mut Out) -> Result<(), Failure> 
 }
 
 fn show(state: &str, heartbeat: Option<i64>, out: &mut Out) {
-    if out.json {
-        out.report(state, json!({ "last_heartbeat_ms": heartbeat }));
-        return;
-    }
-    out.row("state", state);
-    out.row("heartbeat", heartbeat.map_or("none".to_owned(), |ts| format!("{} ({})", Utc(ts), ago(ts, now_ms()))));
+    let text = heartbeat.map_or("none".to_owned(), |ts| format!("{} ({})", Utc(ts), ago(ts, now_ms())));
+    out.summary(state, json!({ "last_heartbeat_ms": heartbeat }), &[("heartbeat", text)]);
 }

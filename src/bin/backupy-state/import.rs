@@ -110,15 +110,9 @@ struct Imported<'a> {
 fn show(out: &mut Out, state: &str, from: &str, report: &ImportReport) {
     out.row("state", state);
     out.row("from", from);
-    match report.config_version {
-        Some(version) => out.row("config", format_args!("version {version}")),
-        None => out.row("config", "none"),
-    }
+    out.row("config", report.config_version.map_or("none".to_owned(), |version| format!("version {version}")));
     out.row("session", if report.session { "yes" } else { "none" });
-    match report.last_heartbeat_ms {
-        Some(ts_ms) => out.row("heartbeat", Utc(ts_ms)),
-        None => out.row("heartbeat", "none"),
-    }
+    out.row("heartbeat", report.last_heartbeat_ms.map_or("none".to_owned(), |ts_ms| Utc(ts_ms).to_string()));
     out.row("jobs", grouped(report.jobs));
     out.row("log events", grouped(report.log_events));
     if report.already_there > 0 {

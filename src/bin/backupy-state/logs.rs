@@ -150,14 +150,9 @@ fn add(target: &Target, args: &Add, out: &mut Out) -> Result<(), Failure> {
     }
     let (state, buffered) = (store.path().display().to_string(), store.log_count());
     store.close()?;
-    if out.json {
-        let event = json!({ "ts_ms": ts_ms, "len": payload.len() });
-        out.report(state, json!({ "log_events": buffered, "added": event }));
-    } else {
-        out.row("state", state);
-        out.row("log events", grouped(buffered as u64));
-        out.row("added", format_args!("{}  {}", Utc(ts_ms), bytes(len_of(&payload))));
-    }
+    let fields = json!({ "log_events": buffered, "added": { "ts_ms": ts_ms, "len": payload.len() } });
+    let added = format!("{}  {}", Utc(ts_ms), bytes(len_of(&payload)));
+    out.summary(&state, fields, &[("log events", grouped(buffered as u64)), ("added", added)]);
     Ok(())
 }
 
@@ -204,13 +199,9 @@ fn discard_unreadable(target: &Target, args: &DiscardUnreadable, out: &mut Out) 
     let discarded = store.discard_unreadable_logs()?;
     let (state, buffered) = (store.path().display().to_string(), store.log_count());
     store.close()?;
-    if out.json {
-        out.report(state, json!({ "log_events": buffered, "discarded": discarded }));
-    } else {
-        out.row("state", state);
-        out.row("log events", format_args!("{} left", grouped(buffered as u64)));
-        out.row("discarded", grouped(discarded));
-    }
+    let left = format!("{} left", grouped(buffered as u64));
+    let fields = json!({ "log_events": buffered, "discarded": discarded });
+    out.summary(&state, fields, &[("log events", left), ("discarded", grouped(discarded))]);
     Ok(())
 }
 

@@ -62,13 +62,9 @@ fn write_svg(file: &Path, layout: &Layout, out: &mut Out) -> Result<(), Failure>
         ErrorKind::AlreadyExists => Failure::usage(format!("{name} already exists; it was not changed")),
         _ => Failure::failed(format!("could not write {name}: {error}")),
     })?;
-    let state = &layout.report.path;
-    if out.json {
-        out.report(state, json!({ "svg": name, "svg_len": picture.len() }));
-    } else {
-        out.row("state", state.display());
-        out.row("picture", format_args!("{name}, {}", bytes(len_of(picture.as_bytes()))));
-    }
+    let text = format!("{name}, {}", bytes(len_of(picture.as_bytes())));
+    let fields = json!({ "svg": name, "svg_len": picture.len() });
+    out.summary(&layout.report.path, fields, &[("picture", text)]);
     Ok(())
 }
 

@@ -143,15 +143,11 @@ fn enqueue(target: &Target, args: &Enqueue, out: &mut Out) -> Result<(), Failure
     let replaced = store.enqueue_job(&args.run_id, &payload)? == Enqueued::Replaced;
     let (state, depth) = (store.path().display().to_string(), store.queue_depth());
     store.close()?;
-    if out.json {
-        let job = json!({ "run_id": args.run_id, "len": payload.len() });
-        out.report(state, json!({ "queue_depth": depth, "replaced": replaced, "job": job }));
-    } else {
-        let what = if replaced { "; replaced an earlier payload" } else { "" };
-        out.row("state", state);
-        out.row("jobs", grouped(depth as u64));
-        out.row("enqueued", format_args!("{}  {}{what}", escaped(&args.run_id), bytes(len_of(&payload))));
-    }
+    let job = json!({ "run_id": args.run_id, "len": payload.len() });
+    let what = if replaced { "; replaced an earlier payload" } else { "" };
+    let enqueued = format!("{}  {}{what}", escaped(&args.run_id), bytes(len_of(&payload)));
+    let fields = json!({ "queue_depth": depth, "replaced": replaced, "job": job });
+    out.summary(&state, fields, &[("jobs", grouped(depth as u64)), ("enqueued", enqueued)]);
     Ok(())
 }
 
@@ -163,13 +159,8 @@ fn ack(target: &Target, args: &Ack, out: &mut Out) -> Result<(), Failure> {
     if !was_queued {
         return Err(not_queued(&args.run_id, &state));
     }
-    if out.json {
-        out.report(state, json!({ "queue_depth": depth, "acked": args.run_id }));
-    } else {
-        out.row("state", state);
-        out.row("jobs", grouped(depth as u64));
-        out.row("acked", escaped(&args.run_id));
-    }
+    let fields = json!({ "queue_depth": depth, "acked": args.run_id });
+    out.summary(&state, fields, &[("jobs", grouped(depth as u64)), ("acked", escaped(&args.run_id))]);
     Ok(())
 }
 

@@ -32,11 +32,7 @@ pub(crate) fn run(target: &Target, args: &Args, out: &mut Out) -> Result<(), Fai
     progress::with_rewrite_bar(&store, || store.rekey(&new_key))?;
     let (state, generation) = (store.path().display().to_string(), store.stats().generation);
     store.close()?;
-    if out.json {
-        out.report(state, json!({ "generation": generation }));
-    } else {
-        out.row("state", state);
-        out.row("generation", format_args!("{generation}, under the new key"));
-    }
+    let text = format!("{generation}, under the new key");
+    out.summary(&state, json!({ "generation": generation }), &[("generation", text)]);
     Ok(())
 }

@@ -1,6 +1,6 @@
 //! `session`: the session that the agent saved.
 
-use serde_json::{Value, json};
+use serde_json::json;
 
 use crate::failure::Failure;
 use crate::inspector::Inspector;
@@ -22,8 +22,7 @@ pub(crate) fn run(target: &Target, args: &Args, out: &mut Out) -> Result<(), Fai
     let inspector = Inspector::new(target.snapshot()?, args.allow_secrets);
     let (state, session) = (inspector.snapshot.path().display().to_string(), inspector.snapshot.load_session()?);
     if out.json {
-        let session = session.map_or(Value::Null, |session| inspector.session_json(&session));
-        out.report(state, json!({ "session": session }));
+        out.report(state, json!({ "session": session.map(|session| inspector.session_json(&session)) }));
     } else {
         out.row("state", state);
         out.row("session", session.map_or("none".to_owned(), |session| inspector.session_line(&session)));

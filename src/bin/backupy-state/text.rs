@@ -44,6 +44,16 @@ impl Out {
         self.text(&format!("{name:<NAME_WIDTH$}{value}"), 0, NAME_WIDTH);
     }
 
+    /// All that a command reports: the fields as JSON, or the rows of a table.
+    pub(crate) fn summary(&mut self, state: impl AsRef<Path>, fields: impl Serialize, rows: &[(&str, String)]) {
+        if self.json {
+            self.report(state, fields);
+        } else {
+            self.row("state", state.as_ref().display());
+            rows.iter().for_each(|(name, value)| self.row(name, value));
+        }
+    }
+
     /// One line that begins with a drawing of this width, which may have escape codes for colours. Text follows.
     pub(crate) fn drawing(&mut self, drawing: impl Display, width: usize, text: &str) {
         self.write(drawing);

@@ -2,7 +2,7 @@
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
-use backupy_state::{FaultKind, IndexFile, VerifyReport};
+use backupy_state::{AgentKey, FaultKind, FrameInfo, IndexFile, VerifyReport};
 use serde::Serialize;
 
 use crate::failure::{Exit, Failure};
@@ -24,19 +24,30 @@ pub(crate) struct Args {
 
 pub(crate) fn run(target: &Target, args: &Args, out: &mut Out) -> Result<(), Failure> {
     let key = target.key_unless(args.no_key)?;
-    let (done, total) = (AtomicU64::new(0), target.state_len());
-    let step = || Step { name: "verifying", done: done.load(Relaxed), total };
-    let report = progress::with_bar(step, || {
-        backupy_state::verify_each(target.state(), key.as_ref(), |frame| {
-            done.store(frame.offset + frame.len, Relaxed);
-        })
-    })?;
+    let report = with_bar("verifying", target, key.as_ref(), |_| {})?;
     if out.json {
         out.report(&report.path, Verified::new(&report));
     } else {
         show(&report, out);
     }
     check(&report)
+}
+
+/// Verifies the store behind a progress bar, and calls `each` for every whole frame. `map` uses this too.
+pub(crate) fn with_bar(
+    name: &'static str,
+    target: &Target,
+    key: Option<&AgentKey>,
+    mut each: impl FnMut(&FrameInfo),
+) -> backupy_state::Result<VerifyReport> {
+    let (done, total) = (AtomicU64::new(0), target.state_len());
+    let step = || Step { name, done: done.load(Relaxed), total };
+    progress::with_bar(step, || {
+        backupy_state::verify_each(target.state(), key, |frame| {
+            each(frame);
+            done.store(frame.offset + frame.len, Relaxed);
+        })
+    })
 }
 
 /// Fails if the report contains a fault. `frames` and `map` use this too.

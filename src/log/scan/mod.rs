@@ -22,6 +22,6 @@ mod zeros;
 pub(crate) use raw::{Concurrency, PAUSES_MS, RawScanner, ScanItem};
 pub(crate) use read_ahead::{Ending, OpenedFrame, replay};
 pub(crate) use resync::{Gap, Resync, ResyncItem};
-pub(crate) use scanner::{OpenFrame, Scanned, Scanner};
+pub(crate) use scanner::{OpenFrame, Scanned, Scanner, each_frame};
 pub(crate) use window::Window;
 pub(crate) use zeros::look_for_zeros_during;

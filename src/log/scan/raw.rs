@@ -78,7 +78,7 @@ pub(crate) struct RawScanner<'a> {
     zeros: Option<Range<u64>>,
     /// The headers that may be witnesses.
     witnesses: Witnesses<'a>,
-    /// How many more bytes of bodies that do not match their CRC are read: see [`BUDGET_FACTOR`].
+    /// How many more bytes of bodies that do not match their CRC are read; after that, no body matches.
     budget: u64,
 }
 
@@ -94,7 +94,7 @@ impl<'a> RawScanner<'a> {
         let mark = marks::read(file, crc)?;
         let window = Window::new(file)?;
         let witnesses = Witnesses::new(window.beside());
-        let budget = window.file_len.saturating_mul(BUDGET_FACTOR).saturating_add(BUDGET_MIN);
+        let budget = budget(window.file_len);
         Ok(RawScanner {
             file,
             crc,
@@ -155,10 +155,10 @@ impl<'a> RawScanner<'a> {
     /// `UnexpectedEof` if the file has become shorter than the frames that were returned.
     pub(crate) fn next(&mut self) -> io::Result<ScanItem<'_>> {
         let mut pauses = PAUSES_MS.iter();
-        let outcome = loop {
-            let outcome = self.classify();
-            let is_doubtful = match &outcome {
-                Ok(outcome) => matches!(outcome, Outcome::Damage(_) | Outcome::Tampered(_)),
+        let item = loop {
+            let item = self.classify();
+            let is_doubtful = match &item {
+                Ok(item) => matches!(item, ScanItem::Damage(_) | ScanItem::Tampered(_)),
                 // A writer may be cutting off preallocated space or a failed write.
                 Err(error) => error.kind() == io::ErrorKind::UnexpectedEof,
             };
@@ -170,7 +170,7 @@ impl<'a> RawScanner<'a> {
                 }
                 _ => {
                     self.rechecks += u32::from(is_doubtful);
-                    break outcome?;
+                    break item?;
                 }
             }
             self.mark = marks::read(self.file, self.crc)?;
@@ -178,28 +178,21 @@ impl<'a> RawScanner<'a> {
             self.zeros = None;
             self.witnesses = Witnesses::new(self.window.beside());
         };
-        Ok(match outcome {
-            Outcome::Frame(header) => {
-                let at = self.offset;
-                let len = header.len as usize;
-                self.offset += u64::from(header.len);
-                self.seq = header.seq;
-                ScanItem::Frame { header, body: &self.window.bytes(at, len)?[FRAME_HEADER_LEN..] }
-            }
-            Outcome::End => ScanItem::End,
-            Outcome::Torn { until } => ScanItem::Torn { until },
-            Outcome::Damage(what) => ScanItem::Damage(what),
-            Outcome::Tampered(what) => ScanItem::Tampered(what),
-        })
+        let ScanItem::Frame { header, .. } = item else { return Ok(item) };
+        let (at, len) = (self.offset, header.len as usize);
+        self.offset += u64::from(header.len);
+        self.seq = header.seq;
+        Ok(ScanItem::Frame { header, body: &self.window.bytes(at, len)?[FRAME_HEADER_LEN..] })
     }
 
-    /// Finds out what is at the offset, without pauses and without moving.
-    fn classify(&mut self) -> io::Result<Outcome> {
+    /// Finds out what is at the offset, without pauses and without moving. A frame comes without its body, so that
+    /// `next` can read again.
+    fn classify(&mut self) -> io::Result<ScanItem<'static>> {
         if self.offset > self.window.file_len {
             return Err(io::ErrorKind::UnexpectedEof.into());
         }
         let what = match frame::parse_header(self.window.bytes(self.offset, FRAME_HEADER_LEN)?, self.crc) {
-            ParsedFrameHeader::Implausible(what) => return Ok(Outcome::Tampered(what)),
+            ParsedFrameHeader::Implausible(what) => return Ok(ScanItem::Tampered(what)),
             ParsedFrameHeader::Plausible(header) => {
                 if self.budget > 0 {
                     let frame = self.window.bytes(self.offset, header.len as usize)?;
@@ -217,27 +210,27 @@ impl<'a> RawScanner<'a> {
         let until = self.last_nonzero_end()?;
         if until == self.offset {
             let what = "the log ends here, but continued once, as its mark or base record shows";
-            return Ok(if self.is_proven() { Outcome::Damage(what) } else { Outcome::End });
+            return Ok(if self.is_proven() { ScanItem::Damage(what) } else { ScanItem::End });
         }
         let was_durable = self.is_proven() || self.has_witness(until)?;
-        Ok(if was_durable { Outcome::Damage(what) } else { Outcome::Torn { until } })
+        Ok(if was_durable { ScanItem::Damage(what) } else { ScanItem::Torn { until } })
     }
 
     /// Whether a whole frame, whose manifest tag is `tag`, is the one that belongs at the offset.
-    fn check_place(&self, header: FrameHeader, tag: Option<Tag>) -> Outcome {
+    fn check_place(&self, header: FrameHeader, tag: Option<Tag>) -> ScanItem<'static> {
         if header.seq != self.seq + 1 {
-            return Outcome::Tampered("the frame does not have the expected seq");
+            return ScanItem::Tampered("the frame does not have the expected seq");
         }
         let end = self.offset + u64::from(header.len);
         let is_another =
             |named: LogPosition| named.seq == header.seq && (named.end, Some(named.chain)) != (end, tag);
         if self.base.is_some_and(is_another) {
-            return Outcome::Tampered("the frame is not the one that the base record names");
+            return ScanItem::Tampered("the frame is not the one that the base record names");
         }
         if self.mark.is_some_and(|mark| is_another(mark.position)) {
-            return Outcome::Tampered("the frame is not the one that the mark names");
+            return ScanItem::Tampered("the frame is not the one that the mark names");
         }
-        Outcome::Frame(header)
+        ScanItem::Frame { header, body: &[] }
     }
 
     /// The offset after the last non-zero byte, or the current offset if only zeros follow it.
@@ -361,27 +354,18 @@ impl<'a> Witnesses<'a> {
     }
 }
 
-/// A [`ScanItem`] without its borrow, so that `next` can read again.
-enum Outcome {
-    Frame(FrameHeader),
-    End,
-    Torn { until: u64 },
-    Damage(&'static str),
-    Tampered(&'static str),
-}
-
 /// The pauses at one doubtful place, together 31 ms: enough for a write of the largest frame to finish.
 pub(crate) const PAUSES_MS: [u64; 5] = [1, 2, 4, 8, 16];
 /// After this many doubtful places, the scanner pauses no more: a write in progress does not explain them, and the
 /// pauses would add up.
 const RECHECKS_MAX: u32 = 8;
 
-/// A crafted file could have a header every few bytes, each of which claims all the bytes that follow. This bounds
-/// the bytes of all bodies that do not match their CRC to a multiple of the file's length; after that, no body
-/// matches. Frames do not overlap, so in a file that is only damaged, these bytes are at most its length.
-const BUDGET_FACTOR: u64 = 8;
-/// Added to the budget, in bytes, so that a short file has enough for many tries.
-const BUDGET_MIN: u64 = 1 << 20;
+/// How many bytes may be read in vain. A crafted file could have a header every few bytes, each of which claims
+/// all the bytes that follow. Frames do not overlap, so in a file that is only damaged, what is read in vain is at
+/// most its length. A short file has enough for many tries.
+pub(super) fn budget(file_len: u64) -> u64 {
+    file_len.saturating_mul(8).saturating_add(1 << 20)
+}
 
 /// After this many zeros, the file system is asked for the end of a hole. Preallocated space is mostly shorter.
 const HOLE_LEN_MIN: u64 = 1 << 20;

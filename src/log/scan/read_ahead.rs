@@ -21,6 +21,7 @@ use std::sync::mpsc::{self, Receiver, SyncSender, TrySendError};
 use std::thread;
 
 use super::raw::{Concurrency, RawScanner, ScanItem};
+use super::scanner::Scanner;
 use crate::crypto::Tag;
 use crate::crypto::seal::Sealer;
 use crate::crypto::secret_vec::{self, SecretVec};
@@ -65,8 +66,7 @@ pub(crate) fn replay(
     zeros: Option<Range<u64>>,
     mut take: impl FnMut(&OpenedFrame<'_>),
 ) -> Result<Ending> {
-    let mut scanner = RawScanner::new(&*log.file, &log.crc, log.base.map(|base| base.position), concurrency, tip)
-        .map_err(log.io("read the mark or the length of"))?;
+    let mut scanner = Scanner::new(log, concurrency, tip)?.raw;
     zeros.into_iter().for_each(|zeros| scanner.end_in(zeros));
     let is_long = is_long(scanner.file_len(), tip.end);
     let mut frames = ReadAhead { log, scanner, chain: tip.chain };

@@ -20,7 +20,7 @@
 use std::collections::HashMap;
 use std::io;
 
-use super::raw::{Concurrency, RawScanner};
+use super::raw::{self, Concurrency, RawScanner};
 use super::scanner::{OpenFrame, Scanned, Scanner};
 use crate::crypto::{TAG_LEN, Tag};
 use crate::format::frame::{self, ALIGNMENT, FRAME_HEADER_LEN, FRAME_LEN_MIN, FrameHeader};
@@ -36,7 +36,7 @@ pub(crate) struct Resync<'a> {
     state: State,
     /// Where tags are stored in the present gap, by what would follow them: the offset and the seq of a frame.
     tags: HashMap<(u64, u64), u64>,
-    /// How many more bytes the search may process: see [`BUDGET_FACTOR`].
+    /// How many more bytes the search may process.
     budget: u64,
 }
 
@@ -87,7 +87,7 @@ impl<'a> Resync<'a> {
     /// `Io`.
     pub(crate) fn new(log: &'a LogFile, concurrency: Concurrency<'a>, tip: LogPosition) -> Result<Self> {
         let scanner = Scanner::new(log, concurrency, tip)?;
-        let budget = scanner.file_len().saturating_mul(BUDGET_FACTOR).saturating_add(BUDGET_MIN);
+        let budget = raw::budget(scanner.file_len());
         Ok(Resync { scanner, state: State::Chained, tags: HashMap::new(), budget })
     }
 
@@ -305,10 +305,3 @@ impl RawScanner<'_> {
         (self.offset, self.seq) = (offset, seq);
     }
 }
-
-/// A crafted file could make each of its headers worth a try. This bounds the bytes that all tries together
-/// process to a multiple of the file's length. Frames do not overlap, so a file that is only damaged takes less
-/// than half of it.
-const BUDGET_FACTOR: u64 = 8;
-/// Added to the budget, in bytes, so that a short file has enough for many tries.
-const BUDGET_MIN: u64 = 1 << 20;

@@ -99,6 +99,27 @@ impl<'a> Scanner<'a> {
     }
 }
 
+/// Hands every frame between two positions to `take`, in a log that this process writes.
+///
+/// # Errors
+/// `Corrupt` if the frames after `from` do not lead to `to`; as [`Scanner::next`], and those of `take`.
+pub(crate) fn each_frame(
+    log: &LogFile,
+    from: LogPosition,
+    to: LogPosition,
+    mut take: impl FnMut(&OpenFrame<'_>) -> Result<()>,
+) -> Result<()> {
+    let mut scan = Scanner::up_to(log, from, to.end)?;
+    while scan.tip.seq < to.seq {
+        let Scanned::Frame(frame) = scan.next()? else { break };
+        take(&frame)?;
+    }
+    if scan.tip == to {
+        return Ok(());
+    }
+    Err(Error::corrupt(&log.path, scan.tip.end, "frames that had been written are missing"))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -17,7 +17,7 @@ use crate::format::position::LogPosition;
 use crate::format::record::{Action, Operation};
 use crate::index::Key;
 use crate::log::builder::LogBuilder;
-use crate::log::scan::{OpenFrame, Scanned, Scanner, Window};
+use crate::log::scan::{self, OpenFrame, Window};
 use crate::log::values::Values;
 use crate::read::Reader;
 use crate::store::shared::Shared;
@@ -29,8 +29,6 @@ pub(super) struct Copier<'a> {
     progress: &'a Progress,
     old: Arc<Values>,
     copied: LogPosition,
-    /// Of the old log.
-    generation: u64,
     pub(super) new: LogBuilder,
     /// The values that failed authentication and were left out. `None` if a copy without them is not wanted.
     left_out: Option<Vec<(Bucket, Key, Location)>>,
@@ -51,7 +49,7 @@ impl<'a> Copier<'a> {
         let copy = GenerationId { generation, ..id };
         let new = LogBuilder::create(&shared.storage, path, &copy, key, shared.queue_order)?;
         let copied = LogPosition::first(&authenticator);
-        Ok(Copier { shared, progress, old, copied, generation: id.generation, new, left_out: None })
+        Ok(Copier { shared, progress, old, copied, new, left_out: None })
     }
 
     /// Leaves out values that fail authentication.
@@ -85,7 +83,7 @@ impl<'a> Copier<'a> {
     /// Copies the rest, up to `tip`, and ends the new log with a close frame and a base record.
     pub(super) fn finish(&mut self, tip: LogPosition) -> Result<()> {
         self.copy_until(tip)?;
-        let origin = Origin::new(self.generation, tip);
+        let origin = Origin::new(self.old.log().id.generation, tip);
         self.new.finish(origin, |offset| self.progress.note_read_back(offset, &self.shared.path))
     }
 
@@ -118,18 +116,11 @@ impl<'a> Copier<'a> {
     /// Copies the live puts of the frames up to `tip`, and the deletes of keys that were copied before.
     fn copy_until(&mut self, tip: LogPosition) -> Result<()> {
         let old = Arc::clone(&self.old);
-        let mut scan = Scanner::up_to(old.log(), self.copied, tip.end)?;
-        while scan.tip().seq < tip.seq {
+        scan::each_frame(old.log(), self.copied, tip, |frame| {
             self.progress.check_not_stopping(&self.shared.path)?;
-            match scan.next()? {
-                Scanned::Frame(frame) => self.copy_frame(&old, &frame)?,
-                Scanned::End | Scanned::Torn { .. } => {
-                    let what = "frames that had been written are missing";
-                    return Err(Error::corrupt(old.path(), scan.tip().end, what));
-                }
-            }
-            self.copied = scan.tip();
-        }
+            self.copy_frame(&old, frame)
+        })?;
+        self.copied = tip;
         self.new.flush()
     }
 
@@ -158,7 +149,7 @@ impl<'a> Copier<'a> {
         location: Location,
         append_value: impl FnOnce(&mut SecretVec) -> Result<()>,
     ) -> Result<()> {
-        match (self.new.add_copy(operation, append_value), &mut self.left_out) {
+        match (self.new.add(operation, append_value), &mut self.left_out) {
             (Err(Error::Unauthentic { .. }), Some(left_out)) => {
                 left_out.push((operation.bucket, operation.key.into(), location));
                 Ok(())

@@ -21,7 +21,7 @@ use crate::failure::{Exit, Failure, with_source};
 use crate::text::now_ms;
 
 /// Not a secret: the demo's data is made up.
-pub(crate) const DEMO_KEY: &str = "bkpy_demo_key_that_everybody_knows_0";
+const DEMO_KEY: &str = "bkpy_demo_key_that_everybody_knows_0";
 
 /// The demo's agent, which `demo` starts
 #[derive(clap::Args)]
@@ -32,8 +32,8 @@ pub(crate) struct AgentArgs {
     number: u64,
 }
 
-pub(crate) fn demo_key() -> Result<AgentKey, Failure> {
-    Ok(AgentKey::new(DEMO_KEY)?)
+pub(crate) fn demo_key() -> backupy_state::Result<AgentKey> {
+    AgentKey::new(DEMO_KEY)
 }
 
 /// The server's messages.
@@ -78,7 +78,6 @@ pub(crate) fn run(args: &AgentArgs) -> Result<(), Failure> {
 /// it compacts much more often, so that some kills interrupt a compaction; and it has no rate limit for log
 /// events, since a dropped event would look like a lost one.
 fn open(path: &Path) -> backupy_state::Result<Store> {
-    let key = AgentKey::new(DEMO_KEY)?;
     let mut limits = LogLimits::default();
     limits.rate = None;
     let mut policy = CompactionPolicy::default();
@@ -90,7 +89,7 @@ fn open(path: &Path) -> backupy_state::Result<Store> {
         .lock_timeout(Duration::from_secs(1))
         .heartbeat_durability(Durability::Buffered)
         .log_durability(Durability::Buffered)
-        .open(path, &key)
+        .open(path, &demo_key()?)
 }
 
 const COMPACTED_LEN_MIN: u64 = 256 << 10;

@@ -84,13 +84,7 @@ impl Supervisor<'_> {
 /// A failure is ignored: an agent that has ended has reported why through its own pipe.
 fn send(stdin: Option<&ChildStdin>, message: &str) {
     if let Some(mut stdin) = stdin {
-        let _ = stdin.write_all(
-            format!(
-                "{message}
-"
-            )
-            .as_bytes(),
-        );
+        let _ = stdin.write_all(format!("{message}\n").as_bytes());
     }
 }
 

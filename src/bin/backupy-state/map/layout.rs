@@ -1,14 +1,13 @@
 //! Divides a state file into adjacent regions of one kind each, from its first byte to its last.
 
 use std::ops::Range;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use backupy_state::testing::live_ranges;
-use backupy_state::{AgentKey, Error, FaultKind, Snapshot, VerifyReport};
+use backupy_state::{AgentKey, Error, FaultKind, FrameInfo, Snapshot, VerifyReport};
 
 use crate::failure::Failure;
-use crate::progress::{self, Step};
 use crate::target::Target;
+use crate::verify;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Kind {
@@ -73,7 +72,9 @@ impl Layout {
     /// Reads the whole file, also while a writer appends to it.
     pub(super) fn read(target: &Target, key: Option<&AgentKey>) -> Result<Self, Failure> {
         for _ in 0..ATTEMPTS {
-            let (report, frames) = read_frames(target, key)?;
+            let mut frames = Vec::new();
+            let each = |frame: &FrameInfo| frames.push(frame.offset..frame.offset + frame.len);
+            let report = verify::with_bar("reading", target, key, each)?;
             let live = match key.map(|key| Snapshot::open(target.state(), key)).transpose() {
                 Ok(None) => None,
                 Ok(Some(snapshot)) if snapshot.stats().generation == report.generation => {
@@ -211,19 +212,6 @@ impl<L: Iterator<Item = Range<u64>>> Regions<L> {
         }
         self.add_through(end, Kind::Dead);
     }
-}
-
-fn read_frames(target: &Target, key: Option<&AgentKey>) -> Result<(VerifyReport, Vec<Range<u64>>), Failure> {
-    let (done, total) = (AtomicU64::new(0), target.state_len());
-    let step = || Step { name: "reading", done: done.load(Relaxed), total };
-    let mut frames = Vec::new();
-    let report = progress::with_bar(step, || {
-        backupy_state::verify_each(target.state(), key, |frame| {
-            frames.push(frame.offset..frame.offset + frame.len);
-            done.store(frame.offset + frame.len, Relaxed);
-        })
-    })?;
-    Ok((report, frames))
 }
 
 /// The halves of the header page, each with a copy of the header and of the base record.
