@@ -1,6 +1,6 @@
 //! Preallocated space: zeros after the last frame of a log, for frames to come.
 //!
-//! When the zeros run out, the writer adds more: as much as the log is long, at least 512 KiB and at most 4
+//! When the zeros run out, the writer adds more: as much as the log is long, at least 1 MiB and at most 4
 //! MiB, beyond the reserve, but not beyond the length at which the log is compacted. Where the disk has little
 //! space left, it adds less, and in the end only what the frame needs: others share the disk, and what a log takes
 //! in vain may fail them. On a full disk it makes do with what is there, as far as `reserve` allows it.
@@ -161,7 +161,7 @@ impl LogWriter {
 /// A step of preallocation is as long as the log, but not longer than this: a call that waits for a step is rarer
 /// than one in a hundred in all but short logs, and the file is at most so much longer than it must be.
 const STEP_LEN_MAX: u64 = 4 << 20;
-const STEP_LEN_MIN: u64 = 512 << 10;
+const STEP_LEN_MIN: u64 = 1 << 20;
 /// A step is at most the space that the disk has left, divided by this.
 const FREE_DIVISOR: u64 = 16;
 /// Space that a frame covers is only allocated if it is at least this long: writing less is as fast.

@@ -11,7 +11,7 @@ const VALUES: u64 = 24;
 
 /// Of different lengths, together several times what the log grows by.
 fn value(n: u64) -> Vec<u8> {
-    let mut bytes = vec![0; 1 + 9999 * n as usize];
+    let mut bytes = vec![0; 1 + 19_999 * n as usize];
     Random::new(n).fill(&mut bytes);
     bytes
 }

@@ -348,7 +348,7 @@ fn the_statistics_add_up() {
     assert!(reserve.contains(&after.free_bytes), "{after:?} of {reserve:?}");
 }
 
-/// A step is as long as the log, at least 512 KiB and at most 4 MiB. The reserve of 64 KiB and an ack of each
+/// A step is as long as the log, at least 1 MiB and at most 4 MiB. The reserve of 64 KiB and an ack of each
 /// job follows it, up to a whole page. A step ends where a compaction may be due.
 #[test]
 fn the_log_grows_in_steps_and_keeps_its_reserve_ahead() {
@@ -371,7 +371,7 @@ fn grows_in_steps(policy: CompactionPolicy, compacted_len: u64) {
         let after = store.stats();
         acks += (72 + i.to_string().len() as u64).next_multiple_of(8);
         let needed = after.log_len + 64 * KIB + acks;
-        let mut step = before.log_len.clamp(512 * KIB, 4096 * KIB);
+        let mut step = before.log_len.clamp(1024 * KIB, 4096 * KIB);
         if after.log_len < compacted_len {
             step = step.min(compacted_len - after.log_len);
         }

@@ -266,7 +266,7 @@ fn sync_leaves_the_store_of_another_agent_alone() {
 #[test]
 fn the_store_of_another_agent_is_noticed_when_the_log_grows() {
     two_agents().assert_replaced(|store| {
-        (0..100)
+        (0..200)
             .find_map(|number| store.enqueue_job(&format!("run-{number}"), &[0; 10_000]).err())
             .map_or(Ok(()), Err)
     });

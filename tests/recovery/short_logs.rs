@@ -333,7 +333,7 @@ fn a_mark_is_written_by_the_first_durable_call_and_after_growth_and_after_a_minu
     let mut agent = Agent::new(Sim::new(13), Mode::Sync);
     agent.start().unwrap();
     let marked = |agent: &Agent| log_of(&agent.sim.live()).proven().map(|(seq, _)| seq);
-    let (short, growing) = (Call::Heartbeat, Call::Enqueue { job: 0, len: 600_000 });
+    let (short, growing) = (Call::Heartbeat, Call::Enqueue { job: 0, len: 1_200_000 });
     // The first call finds nothing durable to mark. A call takes 20 seconds.
     let rows = [
         (short, None),

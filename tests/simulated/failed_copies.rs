@@ -84,7 +84,7 @@ fn compaction_on_a_full_disk_uses_the_preallocated_space() {
 fn compaction_that_finds_no_room_leaves_the_store_usable() {
     let (mut agent, n) = store_and_op_of(Call::Compact, Op::Rename);
     for job in 2..40 {
-        agent.make(Call::Enqueue { job, len: 9000 }).unwrap();
+        agent.make(Call::Enqueue { job, len: 20_000 }).unwrap();
     }
     assert!(agent.sim.ops() > n);
     agent.sim.set_capacity(agent.sim.world().used());

@@ -175,7 +175,9 @@ fn little_space_is_taken_only_as_needed_and_none_in_vain() {
     let mut agent = Agent::new(sim.clone(), Mode::Sync);
     agent.start().unwrap();
     agent.make(Call::Enqueue { job: 0, len: 500 }).unwrap();
-    let free = 300 << 10;
+    // Cuts off the space.
+    agent.make(Call::Reopen).unwrap();
+    let free = 600 << 10;
     sim.set_capacity(sim.world().used() + free);
     let (mut job, mut used) = (0, sim.world().used());
     let refused = loop {
@@ -298,6 +300,8 @@ fn a_long_frame_that_finds_no_room_leaves_the_log_as_it_was() {
         let mut agent = Agent::new(Sim::new(19), Mode::Sync);
         agent.start().unwrap();
         agent.make(before).unwrap();
+        // Cuts off the space.
+        agent.make(Call::Reopen).unwrap();
         agent
     };
     let mut healthy = used();
