@@ -59,8 +59,7 @@ pub(crate) struct LogWriter {
     /// Whether the last frame is a close frame, and durable.
     is_closed: bool,
     pub(super) reserve: Reserve,
-    /// A log as long as this is about to be compacted, so no zeros are added in advance beyond it. 0 if there is
-    /// no such length.
+    /// A log as long as this is about to be compacted, so that no zeros are added beyond it in advance.
     pub(super) compacted_len: u64,
     workspace: Workspace,
     /// Where the tip was when this writer began.

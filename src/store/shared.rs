@@ -74,7 +74,7 @@ impl Shared {
         let due = options.compaction.is_due(&log.size(), &view.index);
         let creation_len = log.file().file.free_space().unwrap_or_default().creation_len;
         log.set_reserve(Reserve::of(&view.index, creation_len));
-        log.set_compacted_len(if options.compaction.automatic { options.compaction.min_len } else { 0 });
+        log.set_compacted_len(options.compaction.min_len);
         Shared {
             creation_len,
             is_mounted: options.storage.is_mount_point(&path),

@@ -352,13 +352,13 @@ fn the_statistics_add_up() {
 /// job follows it, up to a whole page. A step ends where a compaction may be due.
 #[test]
 fn the_log_grows_in_steps_and_keeps_its_reserve_ahead() {
-    grows_in_steps(policy(|policy| policy.automatic = false), 0);
-    for min_len in [1 << 20, 6 << 20] {
+    for min_len in [0, 1 << 20, 6 << 20] {
+        grows_in_steps(policy(|policy| (policy.automatic, policy.min_len) = (false, min_len)), min_len);
         grows_in_steps(policy(|policy| policy.min_len = min_len), min_len);
     }
 }
 
-fn grows_in_steps(policy: CompactionPolicy, compacted_len: u64) {
+fn grows_in_steps(policy: CompactionPolicy, min_len: u64) {
     const KIB: u64 = 1 << 10;
     let place = Place::new();
     let store =
@@ -372,8 +372,8 @@ fn grows_in_steps(policy: CompactionPolicy, compacted_len: u64) {
         acks += (72 + i.to_string().len() as u64).next_multiple_of(8);
         let needed = after.log_len + 64 * KIB + acks;
         let mut step = before.log_len.clamp(1024 * KIB, 4096 * KIB);
-        if after.log_len < compacted_len {
-            step = step.min(compacted_len - after.log_len);
+        if after.log_len < min_len {
+            step = step.min(min_len - after.log_len);
         }
         let grown = (needed + step).next_multiple_of(4 * KIB);
         let expected = if needed <= before.file_len { before.file_len } else { grown };

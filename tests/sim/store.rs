@@ -41,7 +41,8 @@ impl Mode {
         let mut options = options_on(machine.storage());
         options.mmap(false).queue_order(QueueOrder::Fifo);
         // A compaction on its own thread would start at another operation in each run.
-        options.compaction(policy(|policy| policy.automatic = false));
+        // In a short log, a step of preallocation is short too: each write of zeros is one more place to cut.
+        options.compaction(policy(|policy| (policy.automatic, policy.min_len) = (false, 256 << 10)));
         let mut limits = LogLimits::default();
         if let Some(when_full) = self.when_full() {
             limits.max_count = Some(FEW as u64);
