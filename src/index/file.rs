@@ -155,13 +155,10 @@ impl RunEncoder {
         self.part.extend_from_slice(&encode_entry_head(shared, rest.len(), bucket.code(), kind));
         self.part.extend_from_slice(rest);
         if let Some(Location { value_offset, seq, i, len, nonce }) = location {
-            if kind >= SHORT_PUT {
-                let range = value_offset | u64::from(*len) << VALUE_LEN_BIT;
-                self.part.extend_from_slice(&range.to_le_bytes());
-                self.part.extend_from_slice(&seq.get().to_le_bytes());
-            } else {
-                self.part.extend_from_slice(&value_offset.to_le_bytes());
-                self.part.extend_from_slice(&seq.get().to_le_bytes());
+            let short_len = if kind == PUT { 0 } else { u64::from(*len) << VALUE_LEN_BIT };
+            self.part.extend_from_slice(&(value_offset | short_len).to_le_bytes());
+            self.part.extend_from_slice(&seq.get().to_le_bytes());
+            if kind == PUT {
                 self.part.extend_from_slice(&i.to_le_bytes());
                 self.part.extend_from_slice(&len.to_le_bytes());
             }
@@ -305,45 +302,45 @@ pub(crate) fn parse_entries(
         }
         let location = match kind {
             DELETE => None,
-            PUT => {
-                let (location, rest) = text.split_first_chunk()?;
-                text = rest;
-                Some(parse_location(location)?)
-            }
-            short => {
-                let (location, rest) = text.split_first_chunk()?;
-                text = rest;
-                Some(parse_short_location(location, short - SHORT_PUT)?)
-            }
+            PUT => Some(parse_location(take_chunk(&mut text)?)?),
+            short => Some(parse_short_location(take_chunk(&mut text)?, short - SHORT_PUT)?),
         };
+        if location.is_some_and(|location| location.seq() > SEQ_MAX) {
+            return None;
+        }
         take(bucket, [key.get(..shared)?, rest], location);
     }
     Some(())
 }
 
+/// Takes the first `N` bytes off `text`.
+fn take_chunk<'a, const N: usize>(text: &mut &'a [u8]) -> Option<&'a [u8; N]> {
+    let (chunk, rest) = text.split_first_chunk()?;
+    *text = rest;
+    Some(chunk)
+}
+
 fn parse_short_location(bytes: &[u8; SHORT_LOCATION_LEN], i: u32) -> Option<Location> {
     let range = u64::from_le_bytes(bytes_at(bytes, 0)?);
-    let location = Location {
+    Some(Location {
         value_offset: range & ((1 << VALUE_LEN_BIT) - 1),
         seq: NonZeroU32::new(u32::from_le_bytes(bytes_at(bytes, 8)?))?,
         i,
         #[allow(clippy::cast_possible_truncation, reason = "24 bits")]
         len: (range >> VALUE_LEN_BIT) as u32,
         nonce: bytes_at(bytes, 12)?,
-    };
-    (location.seq() <= SEQ_MAX).then_some(location)
+    })
 }
 
 fn parse_location(bytes: &[u8; LOCATION_LEN]) -> Option<Location> {
     let number = |at| Some(u32::from_le_bytes(bytes_at(bytes, at)?));
-    let location = Location {
+    Some(Location {
         value_offset: u64::from_le_bytes(bytes_at(bytes, 0)?),
         seq: NonZeroU32::new(number(8)?)?,
         i: number(12)?,
         len: number(16)?,
         nonce: bytes_at(bytes, 20)?,
-    };
-    (location.seq() <= SEQ_MAX).then_some(location)
+    })
 }
 
 #[cfg(test)]

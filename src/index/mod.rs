@@ -63,8 +63,6 @@ pub(crate) struct Index {
     fifo: Option<Fifo>,
     /// For each bucket, the puts and deletes that are staged, in the order of the log.
     staged: [Vec<Staged>; BUCKET_COUNT],
-    /// How long such a list is expected to become.
-    expected_len: usize,
     /// How many staged operations were left when the replaced ones were last dropped.
     staged_kept: usize,
     sums: Sums,
@@ -84,7 +82,6 @@ impl Index {
             buckets: Default::default(),
             fifo,
             staged: Default::default(),
-            expected_len: 0,
             staged_kept: 0,
             sums: Sums::default(),
             next_ordinal: 0,
@@ -92,18 +89,19 @@ impl Index {
         }
     }
 
-    /// Announces how long a list may become that [`stage_entry`](Self::stage_entry) fills, so that it need not be
-    /// copied as it grows. Takes no memory for a short list, and a limited amount for any number.
-    pub(crate) fn expect_entries(&mut self, count: u64) {
-        self.expected_len = usize::try_from(count).map_or(EXPECTED_MAX, |count| count.min(EXPECTED_MAX));
-    }
-
     /// Stages what a run of the index file says of a key, which is given in two parts. Its ordinals are noted by
-    /// [`continue_ordinals_from`](Self::continue_ordinals_from).
-    pub(crate) fn stage_entry(&mut self, bucket: Bucket, key: [&[u8]; 2], location: Option<Location>) {
+    /// [`continue_ordinals_from`](Self::continue_ordinals_from). A list that may have `expected` elements is not
+    /// copied as it grows to them; no number makes it take much memory.
+    pub(crate) fn stage_entry(
+        &mut self,
+        bucket: Bucket,
+        key: [&[u8]; 2],
+        location: Option<Location>,
+        expected: usize,
+    ) {
         let staged = &mut self.staged[bucket as usize];
         if staged.len() == staged.capacity() && staged.len() >= EXPECTED_MIN {
-            staged.reserve_exact(self.expected_len.saturating_sub(staged.len()));
+            staged.reserve_exact(expected.min(EXPECTED_MAX).saturating_sub(staged.len()));
         }
         staged.push((Key::default(), location));
         if let Some((staged_key, _)) = staged.last_mut() {

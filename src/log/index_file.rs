@@ -80,7 +80,7 @@ pub(crate) fn read(
 fn read_runs(mut reader: PartReader<'_>, first: LogPosition, order: QueueOrder) -> Option<Indexed> {
     let (file, log) = (reader.file, reader.log);
     let mut index = Index::new(order);
-    index.expect_entries(file.len().unwrap_or(0) / SHORT_ENTRY_LEN);
+    let expected = usize::try_from(file.len().unwrap_or(0) / SHORT_ENTRY_LEN).unwrap_or(usize::MAX);
     // What was staged before each run, its end, and where it ends in the file.
     let mut runs: Vec<(_, RunEnd, u64)> = Vec::new();
     let mut staged = index.staged_lens();
@@ -91,7 +91,7 @@ fn read_runs(mut reader: PartReader<'_>, first: LogPosition, order: QueueOrder) 
                 let sealed_len = |len| u64::from(len) + TAG_LEN as u64;
                 let end = location.map_or(0, |it| it.value_offset.saturating_add(sealed_len(it.len)));
                 values_end = values_end.max(end);
-                index.stage_entry(bucket, key, location);
+                index.stage_entry(bucket, key, location, expected);
             }),
             Part::End(end) => {
                 let from = runs.last().map_or(first, |(_, last, _)| last.to);

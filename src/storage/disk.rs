@@ -13,6 +13,7 @@ use rustix::fs::{AtFlags, CWD, RenameFlags, StatxFlags};
 use rustix::io::{Errno, retry_on_intr};
 
 use super::disk_file::{DiskFile, status, write_in_place};
+use super::paths::folder_of;
 use super::{Access, File, FileId, Folder, PathKind, RenameError, Storage, is_refused};
 
 /// The file system of the machine.
@@ -69,8 +70,7 @@ impl Storage for Disk {
             let found = status(CWD, path, AtFlags::SYMLINK_NOFOLLOW, StatxFlags::MNT_ID)?;
             Some(found.stx_mnt_id)
         };
-        let folder = path.parent().unwrap_or(path);
-        matches!((mount_of(path), mount_of(folder)), (Some(file), Some(folder)) if file != folder)
+        matches!((mount_of(path), mount_of(folder_of(path))), (Some(file), Some(folder)) if file != folder)
     }
 
     fn open(&self, path: &Path, access: Access) -> io::Result<Box<dyn File>> {
@@ -221,7 +221,7 @@ fn rename_new(from: &Path, to: &Path) -> Result<(), RenameError> {
     match retry_on_intr(|| rustix::fs::link(from, to)) {
         Ok(()) => {
             // Guards against a power cut that keeps the removal and loses the link.
-            if let Err(error) = sync_folder_of(to) {
+            if let Err(error) = Disk.open_folder(folder_of(to)).and_then(|folder| folder.sync()) {
                 let _ = fs::remove_file(to);
                 return Err(RenameError::Io(error));
             }
@@ -237,10 +237,6 @@ fn rename_new(from: &Path, to: &Path) -> Result<(), RenameError> {
         Ok(_) => Err(RenameError::TargetTaken),
         Err(error) => Err(RenameError::Io(error)),
     }
-}
-
-fn sync_folder_of(path: &Path) -> io::Result<()> {
-    Disk.open_folder(path.parent().unwrap_or(path))?.sync()
 }
 
 /// `None` where the folder cannot be opened.
