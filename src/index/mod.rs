@@ -29,6 +29,7 @@ use order::Order;
 pub(crate) use removed::Removed;
 use sums::{Sums, live_len};
 
+pub(crate) mod entry;
 pub(crate) mod file;
 mod key;
 mod keys;

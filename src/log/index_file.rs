@@ -23,6 +23,7 @@ use crate::crypto::{TAG_LEN, Tag};
 use crate::format::frame::FrameKind;
 use crate::format::header::FIRST_FRAME_AT;
 use crate::format::position::LogPosition;
+use crate::index::entry;
 use crate::index::file::{self, FILE_HEADER_LEN, MAGIC, PART_HEAD_LEN, Part, RUN_SALT_LEN, RunEnd, RunOpener};
 use crate::index::{Index, QueueOrder};
 use crate::storage::names::{INDEX, INDEX_NEW, sibling};
@@ -87,7 +88,7 @@ fn read_runs(mut reader: PartReader<'_>, first: LogPosition, order: QueueOrder) 
     let mut values_end = 0;
     while let Some((part, text)) = reader.next() {
         let fits = match part {
-            Part::Entries => file::parse_entries(text, |bucket, key, location| {
+            Part::Entries => entry::parse_all(text, |bucket, key, location| {
                 let sealed_len = |len| u64::from(len) + TAG_LEN as u64;
                 let end = location.map_or(0, |it| it.value_offset.saturating_add(sealed_len(it.len)));
                 values_end = values_end.max(end);

@@ -1,7 +1,7 @@
 //! Preallocated space: zeros after the last frame of a log, for frames to come.
 //!
-//! When the zeros run out, the writer adds more: as much as the log is long, at least 1 MiB and at most 4
-//! MiB, beyond the reserve, but not beyond the length at which the log is compacted. Where the disk has little
+//! When the zeros run out, the writer adds more: as much as the log is long, at least 1 MiB and at most 4 MiB,
+//! beyond the reserve, but not beyond the length at which the log is compacted. Where the disk has little
 //! space left, it adds less, and in the end only what the frame needs: others share the disk, and what a log takes
 //! in vain may fail them. On a full disk it makes do with what is there, as far as `reserve` allows it.
 

@@ -153,6 +153,8 @@ struct DiskState {
     handles: u64,
     /// The handles that are open to write, and of which file.
     writers: BTreeMap<u64, usize>,
+    /// Whether a rename that replaces nothing is one step, which a power cut can take back.
+    renames_at_once: bool,
     /// Which file was renamed over which, in order: the new one first.
     replaced: Vec<(usize, usize)>,
     outsider: Outsider,
@@ -195,6 +197,7 @@ impl Sim {
             locks: BTreeMap::new(),
             handles: 0,
             writers: BTreeMap::new(),
+            renames_at_once: false,
             replaced: Vec::new(),
             outsider: Outsider::default(),
             syncs: Vec::new(),
@@ -258,6 +261,11 @@ impl Sim {
 
     pub fn set_failed_sync(&self, how: FailedSync) {
         self.state().failed_sync = how;
+    }
+
+    /// From now on, a rename that replaces nothing is one step, as on most file systems.
+    pub fn rename_at_once(&self) {
+        self.state().renames_at_once = true;
     }
 
     /// How many bytes all files together can take.
@@ -408,8 +416,8 @@ impl Storage for Sim {
         Ok(in_folder.map(|name| name.file_name().unwrap().to_owned()).collect())
     }
 
-    /// What replaces nothing takes two steps, as on a file system that cannot do it in one: a power cut or a
-    /// failure may come between them.
+    /// What replaces nothing takes two steps, as on a file system that cannot do it in one, unless the disk
+    /// [renames at once](Self::rename_at_once): a power cut or a failure may come between them.
     fn rename(&self, from: &Path, file: FileId, to: &Path, over: Option<FileId>) -> Result<(), RenameError> {
         let (mut state, _) = self.begin(if over.is_some() { Op::Rename } else { Op::Link })?;
         if state.id(from) != Some(file) {
@@ -420,9 +428,10 @@ impl Storage for Sim {
         }
         let inode = state.world.named(from).unwrap();
         let (from, to) = (from.to_owned(), to.to_owned());
-        if over.is_some() {
-            let old = state.world.named(&to).unwrap();
+        if let Some(old) = state.world.named(&to) {
             state.replaced.push((inode, old));
+        }
+        if over.is_some() || state.renames_at_once {
             state.world.change_name(NameChange::Rename { from, to, inode });
             return Ok(());
         }

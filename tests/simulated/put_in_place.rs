@@ -10,7 +10,7 @@ use backupy_state::{Error, Result};
 use crate::common::depth::survival_images;
 use crate::sim::content::Content;
 use crate::sim::world::{self, Image, NameChange, World};
-use crate::sim::{Agent, Call, Mode, Op, PATH, Sim, crash, key, open};
+use crate::sim::{Agent, Call, Mode, Op, PATH, Sim, crash, key, open, open_at};
 
 /// The log of a store with one job, closed.
 fn closed_log(seed: u64) -> Content {
@@ -95,16 +95,36 @@ fn a_store_that_is_parked_at_new_survives_every_power_cut_of_a_compaction() {
     store.close().unwrap();
     let parked = compacted.live()[Path::new(PATH)].clone();
     image.insert(format!("{PATH}.new").into(), parked.clone());
-    let sim = Sim::on(&image, 42);
-    sim.record();
-    let store = open(&sim, Mode::Sync).unwrap();
-    store.compact().unwrap();
-    let mut images = 0;
-    for moment in sim.take_moments() {
-        crash::some_images(&moment.world, 43, survival_images(), &mut |image| {
-            assert!(image.values().any(|file| file.bytes() == parked.bytes()), "{:?}", image.keys());
-            images += 1;
-        });
+    for renames_at_once in [false, true] {
+        let sim = Sim::on(&image, 42);
+        if renames_at_once {
+            sim.rename_at_once();
+        }
+        sim.record();
+        let store = open(&sim, Mode::Sync).unwrap();
+        store.compact().unwrap();
+        let mut images = 0;
+        for moment in sim.take_moments() {
+            crash::some_images(&moment.world, 43, survival_images(), &mut |image| {
+                assert!(image.values().any(|file| file.bytes() == parked.bytes()), "{:?}", image.keys());
+                images += 1;
+            });
+        }
+        assert!(images > 0);
     }
+}
+
+#[test]
+fn a_salvaged_store_survives_a_power_cut_after_the_salvage() {
+    let sim = Sim::on(&[(PATH.into(), closed_log(44))].into(), 45);
+    sim.rename_at_once();
+    let disk: Arc<dyn Storage> = Arc::new(sim.clone());
+    let copy = Path::new("/sim/copy.db");
+    salvage_on(&disk, Path::new(PATH), &key(), copy).unwrap();
+    let mut images = 0;
+    crash::images(&sim.world(), 46, &mut |image| {
+        assert_eq!(open_at(&Sim::on(image, 47), Mode::Sync, copy, false).unwrap().queue_depth(), 1);
+        images += 1;
+    });
     assert!(images > 0);
 }
