@@ -47,7 +47,7 @@ impl Damaged {
 type Make = fn() -> Option<Damaged>;
 
 /// Words of the message of each row, and how to see it.
-const CASES: [(&str, Make); 32] = [
+const CASES: [(&str, Make); 33] = [
     ("ok: ", || Damaged::shown_by(Sandbox::filled(), "health-check")),
     ("is damaged at offset", || Damaged::shown_by(with_flipped_byte(8192 + 60), "stats")),
     ("is not intact: damage", || Damaged::shown_by(with_flipped_byte(8192 + 60), "verify")),
@@ -56,6 +56,9 @@ const CASES: [(&str, Make); 32] = [
     ("; it was not changed; ", || Damaged::shown_by(tampered(CONFIG_FRAME), "config get")),
     ("this is the payload of job", || {
         Damaged::shown_by(tampered(JOB_FRAME), "queue show run-1")?.knowing("ID", "run-1")
+    }),
+    ("this is the value of data key", || {
+        Damaged::shown_by(tampered_data("cursor"), "data get cursor")?.knowing("KEY", "cursor")
     }),
     ("log event", || Damaged::shown_by(tampered(LOG_FRAME), "logs peek")),
     ("is not intact: index", index_that_differs),
@@ -128,6 +131,8 @@ const CASES: [(&str, Make); 32] = [
 const CONFIG_FRAME: usize = 1;
 const JOB_FRAME: usize = 4;
 const LOG_FRAME: usize = 9;
+/// The first after the close frame of a filled store.
+const DATA_FRAME: usize = 12;
 
 fn case_of(row: &Row) -> Make {
     let mut cases = CASES.iter().filter(|(words, _)| row.message.contains(words));
@@ -190,6 +195,15 @@ fn with_flipped_byte(at: usize) -> Sandbox {
 fn tampered(frame: usize) -> Sandbox {
     let sandbox = with_backup();
     sandbox.tamper_with_frame(frame);
+    sandbox
+}
+
+fn tampered_data(key: &str) -> Sandbox {
+    let sandbox = with_backup();
+    let store = sandbox.open();
+    store.put_data(key, b"value").unwrap();
+    sandbox.close(store);
+    sandbox.tamper_with_frame(DATA_FRAME);
     sandbox
 }
 
