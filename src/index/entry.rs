@@ -1,7 +1,8 @@
 //! The bytes of an entry of the index file: a key, with the place of its value, or that it was deleted.
 //!
-//! A key has only what it does not share with the key before it, so entries are encoded and parsed in their order, each
-//! part from its first one on. Implements the entries of *Appendix: the index file* of FORMAT.md.
+//! Of a key, only what it does not share with the key before it is in the file. So entries are encoded and
+//! parsed in their order, each part from its first one on. Implements the entries of *Appendix: the index file*
+//! of FORMAT.md.
 
 use std::num::NonZeroU32;
 
@@ -11,8 +12,8 @@ use crate::format::bytes_at;
 use crate::format::frame::SEQ_MAX;
 use crate::format::location::Location;
 
-// The head, the rest of the key, and of a put the location. The head has, from its lowest bit on: how many bytes of
-// the key are those of the key before it, how many others follow, the bucket, and the kind.
+// The head, the rest of the key, and of a put the location. The head has, from its lowest bit on: how many bytes
+// of the key are those of the key before it, how many others follow, the bucket, and the kind.
 const KEY_AT: usize = 4;
 const REST_LEN_BIT: u32 = 11;
 const BUCKET_BIT: u32 = 22;
@@ -30,9 +31,9 @@ const SHORT_LOCATION_LEN: usize = 8 + 4 + NONCE_LEN;
 const LOCATION_LEN: usize = 8 + 4 + 4 + 4 + NONCE_LEN;
 pub(crate) const ENTRY_LEN_MAX: usize = KEY_AT + RUN_ID_LEN_MAX + LOCATION_LEN;
 
-/// Appends an entry to the text of a part, which has room for [`ENTRY_LEN_MAX`] bytes: a key, with the place of its
-/// value, or `None` if it was deleted. `last_key` is the key of the entry before, empty if there is none, and becomes
-/// `key`.
+/// Appends an entry to the text of a part, which has room for [`ENTRY_LEN_MAX`] bytes: a key, with the place of
+/// its value, or `None` if it was deleted. `last_key` is the key of the entry before, empty if there is none,
+/// and becomes `key`.
 pub(crate) fn encode(
     text: &mut Vec<u8>,
     last_key: &mut Vec<u8>,
@@ -72,8 +73,8 @@ fn kind_of(Location { value_offset, i, len, .. }: &Location) -> u32 {
     if is_short { SHORT_PUT + i } else { PUT }
 }
 
-/// Hands the entries in the text of a part to `take`, each key as what it shares with the key before it, and the rest.
-/// `None` if no writer writes the text.
+/// Hands the entries in the text of a part to `take`, each key as what it shares with the key before it, and the
+/// rest. `None` if no writer writes the text.
 pub(crate) fn parse_all(
     mut text: &[u8],
     mut take: impl FnMut(Bucket, [&[u8]; 2], Option<Location>),

@@ -8,9 +8,9 @@
 //! | len | kind | zeros | sealed text | tag | a part
 //! ```
 //!
-//! A run says what the frames of a log between two positions have changed: one entry for each key, with the place
-//! of its value, or that it was deleted (`entry.rs`). The first run begins where the log does, and each other where the last
-//! one ended.
+//! A run says what the frames of a log between two positions have changed: one entry for each key, with the
+//! place of its value, or that it was deleted (`entry.rs`). The first run begins where the log does, and each
+//! other where the last one ended.
 //!
 //! Encodes and parses, and does no I/O. Whether a run fits its log is decided in `log/index_file.rs`. Implements
 //! *Appendix: the index file* of FORMAT.md.
@@ -117,7 +117,8 @@ impl RunEncoder {
         RunEncoder { place: Place::new(sealer, header, run), part, last_key: Vec::new() }
     }
 
-    /// Adds an entry. Keys are added in the order of their buckets and bytes. Hands each part that is full to `write`.
+    /// Adds an entry. Keys are added in the order of their buckets and bytes. Hands each part that is full to
+    /// `write`.
     pub(crate) fn add(
         &mut self,
         bucket: Bucket,

@@ -75,9 +75,12 @@ fn footnotes(options: &Options) -> &'static str {
 /// One line for each baseline, with the workloads that it is for.
 fn baselines() -> String {
     let workloads = workloads::all();
-    let mut baselines: Vec<&str> = workloads.iter().map(|workload| workload.baseline).collect();
-    baselines.retain(|baseline| !baseline.is_empty());
-    baselines.dedup();
+    let mut baselines: Vec<&str> = Vec::new();
+    for workload in &workloads {
+        if !workload.baseline.is_empty() && !baselines.contains(&workload.baseline) {
+            baselines.push(workload.baseline);
+        }
+    }
     let line = |baseline: &&str| {
         let with_it = workloads.iter().filter(|workload| workload.baseline == *baseline);
         let titles: Vec<_> = with_it.map(|workload| workload.title).collect();
