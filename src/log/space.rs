@@ -38,11 +38,11 @@ impl LogWriter {
         self.check_place()?;
         let free = self.file().file.free_space();
         let mut full = None;
-        for target in [wanted + self.step(frame_end, free), wanted, frame_end + demand.least] {
-            let target = target.next_multiple_of(PAGE_LEN);
-            if target <= self.allocated {
+        for needed in [wanted + self.step(frame_end, free), wanted, frame_end + demand.least] {
+            if needed <= self.allocated {
                 return Ok(());
             }
+            let target = needed.next_multiple_of(PAGE_LEN);
             // Else it is not even tried: what a failed try takes is missing to others meanwhile.
             if free.is_none_or(|free| target - self.allocated <= free.free) {
                 let Err(error) = self.grow_to(target, frame_end) else { return Ok(()) };
@@ -68,8 +68,9 @@ impl LogWriter {
         step.min(free.map_or(step, |free| free.available / FREE_DIVISOR))
     }
 
-    /// Takes the reserve if there is something to remove, and the disk has space for it. Any other error is
-    /// latched, so that the next writing call returns `Failed`.
+    /// Takes the reserve if there is something to remove, and the disk has space for it. An error that ends writing
+    /// is latched, so that the next writing call returns it. After any other one, the next call that needs the space
+    /// tries again.
     pub(crate) fn take_reserve(&mut self) {
         if self.reserve.is_for_removals() {
             let wanted = self.reserve.len();
