@@ -105,7 +105,7 @@ pub(crate) fn parse_all(
             PUT => Some(parse_location(take_chunk(&mut text)?)?),
             short => Some(parse_short_location(take_chunk(&mut text)?, short - SHORT_PUT)?),
         };
-        if location.is_some_and(|location| location.seq() > SEQ_MAX) {
+        if location.is_some_and(|location| location.seq() > SEQ_MAX || location.i == u32::MAX) {
             return None;
         }
         take(bucket, [key.get(..shared)?, rest], location);
@@ -172,6 +172,10 @@ mod tests {
                 assert_eq!(parse(&text), None, "{value} at {at}");
             }
         }
+        // More values than a frame can have.
+        let mut text = put(b"run");
+        text[4 + 3 + 12..][..4].fill(0xFF);
+        assert_eq!(parse(&text), None, "the value after the last one");
         assert_eq!(parse(&entry(1, b"run", 2, DELETE)), None, "a prefix of no key");
         assert_eq!(parse(&entry(0, b"run", 6, DELETE)), None, "no bucket");
         // The first byte of two, and another character.

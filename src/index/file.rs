@@ -5,7 +5,7 @@
 //! 0        64
 //! | header | run 0 | run 1 | ...            the file
 //! | salt | part 0 | part 1 | ... | end |     a run
-//! | len | kind | zeros | sealed text | tag | a part
+//! | len | kind | sealed text | tag |        a part
 //! ```
 //!
 //! A run says what the frames of a log between two positions have changed: one entry for each key, with the
@@ -20,7 +20,7 @@ use std::io;
 use crate::crypto::keys::GenerationId;
 use crate::crypto::seal::RunSealer;
 use crate::crypto::secret_vec::{self, SecretVec};
-use crate::crypto::{TAG_LEN, Unauthentic};
+use crate::crypto::{TAG_LEN, Tag, Unauthentic};
 use crate::format::bucket::Bucket;
 use crate::format::bytes_at;
 use crate::format::frame::SEALINGS_MAX;
@@ -47,15 +47,18 @@ pub(crate) const PART_HEAD_LEN: usize = 8;
 const ENTRIES: u32 = 1;
 const END: u32 = 2;
 
-// The end of a run: four positions and two numbers.
-const NUMBERS_AT: usize = 4 * POSITION_LEN;
+// The end of a run: three positions and two numbers.
+const NUMBERS_AT: usize = 3 * POSITION_LEN;
 const END_LEN: usize = NUMBERS_AT + 16;
 
 /// A part is sealed once it has this many bytes: one more entry still fits.
 const PART_LEN: usize = 32 << 10;
 pub(crate) const PART_LEN_MAX: usize = PART_LEN + ENTRY_LEN_MAX;
-/// What all parts of a run are sealed with besides their own text: the header of the file, and the run's number.
-const AAD_LEN: usize = FILE_HEADER_LEN + 8;
+/// What all parts of a run are sealed with besides their own text: the header of the file, and the end of the run
+/// before.
+const AAD_LEN: usize = FILE_HEADER_LEN + TAG_LEN;
+/// In place of the tag with which the run before ends: there is none.
+pub(crate) const FIRST_RUN: Tag = [0; TAG_LEN];
 
 /// The first bytes of the index file of a generation.
 pub(crate) fn encode_header(id: &GenerationId) -> [u8; FILE_HEADER_LEN] {
@@ -67,10 +70,9 @@ pub(crate) fn encode_header(id: &GenerationId) -> [u8; FILE_HEADER_LEN] {
     header
 }
 
-/// Where a run begins and ends, and what the writer needs to know of the log up to there.
+/// Where a run ends, and what the writer needs to know of the log up to there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct RunEnd {
-    pub(crate) from: LogPosition,
     /// A replay continues here.
     pub(crate) to: LogPosition,
     /// Before the frame that ends at `until`.
@@ -93,10 +95,10 @@ struct Place {
 }
 
 impl Place {
-    fn new(sealer: RunSealer, header: &[u8; FILE_HEADER_LEN], run: u64) -> Self {
+    fn new(sealer: RunSealer, header: &[u8; FILE_HEADER_LEN], before: &Tag) -> Self {
         let mut aad = [0; AAD_LEN];
         aad[..FILE_HEADER_LEN].copy_from_slice(header);
-        aad[FILE_HEADER_LEN..].copy_from_slice(&run.to_le_bytes());
+        aad[FILE_HEADER_LEN..].copy_from_slice(before);
         Place { sealer, aad, number: 0 }
     }
 }
@@ -111,10 +113,11 @@ pub(crate) struct RunEncoder {
 }
 
 impl RunEncoder {
-    /// `header` is that of the file, and `run` the number of the run in it, from 0.
-    pub(crate) fn new(sealer: RunSealer, header: &[u8; FILE_HEADER_LEN], run: u64) -> Self {
+    /// `header` is that of the file, and `before` the tag with which the run before ends, or [`FIRST_RUN`]: so no
+    /// run opens after another one than that after which it was written.
+    pub(crate) fn new(sealer: RunSealer, header: &[u8; FILE_HEADER_LEN], before: &Tag) -> Self {
         let part = SecretVec::from(Vec::with_capacity(PART_HEAD_LEN + PART_LEN_MAX + TAG_LEN));
-        RunEncoder { place: Place::new(sealer, header, run), part, last_key: Vec::new() }
+        RunEncoder { place: Place::new(sealer, header, before), part, last_key: Vec::new() }
     }
 
     /// Adds an entry. Keys are added in the order of their buckets and bytes. Hands each part that is full to
@@ -131,16 +134,16 @@ impl RunEncoder {
             self.last_key.clear();
         }
         entry::encode(&mut self.part, &mut self.last_key, bucket, key, location);
-        if self.part.len() >= PART_HEAD_LEN + PART_LEN { self.seal(ENTRIES, write) } else { Ok(()) }
+        if self.part.len() >= PART_HEAD_LEN + PART_LEN { self.seal(ENTRIES, write).map(drop) } else { Ok(()) }
     }
 
-    /// Ends the run.
-    pub(crate) fn end(&mut self, end: &RunEnd, write: &mut dyn FnMut(&[u8]) -> io::Result<()>) -> io::Result<()> {
+    /// Ends the run. Returns its last tag.
+    pub(crate) fn end(&mut self, end: &RunEnd, write: &mut dyn FnMut(&[u8]) -> io::Result<()>) -> io::Result<Tag> {
         if !self.part.is_empty() {
             self.seal(ENTRIES, write)?;
         }
         self.part.extend_from_slice(&[0; PART_HEAD_LEN]);
-        for position in [end.from, end.to, end.before_until, end.until] {
+        for position in [end.to, end.before_until, end.until] {
             self.part.extend_from_slice(&position.encode());
         }
         self.part.extend_from_slice(&end.values.to_le_bytes());
@@ -148,7 +151,7 @@ impl RunEncoder {
         self.seal(END, write)
     }
 
-    fn seal(&mut self, kind: u32, write: &mut dyn FnMut(&[u8]) -> io::Result<()>) -> io::Result<()> {
+    fn seal(&mut self, kind: u32, write: &mut dyn FnMut(&[u8]) -> io::Result<()>) -> io::Result<Tag> {
         let RunEncoder { place: Place { sealer, aad, number }, part, .. } = self;
         let (head, text) = part.split_at_mut(PART_HEAD_LEN);
         #[allow(clippy::cast_possible_truncation, reason = "at most PART_LEN_MAX")]
@@ -160,7 +163,7 @@ impl RunEncoder {
         write(part)?;
         part.clear();
         *number += 1;
-        Ok(())
+        Ok(tag)
     }
 }
 
@@ -189,13 +192,14 @@ pub(crate) struct RunOpener(Place);
 /// What an opened part has.
 pub(crate) enum Part {
     Entries,
-    End(RunEnd),
+    /// The end of its run, and its tag.
+    End(RunEnd, Tag),
 }
 
 impl RunOpener {
     /// As [`RunEncoder::new`].
-    pub(crate) fn new(sealer: RunSealer, header: &[u8; FILE_HEADER_LEN], run: u64) -> Self {
-        RunOpener(Place::new(sealer, header, run))
+    pub(crate) fn new(sealer: RunSealer, header: &[u8; FILE_HEADER_LEN], before: &Tag) -> Self {
+        RunOpener(Place::new(sealer, header, before))
     }
 
     /// Opens the next part in place. `sealed` is its text and its tag.
@@ -205,7 +209,7 @@ impl RunOpener {
         sealer.open_part(head.kind, *number, aad, text, tag)?;
         *number += 1;
         match head.kind {
-            END => parse_end(text).map(Part::End).ok_or(Unauthentic),
+            END => Ok(Part::End(parse_end(text).ok_or(Unauthentic)?, *tag)),
             _ => Ok(Part::Entries),
         }
     }
@@ -215,10 +219,9 @@ fn parse_end(text: &[u8]) -> Option<RunEnd> {
     let position = |number: usize| LogPosition::parse_any(&bytes_at(text, number * POSITION_LEN)?);
     let values = u64::from_le_bytes(bytes_at(text, NUMBERS_AT)?);
     let end = RunEnd {
-        from: position(0)?,
-        to: position(1)?,
-        before_until: position(2)?,
-        until: position(3)?,
+        to: position(0)?,
+        before_until: position(1)?,
+        until: position(2)?,
         values,
         next_ordinal: u64::from_le_bytes(bytes_at(text, NUMBERS_AT + 8)?),
     };
@@ -248,35 +251,37 @@ mod tests {
 
     fn end() -> RunEnd {
         let position = |seq| LogPosition { end: 8192 + 64 * seq, seq, chain: [5; TAG_LEN] };
-        let [from, to, before_until, until] = [0, 2, 3, 4].map(position);
-        RunEnd { from, to, before_until, until, values: 6, next_ordinal: 7 }
+        let [to, before_until, until] = [2, 3, 4].map(position);
+        RunEnd { to, before_until, until, values: 6, next_ordinal: 7 }
     }
 
     type Entry = (Bucket, Vec<u8>, Option<Location>);
 
-    fn encode(run: u64, entries: &[Entry]) -> Vec<u8> {
+    fn encode(before: &Tag, entries: &[Entry]) -> Vec<u8> {
         let mut bytes = Vec::new();
         let mut write = |part: &[u8]| {
             bytes.extend_from_slice(part);
             Ok(())
         };
-        let mut encoder = RunEncoder::new(sealer(), &encode_header(&ID), run);
+        let mut encoder = RunEncoder::new(sealer(), &encode_header(&ID), before);
         for (bucket, key, location) in entries {
             encoder.add(*bucket, key, location.as_ref(), &mut write).unwrap();
         }
-        encoder.end(&end(), &mut write).unwrap();
+        let tag = encoder.end(&end(), &mut write).unwrap();
+        assert!(bytes.ends_with(&tag));
         bytes
     }
 
-    fn decode(run: u64, mut bytes: &[u8]) -> Option<(Vec<Entry>, RunEnd)> {
-        let mut opener = RunOpener::new(sealer(), &encode_header(&ID), run);
+    fn decode(before: &Tag, mut bytes: &[u8]) -> Option<(Vec<Entry>, RunEnd)> {
+        let mut opener = RunOpener::new(sealer(), &encode_header(&ID), before);
         let mut entries = Vec::new();
         loop {
             let (head, rest) = bytes.split_first_chunk::<PART_HEAD_LEN>()?;
             let head = parse_part_head(head)?;
             let (sealed, rest) = rest.split_at_checked(head.len + TAG_LEN)?;
             let mut sealed = sealed.to_vec();
-            if let Part::End(end) = opener.open(head, &mut sealed).ok()? {
+            if let Part::End(end, tag) = opener.open(head, &mut sealed).ok()? {
+                assert!(sealed.ends_with(&tag));
                 return rest.is_empty().then_some((entries, end));
             }
             let take = |bucket, key: [&[u8]; 2], location| entries.push((bucket, key.concat(), location));
@@ -294,10 +299,11 @@ mod tests {
             };
             let mut entries: Vec<Entry> = (0..count).map(entry).collect();
             entries.insert(0, (Bucket::Config, b"current".to_vec(), Some(location(1))));
-            let bytes = encode(4, &entries);
-            assert_eq!(decode(4, &bytes), Some((entries, end())));
-            assert_eq!(decode(5, &bytes), None);
-            assert_eq!(decode(4, &bytes[..bytes.len() - 1]), None);
+            let (before, other) = ([4; TAG_LEN], [5; TAG_LEN]);
+            let bytes = encode(&before, &entries);
+            assert_eq!(decode(&before, &bytes), Some((entries, end())));
+            assert_eq!(decode(&other, &bytes), None);
+            assert_eq!(decode(&before, &bytes[..bytes.len() - 1]), None);
         }
     }
 
@@ -313,13 +319,13 @@ mod tests {
                 (1, 0),
                 (125, 7),
                 (126, 7),
-                (u32::MAX, 5),
+                (u32::MAX - 1, 5),
             ] {
                 let location = Location { value_offset, i, len, ..location(3) };
                 let key = format!("run-{:02}", entries.len()).into_bytes();
                 entries.push((Bucket::Queue, key, Some(location)));
             }
         }
-        assert_eq!(decode(0, &encode(0, &entries)), Some((entries, end())));
+        assert_eq!(decode(&FIRST_RUN, &encode(&FIRST_RUN, &entries)), Some((entries, end())));
     }
 }

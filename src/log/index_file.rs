@@ -4,7 +4,7 @@
 //! the log is replayed from its first frame. None of that is an error, and a file that does not begin as an index
 //! file is never touched.
 //!
-//! A run fits a log if it is sealed under the log's key, begins where the run before it ended, and the log has the
+//! A run fits a log if it is sealed under the log's key, was written after the run before it, and the log has the
 //! frame that it ends with. That frame's tag depends on every manifest before it. So an index file of an earlier
 //! state fits, and the frames after it are replayed; one of a fork does not fit. What the run says of the frames
 //! before it was authenticated when it was written. The nonces of the values are in it too, so a value opens only
@@ -24,7 +24,9 @@ use crate::format::frame::FrameKind;
 use crate::format::header::FIRST_FRAME_AT;
 use crate::format::position::LogPosition;
 use crate::index::entry;
-use crate::index::file::{self, FILE_HEADER_LEN, MAGIC, PART_HEAD_LEN, Part, RUN_SALT_LEN, RunEnd, RunOpener};
+use crate::index::file::{
+    self, FILE_HEADER_LEN, FIRST_RUN, MAGIC, PART_HEAD_LEN, Part, RUN_SALT_LEN, RunEnd, RunOpener,
+};
 use crate::index::{Index, QueueOrder};
 use crate::storage::names::{INDEX, INDEX_NEW, sibling};
 use crate::storage::{self, Access, File, FileId, Storage};
@@ -44,6 +46,8 @@ pub(crate) struct Runs {
     pub(crate) len: u64,
     /// The ends of the runs, in order.
     pub(crate) ends: Vec<LogPosition>,
+    /// The tag with which the last of them ends.
+    pub(crate) last_tag: Tag,
     /// How long the file was when it had its first run only.
     pub(crate) first_len: u64,
     /// Whether the file has nothing else.
@@ -58,32 +62,34 @@ impl Runs {
 }
 
 /// Reads the index file of a log. `None` if there is none that fits.
-pub(crate) fn read(
-    storage: &dyn Storage,
-    log: &LogFile,
-    first: LogPosition,
-    order: QueueOrder,
-) -> Option<Indexed> {
+pub(crate) fn read(storage: &dyn Storage, log: &LogFile, order: QueueOrder) -> Option<Indexed> {
     let file = storage.open(&sibling(&log.path, INDEX), Access::Read).ok()?;
     let header = file::encode_header(&log.id);
-    let mut reader =
-        PartReader { file: &*file, log, header, at: 0, run: 0, opener: None, text: SecretVec::default() };
+    let mut reader = PartReader {
+        file: &*file,
+        log,
+        header,
+        at: 0,
+        before: FIRST_RUN,
+        opener: None,
+        text: SecretVec::default(),
+    };
     if reader.take::<FILE_HEADER_LEN>()? != header {
         return None;
     }
-    let (indexed, zeros) = scan::look_for_zeros_during(&*log.file, || read_runs(reader, first, order));
+    let (indexed, zeros) = scan::look_for_zeros_during(&*log.file, || read_runs(reader, order));
     let mut indexed = indexed?;
     indexed.replay.end_in(zeros);
     Some(indexed)
 }
 
 /// Reads the runs that fit the log. `None` if there are none.
-fn read_runs(mut reader: PartReader<'_>, first: LogPosition, order: QueueOrder) -> Option<Indexed> {
+fn read_runs(mut reader: PartReader<'_>, order: QueueOrder) -> Option<Indexed> {
     let (file, log) = (reader.file, reader.log);
     let mut index = Index::new(order);
     let expected = usize::try_from(file.len().unwrap_or(0) / SHORT_ENTRY_LEN).unwrap_or(usize::MAX);
-    // What was staged before each run, its end, and where it ends in the file.
-    let mut runs: Vec<(_, RunEnd, u64)> = Vec::new();
+    // What was staged before each run, its end, where it ends in the file, and with which tag.
+    let mut runs: Vec<(_, RunEnd, u64, Tag)> = Vec::new();
     let mut staged = index.staged_lens();
     let mut values_end = 0;
     while let Some((part, text)) = reader.next() {
@@ -94,10 +100,9 @@ fn read_runs(mut reader: PartReader<'_>, first: LogPosition, order: QueueOrder) 
                 values_end = values_end.max(end);
                 index.stage_entry(bucket, key, location, expected);
             }),
-            Part::End(end) => {
-                let from = runs.last().map_or(first, |(_, last, _)| last.to);
-                let fits = end.from == from && values_end <= end.until.end;
-                fits.then(|| runs.push((std::mem::replace(&mut staged, index.staged_lens()), end, reader.at)))
+            Part::End(end, tag) => {
+                let staged_before = std::mem::replace(&mut staged, index.staged_lens());
+                (values_end <= end.until.end).then(|| runs.push((staged_before, end, reader.at, tag)))
             }
         };
         if fits.is_none() {
@@ -105,18 +110,18 @@ fn read_runs(mut reader: PartReader<'_>, first: LogPosition, order: QueueOrder) 
         }
     }
     index.unstage(staged);
-    while let Some((staged, end, len)) = runs.pop() {
+    while let Some((staged, end, len, last_tag)) = runs.pop() {
         if let Some(kind) = frame_at(log, &end) {
             index.merge_staged();
             index.continue_ordinals_from(end.next_ordinal);
             index.note_removed_since(end.until.seq);
-            let first_len = runs.first().map_or(len, |(_, _, len)| *len);
-            let ends = runs.iter().map(|(_, end, _)| end.to).chain([end.to]).collect();
+            let first_len = runs.first().map_or(len, |(_, _, len, _)| *len);
+            let ends = runs.iter().map(|(_, end, ..)| end.to).chain([end.to]).collect();
             let before = (end.to == end.until).then_some(end.before_until);
             let replay =
                 Replay::continuing(index, end.to, end.until, before, kind == FrameKind::Close, end.values);
             let are_whole_file = file.len().is_ok_and(|file_len| file_len == len);
-            let runs = Runs { file: file.id(), len, first_len, ends, are_whole_file };
+            let runs = Runs { file: file.id(), len, first_len, ends, last_tag, are_whole_file };
             return Some(Indexed { replay, runs });
         }
         index.unstage(staged);
@@ -151,7 +156,7 @@ pub(crate) fn tag_of(log: &LogFile, first: LogPosition, ends: &[LogPosition], se
     found.ok().and(tag)
 }
 
-/// Most entries are longer.
+/// An entry with a UUID as its key is longer. Where entries are shorter, a list is copied as it grows.
 const SHORT_ENTRY_LEN: u64 = 48;
 
 /// Reads and opens the parts of an index file from front to back.
@@ -161,8 +166,8 @@ struct PartReader<'a> {
     header: [u8; FILE_HEADER_LEN],
     /// Where the next part or run begins.
     at: u64,
-    /// The number of the next run.
-    run: u64,
+    /// The tag with which the run before the next one ends.
+    before: Tag,
     /// Opens the parts of the run that has been begun.
     opener: Option<RunOpener>,
     text: SecretVec,
@@ -187,7 +192,7 @@ impl PartReader<'_> {
             Some(opener) => opener,
             None => {
                 let salt = self.take::<RUN_SALT_LEN>()?;
-                RunOpener::new(self.log.prk.run_sealer(&salt), &self.header, self.run)
+                RunOpener::new(self.log.prk.run_sealer(&salt), &self.header, &self.before)
             }
         };
         let head = file::parse_part_head(&self.take::<PART_HEAD_LEN>()?)?;
@@ -200,7 +205,7 @@ impl PartReader<'_> {
         let part = opener.open(head, &mut text).ok()?;
         match part {
             Part::Entries => self.opener = Some(opener),
-            Part::End(_) => self.run += 1,
+            Part::End(_, tag) => self.before = tag,
         }
         self.text = text;
         Some((part, self.text.get(..head.len)?))

@@ -13,7 +13,7 @@ use super::index_file::{Runs, own_id, remove_at};
 use crate::format::bucket::Bucket;
 use crate::format::location::Location;
 use crate::format::position::LogPosition;
-use crate::index::file::{self, RunEncoder, RunEnd};
+use crate::index::file::{self, FIRST_RUN, RunEncoder, RunEnd};
 use crate::storage::names::{INDEX, INDEX_NEW, sibling};
 use crate::storage::{self, Access, File, RenameError, Storage};
 
@@ -73,12 +73,12 @@ impl<'a> RunWriter<'a> {
         to: &LogPosition,
         before: Option<Runs>,
     ) -> io::Result<Self> {
-        let (at, number) = before.as_ref().map_or((0, 0), |runs| (runs.len, runs.ends.len() as u64));
+        let (at, last_tag) = before.as_ref().map_or((0, FIRST_RUN), |runs| (runs.len, runs.last_tag));
         let header = file::encode_header(&log.id);
         let mut random = [0; 32];
         let salted = storage.fill_random(&mut random);
         let salt = log.nonces.run_salt(&random, storage.clock_ns(), &from.chain, &to.chain);
-        let encoder = RunEncoder::new(log.prk.run_sealer(&salt), &header, number);
+        let encoder = RunEncoder::new(log.prk.run_sealer(&salt), &header, &last_tag);
         let is_new = before.is_none();
         let mut run = RunWriter { storage, log, file, at, encoder, before, is_finished: false };
         salted?;
@@ -105,7 +105,7 @@ impl<'a> RunWriter<'a> {
     /// Ends the run, and gives a new file its name. A sync has covered the frames up to `end.until`.
     pub(crate) fn finish(mut self, end: &RunEnd) -> io::Result<Runs> {
         let RunWriter { file, at, encoder, .. } = &mut self;
-        encoder.end(end, &mut |part| write_part(&**file, at, part))?;
+        let last_tag = encoder.end(end, &mut |part| write_part(&**file, at, part))?;
         let (file, len) = (self.file.id(), self.at);
         let (mut ends, first_len) = match &self.before {
             Some(before) => (before.ends.clone(), before.first_len),
@@ -116,7 +116,7 @@ impl<'a> RunWriter<'a> {
         };
         self.is_finished = true;
         ends.push(end.to);
-        Ok(Runs { file, len, first_len, ends, are_whole_file: true })
+        Ok(Runs { file, len, first_len, ends, last_tag, are_whole_file: true })
     }
 
     fn rename(&self) -> io::Result<()> {

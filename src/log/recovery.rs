@@ -200,7 +200,7 @@ impl Found {
         concurrency: Concurrency<'_>,
         how: How<'_>,
     ) -> Option<Self> {
-        let Indexed { mut replay, runs } = index_file::read(storage, log, first, how.order)?;
+        let Indexed { mut replay, runs } = index_file::read(storage, log, how.order)?;
         if let Some(anchor) = how.expected.filter(|anchor| anchor.generation() == log.id.generation) {
             replay.watch(anchor.seq());
             if anchor.seq() <= replay.tip.seq {

@@ -242,7 +242,7 @@ impl Check<'_> {
     /// a writer is at work: then they are not compared.
     fn check_index(&mut self, log: &LogFile, first: LogPosition) {
         let concurrency = Concurrency::WithWriter(self.storage);
-        let Some(indexed) = index_file::read(self.storage, log, first, QueueOrder::RunId) else {
+        let Some(indexed) = index_file::read(self.storage, log, QueueOrder::RunId) else {
             self.report.index = IndexFile::NotUsed;
             return;
         };

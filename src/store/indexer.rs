@@ -253,7 +253,7 @@ impl Job {
                 for ((bucket, key), location) in &entries {
                     run.add(*bucket, key, location.as_ref()).map_err(&write_error)?;
                 }
-                let end = RunEnd { from, to, before_until: before, until: to, values, next_ordinal };
+                let end = RunEnd { to, before_until: before, until: to, values, next_ordinal };
                 run.finish(&end).map_err(&write_error)
             }
             Kind::Whole => {
@@ -264,7 +264,7 @@ impl Job {
                 let (before_until, until, next_ordinal, pending) = end_of_copy(shared, &log)?;
                 pending.wait()?;
                 check_place(shared, &log)?;
-                let end = RunEnd { from: first, to, before_until, until, values, next_ordinal };
+                let end = RunEnd { to, before_until, until, values, next_ordinal };
                 run.finish(&end).map_err(&write_error)
             }
         }

@@ -556,6 +556,13 @@ fn salts(index: &[u8]) -> Vec<[u8; 32]> {
     salts
 }
 
+/// The bytes of each run.
+fn runs(index: &[u8]) -> Vec<&[u8]> {
+    let begins = salts(index).into_iter().map(|salt| index.windows(32).position(|part| part == salt).unwrap());
+    let begins: Vec<_> = begins.chain([index.len()]).collect();
+    begins.windows(2).map(|run| &index[run[0]..run[1]]).collect()
+}
+
 #[test]
 fn no_two_runs_are_sealed_under_one_key() {
     let place = Place::new();
@@ -984,12 +991,6 @@ fn a_run_ends_only_after_a_sync_has_covered_its_frames() {
 /// A run with the same number, of an index file that the same log has had before.
 #[test]
 fn a_run_that_does_not_begin_where_the_one_before_it_ended_does_not_fit() {
-    let runs = |index: &[u8]| -> Vec<Vec<u8>> {
-        let starts: Vec<_> =
-            salts(index).iter().map(|salt| index.windows(32).position(|part| part == salt).unwrap()).collect();
-        let ends = starts.iter().skip(1).copied().chain([index.len()]);
-        starts.iter().zip(ends).map(|(&start, end)| index[start..end].to_vec()).collect()
-    };
     let place = Place::new();
     let store = indexed().open(place.path(), &key()).unwrap();
     for number in 0..3 {
@@ -1005,8 +1006,46 @@ fn a_run_that_does_not_begin_where_the_one_before_it_ended_does_not_fit() {
     let new = Pair::read(&place.path());
     let (old_runs, new_runs) = (runs(&old), runs(new.index.as_ref().unwrap()));
     assert!(old_runs.len() > 1 && new_runs.len() > 1);
-    let spliced = [&old[..64], &old_runs[0], &new_runs[1]].concat();
+    let spliced = [&old[..64], old_runs[0], new_runs[1]].concat();
     assert!(agree(&new.with(&spliced), "spliced").0);
+}
+
+/// The first runs of two forks end at one frame. That of one fork was written while a job was acked, and the second
+/// run of the other one has no reason to delete that job.
+#[test]
+fn a_run_does_not_fit_after_another_one_than_that_after_which_it_was_written() {
+    let place = Place::new();
+    let hooks = Meanwhile::default();
+    let mut options = options_on(Arc::new(Hooked { hooks: hooks.clone(), ..Hooked::default() }));
+    index_every(&mut options, 20_000).compaction(policy(|policy| policy.automatic = false));
+    let store = Arc::new(options.open(place.path(), &key()).unwrap());
+    for number in 0..4 {
+        store.enqueue_job(&format!("job-{number}"), &[number; 6000]).unwrap();
+    }
+    *hooks.store.lock().unwrap() = Some(Arc::clone(&store));
+    store.compact().unwrap();
+    let (before, _) = hooks.seqs.lock().unwrap().unwrap();
+    let one = Pair::read(&place.path());
+    assert!(agree(&one, "one fork").0);
+
+    let fork = Place::new();
+    let mut other = Pair { index: None, ..one.clone() };
+    let base_end = one.log.frames()[before as usize].start;
+    other.log.without_marks().cut(base_end);
+    other.write(&fork.path());
+    options.open(fork.path(), &key()).unwrap().close().unwrap();
+    let store = indexed().open(fork.path(), &key()).unwrap();
+    assert!(store.recovery().opening.by_index);
+    // So long that the values of the first fork end before the end of the run.
+    store.enqueue_job("later", &[7; 6000]).unwrap();
+    let other = Pair::read(&fork.path());
+    assert!(agree(&other, "the other fork").0);
+
+    let (one, of_other) = (one.index.unwrap(), other.index.as_ref().unwrap());
+    assert_eq!(runs(of_other).len(), 2);
+    let spliced = [&one[..64], runs(&one)[0], runs(of_other)[1]].concat();
+    let (used, state) = agree(&other.with(&spliced), "spliced");
+    assert!(!used && state.job("job-0").is_some());
 }
 
 #[test]

@@ -130,6 +130,8 @@ impl Source {
         let frame_count = self.log.frames.len();
         // After which frame the last run ends, and which keys it and those before it have.
         let (mut from, mut known, mut known_until) = (0, BTreeSet::new(), 0);
+        // With which tag that run ends.
+        let mut before = vec![0; TAG_LEN];
         for (number, draft) in drafts.iter().enumerate() {
             let to = known_until.max(from + 1 + usize::from(draft.frames) % frame_count);
             if to > frame_count || to == from {
@@ -146,8 +148,9 @@ impl Source {
                     known.remove(key)
                 };
             }
-            let end = self.end_text([from, to, until - 1, until]);
-            file.extend(self.sealed(&header, number, draft, &entries, end));
+            let end = self.end_text([to, until - 1, until]);
+            file.extend(self.sealed(&header, &before, number, draft, &entries, end));
+            before = file[file.len() - TAG_LEN..].to_vec();
             (from, known_until) = (to, until);
         }
         file
@@ -179,8 +182,8 @@ impl Source {
     }
 
     /// The text of the part that ends a run, from the numbers of the frames that its positions follow.
-    fn end_text(&self, positions: [usize; 4]) -> Vec<u8> {
-        let (to, until) = (positions[1], positions[3]);
+    fn end_text(&self, positions: [usize; 3]) -> Vec<u8> {
+        let [to, _, until] = positions;
         let puts = |count: usize| self.log.frames[..count].iter().flat_map(|frame| &frame.operations);
         let values = puts(to).filter(|operation| operation.kind == 1).count() as u64;
         let events = puts(until).filter(|operation| operation.kind == 1 && operation.bucket == 4);
@@ -202,6 +205,7 @@ impl Source {
     fn sealed(
         &self,
         header: &[u8],
+        before: &[u8],
         number: usize,
         draft: &Draft,
         entries: &Entries,
@@ -223,7 +227,7 @@ impl Source {
         let mut key = [0; 32];
         hkdf.expand(&[&b"backupy-state index"[..], &salt].concat(), &mut key).unwrap();
         let cipher = Aes256Gcm::new((&key).into());
-        let aad = [header, &(number as u64).to_le_bytes()].concat();
+        let aad = [header, before].concat();
         let mut run = salt.to_vec();
         for (part, (kind, text)) in (0_u64..).zip(&texts) {
             let nonce: [u8; 12] = [&kind.to_be_bytes()[..], &part.to_be_bytes()].concat().try_into().unwrap();
