@@ -115,8 +115,7 @@ impl LogWriter {
     ) -> Self {
         let marks = Marks::new(None, storage.clock_ns());
         let commits = Commits::new(file, storage, end.tip, Some(marks), Arc::clone(old.syncs()));
-        let (written_before, compacted_len) = (old.bytes_written(), old.compacted_len);
-        LogWriter { written_before, compacted_len, ..LogWriter::continuing(commits, end) }
+        LogWriter { written_before: old.bytes_written(), ..LogWriter::continuing(commits, end) }
     }
 
     /// Begins a log that does not have its name yet.
@@ -255,8 +254,8 @@ impl LogWriter {
     /// # Errors
     /// - `TooLarge`, `Full`: the log is unchanged.
     /// - `Replaced`: the log has failed.
-    /// - `Io`: the log has failed, and takes no more writes; except if only the random generator failed, which
-    ///   leaves the log unchanged.
+    /// - `Io`: the log has failed, and takes no more writes; except if nothing of the record was written, because no
+    ///   space could be allocated, no random bytes could be had, or the path could not be looked at.
     pub(crate) fn append(&mut self, changes: &[Change<'_>]) -> Result<Written> {
         let len = encoding::frame_len(changes);
         if len > FRAME_LEN_MAX as u64 {

@@ -74,7 +74,7 @@ impl Shared {
         let due = options.compaction.is_due(&log.size(), &view.index);
         let creation_len = log.file().file.free_space().unwrap_or_default().creation_len;
         log.set_reserve(Reserve::of(&view.index, creation_len));
-        log.set_compacted_len(options.compaction.min_len);
+        log.set_compacted_len(options.compaction.compacted_len(view.index.live_bytes()));
         Shared {
             creation_len,
             is_mounted: options.storage.is_mount_point(&path),
@@ -227,6 +227,12 @@ impl Shared {
         Reserve::of(index, self.creation_len)
     }
 
+    /// Tells the writer for what it preallocates space: for what is live now.
+    fn set_space(&self, log: &mut LogWriter, index: &Index) {
+        log.set_reserve(self.reserve(index));
+        log.set_compacted_len(self.policy.compacted_len(index.live_bytes()));
+    }
+
     /// Notes that the log has grown, or is another one.
     fn note_growth(&self, log: &LogWriter, index: &Index) {
         self.index.note_tip(log.tip());
@@ -285,7 +291,7 @@ impl WriteGuard<'_> {
         let operations = changes.iter().map(|change| change.operation);
         let mut view = self.shared.view_mut();
         let replaced = view.index.apply(operations, written.locations);
-        self.log.set_reserve(self.shared.reserve(&view.index));
+        self.shared.set_space(&mut self.log, &view.index);
         self.shared.note_growth(&self.log, &view.index);
         Ok((written.pending, replaced))
     }
@@ -315,7 +321,7 @@ impl WriteGuard<'_> {
         lock(&self.shared.page_ends).carry_over(&current_view.index, &view.index);
         let old_log = std::mem::replace(&mut *self.log, log);
         let old_view = std::mem::replace(&mut *current_view, view);
-        self.log.set_reserve(self.shared.reserve(&current_view.index));
+        self.shared.set_space(&mut self.log, &current_view.index);
         self.shared.index.set_indexed(FIRST_FRAME_AT as u64);
         self.shared.note_growth(&self.log, &current_view.index);
         old_log.group_commit().supersede();

@@ -1,5 +1,6 @@
 //! Compaction, rekey and backup on the real disk.
 
+use backupy_state::testing::policy;
 use backupy_state::{AgentKey, Durability, Error, OpenOptions, Snapshot, Store, salvage, verify};
 
 fn key() -> AgentKey {
@@ -72,6 +73,37 @@ fn a_store_that_churns_compacts_itself_and_stays_small() {
     store.close().unwrap();
     let store = Store::open(&path, &key()).unwrap();
     assert_eq!(store.queue_depth(), 100);
+}
+
+/// What is live does not change, and one job is enqueued and acked again and again.
+#[test]
+fn no_space_is_preallocated_beyond_the_length_at_which_a_log_is_compacted() {
+    for (live_len, min_len) in [(2 << 20, 1 << 20), (48 << 10, 64 << 10)] {
+        let folder = tempfile::tempdir().unwrap();
+        let mut options = OpenOptions::new();
+        options.durability(Durability::Buffered).compaction(policy(|policy| policy.min_len = min_len));
+        let store = options.open(folder.path().join("state.db"), &key()).unwrap();
+        for number in 0..live_len / (16 << 10) {
+            store.put_data(&format!("live-{number}"), &[7; 16 << 10]).unwrap();
+        }
+        let payload = [1; 8000];
+        while store.stats().compaction.completed < 3 {
+            let completed = store.stats().compaction.completed;
+            store.enqueue_job("job", &payload).unwrap();
+            store.ack_job("job").unwrap();
+            let stats = store.stats();
+            let frames_len = stats.log_len - 8192;
+            if stats.log_len + (128 << 10) >= min_len && stats.dead_bytes > frames_len / 2 {
+                while store.stats().compaction.completed == completed {
+                    std::thread::sleep(std::time::Duration::from_millis(1));
+                }
+            } else {
+                let preallocated_len = stats.file_len - stats.reserved_bytes;
+                let longest = min_len.max(8192 + 2 * stats.live_bytes + (128 << 10)) + 8300 + 4096;
+                assert!(preallocated_len <= longest, "{preallocated_len} for {longest}: {stats:?}");
+            }
+        }
+    }
 }
 
 #[test]

@@ -23,6 +23,18 @@ impl CompactionPolicy {
         let is_cheap = index.live_bytes() <= LIVE_AT_CLOSE_MAX && dead > LIVE_AT_CLOSE_MAX;
         self.automatic && is_cheap && dead as f64 > self.dead_ratio * frames_len as f64
     }
+
+    /// How long a log with so many live bytes gets until it is compacted, or has been compacted meanwhile.
+    pub(crate) fn compacted_len(&self, live_bytes: u64) -> u64 {
+        let live_ratio = 1.0 - self.dead_ratio.max(DEAD_RATIO_MIN);
+        #[allow(
+            clippy::cast_possible_truncation,
+            clippy::cast_sign_loss,
+            reason = "with a ratio of 1, no length is enough"
+        )]
+        let frames_len = (live_bytes as f64 / live_ratio.max(0.0)) as u64;
+        frames_len.saturating_add(FIRST_FRAME_AT as u64 + GROWTH_MEANWHILE_LEN).max(self.min_len)
+    }
 }
 
 /// The length of all frames, and how many of these bytes are dead.
@@ -60,6 +72,19 @@ mod tests {
         let is_due = |len, seq, values| never.is_due(&LogSize { len, seq, values }, &empty);
         assert!(!is_due(1 << 40, RENEW_AT_SEQ - 1, 0) && is_due(9000, RENEW_AT_SEQ, 0));
         assert!(!is_due(1 << 40, 9, RENEW_AT_SEALINGS - 10) && is_due(9000, 9, RENEW_AT_SEALINGS - 9));
+    }
+
+    #[test]
+    fn a_log_is_compacted_before_it_is_longer_than_its_live_bytes_and_the_ratio_allow() {
+        let len = |dead_ratio, live| {
+            CompactionPolicy { dead_ratio, min_len: 1 << 20, automatic: true }.compacted_len(live)
+        };
+        let margin = FIRST_FRAME_AT as u64 + GROWTH_MEANWHILE_LEN;
+        assert_eq!((len(0.5, 0), len(0.5, 300 << 10)), (1 << 20, 1 << 20));
+        assert_eq!((len(0.5, 1 << 20), len(0.75, 1 << 20)), ((2 << 20) + margin, (4 << 20) + margin));
+        assert_eq!((len(1.0, 1), len(1.5, 1), len(1.0, 0)), (u64::MAX, u64::MAX, 1 << 20));
+        let allowed = |dead_ratio| len(dead_ratio, 9 << 20).abs_diff((10 << 20) + margin) <= 1;
+        assert!(allowed(f64::NAN) && allowed(-1.0) && allowed(0.0));
     }
 
     #[test]
