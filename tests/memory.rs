@@ -204,6 +204,29 @@ fn an_index_file_that_was_made_long_takes_no_memory() {
     assert!(peak <= 2 * len + 300 * 2000 + MIB, "{peak} bytes for {len}");
 }
 
+/// The keys of each bucket are a list of their own.
+#[test]
+fn an_index_file_that_was_made_long_takes_no_memory_for_each_bucket() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("state.db");
+    let store = open(&path).unwrap();
+    for number in 0..40 {
+        let (key, value) = (format!("key-{number}"), [7; 600]);
+        let batch = Batch::new().enqueue_job(&key, &value).put_data(&key, &value).buffer_log(number, &value);
+        store.write(&batch).unwrap();
+    }
+    store.close().unwrap();
+    let index = fs::File::options().write(true).open(folder.path().join("state.db.index")).unwrap();
+    let len = fs::metadata(&path).unwrap().len() as usize;
+    index.set_len(1 << 40).unwrap();
+    let before = HELD.get();
+    let (peak, store) = peak_of(|| open(&path).unwrap());
+    assert!(store.recovery().opening.by_index);
+    assert!(peak <= 2 * len + 300 * 120 + MIB, "{peak} bytes for {len}");
+    let held = HELD.get() - before;
+    assert!(held <= 300 * 120 + 100_000, "{held} bytes are kept");
+}
+
 #[test]
 fn opening_many_small_jobs_takes_300_bytes_for_each_and_twice_the_file() {
     for count in [4_000, 40_000] {

@@ -4,6 +4,9 @@
 //! the list in which they were found, the *base*, and their order is next to it. A key that is in the base changes
 //! there; only a new key goes into a B-tree. A removed key keeps its place in the base, without a location, until
 //! more places are free than taken.
+//!
+//! Queues are emptied from the front, so the free places there are passed only once: a key that returns to one of
+//! them goes into the B-tree too.
 
 use std::cmp::Ordering;
 use std::collections::{BTreeMap, btree_map};
@@ -22,9 +25,9 @@ pub(super) struct Keys {
     order: Order,
     /// How many keys of the base are live.
     base_count: usize,
-    /// No key of the base before this one, in key order, is live.
+    /// In key order, all places of the base before this one are free, and stay so.
     first: usize,
-    /// The live keys that are not in the base.
+    /// The live keys that have no place in the base from `first` on.
     added: BTreeMap<Key, Location>,
 }
 
@@ -51,6 +54,9 @@ impl Keys {
                 live_count -= 1;
                 see(key, location, false);
             }
+        }
+        if base.capacity() > 2 * base.len() + FREE_MAX {
+            base.shrink_to_fit();
         }
         self.base_count = live_count;
         (self.base, self.order, self.first) = (base, order, 0);
@@ -88,9 +94,9 @@ impl Keys {
     }
 
     pub(super) fn get(&self, key: &[u8]) -> Option<Location> {
-        match self.find(key) {
-            Ok(at) => self.in_order(at)?.1,
-            Err(_) => self.added.get(key).copied(),
+        match self.place_of(key) {
+            Some(at) => self.in_order(at)?.1,
+            None => self.added.get(key).copied(),
         }
     }
 
@@ -100,19 +106,18 @@ impl Keys {
 
     /// Returns the old location of the key, if it had one.
     pub(super) fn insert(&mut self, key: &[u8], location: Location) -> Option<Location> {
-        match self.find(key) {
-            Ok(at) => {
+        match self.place_of(key) {
+            Some(at) => {
                 let old = self.place(at)?.replace(location);
                 self.base_count += usize::from(old.is_none());
-                self.first = self.first.min(at);
                 old
             }
-            Err(_) => self.added.insert(key.into(), location),
+            None => self.added.insert(key.into(), location),
         }
     }
 
     pub(super) fn remove(&mut self, key: &[u8]) -> Option<Location> {
-        let Ok(at) = self.find(key) else { return self.added.remove(key) };
+        let Some(at) = self.place_of(key) else { return self.added.remove(key) };
         let old = self.place(at)?.take()?;
         self.base_count -= 1;
         self.skip_free();
@@ -152,6 +157,11 @@ impl Keys {
     /// Where the key is in the order of the base, or would be.
     fn find(&self, key: &[u8]) -> Result<usize, usize> {
         self.order.find(&self.base, key)
+    }
+
+    /// Where the key is in the order of the base, if it has a place from `first` on.
+    fn place_of(&self, key: &[u8]) -> Option<usize> {
+        self.find(key).ok().filter(|&at| at >= self.first)
     }
 
     /// The location that is at `at` in the order of the base.
@@ -220,6 +230,19 @@ mod tests {
 
     fn seqs(found: Merged<'_>) -> Vec<(Vec<u8>, u64)> {
         found.map(|(key, location)| (key.to_vec(), location.seq())).collect()
+    }
+
+    #[test]
+    fn a_key_that_returns_to_the_front_of_the_base_does_not_bring_the_free_places_there_back() {
+        let base = (0..3000).map(|number| (key(number), Some(location(1)))).collect();
+        let mut keys = Keys::with_base(base, |_, _, _| ());
+        (0..1400).for_each(|number| assert!(keys.remove(&key(number)).is_some()));
+        for number in [0, 700, 0] {
+            assert_eq!(keys.insert(&key(number), location(2)), None);
+            assert!(keys.first() == Some(&key(number)) && keys.first == 1400);
+            assert_eq!(keys.remove(&key(number)), Some(location(2)));
+            assert!(keys.first() == Some(&key(1400)) && keys.first == 1400);
+        }
     }
 
     /// Random changes, compared with those of a plain map, for a base of each size.

@@ -100,10 +100,13 @@ impl Index {
         location: Option<Location>,
         expected: usize,
     ) {
-        let staged = &mut self.staged[bucket as usize];
+        let staged = &self.staged[bucket as usize];
         if staged.len() == staged.capacity() && staged.len() >= EXPECTED_MIN {
-            staged.reserve_exact(expected.min(EXPECTED_MAX).saturating_sub(staged.len()));
+            let left = EXPECTED_MAX.saturating_sub(self.staged.iter().map(Vec::capacity).sum());
+            let more = expected.saturating_sub(staged.len()).min(left);
+            self.staged[bucket as usize].reserve_exact(more);
         }
+        let staged = &mut self.staged[bucket as usize];
         staged.push((Key::default(), location));
         if let Some((staged_key, _)) = staged.last_mut() {
             // In its place: to move bytes that were written just before would take as long as all else here.
@@ -449,8 +452,8 @@ fn drop_replaced(staged: &mut Vec<Staged>) {
     staged.retain(|_| is_kept.next().unwrap_or(true));
 }
 
-/// A list that is this long is given the memory that it is expected to need, but for no more keys than
-/// `EXPECTED_MAX`: the number comes from the length of a file, which anybody can have changed.
+/// A list that is this long is given the memory that it is expected to need, but all lists together for no more
+/// keys than `EXPECTED_MAX`: the number comes from the length of a file, which anybody can have changed.
 const EXPECTED_MIN: usize = 32;
 const EXPECTED_MAX: usize = 1 << 14;
 /// With no more staged operations than this, plus one for each `LEN_FOR_STAGED` bytes of the log, dropping the

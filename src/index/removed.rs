@@ -46,7 +46,7 @@ impl Removed {
     }
 }
 
-/// 3 MiB of keys. A run is due more often, unless no call is durable.
+/// 3 MiB for keys of a usual length. A run is due more often, unless no call is durable.
 const REMOVED_MAX: usize = 1 << 16;
 
 #[cfg(test)]
