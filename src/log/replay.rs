@@ -192,5 +192,5 @@ impl Replay {
 }
 
 /// The least distance of two checkpoints. Closer ones would take more memory in a log that was rarely synced, and
-/// save nothing, because a scan reads 64 KiB at a time.
+/// save nothing, because a scan reads 32 KiB at a time.
 const CHECKPOINT_SPACING: u64 = 64 << 10;

@@ -68,9 +68,9 @@ impl LogWriter {
         step.min(free.map_or(step, |free| free.available / FREE_DIVISOR))
     }
 
-    /// Takes the reserve if there is something to remove, and the disk has space for it. An error that ends writing
-    /// is latched, so that the next writing call returns it. After any other one, the next call that needs the space
-    /// tries again.
+    /// Takes the reserve if there is something to remove, and the disk has space for it. An error that ends
+    /// writing is latched, so that the next writing call returns it. After any other one, the next call that needs
+    /// the space tries again.
     pub(crate) fn take_reserve(&mut self) {
         if self.reserve.is_for_removals() {
             let wanted = self.reserve.len();

@@ -254,8 +254,8 @@ impl LogWriter {
     /// # Errors
     /// - `TooLarge`, `Full`: the log is unchanged.
     /// - `Replaced`: the log has failed.
-    /// - `Io`: the log has failed, and takes no more writes; except if nothing of the record was written, because no
-    ///   space could be allocated, no random bytes could be had, or the path could not be looked at.
+    /// - `Io`: the log has failed, and takes no more writes; except if nothing of the record was written, because
+    ///   no space could be allocated, no random bytes could be had, or the path could not be looked at.
     pub(crate) fn append(&mut self, changes: &[Change<'_>]) -> Result<Written> {
         let len = encoding::frame_len(changes);
         if len > FRAME_LEN_MAX as u64 {

@@ -1010,8 +1010,8 @@ fn a_run_that_does_not_begin_where_the_one_before_it_ended_does_not_fit() {
     assert!(agree(&new.with(&spliced), "spliced").0);
 }
 
-/// The first runs of two forks end at one frame. That of one fork was written while a job was acked, and the second
-/// run of the other one has no reason to delete that job.
+/// The first runs of two forks end at one frame. That of one fork was written while a job was acked, and the
+/// second run of the other one has no reason to delete that job.
 #[test]
 fn a_run_does_not_fit_after_another_one_than_that_after_which_it_was_written() {
     let place = Place::new();
