@@ -28,6 +28,10 @@ mod traced {
             let quarantined = quarantined.display();
             warn!(%path, quarantined_bytes, %quarantined, "cut a torn tail off the log");
         }
+        for kept in &report.damaged {
+            let kept = kept.display();
+            warn!(%path, %kept, "a damaged log is kept: what was left out of it may not have been reported");
+        }
         if clean {
             info!(%path, created, by_index, replayed_bytes, records, operations, took_us, "opened the store");
         } else {

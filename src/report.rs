@@ -32,8 +32,13 @@ pub struct RecoveryReport {
     pub quarantined: Option<PathBuf>,
     /// Set if the store was damaged and opened with [`OnDamage::SetAside`](crate::OnDamage::SetAside): where the
     /// damaged file is now, what was copied into the new log, and what is lost. Later opens do not report it
-    /// again; the damaged file is kept.
+    /// again; the damaged file is kept, and in `damaged`.
     pub salvaged: Option<SalvageReport>,
+    /// The logs that are kept next to this one, as `<path>.damaged-<n>`. An earlier process may have ended before
+    /// it could report what it left out of one of them. So as long as there are any, something may be lost that
+    /// nobody knows of: compare them with [`salvage`](crate::salvage), then move them elsewhere.
+    #[cfg_attr(feature = "serde", serde(serialize_with = "crate::serialize::paths"))]
+    pub damaged: Vec<PathBuf>,
     /// How long opening took, excluding the wait for the lock.
     #[cfg_attr(feature = "serde", serde(rename = "took_us", serialize_with = "crate::serialize::micros"))]
     pub took: Duration,

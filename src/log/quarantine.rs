@@ -154,6 +154,11 @@ pub(crate) fn keep_as_damaged(storage: &dyn Storage, path: &Path, from: &Path, f
     Err(too_many(path, "damaged logs"))
 }
 
+/// The logs that are kept next to the one at `path`. One that cannot be looked at is left out.
+pub(crate) fn damaged_logs(storage: &dyn Storage, path: &Path) -> Vec<PathBuf> {
+    damaged_names(path).filter(|name| storage.id(name).is_ok_and(|file| file.is_some())).collect()
+}
+
 fn damaged_names(path: &Path) -> impl Iterator<Item = PathBuf> {
     (1..).take(KEPT_MAX).map(|number| names::damaged(path, number))
 }

@@ -258,6 +258,7 @@ fn report(replay: &Replay, started: Instant) -> RecoveryReport {
         quarantined_bytes: 0,
         quarantined: None,
         salvaged: None,
+        damaged: Vec::new(),
         took: started.elapsed(),
     }
 }

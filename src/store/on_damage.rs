@@ -25,33 +25,43 @@ use crate::repair::salvage::Source;
 use crate::storage::File;
 use crate::{AgentKey, Error, OnDamage, OpenOptions, Result, SalvageReport, events};
 
-/// Opens an existing store; a damaged one as `options.on_damage` says. `file` is the log at `path`, locked by the
-/// caller.
-pub(crate) fn open(options: &OpenOptions, file: Arc<dyn File>, path: &Path, key: &AgentKey) -> Result<Recovered> {
+/// Opens an existing store under `key`; a damaged one as `options.on_damage` says. `file` is the log at `path`,
+/// locked by the caller. Also returns the key that the log is under now: `new_key` if it was salvaged, so that
+/// nothing that can fail is left to do once the damaged log was replaced.
+pub(crate) fn open<'k>(
+    options: &OpenOptions,
+    file: Arc<dyn File>,
+    path: &Path,
+    key: &'k AgentKey,
+    new_key: &'k AgentKey,
+) -> Result<(Recovered, &'k AgentKey)> {
     let storage = &*options.storage;
     let OpenOptions { queue_order: order, check, .. } = *options;
     let how = How { order, expected: options.expected.as_ref(), check };
-    let open = |file| recovery::open(storage, file, path, key, how);
-    match open(Arc::clone(&file)) {
+    let open = |file, key| recovery::open(storage, file, path, key, how);
+    match open(Arc::clone(&file), key) {
         Err(error @ (Error::Corrupt { .. } | Error::Unauthentic { .. }))
             if options.on_damage == OnDamage::SetAside =>
         {
-            let (salvaged, file) = replace_damaged(options, file, path, key)?;
+            let (salvaged, file) = replace_damaged(options, file, path, key, new_key)?;
             events::damage_quarantined(path, &error, &salvaged);
-            let mut recovered = open(file)?;
+            let mut recovered = open(file, new_key)?;
             recovered.report.salvaged = Some(salvaged);
-            Ok(recovered)
+            recovered.report.rekeyed = !std::ptr::eq(key, new_key);
+            Ok((recovered, new_key))
         }
-        opened => opened,
+        opened => Ok((opened?, key)),
     }
 }
 
-/// Quarantines the damaged log and puts a salvaged one at its path, durably. Also returns the locked file of that.
+/// Quarantines the damaged log and puts a salvaged one under `new_key` at its path, durably. Also returns the
+/// locked file of that.
 fn replace_damaged(
     options: &OpenOptions,
     file: Arc<dyn File>,
     path: &Path,
     key: &AgentKey,
+    new_key: &AgentKey,
 ) -> Result<(SalvageReport, Arc<dyn File>)> {
     let storage = &options.storage;
     if storage.is_mount_point(path) {
@@ -62,7 +72,7 @@ fn replace_damaged(
     left_over::clear(&**storage, path, Unfinished::NextGeneration(&source.header.id))?;
     // At once: if root is killed while it copies, the agent must be able to open the left-over.
     let prepare = |new: &LogBuilder| new.set_attributes(&attributes);
-    let (mut new, report) = source.copy_into(storage, key, path, Concurrency::Exclusive, prepare)?;
+    let (mut new, report) = source.copy_into(storage, new_key, path, Concurrency::Exclusive, prepare)?;
     let damaged = quarantine::quarantine_damaged(&**storage, path, &*file)?;
     // The opening that follows syncs the folder: no mark names the end of the new log, so it is unclean.
     new.rename_over(path, file.id(), "replace the damaged log with the salvaged one at")?;

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use super::handle::Store;
 use super::{lock, on_damage};
 use crate::log::place::{self, Purpose};
+use crate::log::quarantine;
 use crate::log::recovery::{self, Recovered};
 use crate::storage::lock::Wait;
 use crate::storage::{File, paths};
@@ -101,6 +102,7 @@ impl Store {
             store.rekey(key)?;
             store.recovery.rekeyed = true;
         }
+        store.recovery.damaged = quarantine::damaged_logs(storage, store.path());
         Ok(store)
     }
 }
@@ -121,7 +123,7 @@ fn open_existing<'a>(
     path: &Path,
     key: &'a AgentKey,
 ) -> Result<(Recovered, &'a AgentKey)> {
-    let open = |key| Ok((on_damage::open(options, Arc::clone(&file), path, key)?, key));
+    let open = |current_key| on_damage::open(options, Arc::clone(&file), path, current_key, key);
     match (open(key), &options.previous_key) {
         (Err(Error::WrongKey { .. }), Some(previous)) => open(previous),
         // A damaged header does not show which key it was written under. If the previous one does not fit either,

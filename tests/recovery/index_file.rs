@@ -514,6 +514,32 @@ fn a_damaged_live_value_is_named_and_set_aside_only_if_asked() {
     assert!(store.compact().unwrap().left_out.is_empty());
 }
 
+/// The store that is being closed could not report it.
+#[test]
+fn closing_leaves_out_no_damaged_value() {
+    let place = Place::new();
+    let mut options = OpenOptions::new();
+    options.on_damage(OnDamage::SetAside);
+    let store = damaged_store(&place, &options, |image| {
+        let end = image.frames()[4].end;
+        image.flip(end - 100);
+    });
+    // So many dead bytes that closing compacts.
+    store.save_config(1, &[7; 200_000]).unwrap();
+    store.save_config(2, b"short").unwrap();
+    store.close().unwrap();
+    let stats = store.stats().compaction;
+    assert_eq!((stats.completed, stats.failed), (0, 1));
+    drop(store);
+    let store = options.open(place.path(), &key()).unwrap();
+    assert!(matches!(store.job("job-4"), Err(Error::Unauthentic { .. })));
+    assert!(store.recovery().damaged.is_empty());
+    assert_eq!(store.compact().unwrap().left_out.len(), 1);
+    drop(store);
+    let store = options.open(place.path(), &key()).unwrap();
+    assert_eq!(store.recovery().damaged, [place.at("state.db.damaged-1")]);
+}
+
 /// The ordinal of an event that is gone is in no frame that is read. If it were given out again, a batch that was
 /// peeked before would name an event that it does not have.
 #[test]

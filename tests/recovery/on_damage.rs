@@ -1,10 +1,10 @@
 //! `OnDamage::SetAside`: after every crash and every failing call, the path names the damaged store or a new one
 //! with every authentic record, and the damaged bytes are never lost.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use backupy_state::testing::{options_on, policy};
+use backupy_state::testing::{Storage, options_on, policy};
 use backupy_state::{Anchor, Error, OnDamage, OpenOptions, QueueOrder, Result, Store};
 
 use crate::sim::content::Content;
@@ -73,9 +73,17 @@ fn the_store_opens_and_reports_what_is_lost() {
     let files = sim.live();
     assert_eq!(files.len(), 2);
     assert_eq!(bytes_of(&files, KEPT).unwrap().hash(), bytes_of(&image, PATH).unwrap().hash());
-    // The next opening reports nothing.
-    let store = options(&sim).open(PATH, &key()).unwrap();
-    assert!(store.recovery().clean && store.recovery().salvaged.is_none());
+    // The next opening reports only that the damaged log is kept, and none does once it was moved.
+    for moved in [false, true] {
+        let kept = PathBuf::from(KEPT);
+        if moved {
+            let id = sim.id(&kept).unwrap().unwrap();
+            assert!(sim.rename(&kept, id, Path::new("/sim/elsewhere"), None).is_ok());
+        }
+        let store = options(&sim).open(PATH, &key()).unwrap();
+        assert!(store.recovery().clean && store.recovery().salvaged.is_none());
+        assert_eq!(store.recovery().damaged, if moved { vec![] } else { vec![kept] });
+    }
 }
 
 #[test]
@@ -300,6 +308,8 @@ fn a_log_that_failed_authentication_is_quarantined_and_rekeyed() {
     assert!(matches!(open(&sim, Mode::Sync), Err(Error::Unauthentic { .. })));
     let store = options(&sim).previous_key(key()).open(PATH, &other_key()).unwrap();
     assert!(store.recovery().salvaged.is_some() && store.recovery().rekeyed);
+    // At once under the new key: a change of key after it could fail, and with it the report of what is lost.
+    assert_eq!(store.stats().generation, 2);
     // The removed frame is lost, and the next one, which can no longer be authenticated.
     assert_eq!(take(store).jobs.len(), 4);
     assert_eq!(start(&subject.frames[0]), 8192);

@@ -7,7 +7,7 @@ use super::runner::Runner;
 use crate::log::reserve::Release;
 use crate::store::background::Background;
 use crate::store::shared::{Shared, lock};
-use crate::{AgentKey, CompactionReport, CompactionStats, Error, Result};
+use crate::{AgentKey, CompactionReport, CompactionStats, Error, OnDamage, Result};
 
 /// Runs one compaction, rekey or backup at a time: an automatic compaction on its own thread, the others on the
 /// caller's.
@@ -53,8 +53,9 @@ impl Compactor {
         if runner.shared.compaction_is_due_at_close() && !runner.is_backing_off() {
             let key = lock(&runner.key);
             runner.progress.set_stopping(false);
-            // If it fails, the old log is closed instead.
-            let done = runner.run(&key, Release::AllButRemovals);
+            // If it fails, the old log is closed instead: also if a value is damaged, since the caller can no more
+            // see that it was left out.
+            let done = runner.run(&key, Release::AllButRemovals, OnDamage::Refuse);
             runner.progress.set_stopping(true);
             drop(key);
             runner.note_last(&done);
@@ -70,7 +71,7 @@ impl Compactor {
 
     pub(crate) fn compact(&self) -> Result<CompactionReport> {
         self.runner.shared.check_open()?;
-        let done = self.runner.run(&lock(&self.runner.key), Release::AllButAcks);
+        let done = self.runner.run(&lock(&self.runner.key), Release::AllButAcks, self.on_damage());
         self.runner.note(&done);
         done
     }
@@ -79,10 +80,14 @@ impl Compactor {
         self.runner.shared.check_open()?;
         let done = {
             let mut key = lock(&self.runner.key);
-            self.runner.run(new_key, Release::AllButAcks).inspect(|_| *key = new_key.duplicate())
+            self.runner.run(new_key, Release::AllButAcks, self.on_damage()).inspect(|_| *key = new_key.duplicate())
         };
         self.runner.note(&done);
         done.map(drop)
+    }
+
+    fn on_damage(&self) -> OnDamage {
+        self.runner.shared.on_damage
     }
 
     pub(crate) fn backup(&self, path: &Path) -> Result<()> {

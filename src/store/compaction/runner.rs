@@ -62,16 +62,16 @@ impl Runner {
             let key = lock(&self.key);
             // Checked again: another compaction may have run while this one waited for the key.
             let is_wanted = self.shared.compaction_is_due() && !self.progress.is_stopping();
-            is_wanted.then(|| self.run(&key, Release::AllButRemovals))
+            is_wanted.then(|| self.run(&key, Release::AllButRemovals, self.shared.on_damage))
         };
         done.iter().for_each(|done| self.note(done));
     }
 
     /// Compacts the log, into a new one under `key`. On return the new log is durable. The caller has locked the
     /// key, and notes the result once it has unlocked it.
-    pub(super) fn run(&self, key: &AgentKey, release: Release) -> Result<CompactionReport> {
-        let done = match self.replace_log(key) {
-            Err(full @ Error::Full { .. }) => self.run_with_more_space(key, release, full),
+    pub(super) fn run(&self, key: &AgentKey, release: Release, on_damage: OnDamage) -> Result<CompactionReport> {
+        let done = match self.replace_log(key, on_damage) {
+            Err(Error::Full { .. }) if self.give_back(release)? => self.replace_log(key, on_damage),
             done => done,
         };
         if let Ok(mut guard) = self.shared.write() {
@@ -84,23 +84,19 @@ impl Runner {
         done
     }
 
-    /// Gives the index file and preallocated space back to the full disk and tries again. Returns `full` if there
-    /// is no space to give back.
-    fn run_with_more_space(&self, key: &AgentKey, release: Release, full: Error) -> Result<CompactionReport> {
+    /// Gives the index file and preallocated space back to the full disk. Returns whether there was any.
+    fn give_back(&self, release: Release) -> Result<bool> {
         let was_removed = index_file::remove(&*self.shared.storage, &self.shared.path);
-        if !self.shared.write()?.log.release(release)? && !was_removed {
-            return Err(full);
-        }
-        self.replace_log(key)
+        Ok(self.shared.write()?.log.release(release)? || was_removed)
     }
 
     /// Writes the next generation and replaces the log with it.
-    fn replace_log(&self, key: &AgentKey) -> Result<CompactionReport> {
+    fn replace_log(&self, key: &AgentKey, on_damage: OnDamage) -> Result<CompactionReport> {
         let started = Instant::now();
         self.progress.check_not_stopping(&self.shared.path)?;
         // A store that has failed is not compacted.
         drop(self.shared.write()?);
-        let mut copier = self.begin_next_generation(key)?;
+        let mut copier = self.begin_next_generation(key, on_damage)?;
         copier.catch_up()?;
         let guard = self.shared.write()?;
         let bytes_before = guard.log.tip().end;
@@ -121,7 +117,7 @@ impl Runner {
         Ok(report)
     }
 
-    fn begin_next_generation(&self, key: &AgentKey) -> Result<Copier<'_>> {
+    fn begin_next_generation(&self, key: &AgentKey, on_damage: OnDamage) -> Result<Copier<'_>> {
         let Shared { path, storage, .. } = &*self.shared;
         if self.shared.is_mounted {
             return Err(builder::mounted_by_itself(path));
@@ -131,7 +127,7 @@ impl Runner {
             self.history().kept = Some(kept);
         }
         let mut copier = Copier::create(&self.shared, &self.progress, path, id.generation + 1, key)?;
-        if self.shared.on_damage == OnDamage::SetAside {
+        if on_damage == OnDamage::SetAside {
             copier.leave_out_damaged();
         }
         let attributes = self.shared.write()?.log.attributes()?;
