@@ -76,8 +76,8 @@ impl Commits {
         let mut unsynced_folder = unsynced_folder.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(folder) = unsynced_folder.take() {
             // Guards against a power cut that takes the name of a log that was put in its place before it was
-            // opened.
-            folder.sync()?;
+            // opened. A failure is latched while others wait for the folder, so that none of them succeeds.
+            folder.sync().inspect_err(|error| self.group_commit.fail(error))?;
         }
         Ok(if file.names()? > 0 { Synced::Named } else { Synced::Nameless })
     }
@@ -89,12 +89,11 @@ impl Commits {
     /// `Io`: the log has failed, and takes no more writes.
     pub(crate) fn sync_what_was_found(&self) -> Result<()> {
         let LogFile { file, unsynced_folder, .. } = &*self.file;
-        let folder = unsynced_folder.lock().unwrap_or_else(PoisonError::into_inner).take();
+        // Locked until the end: a durable call that finds no folder takes it for synced.
+        let mut unsynced_folder = unsynced_folder.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(folder) = unsynced_folder.take() else { return Ok(()) };
         // Guards against a power cut after the caller was told that everything is durable.
-        let synced = folder.map_or(Ok(()), |folder| {
-            self.syncs.timed(|| file.sync_data())?;
-            folder.sync()
-        });
+        let synced = self.syncs.timed(|| file.sync_data()).and_then(|()| folder.sync());
         synced.map_err(|source| {
             self.group_commit.fail(&source);
             Error::io("sync", &self.file.path, source)

@@ -269,8 +269,12 @@ impl LogWriter {
     /// preallocated space, or what is more than the reserve if that may be needed.
     ///
     /// If the disk has no space even for a close frame, the log ends without one: it is synced and cut. If nothing
-    /// was written since the log was closed, it is only marked and cut.
+    /// was written since the log was closed, it gets no other close frame.
     pub(crate) fn close(&mut self) -> Result<()> {
+        if self.is_closed {
+            // Others may have put the log in its place, and not synced it.
+            self.commits.sync_what_was_found()?;
+        }
         self.check_place()?;
         if !self.is_closed {
             self.write_close_frame()?;

@@ -1,11 +1,14 @@
 //! Many threads on one handle.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::thread;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+use std::{fmt, io, thread};
 
+use backupy_state::testing::options_on;
 use backupy_state::{Durability, OpenOptions, Store};
 
-use crate::common::{Place, key};
+use crate::common::{Hooked, Hooks, Place, key};
 
 const WRITERS: usize = 8;
 const CALLS: usize = 60;
@@ -155,4 +158,54 @@ fn only_one_of_many_threads_adds_a_job_and_only_one_acks_it() {
         assert_eq!(count(&added), 1);
         assert_eq!(count(&|| store.ack_job(&run_id).unwrap()), 1);
     }
+}
+
+/// While `Store::sync` syncs the folder of a store that others have put in its place, a durable call is made.
+#[derive(Clone, Default)]
+struct DuringFolderSync {
+    store: Arc<Mutex<Option<Arc<Store>>>>,
+    syncs: Arc<AtomicU64>,
+    made: Arc<Mutex<Option<thread::JoinHandle<bool>>>>,
+}
+
+impl fmt::Debug for DuringFolderSync {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("DuringFolderSync")
+    }
+}
+
+impl Hooks for DuringFolderSync {
+    fn sync(&self) {
+        self.syncs.fetch_add(1, Ordering::SeqCst);
+    }
+
+    fn begin(&self) -> io::Result<()> {
+        // The sync of the log is the first one, and that of its folder the second one.
+        if self.syncs.load(Ordering::SeqCst) != 2 {
+            return Ok(());
+        }
+        let Some(store) = self.store.lock().unwrap().take() else { return Ok(()) };
+        let call = thread::spawn(move || store.enqueue_job("job", b"payload").is_ok());
+        while self.syncs.load(Ordering::SeqCst) == 2 {
+            thread::sleep(Duration::from_millis(1));
+        }
+        // It has synced the log, and would return now if it did not wait.
+        thread::sleep(Duration::from_millis(100));
+        *self.made.lock().unwrap() = Some(call);
+        Err(io::Error::from_raw_os_error(5))
+    }
+}
+
+#[test]
+fn no_call_is_acknowledged_before_the_folder_of_a_copied_store_is_synced() {
+    let place = Place::new();
+    place.open().close().unwrap();
+    let hooks = DuringFolderSync::default();
+    let disk = Hooked { hooks: hooks.clone(), ..Hooked::default() };
+    let store = Arc::new(options_on(Arc::new(disk)).open(place.path(), &key()).unwrap());
+    hooks.syncs.store(0, Ordering::SeqCst);
+    *hooks.store.lock().unwrap() = Some(Arc::clone(&store));
+    assert!(store.sync().is_err());
+    let made = hooks.made.lock().unwrap().take().unwrap();
+    assert!(!made.join().unwrap(), "a call was acknowledged before a sync of the folder that failed");
 }

@@ -59,7 +59,23 @@ fn a_sync_of_a_copied_store_survives_losing_the_copy() {
     // Once is enough.
     let ops = sim.ops();
     store.sync().unwrap();
+    store.close().unwrap();
     assert!(!sim.trace()[ops..].contains(&Op::Sync));
+}
+
+#[test]
+fn a_copied_store_that_was_closed_survives_losing_the_copy() {
+    let sim = Sim::new(48);
+    let file = sim.open(Path::new(PATH), Access::CreateNew).unwrap();
+    file.write_at(&closed_log(49).bytes(), 0).unwrap();
+    drop(file);
+    open(&sim, Mode::Sync).unwrap().close().unwrap();
+    let mut images = 0;
+    crash::images(&sim.world(), 50, &mut |image| {
+        assert_eq!(open(&Sim::on(image, 51), Mode::Sync).unwrap().queue_depth(), 1);
+        images += 1;
+    });
+    assert!(images > 0);
 }
 
 /// For the store itself, see `a_salvaged_store_that_is_parked_at_new_is_kept_under_another_name`.
