@@ -116,8 +116,11 @@ impl LockFile {
     }
 
     /// Writes the pid, for the error message of another process. With a fixed width, so that no digit of a longer
-    /// old one is left after it.
+    /// old one is left after it. If the file is of another program, it is locked all the same, and not written to.
     pub(crate) fn note_holder(&self) {
+        if !is_lock_file(&*self.file) {
+            return;
+        }
         // A full disk must not keep the agent from its store.
         let _ = write_all_at(&*self.file, format!("{:>10}\n", self.owner.pid).as_bytes(), 0);
     }
@@ -139,12 +142,22 @@ pub(crate) fn is_locked_now(storage: &dyn Storage, path: &Path, file: &dyn File)
     Ok(file.try_lock().map_err(io_error)? && storage.id(path).map_err(io_error)? == Some(file.id()))
 }
 
+/// Whether the file is empty, or has what [`LockFile::note_holder`] writes, or a part of it.
+fn is_lock_file(file: &dyn File) -> bool {
+    let mut text = [0; HOLDER_LEN + 1];
+    let len = super::read_at_most(file, &mut text, 0);
+    len.is_ok_and(|len| len <= HOLDER_LEN && text[..len].iter().all(|byte| b" 0123456789\n".contains(byte)))
+}
+
 /// The pid that [`LockFile::note_holder`] wrote, if it can be read.
 fn holder(file: &dyn File) -> Option<u32> {
-    let mut text = [0; 11];
+    let mut text = [0; HOLDER_LEN];
     super::read_exact_at(file, &mut text, 0).ok()?;
     std::str::from_utf8(&text).ok()?.trim().parse().ok()
 }
+
+/// A pid in ten places, and a newline.
+const HOLDER_LEN: usize = 11;
 
 /// Whether no process has this id any more. In another process id namespace, it may still run.
 fn has_ended(pid: u32) -> bool {

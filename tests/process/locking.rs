@@ -190,16 +190,25 @@ fn a_store_that_could_not_be_opened_is_not_locked_afterwards() {
 }
 
 #[test]
-fn a_lock_file_with_anything_in_it_is_only_a_lock_file() {
+fn a_lock_file_with_anything_in_it_is_locked_and_only_a_pid_is_written_over() {
     let place = Place::new();
-    for text in ["", "garbage", "99999999999999999999\n", "\u{FF}\u{FF}\u{FF}\u{FF}\u{FF}\u{FF}"] {
-        std::fs::write(place.at("state.db.lock"), text).unwrap();
+    let pid = std::process::id();
+    let written = format!("{pid:>10}\n");
+    for own in ["", "        71\n", "  71", "99999999999"] {
+        std::fs::write(place.at("state.db.lock"), own).unwrap();
         let _store = place.open();
         let error = place.try_open().unwrap_err();
-        assert!(
-            matches!(error, Error::Locked { holder: Some(pid), .. } if pid == std::process::id()),
-            "{error:?}"
-        );
+        assert!(matches!(error, Error::Locked { holder: Some(holder), .. } if holder == pid), "{error:?}");
+        assert_eq!(std::fs::read_to_string(place.at("state.db.lock")).unwrap(), written);
+    }
+    for foreign in
+        ["garbage", "999999999999", "\u{FF}\u{FF}\u{FF}\u{FF}\u{FF}\u{FF}", "the data of another program"]
+    {
+        std::fs::write(place.at("state.db.lock"), foreign).unwrap();
+        let _store = place.open();
+        let error = place.try_open().unwrap_err();
+        assert!(matches!(error, Error::Locked { holder: None, .. }), "{error:?}");
+        assert_eq!(std::fs::read_to_string(place.at("state.db.lock")).unwrap(), foreign);
     }
 }
 
