@@ -27,7 +27,8 @@ pub(crate) use key::Key;
 use keys::Keys;
 use order::Order;
 pub(crate) use removed::Removed;
-use sums::{Sums, live_len};
+use sums::Sums;
+pub(crate) use sums::live_len;
 
 pub(crate) mod entry;
 pub(crate) mod file;
@@ -382,7 +383,7 @@ impl Index {
                 ranges.push(value_at..value_at + sealed_len);
                 let (first, len) = in_manifests.entry(location.seq()).or_insert((value_at, 0));
                 *first = value_at.min(*first);
-                *len += live_len(bucket, key, location.len) - sealed_len;
+                *len += live_len(&sums::put(bucket, key, &location)) - sealed_len;
             }
         }
         ranges.extend(in_manifests.values().map(|(first, len)| first - len..*first));

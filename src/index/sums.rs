@@ -18,7 +18,7 @@ pub(super) struct Sums {
 
 impl Sums {
     pub(super) fn add(&mut self, bucket: Bucket, key: &[u8], location: &Location) {
-        self.live_bytes[bucket as usize] += live_len(bucket, key, location.len);
+        self.live_bytes[bucket as usize] += live_len(&put(bucket, key, location));
         self.value_bytes[bucket as usize] += u64::from(location.len);
         if bucket == Bucket::Queue {
             self.acks_len += encoding::ack_frame_len(key.len());
@@ -26,7 +26,7 @@ impl Sums {
     }
 
     pub(super) fn remove(&mut self, bucket: Bucket, key: &[u8], location: &Location) {
-        self.live_bytes[bucket as usize] -= live_len(bucket, key, location.len);
+        self.live_bytes[bucket as usize] -= live_len(&put(bucket, key, location));
         self.value_bytes[bucket as usize] -= u64::from(location.len);
         if bucket == Bucket::Queue {
             self.acks_len -= encoding::ack_frame_len(key.len());
@@ -34,8 +34,15 @@ impl Sums {
     }
 }
 
-/// The bytes that a put takes in a log: its operation in the manifest, and its sealed value.
-pub(super) fn live_len(bucket: Bucket, key: &[u8], value_len: u32) -> u64 {
-    let operation = Operation { action: Action::Put { value_len }, bucket, key };
-    record::operation_len(&operation) + u64::from(value_len) + TAG_LEN as u64
+pub(super) fn put<'a>(bucket: Bucket, key: &'a [u8], location: &Location) -> Operation<'a> {
+    Operation { action: Action::Put { value_len: location.len }, bucket, key }
+}
+
+/// The bytes that an operation takes in a log: itself in the manifest, and its sealed value.
+pub(crate) fn live_len(operation: &Operation<'_>) -> u64 {
+    let value_len = match operation.action {
+        Action::Put { value_len } => u64::from(value_len) + TAG_LEN as u64,
+        Action::Delete | Action::DeleteThrough => 0,
+    };
+    record::operation_len(operation) + value_len
 }

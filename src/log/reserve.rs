@@ -12,15 +12,17 @@ use crate::format::bucket::Bucket;
 use crate::format::encoding;
 use crate::format::header::FIRST_FRAME_AT;
 use crate::format::record::{Action, Change};
-use crate::index::Index;
+use crate::index::{Index, live_len};
 
 /// The reserve that a log needs for what is live.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Reserve {
     /// For an ack of each queued job.
     acks: u64,
-    /// For other removals, and for the new file of a compaction.
-    others: u64,
+    /// For other removals, and to create the new file of a compaction.
+    removals: u64,
+    /// What a compaction copies that is neither a job nor a log event.
+    copied: u64,
     has_events: bool,
     has_data: bool,
     /// How long the live records are.
@@ -34,7 +36,8 @@ impl Reserve {
         let copied = in_bucket(Bucket::Config) + in_bucket(Bucket::Registry) + in_bucket(Bucket::Data);
         Reserve {
             acks: index.acks_len().min(ACKS_LEN_MAX),
-            others: REMOVALS_LEN + creation_len + copied.min(COPIED_LEN_MAX),
+            removals: REMOVALS_LEN + creation_len,
+            copied,
             has_events: index.count(Bucket::Logs) > 0,
             has_data: index.count(Bucket::Data) > 0,
             live_len: index.live_bytes(),
@@ -43,7 +46,17 @@ impl Reserve {
 
     /// All of it.
     pub(crate) fn len(&self) -> u64 {
-        self.acks + self.others
+        self.acks + self.others(0)
+    }
+
+    /// All of it but that for acks, once so many bytes more are copied.
+    fn others(&self, more_copied: u64) -> u64 {
+        self.removals + (self.copied + more_copied).min(COPIED_LEN_MAX)
+    }
+
+    /// The part that only acks use.
+    pub(crate) fn acks(&self) -> u64 {
+        self.acks
     }
 
     /// Whether there is a job, a log event or a data key that may have to be removed.
@@ -82,9 +95,15 @@ impl Reserve {
             let least = if changes.iter().all(is_ack) { 0 } else { self.acks };
             return Demand { least, wanted: self.len() };
         }
-        let queued = changes.iter().filter(|change| change.is_put() && change.operation.bucket == Bucket::Queue);
-        let new_acks: u64 = queued.map(|change| encoding::ack_frame_len(change.operation.key.len())).sum();
-        let wanted = (self.acks + new_acks).min(ACKS_LEN_MAX) + self.others;
+        let (mut new_acks, mut more_copied) = (0, 0);
+        for change in changes.iter().filter(|change| change.is_put()) {
+            match change.operation.bucket {
+                Bucket::Queue => new_acks += encoding::ack_frame_len(change.operation.key.len()),
+                Bucket::Logs => {}
+                Bucket::Config | Bucket::Registry | Bucket::Data => more_copied += live_len(&change.operation),
+            }
+        }
+        let wanted = (self.acks + new_acks).min(ACKS_LEN_MAX) + self.others(more_copied);
         Demand { least: wanted, wanted }
     }
 }
@@ -123,7 +142,7 @@ mod tests {
     fn no_compaction_gives_away_what_acks_need_and_an_automatic_one_not_what_drains_need() {
         let acks = 100_000;
         for has_events in [false, true] {
-            let reserve = Reserve { acks, others: 70_000, has_events, has_data: true, live_len: 0 };
+            let reserve = Reserve { acks, removals: 70_000, copied: 9, has_events, has_data: true, live_len: 0 };
             assert_eq!(reserve.kept_by(Release::AllButAcks), acks);
             let drains = if has_events { REMOVALS_LEN } else { 0 };
             assert_eq!(reserve.kept_by(Release::AllButRemovals), acks + drains);

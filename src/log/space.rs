@@ -78,22 +78,31 @@ impl LogWriter {
         }
     }
 
-    /// Like [`take_reserve`](Self::take_reserve), for a finished log that does not have its name yet. The log is
-    /// as good without it.
+    /// Like [`take_reserve`](Self::take_reserve), for a finished log that does not have its name yet. Without the
+    /// part for acks, it must not replace the log in which jobs can be acked: another process may hold that file
+    /// open, so that its space is never free.
     ///
     /// # Errors
-    /// `Io` if the file could not be cut again.
+    /// `Full` if there is no space for the part for acks, `Io`.
     pub(super) fn take_reserve_unseen(&mut self) -> Result<()> {
         if !self.reserve.is_for_removals() {
             return Ok(());
         }
         let end = self.tip.end;
         self.allocated = self.allocated.max(end);
-        let target = (end + self.reserve.len()).next_multiple_of(PAGE_LEN);
-        if self.grow_to(target, end).is_err() {
+        let targets = [self.reserve.len(), self.reserve.acks()].map(|len| (end + len).next_multiple_of(PAGE_LEN));
+        let mut taken = Ok(());
+        for target in targets {
+            taken = self.grow_to(target, end);
+            if taken.is_ok() {
+                return Ok(());
+            }
             self.file().file.set_len(end).map_err(self.file().io("allocate space in"))?;
         }
-        Ok(())
+        match self.reserve.acks() {
+            0 => Ok(()),
+            _ => taken.map_err(storage::full_or_io("allocate space in", &self.file().path)),
+        }
     }
 
     /// Gives preallocated space back to the file system, for a compaction. Returns whether there was any to give
@@ -168,6 +177,6 @@ const FREE_DIVISOR: u64 = 16;
 /// Space that a frame covers is only allocated if it is at least this long: writing less is as fast.
 const ALLOCATED_LEN_MIN: u64 = 64 << 10;
 /// The file grows to multiples of this, because file systems allocate whole pages.
-const PAGE_LEN: u64 = 4096;
+pub(super) const PAGE_LEN: u64 = 4096;
 
 static ZEROS: [u8; 64 << 10] = [0; 64 << 10];

@@ -114,7 +114,8 @@ impl File for DiskFile {
     }
 
     fn free_space(&self) -> Option<FreeSpace> {
-        let found = rustix::fs::fstatfs(&self.file).ok()?;
+        // Some file systems, such as ramfs, have no figures.
+        let found = rustix::fs::fstatfs(&self.file).ok().filter(|found| found.f_blocks > 0)?;
         let bytes = |blocks: u64| blocks.saturating_mul(u64::try_from(found.f_bsize).unwrap_or(1));
         let creation_len = if has_type(&found, XFS_MAGIC) { XFS_CREATION_LEN } else { 0 };
         Some(FreeSpace { available: bytes(found.f_bavail), free: bytes(found.f_bfree), creation_len })

@@ -32,6 +32,11 @@ impl Mount {
         })
     }
 
+    /// One that takes no options.
+    pub(super) fn of_type(name: &str) -> Option<Mount> {
+        Mount::new(name, |_, at| run(Command::new("mount").args(["-t", name, "none"]).arg(at)))
+    }
+
     pub(super) fn ext4(len: u64) -> Option<Mount> {
         Mount::of_image("ext4", len, &["mkfs.ext4", "-q", "-F", "-m", "0"])
     }

@@ -3,13 +3,14 @@
 
 use std::fs;
 use std::io::Write;
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
 use backupy_state::testing::policy;
-use backupy_state::{Batch, Error, OpenOptions, Store};
+use backupy_state::{Batch, Error, OpenOptions, Snapshot, Store};
 
 use super::full_disk::Mount;
-use crate::common::{child_path, depth, key, say, spawn, test_binary};
+use crate::common::{Place, child_path, depth, key, say, say_skipped, spawn, test_binary};
 
 #[test]
 fn a_long_queue_on_a_full_tmpfs_can_be_removed() {
@@ -31,6 +32,69 @@ fn a_long_queue_on_a_full_xfs_can_be_removed() {
 #[test]
 fn a_long_queue_on_a_full_btrfs_can_be_removed() {
     Mount::of_image("btrfs", 320 << 20, &["mkfs.btrfs", "-q"]).into_iter().for_each(|mount| cycles(&mount, false));
+}
+
+/// It keeps the space of the log that a compaction replaces.
+#[test]
+fn a_reader_that_holds_the_old_log_takes_no_space_from_acks() {
+    let Some(mount) = Mount::tmpfs("size=3M") else { return };
+    let path = mount.path();
+    let store = open(&path);
+    for job in 0..500 {
+        store.enqueue_job(&run_id(job), &[7; 20]).unwrap();
+    }
+    for version in 0..200 {
+        store.save_config(version, &[7; 1000]).unwrap();
+    }
+    let _reader = Snapshot::open(&path, &key()).unwrap();
+    fill_disk(&mount.at);
+    // It takes what the log gives back.
+    let compacted = store.compact();
+    assert!(compacted.is_ok() || matches!(compacted, Err(Error::Full { .. })), "{compacted:?}");
+    fill_disk(&mount.at);
+    assert_eq!(store.stats().acks_on_full_disk, 500, "{compacted:?}");
+    for job in 0..500 {
+        store.ack_job(&run_id(job)).unwrap_or_else(|error| panic!("{compacted:?}, job {job}: {error}"));
+    }
+}
+
+/// `cp --sparse`, `tar -S` and `rsync -S` make holes of the zeros.
+#[test]
+fn a_sparse_copy_takes_its_reserve_with_the_first_call_that_writes() {
+    let place = Place::new();
+    let store = open(&place.path());
+    for job in 0..2000 {
+        store.enqueue_job(&run_id(job), &[7; 64]).unwrap();
+    }
+    let log_len = store.stats().log_len + 200;
+    store.close().unwrap();
+    let file = fs::File::options().write(true).open(place.path()).unwrap();
+    let len = file.metadata().unwrap().len();
+    file.set_len(log_len).unwrap();
+    file.set_len(len).unwrap();
+    file.sync_all().unwrap();
+    let is_allocated = || fs::metadata(place.path()).unwrap().blocks() * 512 >= len;
+    if is_allocated() {
+        return say_skipped("this file system makes no holes: no test of a sparse copy");
+    }
+    let store = open(&place.path());
+    // Up to the end of the page.
+    assert!(store.queue_depth() == 2000 && store.stats().acks_on_full_disk < 100);
+    store.record_heartbeat(1).unwrap();
+    store.sync().unwrap();
+    assert!(is_allocated() && store.stats().acks_on_full_disk == 2000, "{:?}", store.stats());
+}
+
+/// It says that it has no space at all.
+#[test]
+fn a_file_system_without_figures_takes_what_it_can() {
+    let Some(mount) = Mount::of_type("ramfs") else { return };
+    let store = open(&mount.path());
+    for job in 0..100 {
+        store.enqueue_job(&run_id(job), &[7; 50_000]).unwrap();
+    }
+    assert_eq!(store.stats().disk_free_bytes, None);
+    store.compact().unwrap();
 }
 
 /// How the process that filled the queue ends, and at which points of the cycle the store is closed and opened.

@@ -355,6 +355,42 @@ fn an_ack_that_finds_no_room_leaves_the_job_in_the_queue() {
 
 /// From any operation on, the disk has not a byte left. All jobs can be acked one by one, all events drained, and
 /// then the log compacted, also by a process that comes after a close or a kill.
+/// What a compaction copies is in the reserve from the call on that adds it.
+#[test]
+fn a_call_that_adds_data_leaves_the_space_to_compact_it() {
+    let sim = Sim::new(43);
+    let mut agent = Agent::new(sim.clone(), Mode::Sync);
+    agent.start().unwrap();
+    agent.make(Call::Enqueue { job: 1, len: 100 }).unwrap();
+    // Enough for the record, but not to copy it too.
+    sim.set_capacity(sim.world().used() + 600_000);
+    let refused = agent.store().put_data("cursor", &[7; 500_000]);
+    assert!(matches!(refused, Err(Error::Full { .. })), "{refused:?}");
+    sim.set_capacity(sim.world().used() + 1_200_000);
+    agent.store().put_data("cursor", &[7; 500_000]).unwrap();
+    sim.set_capacity(sim.world().used());
+    agent.store().ack_job("run-1").unwrap();
+    agent.store().compact().unwrap();
+}
+
+/// Others would run out of space while a copy is written in vain.
+#[test]
+fn nothing_is_written_to_a_disk_that_has_no_space_for_the_new_log() {
+    // A disk that tells how much space it has.
+    let sim = Sim::new(45);
+    let mut agent = Agent::new(sim.clone(), Mode::Sync);
+    agent.start().unwrap();
+    for job in 0..10 {
+        agent.make(Call::Enqueue { job, len: 300_000 }).unwrap();
+    }
+    sim.set_capacity(sim.world().used() + 500_000);
+    let used = sim.world().used();
+    sim.record();
+    assert!(matches!(agent.store().compact(), Err(Error::Full { .. })));
+    let most = sim.take_moments().iter().map(|moment| moment.world.used()).max();
+    assert!(most <= Some(used), "{most:?} of {used}");
+}
+
 /// The compaction gives back what acks do not need, finds no room even so, and others take what it gave back.
 #[test]
 fn acks_need_no_space_that_others_take_from_a_compaction() {

@@ -1,5 +1,6 @@
 //! Runs one compaction, rekey or backup on the calling thread, and remembers how it ended.
 
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
@@ -18,7 +19,7 @@ use crate::log::values::Values;
 use crate::log::{place, quarantine};
 use crate::read::Reader;
 use crate::report::MOUNTED;
-use crate::storage::paths;
+use crate::storage::{self, paths};
 use crate::store::indexer;
 use crate::store::shared::{Shared, View, WriteGuard, lock};
 use crate::{
@@ -94,8 +95,7 @@ impl Runner {
     fn replace_log(&self, key: &AgentKey, on_damage: OnDamage) -> Result<CompactionReport> {
         let started = Instant::now();
         self.progress.check_not_stopping(&self.shared.path)?;
-        // A store that has failed is not compacted.
-        drop(self.shared.write()?);
+        self.check_room()?;
         let mut copier = self.begin_next_generation(key, on_damage)?;
         copier.catch_up()?;
         let guard = self.shared.write()?;
@@ -115,6 +115,17 @@ impl Runner {
         };
         self.switch_to(&mut copier, guard);
         Ok(report)
+    }
+
+    /// Fails if the store has failed, or if the disk has less space than the new log will take: others would run out
+    /// of space while it is written in vain.
+    fn check_room(&self) -> Result<()> {
+        let free = self.shared.write()?.log.file().file.free_space();
+        let (needed, _) = self.shared.with_index(|index| index.live_bytes() + self.shared.reserve(index).acks());
+        if free.is_some_and(|free| free.free < needed) {
+            return Err(storage::full_or_io("compact", &self.shared.path)(ErrorKind::StorageFull.into()));
+        }
+        Ok(())
     }
 
     fn begin_next_generation(&self, key: &AgentKey, on_damage: OnDamage) -> Result<Copier<'_>> {
