@@ -241,6 +241,24 @@ fn a_snapshot_stays_usable_while_the_store_is_closed_and_reopened() {
     }
 }
 
+/// The check that the file is still the one that was read must not cost what its last record is long.
+#[test]
+fn reading_many_values_of_one_large_record_reads_little_more_than_these() {
+    const JOBS: usize = 500;
+    let place = Place::new();
+    let ids: Vec<String> = (0..JOBS).map(|i| format!("run-{i:03}")).collect();
+    let batch = ids.iter().fold(Batch::new(), |batch, id| batch.enqueue_job(id, &[7; 1000]));
+    let store = place.open();
+    store.write(&batch).unwrap();
+    let disk = CountedDisk::default();
+    let shown = open_snapshot_on(Arc::new(disk.clone()), place.path(), &key()).unwrap();
+    let read = disk.bytes_read_of(|| {
+        assert_eq!(shown.jobs().map(Result::unwrap).count(), JOBS);
+        assert_eq!(ids.iter().filter(|id| shown.job(id).unwrap().is_some()).count(), JOBS);
+    });
+    assert!(read < 2 * JOBS as u64 * 1200, "{read} bytes were read");
+}
+
 #[test]
 fn a_snapshot_sees_that_another_store_took_the_place() {
     let (place, other) = (Place::new(), Place::new());
