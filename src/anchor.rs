@@ -15,7 +15,8 @@ use crate::{Error, Result};
 /// [`Store::anchor`](crate::Store::anchor) returns that of the last durable frame. Keep it outside the machine,
 /// for instance on the server, and pass it to
 /// [`OpenOptions::expect_at_least`](crate::OpenOptions::expect_at_least): a log that was replaced by an older one,
-/// or whose end was cut off, is then refused.
+/// or whose end was cut off, is then refused. A fork that was compacted after it had got further than the anchor,
+/// or more than once, is not detected.
 ///
 /// An anchor is not secret. `Display` writes it as a string of at most 107 ASCII characters, which `FromStr`
 /// reads; it fails with [`Error::Invalid`] for any other string.

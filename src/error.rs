@@ -245,6 +245,9 @@ impl Error {
     }
 }
 
+/// Why a snapshot does not return what it has read. The file itself is not at fault.
+pub(crate) const OVERTAKEN: &str = "the log no longer has the last frame of this snapshot; refresh it";
+
 const SALVAGE: &str = "salvage it or restore a backup";
 
 impl fmt::Display for Error {
@@ -288,6 +291,7 @@ impl fmt::Display for Error {
             Error::Corrupt { path, offset, what, hint } => {
                 write!(f, "{} is damaged at offset {offset}: {what}; it was not changed; {hint}", path.display())
             }
+            Error::Unauthentic { path, what: OVERTAKEN, .. } => write!(f, "{}: {OVERTAKEN}", path.display()),
             Error::Unauthentic { path, offset, what, run_id, data_key } => {
                 write!(f, "{} failed authentication at offset {offset}: {what}", path.display())?;
                 match (run_id, data_key) {

@@ -237,7 +237,8 @@ impl OpenOptions {
 
     /// Requires the store to be the one that the anchor is from, and to have the anchor's frame or a newer
     /// generation. Opening fails with [`Error::Stale`](crate::Error::Stale) if it does not, or if there is no
-    /// file.
+    /// file. A fork that was compacted after it had got further than the anchor, or more than once, is not
+    /// detected.
     ///
     /// ```
     /// # use backupy_state::{AgentKey, OpenOptions, Store};

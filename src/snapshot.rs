@@ -7,6 +7,7 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use crate::error::OVERTAKEN;
 use crate::format::header::Header;
 use crate::format::position::LogPosition;
 use crate::index::{Index, QueueOrder};
@@ -137,7 +138,7 @@ impl Snapshot {
         // If the frame at the tip is another one, the writer has restarted and cut off frames that a failed sync
         // had left. Those may have been read into this view, so the log is read again from the start.
         if same_file
-            && matches!(replay.is_still_in_file(log, concurrency), Ok(true))
+            && matches!(replay.is_still_in_file(log), Ok(true))
             && let Ok(ending) = replay.run(log, concurrency)
         {
             *file_len = ending.file_len;
@@ -233,14 +234,10 @@ impl Reader for Snapshot {
     /// key.
     fn confirm(&self) -> Result<()> {
         let LogView { log, replay, .. } = &self.view;
-        match replay.is_still_in_file(log, Concurrency::WithWriter(&*self.storage)) {
-            Ok(true) => Ok(()),
-            Err(error @ Error::Io { .. }) => Err(error),
-            Ok(false) | Err(_) => {
-                let what = "the log no longer has the last frame of this snapshot; refresh it";
-                Err(Error::unauthentic(&self.path, replay.tip.end, what))
-            }
+        if replay.is_still_in_file(log)? {
+            return Ok(());
         }
+        Err(Error::unauthentic(&self.path, replay.tip.end, OVERTAKEN))
     }
 }
 

@@ -17,11 +17,12 @@ use std::ops::Range;
 use super::file::LogFile;
 use super::scan::{self, Concurrency, Ending, OpenFrame, OpenedFrame, Scanned, Scanner};
 use crate::Result;
-use crate::crypto::Tag;
-use crate::format::frame::FrameKind;
+use crate::crypto::{TAG_LEN, Tag};
+use crate::format::frame::{self, FRAME_HEADER_LEN, FRAME_LEN_MIN, FrameKind, ParsedFrameHeader};
 use crate::format::location::ValueCursor;
 use crate::format::position::LogPosition;
 use crate::index::{Index, QueueOrder};
+use crate::storage;
 
 /// The state of a log up to a position.
 pub(crate) struct Replay {
@@ -131,13 +132,26 @@ impl Replay {
         Ok(self.tip == end)
     }
 
-    /// Whether the last frame is still in the file. If so, all frames before it are too, because it is chained to
-    /// them. A snapshot asks this before it continues.
-    pub(crate) fn is_still_in_file(&self, log: &LogFile, concurrency: Concurrency<'_>) -> Result<bool> {
+    /// Whether the last frame is still in its place. If so, all frames before it are too, because it is chained to
+    /// them. A snapshot asks this before it continues, and for each value that it reads: so only the header and
+    /// the tag are read, and not the frame. No two frames have the same tag, so none can have taken its place.
+    ///
+    /// # Errors
+    /// `Io`.
+    pub(crate) fn is_still_in_file(&self, log: &LogFile) -> Result<bool> {
         let Some(before) = self.before_last else { return Ok(true) };
-        let mut scan = Scanner::new(log, concurrency, before)?;
-        let is_frame = matches!(scan.next()?, Scanned::Frame(_));
-        Ok(is_frame && scan.tip() == self.tip)
+        let mut head = [0; FRAME_HEADER_LEN];
+        let mut tag = Tag::default();
+        let read =
+            |bytes: &mut [u8], offset| storage::read_at_most(&*log.file, bytes, offset).map_err(log.io("read"));
+        read(&mut head, before.end)?;
+        let ParsedFrameHeader::Plausible(header) = frame::parse_header(&head, &log.crc) else { return Ok(false) };
+        let tag_at = before.end + (FRAME_LEN_MIN - TAG_LEN) as u64 + u64::from(header.manifest_len);
+        read(&mut tag, tag_at)?;
+        let end = before.end + u64::from(header.len);
+        let is_same = LogPosition { end, seq: header.seq, chain: tag } == self.tip;
+        // Its end may have been cut off.
+        Ok(is_same && log.file.len().map_err(log.io("read the length of"))? >= end)
     }
 
     /// How many bytes of frames have been replayed.

@@ -195,12 +195,12 @@ impl<'a, T> Entries<'a, T> {
         self.source.begin()?;
         let (location, values) = self.source.find(self.bucket, key);
         let Some(location) = location else { return Ok(None) };
-        let entry = match (self.read)(&values, &mut values.reader(), key, location) {
-            Err(error @ Error::Unauthentic { .. }) => Err(error),
-            read => Ok(read?),
-        };
+        let entry = (self.read)(&values, &mut values.reader(), key, location);
         self.source.confirm()?;
-        Ok(Some(entry))
+        match entry {
+            Err(error @ Error::Unauthentic { .. }) => Ok(Some(Err(error))),
+            entry => Ok(Some(Ok(entry?))),
+        }
     }
 
     /// How many entries there are at most.

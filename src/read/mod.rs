@@ -96,34 +96,33 @@ pub(crate) trait Reader {
         Ok(())
     }
 
+    /// What was read, if the file has not changed. Asked before the error of a value is returned: where the file
+    /// has changed, that is why the value does not open, and its key is not at fault.
+    fn confirmed<T>(&self, read: Result<T>) -> Result<T> {
+        self.confirm().and(read)
+    }
+
     fn load_config(&self) -> Result<Option<Config>> {
         let (location, values) = self.with_index(|index| index.get(Bucket::Config, CONFIG_KEY));
         let Some(location) = location else { return Ok(None) };
-        let (prefix, raw) = split_prefix(&values, location)?;
-        self.confirm()?;
+        let (prefix, raw) = self.confirmed(split_prefix(&values, location))?;
         Ok(Some(Config { version: u64::from_le_bytes(prefix), raw }))
     }
 
     fn dequeue_jobs(&self, after: Option<&str>, limit: Limit) -> Result<Vec<QueuedJob>> {
         after.map_or(Ok(()), check_run_id)?;
         let (locations, values) = self.page(after, limit);
-        let mut jobs = Vec::with_capacity(locations.len());
         let mut reader = values.reader();
-        for (key, location) in locations {
-            jobs.push(read_job(&values, &mut reader, &key, location)?);
-        }
-        self.confirm()?;
-        Ok(jobs)
+        let read = |(key, location): (Key, Location)| read_job(&values, &mut reader, &key, location);
+        self.confirmed(locations.into_iter().map(read).collect())
     }
 
     fn job(&self, run_id: &str) -> Result<Option<QueuedJob>> {
         check_run_id(run_id)?;
         let (location, values) = self.with_index(|index| index.get(Bucket::Queue, run_id.as_bytes()));
         let mut reader = values.reader();
-        let job =
-            location.map(|location| read_job(&values, &mut reader, run_id.as_bytes(), location)).transpose()?;
-        self.confirm()?;
-        Ok(job)
+        let job = location.map(|location| read_job(&values, &mut reader, run_id.as_bytes(), location));
+        self.confirmed(job.transpose())
     }
 
     fn queue_depth(&self) -> usize {
@@ -137,8 +136,7 @@ pub(crate) trait Reader {
     fn load_session(&self) -> Result<Option<Session>> {
         let (location, values) = self.with_index(|index| index.get(Bucket::Registry, SESSION_KEY));
         let Some(location) = location else { return Ok(None) };
-        let (prefix, id) = split_prefix(&values, location)?;
-        self.confirm()?;
+        let (prefix, id) = self.confirmed(split_prefix(&values, location))?;
         let session_id = String::from_utf8(id).map_err(|_| values.malformed(location))?;
         Ok(Some(Session { session_id, server_time_ms: i64::from_le_bytes(prefix) }))
     }
@@ -146,8 +144,7 @@ pub(crate) trait Reader {
     fn last_heartbeat(&self) -> Result<Option<i64>> {
         let (location, values) = self.with_index(|index| index.get(Bucket::Registry, HEARTBEAT_KEY));
         let Some(location) = location else { return Ok(None) };
-        let ts_ms = read_integer(&values, location)?;
-        self.confirm()?;
+        let ts_ms = self.confirmed(read_integer(&values, location))?;
         Ok(Some(i64::from_le_bytes(ts_ms)))
     }
 
@@ -155,9 +152,8 @@ pub(crate) trait Reader {
         check_data_key(key)?;
         let (location, values) = self.with_index(|index| index.get(Bucket::Data, key.as_bytes()));
         let Some(location) = location else { return Ok(None) };
-        let value = values.read(location).map_err(|error| error.about(Bucket::Data.names(key.as_bytes())))?;
-        self.confirm()?;
-        Ok(Some(value))
+        let value = values.read(location).map_err(|error| error.about(Bucket::Data.names(key.as_bytes())));
+        self.confirmed(value).map(Some)
     }
 
     fn log_count(&self) -> usize {
@@ -167,8 +163,7 @@ pub(crate) trait Reader {
     /// `dropped` is the count of dropped events to report in the batch.
     fn peek_logs(&self, limit: Limit, dropped: u64) -> Result<LogBatch> {
         let (locations, values) = self.with_index(|index| index.first(Bucket::Logs, limit));
-        let events = read_events(&values, &locations)?;
-        self.confirm()?;
+        let events = self.confirmed(read_events(&values, &locations))?;
         let keys = locations.into_iter().map(|(key, _)| key).take(events.len()).collect();
         Ok(LogBatch { events, keys, dropped, dropped_total: dropped })
     }
@@ -177,7 +172,7 @@ pub(crate) trait Reader {
     fn recorded_drops(&self) -> Result<u64> {
         let (location, values) = self.with_index(|index| index.get(Bucket::Registry, DROPPED_KEY));
         let Some(location) = location else { return Ok(0) };
-        Ok(u64::from_le_bytes(read_integer(&values, location)?))
+        Ok(u64::from_le_bytes(self.confirmed(read_integer(&values, location))?))
     }
 }
 

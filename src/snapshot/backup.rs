@@ -69,8 +69,7 @@ impl Snapshot {
             read_back(offset);
             Ok(())
         };
-        // Where the writer has overwritten frames, that is why a value does not open, and not the value itself.
-        self.copy_live(&mut new).or_else(|error| self.confirm().and(Err(error)))?;
+        self.confirmed(self.copy_live(&mut new))?;
         new.finish(Origin::new(header.id.generation, replay.tip), before_frame)?;
         self.confirm()?;
         new.name(&target, "create the backup")

@@ -103,6 +103,37 @@ fn a_fork_of_the_same_length_is_stale() {
     place.is_stale(head, "its log has a different frame with the expected number");
 }
 
+/// The base only says from which frame it was made. Where that frame is after the anchor's, or of a later
+/// generation, nothing shows that the fork had another frame in the place of the anchor's.
+#[test]
+fn a_fork_is_stale_unless_it_was_compacted_after_it_had_got_further_or_more_than_once() {
+    const SHORTER: &str = "its log ends before the expected frame";
+    const LONGER: &str = "its log has a different frame with the expected number";
+    const COMPACTED: &str = "it was made from a log without the expected frame";
+    let rows = [(1, 0, Some(SHORTER)), (9, 0, Some(LONGER)), (1, 1, Some(COMPACTED)), (9, 1, None), (1, 2, None)];
+    for (records, compactions, stale) in rows {
+        let place = Place::new();
+        let store = place.open();
+        store.save_config(1, b"common").unwrap();
+        store.close().unwrap();
+        let fork = fs::read(&place.path).unwrap();
+        let store = place.open();
+        (0..5).for_each(|ts| store.record_heartbeat(ts).unwrap());
+        let head = store.anchor();
+        store.close().unwrap();
+
+        fs::write(&place.path, fork).unwrap();
+        let store = place.open();
+        (0..records).for_each(|ts| store.record_heartbeat(ts).unwrap());
+        (0..compactions).for_each(|_| drop(store.compact().unwrap()));
+        store.close().unwrap();
+        match stale {
+            Some(what) => place.is_stale(head, what),
+            None => drop(place.open_at_least(head).unwrap()),
+        }
+    }
+}
+
 #[test]
 fn another_store_is_stale() {
     let (place, other) = (Place::new(), Place::new());

@@ -241,6 +241,65 @@ fn a_snapshot_stays_usable_while_the_store_is_closed_and_reopened() {
     }
 }
 
+/// The check that the file is still the one that was read must not cost what its last record is long.
+#[test]
+fn reading_many_values_of_one_large_record_reads_little_more_than_these() {
+    const JOBS: usize = 500;
+    let place = Place::new();
+    let ids: Vec<String> = (0..JOBS).map(|i| format!("run-{i:03}")).collect();
+    let batch = ids.iter().fold(Batch::new(), |batch, id| batch.enqueue_job(id, &[7; 1000]));
+    let store = place.open();
+    store.write(&batch).unwrap();
+    let disk = CountedDisk::default();
+    let shown = open_snapshot_on(Arc::new(disk.clone()), place.path(), &key()).unwrap();
+    let read = disk.bytes_read_of(|| {
+        assert_eq!(shown.jobs().map(Result::unwrap).count(), JOBS);
+        assert_eq!(ids.iter().filter(|id| shown.job(id).unwrap().is_some()).count(), JOBS);
+    });
+    assert!(read < 2 * JOBS as u64 * 1200, "{read} bytes were read");
+}
+
+/// A backup is copied over the log, and the next record takes the place of one that the snapshot has read. That
+/// job is not damaged: to ack it would lose it.
+#[test]
+fn a_snapshot_whose_log_was_changed_under_it_blames_no_value() {
+    let place = Place::new();
+    let store = place.open();
+    store.enqueue_job("run-1", b"one").unwrap();
+    store.close().unwrap();
+    let older = fs::read(place.path()).unwrap();
+    let store = place.open();
+    let batch = Batch::new().enqueue_job("run-2", b"two").save_config(1, b"one").put_data("key", b"value");
+    store.write(&batch.record_heartbeat(1).buffer_log(1, b"event").save_session("id", 1)).unwrap();
+    let mut shown = snapshot(place.path());
+    store.close().unwrap();
+    fs::write(place.path(), older).unwrap();
+    let store = place.open();
+    store.enqueue_job("run-3", &[3; 100]).unwrap();
+
+    let jobs: Result<Vec<_>, _> = shown.jobs().collect();
+    let errors = [
+        shown.job("run-2").unwrap_err(),
+        shown.dequeue_jobs(9).unwrap_err(),
+        shown.load_config().unwrap_err(),
+        shown.load_session().unwrap_err(),
+        shown.last_heartbeat().unwrap_err(),
+        shown.data("key").unwrap_err(),
+        shown.peek_logs(9).unwrap_err(),
+        jobs.unwrap_err(),
+        shown.backup(place.at("backup.db")).unwrap_err(),
+    ];
+    let expected = "the log no longer has the last frame of this snapshot; refresh it";
+    for error in errors {
+        assert!(
+            matches!(&error, Error::Unauthentic { what, run_id: None, data_key: None, .. } if *what == expected)
+        );
+        assert_eq!(error.to_string(), format!("{}: {expected}", place.path().display()));
+    }
+    shown.refresh().unwrap();
+    assert_eq!(shown.dequeue_jobs(9).unwrap().len(), 2);
+}
+
 #[test]
 fn a_snapshot_sees_that_another_store_took_the_place() {
     let (place, other) = (Place::new(), Place::new());

@@ -102,6 +102,94 @@ fn without_the_key_only_so_many_bodies_are_compared_with_their_crc() {
     }
 }
 
+/// Before each frame, a header without right CRCs. It has the expected seq, and a manifest down to the end of the
+/// file: or to `len`, in a file that is as long as that only by a hole.
+fn with_a_claim_before_each_frame(records: usize, len: Option<u32>) -> Image {
+    let mut image = log_of(records);
+    image.without_marks();
+    let frames: Vec<_> = image.frames().into_iter().map(|frame| image.bytes[frame].to_vec()).collect();
+    let end = image.len() + frames.len() * 48;
+    image.cut(FIRST_FRAME_AT);
+    for frame in &frames {
+        let len = len.unwrap_or((end - image.len()) as u32);
+        let mut header = [0; 48];
+        header[8..12].copy_from_slice(&len.to_le_bytes());
+        header[12..16].copy_from_slice(&(len - 64).to_le_bytes());
+        header[16..24].copy_from_slice(&frame[16..24]);
+        header[44] = 1;
+        image.bytes.extend_from_slice(&[&header, &frame[..]].concat());
+    }
+    image
+}
+
+/// How many bytes `verify` and `salvage` read from the file at this place.
+fn bytes_read_past_damage(place: &Place) -> [u64; 2] {
+    let disk = CountedDisk::default();
+    let storage: Arc<dyn Storage> = Arc::new(disk.clone());
+    let verified = disk.bytes_read_of(|| {
+        let report = verify_on(&disk, place.path(), Some(&key()), |_| {}).unwrap();
+        assert!(!report.is_intact());
+    });
+    let salvaged =
+        disk.bytes_read_of(|| drop(salvage_on(&storage, place.path(), &key(), place.at("salvaged.db"))));
+    [verified, salvaged]
+}
+
+/// Each costs a read of all that follows, and three passes of GCM over it.
+#[test]
+fn headers_that_claim_all_that_follows_are_tried_by_their_seal_only_so_often() {
+    // As above, and what the budget allows.
+    for records in [500, 2000] {
+        let image = with_a_claim_before_each_frame(records, None);
+        let place = Place::new();
+        image.write(place.path());
+        let read = bytes_read_past_damage(&place).map(|bytes| bytes / image.len() as u64);
+        assert!(read.iter().all(|&times| times <= 100), "{read:?} times the file were read");
+    }
+}
+
+/// The hole costs nothing to make. So it does not make the work that is allowed a multiple of its length.
+#[test]
+fn a_hole_does_not_buy_more_tries() {
+    const HOLE_LEN: u64 = 8 << 30;
+    let (place, len) = (Place::new(), 64 << 20);
+    with_a_claim_before_each_frame(40, Some(len)).write(place.path());
+    if fs::File::options().write(true).open(place.path()).unwrap().set_len(HOLE_LEN).is_err() {
+        return say_skipped("the file system has no long files");
+    }
+    let read = bytes_read_past_damage(&place);
+    assert!(read.iter().all(|&bytes| bytes <= 12 * u64::from(len)), "{read:?} bytes were read");
+}
+
+/// A whole frame that nothing has sealed, before each frame, with a body down to the end of the file. To find out
+/// that its seal is not right, its CRC is compared first, and that costs its length. So there is a limit, after
+/// which no body matches.
+#[test]
+fn whole_frames_that_overlap_are_compared_with_their_crc_only_so_often() {
+    for (records, is_all_found) in [(5, true), (4000, false)] {
+        let mut image = log_of(records);
+        image.without_marks();
+        let frames: Vec<_> = image.frames().into_iter().map(|frame| image.bytes[frame].to_vec()).collect();
+        image.cut(FIRST_FRAME_AT);
+        let mut forged = Vec::new();
+        for frame in &frames {
+            forged.push(image.len());
+            image.bytes.extend_from_slice(&[&[0; 64], &frame[..]].concat());
+        }
+        for (frame, at) in frames.iter().zip(forged).rev() {
+            let seq = u64::from_le_bytes(frame[16..24].try_into().unwrap());
+            let left = (image.len() - at) as u32;
+            image.bytes[at + 44] = 1;
+            forge(&mut image, at, left, seq, 0);
+            image.fix_crc(at);
+        }
+        let place = Place::new();
+        image.write(place.path());
+        let report = verify(place.path(), Some(&key())).unwrap();
+        assert_eq!(report.frames == frames.len() as u64, is_all_found, "{} of {records}", report.frames);
+    }
+}
+
 /// A log that somebody has extended, and one with a byte far behind its end.
 #[test]
 fn a_hole_is_not_read() {

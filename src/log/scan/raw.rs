@@ -30,7 +30,7 @@ use super::window::{READ_LEN, Window};
 use super::zeros::{is_zero, last_nonzero};
 use crate::crypto::Tag;
 use crate::format::SaltedCrc;
-use crate::format::frame::{self, ALIGNMENT, FRAME_HEADER_LEN, FrameHeader, ParsedFrameHeader};
+use crate::format::frame::{self, ALIGNMENT, FRAME_HEADER_LEN, FRAME_LEN_MAX, FrameHeader, ParsedFrameHeader};
 use crate::format::mark::Mark;
 use crate::format::position::LogPosition;
 use crate::log::marks;
@@ -78,8 +78,10 @@ pub(crate) struct RawScanner<'a> {
     zeros: Option<Range<u64>>,
     /// The headers that may be witnesses.
     witnesses: Witnesses<'a>,
-    /// How many more bytes of bodies that do not match their CRC are read; after that, no body matches.
-    budget: u64,
+    /// How many bytes of holes the last look for the last non-zero byte has skipped.
+    holes_len: u64,
+    /// How many bytes of bodies were read in vain. Once the budget is spent, no body matches its CRC.
+    spent: u64,
 }
 
 impl<'a> RawScanner<'a> {
@@ -94,7 +96,6 @@ impl<'a> RawScanner<'a> {
         let mark = marks::read(file, crc)?;
         let window = Window::new(file)?;
         let witnesses = Witnesses::new(window.beside());
-        let budget = budget(window.file_len);
         Ok(RawScanner {
             file,
             crc,
@@ -107,7 +108,8 @@ impl<'a> RawScanner<'a> {
             rechecks: 0,
             zeros: None,
             witnesses,
-            budget,
+            holes_len: 0,
+            spent: 0,
         })
     }
 
@@ -194,14 +196,18 @@ impl<'a> RawScanner<'a> {
         let what = match frame::parse_header(self.window.bytes(self.offset, FRAME_HEADER_LEN)?, self.crc) {
             ParsedFrameHeader::Implausible(what) => return Ok(ScanItem::Tampered(what)),
             ParsedFrameHeader::Plausible(header) => {
-                if self.budget > 0 {
+                if self.spent < self.budget() {
                     let frame = self.window.bytes(self.offset, header.len as usize)?;
                     let body = &frame[FRAME_HEADER_LEN..];
                     if header.body_checks(body, self.crc) {
                         let tag = header.stored_tag(body);
-                        return Ok(self.check_place(header, tag));
+                        let item = self.check_place(header, tag);
+                        if matches!(item, ScanItem::Tampered(_)) {
+                            self.spent += u64::from(header.len);
+                        }
+                        return Ok(item);
                     }
-                    self.budget = self.budget.saturating_sub(frame.len() as u64);
+                    self.spent += frame.len() as u64;
                 }
                 "the frame's body does not match its CRC"
             }
@@ -240,10 +246,12 @@ impl<'a> RawScanner<'a> {
         }
         let mut end = self.offset;
         let mut at = self.offset;
+        let mut holes_len = 0;
         loop {
             let bytes = self.window.bytes(at, READ_LEN)?;
             if bytes.is_empty() {
                 self.zeros = Some(end..at);
+                self.holes_len = holes_len;
                 return Ok(end);
             }
             if let Some(last) = last_nonzero(bytes) {
@@ -251,9 +259,30 @@ impl<'a> RawScanner<'a> {
             }
             at += bytes.len() as u64;
             if at - end >= HOLE_LEN_MIN {
-                at = self.window.skip_hole(at);
+                let data = self.window.skip_hole(at);
+                holes_len += data - at;
+                at = data;
             }
         }
+    }
+
+    /// How many bytes may be read in vain. A crafted file could have a header every few bytes, each of which
+    /// claims all the bytes that follow. Frames do not overlap, so in a file that is only damaged, what is read in
+    /// vain is at most its length. A short file has enough for many tries.
+    ///
+    /// A hole costs the one who makes it nothing, so beyond the length of one frame, holes that were skipped buy
+    /// nothing. A writer makes none; a file system that has lost a part of a frame may show one.
+    pub(super) fn budget(&self) -> u64 {
+        let file_len = self.window.file_len;
+        let data_len = file_len.saturating_sub(self.holes_len).saturating_add(FRAME_LEN_MAX as u64);
+        file_len.min(data_len).saturating_mul(8).saturating_add(1 << 20)
+    }
+
+    /// Moves back to `offset`, after the frame `seq`. The frame that was read there, if it was whole, was read in
+    /// vain.
+    pub(super) fn move_back_to(&mut self, offset: u64, seq: u64) {
+        self.spent += self.offset - offset;
+        (self.offset, self.seq) = (offset, seq);
     }
 
     /// Whether a header after the current offset proves that the frame expected here was durable.
@@ -359,13 +388,6 @@ pub(crate) const PAUSES_MS: [u64; 5] = [1, 2, 4, 8, 16];
 /// After this many doubtful places, the scanner pauses no more: a write in progress does not explain them, and the
 /// pauses would add up.
 const RECHECKS_MAX: u32 = 8;
-
-/// How many bytes may be read in vain. A crafted file could have a header every few bytes, each of which claims
-/// all the bytes that follow. Frames do not overlap, so in a file that is only damaged, what is read in vain is at
-/// most its length. A short file has enough for many tries.
-pub(super) fn budget(file_len: u64) -> u64 {
-    file_len.saturating_mul(8).saturating_add(1 << 20)
-}
 
 /// After this many zeros, the file system is asked for the end of a hole. Preallocated space is mostly shorter.
 const HOLE_LEN_MIN: u64 = 1 << 20;

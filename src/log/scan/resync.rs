@@ -20,13 +20,14 @@
 use std::collections::HashMap;
 use std::io;
 
-use super::raw::{self, Concurrency, RawScanner};
+use super::raw::{Concurrency, RawScanner};
 use super::scanner::{OpenFrame, Scanned, Scanner};
 use crate::crypto::{TAG_LEN, Tag};
 use crate::format::frame::{self, ALIGNMENT, FRAME_HEADER_LEN, FRAME_LEN_MIN, FrameHeader};
 use crate::format::mark::Mark;
 use crate::format::position::LogPosition;
 use crate::log::file::LogFile;
+use crate::storage;
 use crate::{Error, Result};
 
 /// Scans the whole log with the key, whatever is damaged. Every [`ResyncItem::Frame`] is authentic, and their
@@ -36,8 +37,8 @@ pub(crate) struct Resync<'a> {
     state: State,
     /// Where tags are stored in the present gap, by what would follow them: the offset and the seq of a frame.
     tags: HashMap<(u64, u64), u64>,
-    /// How many more bytes the search may process.
-    budget: u64,
+    /// How many bytes the rules G1 to G3 have processed, up to the budget of the raw scanner.
+    spent: u64,
 }
 
 #[derive(Clone, Copy)]
@@ -87,8 +88,7 @@ impl<'a> Resync<'a> {
     /// `Io`.
     pub(crate) fn new(log: &'a LogFile, concurrency: Concurrency<'a>, tip: LogPosition) -> Result<Self> {
         let scanner = Scanner::new(log, concurrency, tip)?;
-        let budget = raw::budget(scanner.file_len());
-        Ok(Resync { scanner, state: State::Chained, tags: HashMap::new(), budget })
+        Ok(Resync { scanner, state: State::Chained, tags: HashMap::new(), spent: 0 })
     }
 
     /// The position after the last frame that was returned, or the end of the last gap.
@@ -116,7 +116,7 @@ impl<'a> Resync<'a> {
             State::Broken => {
                 // The raw scanner may have moved past the frame, if only its seal is broken.
                 let LogPosition { end, seq, .. } = self.scanner.tip;
-                self.scanner.raw.move_to(end, seq);
+                self.scanner.raw.move_back_to(end, seq);
                 match self.open_by_seal()? {
                     Some(header) => Ok(ResyncItem::Frame { frame: self.frame_at(end, header)?, is_whole: false }),
                     None => {
@@ -146,38 +146,46 @@ impl<'a> Resync<'a> {
 
     /// Rules G1 and G2: returns the frame at the tip, and moves past it, if its manifest is authentic. CRCs and
     /// padding do not matter.
+    ///
+    /// The lengths come from a header that nothing has checked. So what they cost is spent before it is done, and
+    /// only the manifest is read.
     fn open_by_seal(&mut self) -> Result<Option<FrameHeader>> {
         let Scanner { log, raw, tip, text } = &mut self.scanner;
-        let (window, sealer) = (&mut raw.window, &log.sealer);
+        let (sealer, read_error) = (&log.sealer, log.io("read"));
         let at = tip.end;
-        let head = window.bytes(at, FRAME_HEADER_LEN).map_err(log.io("read"))?;
+        // Finds the holes, without which the budget is too high.
+        raw.last_nonzero_end().map_err(&read_error)?;
+        let (budget, file_len) = (raw.budget(), raw.file_len());
+        let head = raw.window.bytes(at, FRAME_HEADER_LEN).map_err(&read_error)?;
         let Some(header) = frame::parse_unchecked(head).filter(|header| header.seq == tip.seq + 1) else {
             return Ok(None);
         };
-        let end = at + u64::from(header.len);
-        if end > window.file_len {
+        let (end, manifest_end) = (at + u64::from(header.len), manifest_end(&header));
+        if end > file_len || !spend(&mut self.spent, budget, manifest_end as u64) {
             return Ok(None);
         }
-        let body = &window.bytes(at, header.len as usize).map_err(log.io("read"))?[FRAME_HEADER_LEN..];
+        let frame = raw.window.bytes(at, manifest_end).map_err(&read_error)?;
+        let body = frame.get(FRAME_HEADER_LEN..).unwrap_or_default();
         let Some(stored) = header.stored_tag(body) else { return Ok(None) };
         let mut chain = stored;
         if header.unseal_manifest(body, &tip.chain, &stored, sealer, text).is_err() {
             // Perhaps only the tag is damaged. Then the next manifest, which is sealed with it, confirms the
-            // computed one.
-            let Some(expected) = header.expected_tag(body, &tip.chain, sealer, text) else { return Ok(None) };
-            let next = window.bytes(end, FRAME_HEADER_LEN).map_err(log.io("read"))?;
-            let Some(next) = frame::parse_unchecked(next).filter(|next| next.seq == header.seq + 1) else {
+            // computed one. It is read without the window, which may be far from it.
+            let head = read_at(log, end, FRAME_HEADER_LEN)?;
+            let Some(next) = frame::parse_unchecked(&head).filter(|next| next.seq == header.seq + 1) else {
                 return Ok(None);
             };
-            let next_len = FRAME_LEN_MIN + next.manifest_len as usize;
-            let next_body = window.bytes(end, next_len).map_err(log.io("read"))?;
-            let next_body = next_body.get(FRAME_HEADER_LEN..).unwrap_or_default();
+            let next_manifest_end = self::manifest_end(&next);
+            let cost = 2 * manifest_end + next_manifest_end;
+            if end + next_manifest_end as u64 > file_len || !spend(&mut self.spent, budget, cost as u64) {
+                return Ok(None);
+            }
+            let Some(expected) = header.expected_tag(body, &tip.chain, sealer, text) else { return Ok(None) };
+            let next_frame = read_at(log, end, next_manifest_end)?;
+            let next_body = next_frame.get(FRAME_HEADER_LEN..).unwrap_or_default();
             let is_next = next
                 .stored_tag(next_body)
                 .is_some_and(|tag| next.unseal_manifest(next_body, &expected, &tag, sealer, text).is_ok());
-            // The window has moved to the next frame, so read this one again.
-            let body = window.bytes(at, header.len as usize).map_err(log.io("read"))?;
-            let body = body.get(FRAME_HEADER_LEN..).unwrap_or_default();
             if !is_next || header.unseal_manifest(body, &tip.chain, &expected, sealer, text).is_err() {
                 return Ok(None);
             }
@@ -218,7 +226,10 @@ impl<'a> Resync<'a> {
             };
             from = at + ALIGNMENT as u64;
             // `open_by_seal` has tried the frame that was expected at the tip.
-            let is_worth_a_try = (at, header.seq) != (offset, first_seq) && self.spend(&header);
+            let is_worth_a_try = (at, header.seq) != (offset, first_seq) && {
+                let cost = 2 * manifest_end(&header) as u64 + u64::from(header.len);
+                spend(&mut self.spent, raw.budget(), cost)
+            };
             let chain = if is_worth_a_try { self.chain_before(at, &header)? } else { None };
             if let Some(chain) = chain {
                 let seq = header.seq - 1;
@@ -247,14 +258,6 @@ impl<'a> Resync<'a> {
         Ok(())
     }
 
-    /// Takes the cost of trying a header from the budget. Returns `false` if too little is left.
-    fn spend(&mut self, header: &FrameHeader) -> bool {
-        let sealed_len = u64::from(header.manifest_len) + FRAME_LEN_MIN as u64;
-        let left = self.budget.checked_sub(2 * sealed_len + u64::from(header.len));
-        self.budget = left.unwrap_or(self.budget);
-        left.is_some()
-    }
-
     /// Returns the tag that the frame at `at` is chained to, if that is the tip's tag, or the one stored in a
     /// frame that ends there.
     fn chain_before(&mut self, at: u64, header: &FrameHeader) -> Result<Option<Tag>> {
@@ -265,8 +268,7 @@ impl<'a> Resync<'a> {
             let tag = raw.window.bytes(tag_at, TAG_LEN).map_err(&read_error)?;
             chains.extend(tag.first_chunk().copied());
         }
-        let manifest_end = FRAME_LEN_MIN + header.manifest_len as usize;
-        let frame = raw.window.bytes(at, manifest_end).map_err(&read_error)?;
+        let frame = raw.window.bytes(at, manifest_end(header)).map_err(&read_error)?;
         let body = frame.get(FRAME_HEADER_LEN..).unwrap_or_default();
         let Some(tag) = header.stored_tag(body) else { return Ok(None) };
         Ok(chains.into_iter().find(|chain| header.unseal_manifest(body, chain, &tag, &log.sealer, text).is_ok()))
@@ -280,6 +282,28 @@ impl<'a> Resync<'a> {
         let Some(body) = frame.get(FRAME_HEADER_LEN..) else { return Ok(false) };
         Ok(header.body_checks(body, &log.crc) && header.read_unproven(body, &log.sealer, text).is_some())
     }
+}
+
+/// Adds `cost` to what is spent. Returns `false`, and adds nothing, if the budget does not allow it.
+fn spend(spent: &mut u64, budget: u64, cost: u64) -> bool {
+    let is_allowed = budget.saturating_sub(*spent) >= cost;
+    if is_allowed {
+        *spent += cost;
+    }
+    is_allowed
+}
+
+/// Where the manifest and its tag end, counted from the beginning of the frame.
+fn manifest_end(header: &FrameHeader) -> usize {
+    FRAME_LEN_MIN + header.manifest_len as usize
+}
+
+/// The `len` bytes at `offset`, or fewer if the file ends before.
+fn read_at(log: &LogFile, offset: u64, len: usize) -> Result<Vec<u8>> {
+    let mut bytes = vec![0; len];
+    let filled = storage::read_at_most(&*log.file, &mut bytes, offset).map_err(log.io("read"))?;
+    bytes.truncate(filled);
+    Ok(bytes)
 }
 
 impl RawScanner<'_> {
