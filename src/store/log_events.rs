@@ -4,6 +4,7 @@
 //! together with the count of dropped events, so that a crash cannot evict events without counting them.
 
 use std::borrow::Borrow;
+use std::cmp::Ordering;
 use std::sync::MutexGuard;
 use std::time::Instant;
 
@@ -158,7 +159,9 @@ impl Store {
     ///
     /// # Errors
     /// Those of [every writing call](Store#errors-of-every-writing-call). After [`Error::Full`], call it again
-    /// with the same batch.
+    /// with the same batch. If an older event was buffered after the peek, each later event of the batch takes 20
+    /// bytes of the record. The record of some 3 million is over 64 MiB, which is [`Error::TooLarge`], and that of
+    /// some 3,000 may not fit on a full disk. Then ack the batch in parts, each with [`LogBatch::first`].
     ///
     /// ```
     /// # let folder = tempfile::tempdir()?;
@@ -297,21 +300,31 @@ struct LogRemoval<'a> {
 }
 
 impl<'a> LogRemoval<'a> {
-    /// One delete-through where the peeked events are still the first ones, else a delete for each that is still
-    /// there.
+    /// One delete-through for the peeked events before the oldest one that stays, so that the record is short also
+    /// where some of them are gone, and a delete for each later one that is still there.
     fn plan<K: Borrow<[u8]>>(index: &Index, peeked: &'a [K]) -> Self {
-        let are_first = index.iter(Bucket::Logs).zip(peeked).all(|((key, _), peeked)| key[..] == *peeked.borrow());
-        match peeked.last() {
-            Some(last) if are_first && peeked.len() <= index.count(Bucket::Logs) => LogRemoval {
-                changes: vec![Change::delete_through(Bucket::Logs, last.borrow())],
-                count: peeked.len(),
-            },
-            _ => {
-                let buffered = peeked.iter().map(K::borrow).filter(|key| index.get(Bucket::Logs, key).is_some());
-                let changes: Vec<_> = buffered.map(|key| Change::delete(Bucket::Logs, key)).collect();
-                LogRemoval { count: changes.len(), changes }
+        // Evicted events are not in key order.
+        let mut keys: Vec<&'a [u8]> = peeked.iter().map(K::borrow).collect();
+        keys.sort_unstable();
+        let mut buffered = index.iter(Bucket::Logs).map(|(key, _)| key).peekable();
+        let (mut last, mut count, mut rest) = (None, 0, &keys[..]);
+        while let (Some((key, later)), Some(first)) = (rest.split_first(), buffered.peek()) {
+            match first.cmp(key) {
+                Ordering::Less => break,
+                Ordering::Equal => {
+                    (last, count) = (Some(*key), count + 1);
+                    buffered.next();
+                }
+                // This one is gone.
+                Ordering::Greater => {}
             }
+            rest = later;
         }
+        let mut changes: Vec<_> =
+            last.map(|last| Change::delete_through(Bucket::Logs, last)).into_iter().collect();
+        let still_there = rest.iter().filter(|key| index.get(Bucket::Logs, key).is_some());
+        changes.extend(still_there.map(|key| Change::delete(Bucket::Logs, key)).inspect(|_| count += 1));
+        LogRemoval { changes, count }
     }
 }
 
