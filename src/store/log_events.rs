@@ -179,7 +179,8 @@ impl Store {
         let mut quota = lock(&self.log_quota);
         let (LogRemoval { changes, count }, _) = self.with_index(|index| LogRemoval::plan(index, &batch.keys));
         let plan = Plan { reported_total: Some(batch.dropped_total), ..Plan::default() };
-        if changes.is_empty() && quota.recorded == Some(quota.unreported_after(&plan)) {
+        let recorded = guard.with_index(|index| quota.recorded(index));
+        if changes.is_empty() && recorded == Some(quota.unreported_after(&plan)) {
             // The log already has this count: the drops that the batch reports were not recorded yet.
             quota.note(&plan);
             return Ok(count);
@@ -269,7 +270,8 @@ impl Store {
         let (LogRemoval { mut changes, .. }, _) = self.with_index(|index| LogRemoval::plan(index, &acked));
         changes.extend(batch.changes(&log_keys, &plan.admitted, |bucket, key| self.find(bucket, key))?);
         self.check_queue_limits(&changes)?;
-        let has_counter = plan.reported_total.is_some() && quota.recorded != Some(quota.unreported_after(&plan));
+        let recorded = guard.with_index(|index| quota.recorded(index));
+        let has_counter = plan.reported_total.is_some() && recorded != Some(quota.unreported_after(&plan));
         if changes.is_empty() && !has_counter {
             // The batch is empty, or has only acks that remove nothing and log events over the limits.
             quota.note(&plan);
@@ -283,7 +285,7 @@ impl Store {
     pub(super) fn record_drops(&self) -> Result<()> {
         let guard = self.shared.write()?;
         let quota = lock(&self.log_quota);
-        if quota.recorded == Some(quota.dropped) {
+        if guard.with_index(|index| quota.recorded(index)) == Some(quota.dropped) {
             return Ok(());
         }
         match self.tell_failure(append_with_drops(guard, quota, &Plan::default(), Vec::new())) {
@@ -344,15 +346,14 @@ fn append_with_drops(
         let evictions = guard.with_index(|index| LogRemoval::plan(index, &plan.evicted).changes);
         changes.splice(0..0, evictions);
     }
-    if quota.recorded != Some(dropped) {
+    if guard.with_index(|index| quota.recorded(index)) != Some(dropped) {
         changes.push(match dropped {
             0 => Change::delete(Bucket::Registry, DROPPED_KEY),
             _ => Change::put(Bucket::Registry, DROPPED_KEY, &counter, &[]),
         });
     }
     let pending = guard.append(&changes)?;
-    quota.note(plan);
-    quota.recorded = Some(dropped);
+    quota.note_recorded(plan);
     Ok(pending)
 }
 
