@@ -111,7 +111,7 @@ pub fn copy_progress(store: &Store) -> u64 {
     store.copy_progress()
 }
 
-/// Whether the log has a count of dropped log events that cannot be read. [`Stats::logs_dropped`] is 0 then.
+/// Whether the log has a count of dropped log events that cannot be read. Its statistics show 0 then.
 #[must_use]
 pub fn drops_are_unreadable(snapshot: &Snapshot) -> bool {
     snapshot.drops_are_unreadable()
