@@ -159,7 +159,7 @@ pub struct CompactionStats {
     pub bytes_written: u64,
     /// Why the last compaction failed, if it did.
     pub last_error: Option<CompactionFailure>,
-    /// The keys that compactions have left out, with [`OnDamage::SetAside`](crate::OnDamage::SetAside).
+    /// The keys that compactions have left out: see [`CompactionReport::left_out`].
     pub left_out: Vec<LostKey>,
     /// Where the last of the logs was kept from which a key was left out.
     #[cfg_attr(feature = "serde", serde(serialize_with = "crate::serialize::optional_path"))]
@@ -184,7 +184,8 @@ pub struct CompactionReport {
     /// The length of the new log in bytes.
     pub bytes_after: u64,
     /// Keys whose live values failed authentication, with [`OnDamage::SetAside`](crate::OnDamage::SetAside): the
-    /// new log does not have them.
+    /// new log does not have them. The count of dropped log events is one of them with every setting; the store
+    /// has it in memory, and writes it with the next record of log events or when it is closed.
     pub left_out: Vec<LostKey>,
     /// Where the old log was kept, if keys were left out.
     #[cfg_attr(feature = "serde", serde(serialize_with = "crate::serialize::optional_path"))]

@@ -17,7 +17,8 @@ pub enum Durability {
 #[non_exhaustive]
 pub enum OnDamage {
     /// It returns [`Error::Corrupt`](crate::Error::Corrupt) or [`Error::Unauthentic`](crate::Error::Unauthentic),
-    /// and does not change a byte.
+    /// and does not change a byte. Only the count of dropped log events is treated as with `SetAside`: by opening,
+    /// which counts from zero, and by a compaction.
     #[default]
     Refuse,
     /// It quarantines the damaged file as `state.db.damaged-1`, or under the next free number, and opens a new log

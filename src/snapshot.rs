@@ -175,7 +175,7 @@ impl Snapshot {
     }
 
     /// Returns the oldest log events, up to the [limit](Limit), oldest first, and how many events were dropped, as
-    /// the log has it: the running store may have counted more.
+    /// the log has it, or 0 if that fails authentication: the running store may have counted more.
     ///
     /// # Errors
     /// [`Error::Io`], and [`Error::Unauthentic`] if the oldest event fails authentication; an unreadable event
@@ -191,7 +191,17 @@ impl Snapshot {
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn peek_logs(&self, limit: impl Into<Limit>) -> Result<LogBatch> {
-        Reader::peek_logs(self, limit.into(), self.recorded_drops()?)
+        let dropped = match self.recorded_drops() {
+            // The count must not keep anyone from the events.
+            Err(Error::Unauthentic { .. }) => 0,
+            read => read?,
+        };
+        Reader::peek_logs(self, limit.into(), dropped)
+    }
+
+    /// Whether the log has a count of dropped log events that cannot be read.
+    pub(crate) fn drops_are_unreadable(&self) -> bool {
+        self.recorded_drops().is_err()
     }
 
     /// Returns the anchor of the last frame in this view. The writer may not have made that frame durable yet.

@@ -111,6 +111,12 @@ pub fn copy_progress(store: &Store) -> u64 {
     store.copy_progress()
 }
 
+/// Whether the log has a count of dropped log events that cannot be read. Its statistics show 0 then.
+#[must_use]
+pub fn drops_are_unreadable(snapshot: &Snapshot) -> bool {
+    snapshot.drops_are_unreadable()
+}
+
 /// [`Snapshot::backup`], which notes how many bytes of the new file it has read back: for a progress bar.
 ///
 /// # Errors

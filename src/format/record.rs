@@ -44,6 +44,13 @@ pub(crate) enum Action {
     DeleteThrough,
 }
 
+impl Operation<'_> {
+    /// Whether it is about the count of dropped log events.
+    pub(crate) fn is_drop_count(&self) -> bool {
+        (self.bucket, self.key) == (Bucket::Registry, DROPPED_KEY)
+    }
+}
+
 /// An operation to be written. The value of a put is in two parts, which are stored one after the other, so that
 /// the caller need not copy it to put a number before it.
 #[derive(Clone, Copy)]
@@ -75,8 +82,7 @@ impl<'a> Change<'a> {
 
     /// Whether it removes something, or is the count of dropped events, which is written together with a removal.
     pub(crate) fn frees(&self) -> bool {
-        let Operation { action, bucket, key } = self.operation;
-        !matches!(action, Action::Put { .. }) || (bucket, key) == (Bucket::Registry, DROPPED_KEY)
+        !self.is_put() || self.operation.is_drop_count()
     }
 }
 

@@ -3,15 +3,17 @@
 //! Opening finds most keys at once, and building a B-tree of them takes longer than reading them. So they stay in
 //! the list in which they were found, the *base*, and their order is next to it. A key that is in the base changes
 //! there; only a new key goes into a B-tree. A removed key keeps its place in the base, without a location, until
-//! more places are free than taken.
+//! more places are free than taken. Its place stays free: if the key returns, it goes into the B-tree too.
 //!
-//! Queues are emptied from the front, so the free places there are passed only once: a key that returns to one of
-//! them goes into the B-tree too.
+//! Queues are emptied from the front, or after a job there that cannot be run. So a run of free places is passed
+//! place by place only once: the look-up that has passed it notes where it ends.
 
 use std::cmp::Ordering;
 use std::collections::{BTreeMap, btree_map};
 use std::iter::Peekable;
 use std::ops::Bound;
+use std::sync::atomic::AtomicU32;
+use std::sync::atomic::Ordering::Relaxed;
 
 use super::order::Order;
 use super::{Key, Staged};
@@ -25,9 +27,12 @@ pub(super) struct Keys {
     order: Order,
     /// How many keys of the base are live.
     base_count: usize,
-    /// In key order, all places of the base before this one are free, and stay so.
+    /// In key order, all places of the base before this one are free.
     first: usize,
-    /// The live keys that have no place in the base from `first` on.
+    /// In key order, for each free place of the base: at least so many places from it on are free. 0 if no one has
+    /// looked. Empty until a place is free.
+    free_ahead: Vec<AtomicU32>,
+    /// The live keys that are not live in the base.
     added: BTreeMap<Key, Location>,
 }
 
@@ -59,7 +64,7 @@ impl Keys {
             base.shrink_to_fit();
         }
         self.base_count = live_count;
-        (self.base, self.order, self.first) = (base, order, 0);
+        (self.base, self.order, self.first, self.free_ahead) = (base, order, 0, Vec::new());
         self.skip_free();
         self.drop_free();
     }
@@ -75,9 +80,25 @@ impl Keys {
     }
 
     fn skip_free(&mut self) {
-        while self.in_order(self.first).is_some_and(|(_, location)| location.is_none()) {
-            self.first += 1;
+        self.first = self.after_free(self.first);
+    }
+
+    /// The first place at `from` or after it, in key order, that is not free.
+    fn after_free(&self, from: usize) -> usize {
+        let ahead = |at: usize| self.free_ahead.get(at).map_or(0, |ahead| ahead.load(Relaxed) as usize).max(1);
+        let mut end = from;
+        while self.in_order(end).is_some_and(|(_, location)| location.is_none()) {
+            end += ahead(end);
         }
+        let mut at = from;
+        while at < end {
+            let next = at + ahead(at);
+            if let Some(ahead) = self.free_ahead.get(at) {
+                ahead.store(u32::try_from(end - at).unwrap_or(u32::MAX), Relaxed);
+            }
+            at = next;
+        }
+        end
     }
 
     /// What the base has at `at` in key order.
@@ -94,10 +115,8 @@ impl Keys {
     }
 
     pub(super) fn get(&self, key: &[u8]) -> Option<Location> {
-        match self.place_of(key) {
-            Some(at) => self.in_order(at)?.1,
-            None => self.added.get(key).copied(),
-        }
+        let in_base = self.find(key).ok().and_then(|at| self.in_order(at)?.1);
+        in_base.or_else(|| self.added.get(key).copied())
     }
 
     pub(super) fn contains(&self, key: &[u8]) -> bool {
@@ -106,20 +125,19 @@ impl Keys {
 
     /// Returns the old location of the key, if it had one.
     pub(super) fn insert(&mut self, key: &[u8], location: Location) -> Option<Location> {
-        match self.place_of(key) {
-            Some(at) => {
-                let old = self.place(at)?.replace(location);
-                self.base_count += usize::from(old.is_none());
-                old
-            }
+        match self.live_place(key) {
+            Some(place) => place.replace(location),
             None => self.added.insert(key.into(), location),
         }
     }
 
     pub(super) fn remove(&mut self, key: &[u8]) -> Option<Location> {
-        let Some(at) = self.place_of(key) else { return self.added.remove(key) };
-        let old = self.place(at)?.take()?;
+        let Some(place) = self.live_place(key) else { return self.added.remove(key) };
+        let old = place.take()?;
         self.base_count -= 1;
+        if self.free_ahead.is_empty() {
+            self.free_ahead.resize_with(self.order.len(), AtomicU32::default);
+        }
         self.skip_free();
         self.drop_free();
         Some(old)
@@ -159,15 +177,11 @@ impl Keys {
         self.order.find(&self.base, key)
     }
 
-    /// Where the key is in the order of the base, if it has a place from `first` on.
-    fn place_of(&self, key: &[u8]) -> Option<usize> {
-        self.find(key).ok().filter(|&at| at >= self.first)
-    }
-
-    /// The location that is at `at` in the order of the base.
-    fn place(&mut self, at: usize) -> Option<&mut Option<Location>> {
+    /// The location of the key in the base, if it is live there.
+    fn live_place(&mut self, key: &[u8]) -> Option<&mut Option<Location>> {
+        let at = self.find(key).ok()?;
         let (_, location) = self.base.get_mut(self.order.get(at)?)?;
-        Some(location)
+        Some(location).filter(|location| location.is_some())
     }
 }
 
@@ -191,11 +205,12 @@ impl<'a> Iterator for Merged<'a> {
     type Item = (&'a Key, Location);
 
     fn next(&mut self) -> Option<Self::Item> {
-        while self.next.is_none()
-            && let Some((key, location)) = self.keys.in_order(self.at)
-        {
-            self.at += 1;
-            self.next = location.map(|location| (key, location));
+        if self.next.is_none() {
+            self.at = self.keys.after_free(self.at);
+            if let Some((key, location)) = self.keys.in_order(self.at) {
+                self.at += 1;
+                self.next = location.map(|location| (key, location));
+            }
         }
         let order = match (&self.next, self.added.peek()) {
             (Some((base, _)), Some((added, _))) => base.cmp(added),
@@ -243,6 +258,30 @@ mod tests {
             assert_eq!(keys.remove(&key(number)), Some(location(2)));
             assert!(keys.first() == Some(&key(1400)) && keys.first == 1400);
         }
+    }
+
+    /// As where the first job of a queue cannot be run, and the next ones are removed.
+    #[test]
+    fn a_run_of_free_places_is_passed_place_by_place_only_once() {
+        let base = (0..3000).map(|number| (key(number), Some(location(1)))).collect();
+        let mut keys = Keys::with_base(base, |_, _, _| ());
+        let ahead = |keys: &Keys, at: usize| keys.free_ahead[at].load(Relaxed);
+        for number in 1..1400 {
+            let mut page = keys.iter().map(|(key, _)| key.clone());
+            assert!(page.next() == Some(key(0)) && page.next() == Some(key(number)));
+            drop(page);
+            assert_eq!(keys.remove(&key(number)), Some(location(1)));
+            assert_eq!(ahead(&keys, 1), number - 1);
+        }
+        // From within the run: each place that was looked at notes where it ends.
+        assert!(keys.range(Bound::Excluded(&key(700))).next().is_some_and(|(found, _)| *found == key(1400)));
+        assert!((701..1400).all(|at| ahead(&keys, at as usize) == 1400 - at));
+        // A key that returns is found, and the run is passed all the same.
+        assert_eq!(keys.insert(&key(900), location(2)), None);
+        assert_eq!(seqs(keys.range(Bound::Included(&key(1))))[..1], [(key(900).to_vec(), 2)]);
+        assert_eq!((keys.len(), ahead(&keys, 1)), (1602, 1399));
+        assert_eq!(keys.remove(&key(900)), Some(location(2)));
+        assert_eq!(keys.remove(&key(900)), None);
     }
 
     /// Random changes, compared with those of a plain map, for a base of each size.

@@ -62,7 +62,9 @@ macro_rules! impl_reading_calls {
             ///
             /// If that job was the last one of a page and was enqueued again since, it is at the back of the queue
             /// in the order `Fifo`, and the next page starts where that page ended. An open store knows this of
-            /// its 16 latest pages. `jobs` needs no such care.
+            /// its 16 latest pages, and of each only until a page returns that job at its new place. So page
+            /// through the queue in one loop at a time: if others do too, a page can be empty although jobs
+            /// remain. `jobs` needs no such care.
             ///
             /// # Errors
             /// `Invalid` for an empty run id, `TooLarge` for one over 1024 bytes, and those of `dequeue_jobs`.

@@ -4,6 +4,7 @@
 //! together with the count of dropped events, so that a crash cannot evict events without counting them.
 
 use std::borrow::Borrow;
+use std::cmp::Ordering;
 use std::sync::MutexGuard;
 use std::time::Instant;
 
@@ -158,7 +159,9 @@ impl Store {
     ///
     /// # Errors
     /// Those of [every writing call](Store#errors-of-every-writing-call). After [`Error::Full`], call it again
-    /// with the same batch.
+    /// with the same batch. If an older event was buffered after the peek, each later event of the batch takes 20
+    /// bytes of the record. The record of some 3 million is over 64 MiB, which is [`Error::TooLarge`], and that of
+    /// some 3,000 may not fit on a full disk. Then ack the batch in parts, each with [`LogBatch::first`].
     ///
     /// ```
     /// # let folder = tempfile::tempdir()?;
@@ -176,7 +179,8 @@ impl Store {
         let mut quota = lock(&self.log_quota);
         let (LogRemoval { changes, count }, _) = self.with_index(|index| LogRemoval::plan(index, &batch.keys));
         let plan = Plan { reported_total: Some(batch.dropped_total), ..Plan::default() };
-        if changes.is_empty() && quota.recorded == Some(quota.unreported_after(&plan)) {
+        let recorded = guard.with_index(|index| quota.recorded(index));
+        if changes.is_empty() && recorded == Some(quota.unreported_after(&plan)) {
             // The log already has this count: the drops that the batch reports were not recorded yet.
             quota.note(&plan);
             return Ok(count);
@@ -266,7 +270,8 @@ impl Store {
         let (LogRemoval { mut changes, .. }, _) = self.with_index(|index| LogRemoval::plan(index, &acked));
         changes.extend(batch.changes(&log_keys, &plan.admitted, |bucket, key| self.find(bucket, key))?);
         self.check_queue_limits(&changes)?;
-        let has_counter = plan.reported_total.is_some() && quota.recorded != Some(quota.unreported_after(&plan));
+        let recorded = guard.with_index(|index| quota.recorded(index));
+        let has_counter = plan.reported_total.is_some() && recorded != Some(quota.unreported_after(&plan));
         if changes.is_empty() && !has_counter {
             // The batch is empty, or has only acks that remove nothing and log events over the limits.
             quota.note(&plan);
@@ -280,7 +285,7 @@ impl Store {
     pub(super) fn record_drops(&self) -> Result<()> {
         let guard = self.shared.write()?;
         let quota = lock(&self.log_quota);
-        if quota.recorded == Some(quota.dropped) {
+        if guard.with_index(|index| quota.recorded(index)) == Some(quota.dropped) {
             return Ok(());
         }
         match self.tell_failure(append_with_drops(guard, quota, &Plan::default(), Vec::new())) {
@@ -297,21 +302,31 @@ struct LogRemoval<'a> {
 }
 
 impl<'a> LogRemoval<'a> {
-    /// One delete-through where the peeked events are still the first ones, else a delete for each that is still
-    /// there.
+    /// One delete-through for the peeked events before the oldest one that stays, so that the record is short also
+    /// where some of them are gone, and a delete for each later one that is still there.
     fn plan<K: Borrow<[u8]>>(index: &Index, peeked: &'a [K]) -> Self {
-        let are_first = index.iter(Bucket::Logs).zip(peeked).all(|((key, _), peeked)| key[..] == *peeked.borrow());
-        match peeked.last() {
-            Some(last) if are_first && peeked.len() <= index.count(Bucket::Logs) => LogRemoval {
-                changes: vec![Change::delete_through(Bucket::Logs, last.borrow())],
-                count: peeked.len(),
-            },
-            _ => {
-                let buffered = peeked.iter().map(K::borrow).filter(|key| index.get(Bucket::Logs, key).is_some());
-                let changes: Vec<_> = buffered.map(|key| Change::delete(Bucket::Logs, key)).collect();
-                LogRemoval { count: changes.len(), changes }
+        // Evicted events are not in key order.
+        let mut keys: Vec<&'a [u8]> = peeked.iter().map(K::borrow).collect();
+        keys.sort_unstable();
+        let mut buffered = index.iter(Bucket::Logs).map(|(key, _)| key).peekable();
+        let (mut last, mut count, mut rest) = (None, 0, &keys[..]);
+        while let (Some((key, later)), Some(first)) = (rest.split_first(), buffered.peek()) {
+            match first.cmp(key) {
+                Ordering::Less => break,
+                Ordering::Equal => {
+                    (last, count) = (Some(*key), count + 1);
+                    buffered.next();
+                }
+                // This one is gone.
+                Ordering::Greater => {}
             }
+            rest = later;
         }
+        let mut changes: Vec<_> =
+            last.map(|last| Change::delete_through(Bucket::Logs, last)).into_iter().collect();
+        let still_there = rest.iter().filter(|key| index.get(Bucket::Logs, key).is_some());
+        changes.extend(still_there.map(|key| Change::delete(Bucket::Logs, key)).inspect(|_| count += 1));
+        LogRemoval { changes, count }
     }
 }
 
@@ -331,15 +346,14 @@ fn append_with_drops(
         let evictions = guard.with_index(|index| LogRemoval::plan(index, &plan.evicted).changes);
         changes.splice(0..0, evictions);
     }
-    if quota.recorded != Some(dropped) {
+    if guard.with_index(|index| quota.recorded(index)) != Some(dropped) {
         changes.push(match dropped {
             0 => Change::delete(Bucket::Registry, DROPPED_KEY),
             _ => Change::put(Bucket::Registry, DROPPED_KEY, &counter, &[]),
         });
     }
     let pending = guard.append(&changes)?;
-    quota.note(plan);
-    quota.recorded = Some(dropped);
+    quota.note_recorded(plan);
     Ok(pending)
 }
 

@@ -9,7 +9,7 @@
 use std::collections::{HashSet, VecDeque};
 use std::time::Instant;
 
-use crate::format::bucket::{Bucket, LogKey};
+use crate::format::bucket::{Bucket, DROPPED_KEY, LogKey};
 use crate::format::location::Location;
 use crate::index::{Index, Key};
 use crate::{LogLimits, LogRate, WhenFull};
@@ -27,8 +27,8 @@ pub(crate) struct LogQuota {
     reported: u64,
     /// The value of `dropped` when the store was opened.
     found: u64,
-    /// The value of `dropped` in the log; `None` if it cannot be read.
-    pub(crate) recorded: Option<u64>,
+    /// The value of `dropped` that was last read from the log or written to it; `None` if it could not be read.
+    recorded: Option<u64>,
 }
 
 /// What happens to new events, and which buffered ones are evicted for them.
@@ -68,6 +68,12 @@ impl LogQuota {
         }
     }
 
+    /// The value of `dropped` in the log that `index` is of; `None` if it cannot be read. There is none after a
+    /// compaction that has left it out, because it failed authentication.
+    pub(crate) fn recorded(&self, index: &Index) -> Option<u64> {
+        index.get(Bucket::Registry, DROPPED_KEY).map_or(Some(0), |_| self.recorded)
+    }
+
     /// Reported and unreported drops together. A batch keeps this total, so that of two batches that report the
     /// same drops only the first one acked subtracts them.
     pub(crate) fn dropped_total(&self) -> u64 {
@@ -88,6 +94,12 @@ impl LogQuota {
     fn still_unreported(&self, plan: &Plan) -> u64 {
         let left = |total| self.dropped.min(self.dropped_total().saturating_sub(total));
         plan.reported_total.map_or(self.dropped, left)
+    }
+
+    /// Notes that the plan was carried out, with the new count in the log.
+    pub(crate) fn note_recorded(&mut self, plan: &Plan) {
+        self.note(plan);
+        self.recorded = Some(self.dropped);
     }
 
     /// Notes that the plan was carried out.

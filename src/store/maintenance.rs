@@ -45,7 +45,7 @@ impl Store {
     /// # Errors
     /// - [`Error::Full`]: the disk has no space for the new file.
     /// - [`Error::Unauthentic`]: a live value fails authentication. For a job's payload, the error names the run
-    ///   id.
+    ///   id. Only the count of dropped log events is [left out](CompactionReport::left_out) instead.
     /// - [`Error::Invalid`]: something is at the store's path followed by `.new`, and is no left-over of a
     ///   compaction.
     /// - [`Error::Replaced`]: the path means another file by now. That one was not changed, and the store takes no

@@ -3,7 +3,8 @@
 //! A page continues after the last job of the one before. If that job was enqueued again meanwhile, it is at the
 //! back, and a page after it would be empty although jobs remain. So the next page begins where the one before
 //! ended. Once a page returns the job at its new place, only that place counts: else a loop could go back again
-//! and again.
+//! and again. Two loops are not told apart: a page of one of them that returns the job ends what is known for the
+//! other.
 
 use std::collections::VecDeque;
 

@@ -178,6 +178,34 @@ fn ack_removes_exactly_what_was_peeked() {
     assert_eq!(open(&path, |_| {}).log_count(), 0);
 }
 
+/// A full disk keeps space for short removals only.
+#[test]
+fn the_rest_of_a_batch_is_acked_by_a_short_record_whatever_part_of_it_is_gone() {
+    for (is_evicted, is_newer_added) in [(false, false), (true, false), (false, true), (true, true)] {
+        let folder = tempfile::tempdir().unwrap();
+        let count = if is_evicted { Some(2000) } else { None };
+        let store = open(&folder.path().join("state.db"), |limits| limits.max_count = count);
+        store.write(&(0..2000).fold(Batch::new(), |batch, ts| batch.buffer_log(10 * ts, b"x"))).unwrap();
+        let batch = store.peek_logs(1995).unwrap();
+        if is_evicted {
+            store.buffer_log(30_000, b"an event for which the oldest one is evicted").unwrap();
+        } else {
+            assert_eq!(store.ack_logs(&batch.first(10)).unwrap(), 10);
+        }
+        if is_newer_added {
+            store.buffer_log(19_905, b"not peeked, between the last ones that were").unwrap();
+        }
+        let buffered = store.log_count();
+        let len_before = store.stats().log_len;
+        let expected = 1995 - if is_evicted { 1 + usize::from(is_newer_added) } else { 10 };
+        assert_eq!(store.ack_logs(&batch).unwrap(), expected);
+        assert_eq!(store.log_count(), buffered - expected);
+        let record_len = store.stats().log_len - len_before;
+        assert!(record_len < 400, "{record_len}");
+        assert_eq!(times(&store).first(), Some(if is_newer_added { &19_905 } else { &19_950 }));
+    }
+}
+
 #[test]
 fn drops_between_peek_and_ack_stay_counted() {
     let folder = tempfile::tempdir().unwrap();

@@ -20,6 +20,22 @@ fn without_disk(line: &str) -> String {
 }
 
 #[test]
+fn health_check_with_a_limit_of_drops_fails_if_their_count_is_unreadable() {
+    let sandbox = crate::logs::sandbox_with_drops();
+    // The last frame is the close frame, and the one before has the count.
+    let frames = sandbox.run("frames --json").out.lines().count();
+    sandbox.tamper_with_frame(frames - 1);
+    sandbox.run("health-check").success();
+    let message = "the count of dropped log events is unreadable; `backupy-state verify` reports why, \
+                   `backupy-state compact` removes it";
+    assert_eq!(sandbox.run("health-check --max-dropped 0").failed(1), message);
+    assert_eq!(sandbox.run("logs peek --json").json()["dropped"], 0);
+    sandbox.run("logs list").success();
+    sandbox.run("compact").success();
+    sandbox.run("health-check --max-dropped 0").success();
+}
+
+#[test]
 fn health_check_fails_over_each_limit_and_names_all_that_are_passed() {
     let sandbox = crate::logs::sandbox_with_drops();
     let store = sandbox.open();

@@ -1,6 +1,8 @@
 //! Logs that fail authentication: their CRCs are right, and their seals, order or numbers are wrong.
 
-use backupy_state::{Durability, Error, FaultKind, Jobs, Logs, OpenOptions, RunIds, Snapshot, verify};
+use backupy_state::{
+    Durability, Error, FaultKind, Jobs, LogLimits, Logs, OnDamage, OpenOptions, RunIds, Snapshot, verify,
+};
 
 use crate::common::{Image, Place, Written, bare, closed, key, open_image};
 
@@ -168,6 +170,53 @@ fn a_changed_log_event_ends_the_drain_before_it_and_is_never_dropped_silently() 
     store.close().unwrap();
     let store = place.open();
     assert_eq!((store.log_count(), store.stats().logs_dropped), (1, 1));
+}
+
+/// It is one number, and the open store has it in memory.
+#[test]
+fn a_changed_count_of_drops_is_left_out_by_a_compaction_and_written_again() {
+    let cases = [OnDamage::Refuse, OnDamage::SetAside].map(|it| [(it, true), (it, false)]);
+    for (on_damage, is_known) in cases.into_iter().flatten() {
+        let place = Place::new();
+        let mut limits = LogLimits::default();
+        limits.max_count = Some(2);
+        let mut options = OpenOptions::new();
+        options.log_limits(limits).on_damage(on_damage);
+        let open = || options.open(place.path(), &key()).unwrap();
+        let mut store = open();
+        for time in 0..6 {
+            store.buffer_log(time, b"event").unwrap();
+        }
+        // The count is the last value of the log, with its tag.
+        let count_at = usize::try_from(store.stats().log_len).unwrap() - 24;
+        if !is_known {
+            store.close().unwrap();
+        }
+        let mut image = Image::read(place.path());
+        let frame = image.frames().into_iter().find(|frame| frame.contains(&count_at)).unwrap();
+        image.flip(count_at).fix_crc(frame.start);
+        image.write(place.path());
+
+        let snapshot = Snapshot::open(place.path(), &key()).unwrap();
+        let batch = snapshot.peek_logs(9).unwrap();
+        assert_eq!((batch.len(), batch.dropped()), (2, 0));
+        snapshot.backup(place.at("copy.db")).unwrap();
+        assert_eq!(Snapshot::open(place.at("copy.db"), &key()).unwrap().log_count(), 2);
+        if !is_known {
+            drop(store);
+            store = open();
+        }
+        store.backup(place.at("backup.db")).unwrap();
+        let dropped = if is_known { 4 } else { 0 };
+        let report = store.compact().unwrap();
+        assert_eq!(report.left_out.iter().map(|left| left.bucket).collect::<Vec<_>>(), ["registry"]);
+        assert!(report.damaged.is_some());
+        assert_eq!((store.log_count(), store.peek_logs(9).unwrap().dropped()), (2, dropped));
+        assert_eq!(store.compact().unwrap().left_out, []);
+        store.close().unwrap();
+        drop(store);
+        assert_eq!(place.open().peek_logs(9).unwrap().dropped(), dropped);
+    }
 }
 
 /// A value that does not open is one item of an iterator, and the next one follows.

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use backupy_state::Stats;
+use backupy_state::testing::drops_are_unreadable;
 use serde::Serialize;
 use serde_json::json;
 
@@ -73,6 +74,7 @@ impl<'a> Checked<'a> {
 struct Health {
     state: PathBuf,
     stats: Stats,
+    drops_are_unreadable: bool,
     heartbeat_ms: Option<i64>,
     now_ms: i64,
 }
@@ -84,13 +86,15 @@ impl Health {
         snapshot.load_session()?;
         let heartbeat_ms = snapshot.last_heartbeat()?;
         let state = snapshot.path().to_path_buf();
-        Ok(Health { state, stats: snapshot.stats(), heartbeat_ms, now_ms: now_ms() })
+        let drops_are_unreadable = drops_are_unreadable(&snapshot);
+        Ok(Health { state, stats: snapshot.stats(), drops_are_unreadable, heartbeat_ms, now_ms: now_ms() })
     }
 
     fn passed_limits(&self, args: &Args) -> Vec<String> {
         let Stats { jobs, logs_dropped, disk_free_bytes, .. } = self.stats;
         let queue = args.max_queue.filter(|max| jobs > *max);
         let dropped = args.max_dropped.filter(|max| logs_dropped > *max);
+        let unreadable = args.max_dropped.filter(|_| self.drops_are_unreadable);
         // A file system that does not say how much it has left is not known to have enough.
         let free = disk_free_bytes.unwrap_or(0);
         let min_free = args.min_free.filter(|min| free < *min);
@@ -98,6 +102,7 @@ impl Health {
             args.max_heartbeat_age.and_then(|max| self.heartbeat_passed(max)),
             queue.map(|max| format!("{} in the queue; the limit is {max}", counted(jobs, "job"))),
             dropped.map(|max| format!("{} dropped; the limit is {max}", counted(logs_dropped, "log event"))),
+            unreadable.map(|_| UNREADABLE_DROPS.to_owned()),
             min_free.map(|min| format!("{free} bytes of the disk are free; the limit is {min}")),
         ];
         passed.into_iter().flatten().collect()
@@ -129,3 +134,6 @@ impl Health {
         )
     }
 }
+
+const UNREADABLE_DROPS: &str = "the count of dropped log events is unreadable; \
+                                `backupy-state verify` reports why, `backupy-state compact` removes it";

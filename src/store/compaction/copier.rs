@@ -30,8 +30,10 @@ pub(super) struct Copier<'a> {
     old: Arc<Values>,
     copied: LogPosition,
     pub(super) new: LogBuilder,
-    /// The values that failed authentication and were left out. `None` if a copy without them is not wanted.
-    left_out: Option<Vec<(Bucket, Key, Location)>>,
+    /// The values that failed authentication and were left out.
+    left_out: Vec<(Bucket, Key, Location)>,
+    /// Whether a copy without them is wanted.
+    leaves_out_damaged: bool,
 }
 
 impl<'a> Copier<'a> {
@@ -49,18 +51,18 @@ impl<'a> Copier<'a> {
         let copy = GenerationId { generation, ..id };
         let new = LogBuilder::create(&shared.storage, path, &copy, key, shared.queue_order)?;
         let copied = LogPosition::first(&authenticator);
-        Ok(Copier { shared, progress, old, copied, new, left_out: None })
+        Ok(Copier { shared, progress, old, copied, new, left_out: Vec::new(), leaves_out_damaged: false })
     }
 
     /// Leaves out values that fail authentication.
     pub(super) fn leave_out_damaged(&mut self) {
-        self.left_out = Some(Vec::new());
+        self.leaves_out_damaged = true;
     }
 
     /// The live keys that were left out.
     pub(super) fn left_out(&self) -> Vec<(Bucket, Key, Location)> {
         let is_live = |(bucket, key, location): &&(Bucket, Key, Location)| self.is_live(*bucket, key, *location);
-        self.left_out.iter().flatten().filter(is_live).cloned().collect()
+        self.left_out.iter().filter(is_live).cloned().collect()
     }
 
     /// Copies what has been written so far: what is live, and then in rounds what was written meanwhile, until
@@ -143,18 +145,21 @@ impl<'a> Copier<'a> {
     }
 
     /// Copies a put. `append_value` appends its value.
+    ///
+    /// A count of dropped log events that fails authentication is always left out: the open store has the count,
+    /// and writes it with its next record of log events, or when it is closed.
     fn copy(
         &mut self,
         operation: &Operation<'_>,
         location: Location,
         append_value: impl FnOnce(&mut SecretVec) -> Result<()>,
     ) -> Result<()> {
-        match (self.new.add(operation, append_value), &mut self.left_out) {
-            (Err(Error::Unauthentic { .. }), Some(left_out)) => {
-                left_out.push((operation.bucket, operation.key.into(), location));
+        match self.new.add(operation, append_value) {
+            Err(Error::Unauthentic { .. }) if self.leaves_out_damaged || operation.is_drop_count() => {
+                self.left_out.push((operation.bucket, operation.key.into(), location));
                 Ok(())
             }
-            (added, _) => added,
+            added => added,
         }
     }
 
