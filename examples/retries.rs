@@ -32,11 +32,22 @@ struct Retry {
 }
 
 impl Retry {
-    fn of(store: &Store, run_id: &str) -> Result<Self, Box<dyn Error>> {
-        let Some(text) = store.data(&retry_key(run_id))? else { return Ok(Retry::default()) };
-        let text = String::from_utf8(text)?;
-        let (attempts, next_try_ms) = text.split_once(' ').ok_or("not two numbers")?;
-        Ok(Retry { attempts: attempts.parse()?, next_try_ms: next_try_ms.parse()? })
+    /// A value that fails authentication, or is not two numbers, must not stop the jobs after it. The attempts are
+    /// then counted from the start, and the next count replaces the value.
+    fn of(store: &Store, run_id: &str) -> backupy_state::Result<Self> {
+        let text = match store.data(&retry_key(run_id)) {
+            Err(error @ backupy_state::Error::Unauthentic { data_key: Some(_), .. }) => {
+                eprintln!("{error}");
+                None
+            }
+            text => text?,
+        };
+        Ok(text.as_deref().and_then(Retry::parse).unwrap_or_default())
+    }
+
+    fn parse(text: &[u8]) -> Option<Self> {
+        let (attempts, next_try_ms) = std::str::from_utf8(text).ok()?.split_once(' ')?;
+        Some(Retry { attempts: attempts.parse().ok()?, next_try_ms: next_try_ms.parse().ok()? })
     }
 
     /// With one attempt more, which begins now.
@@ -197,5 +208,29 @@ fn a_job_that_kills_the_agent_becomes_a_dead_letter() -> Result<(), Box<dyn Erro
     }
     round(&store, MAIL, 30_000, |_| panic!("not tried a fourth time"))?;
     assert_eq!((store.queue_depth(), store.data("dead/mail/1")?), (0, Some(b"poison".to_vec())));
+    Ok(())
+}
+
+#[test]
+fn an_unreadable_count_stops_no_job() -> Result<(), Box<dyn Error>> {
+    use std::os::unix::fs::FileExt;
+
+    let folder = tempfile::tempdir()?;
+    let path = folder.path().join("state.db");
+    let store = Store::open(&path, &AgentKey::new("key")?)?;
+    for run_id in ["mail/1", "mail/2", "mail/3"] {
+        store.enqueue_job(run_id, b"text")?;
+    }
+    store.put_data("retry/mail/2", b"no numbers")?;
+    store.put_data("retry/mail/1", b"1 0")?;
+    // A frame ends with the tag of its value.
+    let bytes = std::fs::read(&path)?;
+    let at = bytes.iter().rposition(|&byte| byte != 0).ok_or("the log is empty")? - 8;
+    std::fs::File::options().write(true).open(&path)?.write_all_at(&[!bytes[at]], at as u64)?;
+    assert!(store.data("retry/mail/1").is_err());
+
+    round(&store, MAIL, 0, |job| job.run_id != "mail/1")?;
+    assert_eq!(store.run_ids().collect::<Vec<_>>(), ["mail/1"]);
+    assert_eq!(store.data("retry/mail/1")?.as_deref(), Some(&b"1 1000"[..]));
     Ok(())
 }

@@ -6,6 +6,8 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use crate::format::bucket::{Bucket, HEARTBEAT_KEY, SESSION_KEY};
+
 mod kind;
 
 pub use kind::ErrorKind;
@@ -129,6 +131,8 @@ pub enum Error {
         /// The data key whose value failed. [`delete_data`](crate::Store::delete_data) and
         /// [`put_data`](crate::Store::put_data) remove the value.
         data_key: Option<String>,
+        /// What the caller can do about it.
+        hint: &'static str,
     },
     /// The store is another one, or older, than [`expect_at_least`](crate::OpenOptions::expect_at_least) demands:
     /// an older file was put back, or the end of the file was cut off. It was not changed.
@@ -233,13 +237,29 @@ impl Error {
     }
 
     pub(crate) fn unauthentic(path: &Path, offset: u64, what: &'static str) -> Self {
-        Error::Unauthentic { path: path.to_path_buf(), offset, what, run_id: None, data_key: None }
+        Error::Unauthentic {
+            path: path.to_path_buf(),
+            offset,
+            what,
+            run_id: None,
+            data_key: None,
+            hint: NOT_CHANGED,
+        }
     }
 
-    /// Adds the run id or the data key whose value failed.
-    pub(crate) fn about(mut self, names: (Option<String>, Option<String>)) -> Self {
-        if let Error::Unauthentic { run_id, data_key, .. } = &mut self {
-            (*run_id, *data_key) = names;
+    /// Adds the key whose value failed: a run id or a data key by name, and what removes or replaces the value.
+    pub(crate) fn about(mut self, bucket: Bucket, key: &[u8]) -> Self {
+        if let Error::Unauthentic { run_id, data_key, hint, .. } = &mut self {
+            (*run_id, *data_key) = bucket.names(key);
+            *hint = match (bucket, key) {
+                (Bucket::Queue, _) => "acking the job removes it",
+                (Bucket::Data, _) => "delete or replace it",
+                (Bucket::Logs, _) => "this is a log event; discarding the unreadable ones removes it",
+                (Bucket::Config, _) => "this is the configuration; saving one replaces it",
+                (Bucket::Registry, SESSION_KEY) => "this is the session; saving one replaces it",
+                (Bucket::Registry, HEARTBEAT_KEY) => "this is the heartbeat; recording one replaces it",
+                (Bucket::Registry, _) => NOT_CHANGED,
+            };
         }
         self
     }
@@ -249,6 +269,8 @@ impl Error {
 pub(crate) const OVERTAKEN: &str = "the log no longer has the last frame of this snapshot; refresh it";
 
 const SALVAGE: &str = "salvage it or restore a backup";
+/// For an error about which nothing less can be done.
+const NOT_CHANGED: &str = "it was not changed; salvage it or restore a backup";
 
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -292,12 +314,12 @@ impl fmt::Display for Error {
                 write!(f, "{} is damaged at offset {offset}: {what}; it was not changed; {hint}", path.display())
             }
             Error::Unauthentic { path, what: OVERTAKEN, .. } => write!(f, "{}: {OVERTAKEN}", path.display()),
-            Error::Unauthentic { path, offset, what, run_id, data_key } => {
+            Error::Unauthentic { path, offset, what, run_id, data_key, hint } => {
                 write!(f, "{} failed authentication at offset {offset}: {what}", path.display())?;
                 match (run_id, data_key) {
-                    (Some(id), _) => write!(f, "; this is the payload of job {id:?}; acking the job removes it"),
-                    (_, Some(key)) => write!(f, "; this is the value of data key {key:?}; delete or replace it"),
-                    _ => write!(f, "; it was not changed; {SALVAGE}"),
+                    (Some(id), _) => write!(f, "; this is the payload of job {id:?}; {hint}"),
+                    (_, Some(key)) => write!(f, "; this is the value of data key {key:?}; {hint}"),
+                    _ => write!(f, "; {hint}"),
                 }
             }
             Error::Stale { path, what } => {

@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use backupy_state::{AgentKey, Anchor, Batch, OpenOptions, Store};
+use backupy_state::{AgentKey, Anchor, Batch, Error, OpenOptions, QueuedJob, Store};
 
 use crate::link::{Link, Order};
 use crate::{Result, key, say};
@@ -55,6 +55,8 @@ struct Work {
     socket: PathBuf,
     link: Option<Link>,
     was_away: bool,
+    /// Since a call failed for lack of space. The agent then takes and runs no jobs, and delivers what it has.
+    is_full: bool,
     logged: Vec<String>,
     logged_before: usize,
 }
@@ -77,11 +79,20 @@ impl Work {
         let checked =
             if anchor.is_some() { "not older than the server's anchor" } else { "no anchor from the server" };
         say("agent", &format!("open: created {created}, clean {clean}, rekeyed {rekeyed}; {checked}"));
-        Ok(Work { store, socket, link: None, was_away: false, logged: Vec::new(), logged_before: logged })
+        Ok(Work::with(store, socket, logged))
+    }
+
+    fn with(store: Store, socket: PathBuf, logged_before: usize) -> Self {
+        Work { store, socket, link: None, was_away: false, is_full: false, logged: Vec::new(), logged_before }
     }
 
     /// Runs jobs whether the server is available or not, and talks to the server if it is.
     fn round(&mut self) -> Result<()> {
+        if self.is_full {
+            // A small call finds out whether there is space again, before a job is run for nothing.
+            let written = self.store.record_heartbeat(now_ms());
+            self.is_full = self.if_there_is_space(written)?.is_none();
+        }
         self.run_jobs()?;
         match self.talk() {
             Ok(()) => {}
@@ -102,18 +113,34 @@ impl Work {
     /// Removes the job and adds its completion message in one record, so a crash leaves one of the two: never
     /// neither, never both.
     fn run_jobs(&mut self) -> Result<()> {
-        for job in self.store.dequeue_jobs_after(JOBS, 4)? {
-            let Some(id) = job.run_id.strip_prefix(JOBS) else { break };
-            let result = work(&String::from_utf8(job.payload)?);
+        if self.is_full {
+            return Ok(());
+        }
+        for (run_id, payload) in self.next_jobs()? {
+            let Some(id) = run_id.strip_prefix(JOBS) else { break };
+            let result = payload.map_or_else(|| LOST.to_owned(), |payload| work(&payload));
             let event = self.event(&format!("ran {id}"));
             let batch = Batch::new()
-                .ack_job(&job.run_id)
+                .ack_job(&run_id)
                 .enqueue_job(&format!("{OUTBOX}{id}"), result.as_bytes())
                 .buffer_log(now_ms(), event.as_bytes());
-            self.store.write(&batch)?;
+            let written = self.store.write(&batch);
+            if self.if_there_is_space(written)?.is_none() {
+                break;
+            }
             self.logged.push(event);
         }
         Ok(())
+    }
+
+    /// The next jobs and their payloads: `None` if a payload failed authentication. Only that value is lost, so
+    /// the agent reports it and continues.
+    fn next_jobs(&self) -> Result<Vec<(String, Option<String>)>> {
+        match self.store.dequeue_jobs_after(JOBS, 4) {
+            Ok(jobs) => Ok(jobs.into_iter().map(|job| (job.run_id, Some(text(&job.payload)))).collect()),
+            Err(Error::Unauthentic { run_id: Some(run_id), .. }) => Ok(vec![(run_id, None)]),
+            Err(error) => Err(error.into()),
+        }
     }
 
     fn talk(&mut self) -> Result<(), Failure> {
@@ -133,7 +160,9 @@ impl Work {
     fn connect(&mut self) -> Result<Link, Failure> {
         let mut link = Link::connect(&self.socket)?;
         let (session_id, server_time_ms) = link.hello()?;
-        self.store.write(&Batch::new().save_session(&session_id, server_time_ms).record_heartbeat(now_ms()))?;
+        let session = Batch::new().save_session(&session_id, server_time_ms).record_heartbeat(now_ms());
+        let written = self.store.write(&session);
+        self.if_there_is_space(written)?;
         if std::mem::take(&mut self.was_away) {
             say("agent", "the server is back");
         }
@@ -142,39 +171,55 @@ impl Work {
 
     /// Enqueues each job durably before telling the server that it was accepted. If that message is lost, the
     /// server sends the job again under the same id: it replaces the queued one, or runs a second time, and the
-    /// server drops the second result.
-    fn take_orders(&self, link: &mut Link) -> Result<(), Failure> {
-        loop {
+    /// server drops the second result. While the disk is full, the server keeps its orders.
+    fn take_orders(&mut self, link: &mut Link) -> Result<(), Failure> {
+        while !self.is_full {
             match link.poll()? {
                 Order::Job { id, text } => {
-                    self.store.enqueue_job(&format!("{JOBS}{id}"), text.as_bytes())?;
-                    link.accepted(&id)?;
+                    let written = self.store.enqueue_job(&format!("{JOBS}{id}"), text.as_bytes());
+                    if self.if_there_is_space(written)?.is_some() {
+                        link.accepted(&id)?;
+                    }
                 }
                 Order::Key(number) => {
-                    self.store.rekey(&key(number).map_err(Failure::Store)?)?;
-                    say("agent", &format!("the store is under key {number}"));
-                    link.rekeyed(number)?;
+                    let written = self.store.rekey(&key(number).map_err(Failure::Store)?);
+                    if self.if_there_is_space(written)?.is_some() {
+                        say("agent", &format!("the store is under key {number}"));
+                        link.rekeyed(number)?;
+                    }
                 }
-                Order::None => return Ok(()),
+                Order::None => break,
             }
         }
+        Ok(())
     }
 
     /// Keeps each completion message until the server has confirmed it.
     fn deliver_outbox(&self, link: &mut Link) -> Result<(), Failure> {
-        for message in self.store.dequeue_jobs_after(OUTBOX, usize::MAX)? {
-            let Some(id) = message.run_id.strip_prefix(OUTBOX) else { break };
-            link.done(id, &String::from_utf8_lossy(&message.payload))?;
-            self.store.ack_job(&message.run_id)?;
+        for run_id in self.store.run_ids() {
+            let Some(id) = run_id.strip_prefix(OUTBOX) else { break };
+            match self.store.job(&run_id) {
+                Ok(Some(QueuedJob { payload, .. })) => link.done(id, &text(&payload))?,
+                Ok(None) => {}
+                Err(Error::Unauthentic { run_id: Some(_), .. }) => link.done(id, LOST)?,
+                Err(error) => return Err(error.into()),
+            }
+            self.store.ack_job(&run_id)?;
         }
         Ok(())
     }
 
     /// Peeks, sends, and only then acks: draining would lose the events if the server went away.
-    fn deliver_logs(&self, link: &mut Link) -> Result<(), Failure> {
-        let batch = self.store.peek_logs(100)?;
+    fn deliver_logs(&mut self, link: &mut Link) -> Result<(), Failure> {
+        let batch = match self.store.peek_logs(100) {
+            Err(Error::Unauthentic { .. }) => {
+                let discarded = self.store.discard_unreadable_logs()?;
+                return Ok(self.log(&format!("{discarded} unreadable log events were discarded"))?);
+            }
+            peeked => peeked?,
+        };
         for event in batch.events() {
-            link.log(&String::from_utf8_lossy(&event.payload))?;
+            link.log(&text(&event.payload))?;
         }
         self.store.ack_logs(&batch)?;
         Ok(())
@@ -184,12 +229,32 @@ impl Work {
         format!("event {}: {what}", self.logged_before + self.logged.len())
     }
 
-    fn log(&mut self, what: &str) -> Result<()> {
+    /// On a full disk, an event about the agent itself is not worth more than to be left out.
+    fn log(&mut self, what: &str) -> backupy_state::Result<()> {
         let event = self.event(what);
-        self.store.buffer_log(now_ms(), event.as_bytes())?;
-        self.logged.push(event);
+        let written = self.store.buffer_log(now_ms(), event.as_bytes());
+        if self.if_there_is_space(written)?.is_some() {
+            self.logged.push(event);
+        }
         Ok(())
     }
+
+    /// `None` if the disk or the queue is full: nothing was written then. What removes something still works, so
+    /// an agent that continues makes space.
+    fn if_there_is_space<T>(&mut self, written: backupy_state::Result<T>) -> backupy_state::Result<Option<T>> {
+        match written {
+            Ok(done) => Ok(Some(done)),
+            Err(Error::Full { .. } | Error::QueueFull { .. }) => {
+                self.is_full = true;
+                Ok(None)
+            }
+            Err(error) => Err(error),
+        }
+    }
+}
+
+fn text(payload: &[u8]) -> String {
+    String::from_utf8_lossy(payload).into_owned()
 }
 
 /// The work of a job.
@@ -200,6 +265,8 @@ pub(crate) fn work(text: &str) -> String {
 /// Prefixes of run ids, which divide the queue into two: jobs to run, and completion messages to deliver.
 const JOBS: &str = "job/";
 const OUTBOX: &str = "done/";
+/// What the server is told of a job whose payload failed authentication, or its result.
+const LOST: &str = "lost: it failed authentication";
 
 /// Which side failed: an agent continues without its server, but not without its store.
 enum Failure {
@@ -223,3 +290,7 @@ fn now_ms() -> i64 {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     i64::try_from(since.as_millis()).unwrap_or(i64::MAX)
 }
+
+#[cfg(test)]
+#[path = "tests.rs"]
+mod tests;

@@ -14,7 +14,7 @@ use crate::format::record::VALUE_LEN_MAX;
 use crate::{AgentKey, Error, Result};
 
 /// Keys of a bbolt file that are not imported: those of a bucket that the agent does not have, unknown keys of one
-/// that it has, or one job that a store cannot hold.
+/// that it has, or one job or log event that a store cannot hold.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize))]
 #[non_exhaustive]
@@ -136,12 +136,11 @@ impl Contents {
     fn read_queue(&mut self, pages: &mut Pages<'_>, tree: Tree) -> Result<()> {
         walk_values(pages, tree, &mut |key, extent| {
             match std::str::from_utf8(key) {
+                // Not read: it may have more bytes than the machine has memory.
+                _ if is_too_large(extent) => self.note_job_left_out(key, "its payload has more than 16 MiB"),
                 Ok(_) if key.len() > RUN_ID_LEN_MAX => {
                     self.note_job_left_out(key, "its run id has more than 1,024 bytes");
                     self.left_out_payloads.push(extent);
-                }
-                Ok(_) if is_too_large(extent) => {
-                    self.note_job_left_out(key, "its payload has more than 16 MiB");
                 }
                 Ok(run_id) => self.jobs.push((run_id.to_owned(), extent)),
                 Err(_) => {
@@ -154,15 +153,24 @@ impl Contents {
     }
 
     fn read_logs(&mut self, pages: &mut Pages<'_>, tree: Tree) -> Result<()> {
-        let path = pages.path;
+        let (path, mut too_large) = (pages.path, 0);
         walk_values(pages, tree, &mut |key, extent| {
             // The time, then a number that makes the key unique.
             let time = key.first_chunk().filter(|_| key.len() == LOG_KEY_LEN);
             let ts_ms = time.map(|ts_ms| i64::from_be_bytes(*ts_ms));
             let what = "the key before this value is not a log event's key";
-            self.logs.push((ts_ms.ok_or_else(|| corrupt(path, extent.offset, what))?, extent));
+            let ts_ms = ts_ms.ok_or_else(|| corrupt(path, extent.offset, what))?;
+            if is_too_large(extent) {
+                too_large += 1;
+            } else {
+                self.logs.push((ts_ms, extent));
+            }
             Ok(())
         })?;
+        if too_large > 0 {
+            let (bucket, why) = ("logs_buffer".to_owned(), "a log event has at most 16 MiB");
+            self.left_out.push(LeftOut { bucket, keys: too_large, run_id: None, why });
+        }
         // In the file, negative times come after all others. The sort is stable.
         self.logs.sort_by_key(|(ts_ms, _)| *ts_ms);
         Ok(())
@@ -310,7 +318,8 @@ fn count_keys(pages: &mut Pages<'_>, tree: Tree) -> Result<u64> {
 
 /// Reads a big-endian value of eight bytes.
 fn read_u64(pages: &Pages<'_>, extent: Extent) -> Result<u64> {
-    match <[u8; 8]>::try_from(pages.read(extent)?) {
+    let bytes = if extent.len == 8 { pages.read(extent)? } else { Vec::new() };
+    match <[u8; 8]>::try_from(bytes) {
         Ok(bytes) => Ok(u64::from_be_bytes(bytes)),
         Err(_) => Err(pages.corrupt(extent.offset, "the value is not a number of eight bytes")),
     }

@@ -41,14 +41,15 @@ pub struct ImportReport {
     pub last_heartbeat_ms: Option<i64>,
     /// The number of jobs in the file that a store can hold.
     pub jobs: u64,
-    /// The number of log events in the file.
+    /// The number of log events in the file that a store can hold.
     pub log_events: u64,
     /// The number of those that the limits of the store's log buffer dropped. They are counted in
     /// [`LogBatch::dropped`](crate::LogBatch::dropped), as other dropped events.
     pub log_events_dropped: u64,
     /// The number of jobs and log events that an interrupted import had written before.
     pub already_there: u64,
-    /// Keys in the file that a store has no place for, and jobs that it cannot hold. They were not imported.
+    /// Keys in the file that a store has no place for, and jobs and log events that it cannot hold. They were not
+    /// imported.
     pub left_out: Vec<LeftOut>,
     /// Whether one of the two meta pages is damaged, as after a crash during a transaction. The import is then as
     /// of the transaction before.
@@ -67,7 +68,8 @@ pub struct ImportReport {
 /// may use the store meanwhile: start the new agent after this has returned.
 ///
 /// A job whose run id is not UTF-8 or over 1024 bytes, or whose payload is over 16 MiB, cannot be in a store:
-/// [`left_out`](ImportReport::left_out) names it, and everything else is imported.
+/// [`left_out`](ImportReport::left_out) names it, and everything else is imported. It counts the log events over
+/// 16 MiB likewise.
 ///
 /// Records of about 256 KiB are written, configuration, session and heartbeat in the last one. When this returns
 /// `Ok`, everything is durable: it survives a power cut.
@@ -108,12 +110,14 @@ pub struct ImportReport {
 /// - [`Error::Locked`]: a process has the file open for writing. Stop the old agent.
 /// - [`Error::WrongKey`]: no value opens under the key. Damage to the only value of a file looks the same.
 /// - [`Error::Corrupt`]: the file is damaged at the given offset.
-/// - [`Error::TooLarge`]: the configuration, the session id or a log event is over 16 MiB.
+/// - [`Error::TooLarge`]: the configuration or the session id is over 16 MiB.
 /// - [`Error::Invalid`]: the store holds anything else, there is a store of this crate at the path, or the path
 ///   belongs to the store.
 ///
-/// With [`Error::Full`], [`Error::Failed`] and [`Error::Io`], records may have been written. They stay, and the
-/// next call continues after them.
+/// With [`Error::Full`], [`Error::Failed`], [`Error::Io`], and [`Error::QueueFull`] if the store was opened with
+/// [queue limits](crate::QueueLimits) that the jobs exceed, records may have been written. They stay, and the next
+/// call continues after them: free some space, or open the store without these limits. A call after the agent has
+/// acked one of these jobs is refused with `Invalid`, as any store that holds anything else.
 pub fn import_bolt(from: impl AsRef<Path>, key: &AgentKey, into: &Store) -> Result<ImportReport> {
     let from = from.as_ref();
     if place::belongs_to(&Disk, from, into.path()) && names::own_name(from).is_some() {

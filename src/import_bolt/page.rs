@@ -2,7 +2,7 @@
 //!
 //! Only decodes numbers; `pages.rs` checks them.
 
-use std::ops::Range;
+use super::source::Extent;
 
 /// A page with its overflow pages, or the page inside the value of a small bucket.
 #[derive(Default)]
@@ -14,22 +14,18 @@ pub(super) struct Page {
     pub(super) count: u16,
     /// How many pages after this one belong to it.
     pub(super) overflow: u32,
+    /// With its overflow pages.
+    pub(super) len: u64,
+    /// Its first bytes, at least the headers of all keys.
     pub(super) bytes: Vec<u8>,
 }
 
-impl Page {
-    pub(super) fn bytes_of(&self, range: &Range<usize>) -> &[u8] {
-        self.bytes.get(range.clone()).unwrap_or_default()
-    }
-}
-
-/// A key and its value, as ranges of the page's bytes.
+/// A key and its value.
 pub(super) struct Slot {
     /// Where the header of the key is in the file.
     pub(super) offset: u64,
-    pub(super) key: Range<usize>,
-    pub(super) value: Range<usize>,
-    pub(super) value_len: u32,
+    pub(super) key: Vec<u8>,
+    pub(super) value: Extent,
     /// In a leaf the flags of the key, in a branch the id of the child page.
     pub(super) flags_or_child: u64,
 }

@@ -64,13 +64,15 @@ impl<'a> Pages<'a> {
         let meta = meta::read(path, source)?;
         let file_len = source.len().map_err(|error| Error::io("read the length of", path, error))?;
         let count = meta.high_water.min(file_len / meta.page_len);
-        let Ok(count) = usize::try_from(count) else {
-            return Err(corrupt(path, meta.offset, "the file has more pages than this machine can address"));
-        };
+        let too_many = || corrupt(path, meta.offset, "the file has more pages than this machine can address");
+        let count = usize::try_from(count).map_err(|_| too_many())?;
         if meta.root < META_COUNT {
             return Err(corrupt(path, meta.offset, "there is no root page"));
         }
-        let mut uses = vec![PageUse::Unseen; count];
+        let mut uses = Vec::new();
+        // The file may be sparse, and longer than the memory has bytes for its pages.
+        uses.try_reserve_exact(count).map_err(|_| too_many())?;
+        uses.resize(count, PageUse::Unseen);
         uses.iter_mut().zip(0..META_COUNT).for_each(|(used, _)| *used = PageUse::Used);
         let mut pages = Pages { path, source, meta, uses, free_past_end: None };
         pages.read_freelist()?;
@@ -124,8 +126,7 @@ impl<'a> Pages<'a> {
             return self.walk_page(&page, Bounds::default(), 0, visit);
         }
         let offset = tree.extent.offset + TREE_LEN;
-        let bytes = self.bytes(offset, u64::from(tree.extent.len) - TREE_LEN)?;
-        let page = self.parse(Page { offset, bytes, ..Page::default() })?;
+        let page = self.load(offset, u64::from(tree.extent.len) - TREE_LEN)?;
         if page.id != 0 || page.overflow != 0 || page.kind != LEAF {
             return Err(self.corrupt(offset, "the page inside a bucket's value is not a leaf"));
         }
@@ -133,10 +134,10 @@ impl<'a> Pages<'a> {
         if slots.iter().any(|slot| slot.flags_or_child != 0) {
             return Err(self.corrupt(offset, "a bucket inside the value of another bucket"));
         }
-        if slots.last().map_or(PAGE_HEADER_LEN, |last| last.value.end) != page.bytes.len() {
+        if slots.last().map_or(offset + PAGE_HEADER_LEN as u64, |last| last.value.end()) != offset + page.len {
             return Err(self.corrupt(offset, "the length of the bucket's value does not match its contents"));
         }
-        self.walk_leaf(&page, &slots, Bounds::default(), visit)
+        self.walk_leaf(&slots, Bounds::default(), visit)
     }
 
     fn walk_page(&mut self, page: &Page, bounds: Bounds<'_>, depth: usize, visit: Visit<'_>) -> Result<()> {
@@ -148,34 +149,33 @@ impl<'a> Pages<'a> {
             _ => return Err(self.corrupt(page.offset, "the page is neither a branch nor a leaf")),
         };
         if page.kind == LEAF {
-            return self.walk_leaf(page, &slots, bounds, visit);
+            return self.walk_leaf(&slots, bounds, visit);
         }
-        self.check_order(page, &slots, bounds)?;
+        self.check_order(&slots, bounds)?;
         for (i, slot) in slots.iter().enumerate() {
             let child = self.page(slot.flags_or_child, slot.offset)?;
-            let above = slots.get(i + 1).map(|next| page.bytes_of(&next.key));
-            let bounds = Bounds { from: Some(page.bytes_of(&slot.key)), below: above.or(bounds.below) };
+            let above = slots.get(i + 1).map(|next| &*next.key);
+            let bounds = Bounds { from: Some(&slot.key), below: above.or(bounds.below) };
             self.walk_page(&child, bounds, depth + 1, visit)?;
         }
         Ok(())
     }
 
-    fn walk_leaf(&self, page: &Page, slots: &[Slot], bounds: Bounds<'_>, visit: Visit<'_>) -> Result<()> {
-        self.check_order(page, slots, bounds)?;
+    fn walk_leaf(&self, slots: &[Slot], bounds: Bounds<'_>, visit: Visit<'_>) -> Result<()> {
+        self.check_order(slots, bounds)?;
         for slot in slots {
-            let extent = Extent { offset: page.offset + slot.value.start as u64, len: slot.value_len };
             let leaf = match slot.flags_or_child {
-                0 => Leaf::Value(extent),
-                BUCKET => Leaf::Bucket(self.tree(page, slot, extent)?),
+                0 => Leaf::Value(slot.value),
+                BUCKET => Leaf::Bucket(self.tree(slot.value)?),
                 _ => return Err(self.corrupt(slot.offset, "a key has flags that bbolt does not set")),
             };
-            visit(page.bytes_of(&slot.key), leaf)?;
+            visit(&slot.key, leaf)?;
         }
         Ok(())
     }
 
-    fn tree(&self, page: &Page, slot: &Slot, extent: Extent) -> Result<Tree> {
-        let root = u64_at(page.bytes_of(&slot.value), 0);
+    fn tree(&self, extent: Extent) -> Result<Tree> {
+        let root = u64_at(&self.bytes(extent.offset, u64::from(extent.len).min(TREE_LEN))?, 0);
         let has_right_len = match root {
             Some(0) => u64::from(extent.len) >= TREE_LEN + PAGE_HEADER_LEN as u64,
             _ => u64::from(extent.len) == TREE_LEN,
@@ -186,10 +186,10 @@ impl<'a> Pages<'a> {
         }
     }
 
-    fn check_order(&self, page: &Page, slots: &[Slot], bounds: Bounds<'_>) -> Result<()> {
+    fn check_order(&self, slots: &[Slot], bounds: Bounds<'_>) -> Result<()> {
         let mut previous = None;
         for slot in slots {
-            let key = page.bytes_of(&slot.key);
+            let key = &*slot.key;
             let ascends = previous.is_none_or(|previous| previous < key);
             let is_within = bounds.from.is_none_or(|from| from <= key) && bounds.below.is_none_or(|end| key < end);
             if key.is_empty() || !ascends || !is_within {
@@ -200,16 +200,15 @@ impl<'a> Pages<'a> {
         Ok(())
     }
 
-    /// Where the keys and values of a page are. bbolt packs them after all headers, in order and without gaps.
+    /// Reads the keys of a page, and finds their values. bbolt packs both after all headers, in order and without
+    /// gaps, and allocates no more pages than they take: an overflow into the hole of a sparse file is damage.
+    /// Values are not read here: they may be far longer than what a store can hold.
     fn slots(&self, page: &Page) -> Result<Vec<Slot>> {
-        let headers_end = PAGE_HEADER_LEN + usize::from(page.count) * SLOT_LEN;
-        if page.bytes.len() < headers_end {
+        let headers_end = headers_end(page);
+        if page.len < headers_end {
             return Err(self.corrupt(page.offset, "the page has more keys than fit in it"));
         }
-        if page.count == 0 && page.bytes.iter().skip(PAGE_HEADER_LEN).any(|&byte| byte != 0) {
-            return Err(self.corrupt(page.offset, "the page is marked as empty but is not"));
-        }
-        let mut slots = Vec::with_capacity(page.count.into());
+        let mut headers = Vec::with_capacity(page.count.into());
         let mut end = headers_end;
         for i in 0..usize::from(page.count) {
             let at = PAGE_HEADER_LEN + i * SLOT_LEN;
@@ -217,25 +216,43 @@ impl<'a> Pages<'a> {
             let Some(header) = SlotHeader::parse(page, at) else {
                 return Err(self.corrupt(offset, "the page has more keys than fit in it"));
             };
+            let key_at = end;
             // Cannot overflow: each length is below 2^32.
-            let key_end = end as u64 + u64::from(header.key_len);
-            let value_end = key_end + u64::from(header.value_len);
-            if u64::from(header.pos) != (end - at) as u64 || value_end > page.bytes.len() as u64 {
+            end += u64::from(header.key_len) + u64::from(header.value_len);
+            if u64::from(header.pos) != key_at - at as u64 || end > page.len {
                 return Err(self.corrupt(offset, "a key or its value is out of place"));
             }
-            #[allow(clippy::cast_possible_truncation, reason = "within the page, which is in memory")]
-            let (key_end, value_end) = (key_end as usize, value_end as usize);
-            let value_len = header.value_len;
-            slots.push(Slot {
-                offset,
-                key: end..key_end,
-                value: key_end..value_end,
-                value_len,
-                flags_or_child: header.flags_or_child,
-            });
-            end = value_end;
+            if header.key_len > KEY_LEN_MAX {
+                return Err(self.corrupt(offset, "a key is longer than bbolt allows"));
+            }
+            headers.push((offset, key_at, header));
         }
-        Ok(slots)
+        self.check_overflow(page, end)?;
+        if page.count == 0 && page.bytes.iter().skip(PAGE_HEADER_LEN).any(|&byte| byte != 0) {
+            return Err(self.corrupt(page.offset, "the page is marked as empty but is not"));
+        }
+        let slot = |(offset, key_at, header): (u64, u64, SlotHeader)| {
+            let key = self.bytes_of(page, key_at, header.key_len)?;
+            let value_at = page.offset + key_at + u64::from(header.key_len);
+            let value = Extent { offset: value_at, len: header.value_len };
+            Ok(Slot { offset, key, value, flags_or_child: header.flags_or_child })
+        };
+        headers.into_iter().map(slot).collect()
+    }
+
+    /// Fails if the contents of the page, which end at `end`, do not take its last page. Older versions of bbolt
+    /// allocate one page more if the contents fill the one before.
+    fn check_overflow(&self, page: &Page, end: u64) -> Result<()> {
+        if u64::from(page.overflow) * self.meta.page_len > end {
+            return Err(self.corrupt(page.offset, "the page has more overflow pages than its contents take"));
+        }
+        Ok(())
+    }
+
+    /// Bytes of the page, from memory if they are there.
+    fn bytes_of(&self, page: &Page, at: u64, len: u32) -> Result<Vec<u8>> {
+        let read = usize::try_from(at).ok().and_then(|at| page.bytes.get(at..)?.get(..usize::try_from(len).ok()?));
+        read.map_or_else(|| self.bytes(page.offset + at, len.into()), |read| Ok(read.to_vec()))
     }
 
     /// Reads the page `id` with its overflow pages and marks them as used: a second reference is damage.
@@ -246,12 +263,11 @@ impl<'a> Pages<'a> {
             return Err(self.corrupt(referrer, "a reference to a page that does not exist"));
         }
         let offset = id * self.meta.page_len;
-        let header = self.bytes(offset, PAGE_HEADER_LEN as u64)?;
-        let header = self.parse(Page { offset, bytes: header, ..Page::default() })?;
-        if header.id != id {
+        let mut page = self.load(offset, self.meta.page_len)?;
+        if page.id != id {
             return Err(self.corrupt(offset, "the page has the id of another page"));
         }
-        let count = 1 + u64::from(header.overflow);
+        let count = 1 + u64::from(page.overflow);
         if count > limit - id {
             return Err(self.corrupt(offset, "the page extends past the end of the file"));
         }
@@ -264,8 +280,18 @@ impl<'a> Pages<'a> {
                 PageUse::Used => return Err(corrupt(self.path, referrer, "a second reference to a page")),
             }
         }
-        let bytes = self.bytes(offset, count * self.meta.page_len)?;
-        Ok(Page { bytes, ..header })
+        page.len = count * self.meta.page_len;
+        let headers_end = headers_end(&page);
+        if headers_end > page.bytes.len() as u64 && headers_end <= page.len {
+            page.bytes = self.bytes(offset, headers_end)?;
+        }
+        Ok(page)
+    }
+
+    /// Reads the beginning of a page of this length. Its keys and values may be far longer.
+    fn load(&self, offset: u64, len: u64) -> Result<Page> {
+        let bytes = self.bytes(offset, len.min(READ_LEN))?;
+        self.parse(Page { offset, len, bytes, ..Page::default() })
     }
 
     fn parse(&self, page: Page) -> Result<Page> {
@@ -292,24 +318,30 @@ impl<'a> Pages<'a> {
             u16::MAX => (PAGE_HEADER_LEN + 8, u64_at(&page.bytes, PAGE_HEADER_LEN).unwrap_or(u64::MAX)),
             count => (PAGE_HEADER_LEN, count.into()),
         };
-        let room = page.bytes.len().saturating_sub(from) / 8;
-        if count > room as u64 {
+        let (from, pages) = (from as u64, 1 + u64::from(page.overflow));
+        if count > page.len.saturating_sub(from) / 8 {
             return Err(self.corrupt(page.offset, "the freelist is longer than its page"));
         }
+        // bbolt allocates them for the list as it was, with a count and with these pages still in it.
+        self.check_overflow(&page, from + 8 * (1 + count + pages))?;
         let (mut previous, mut free_past_end) = (META_COUNT - 1, 0);
-        #[allow(clippy::cast_possible_truncation, reason = "at most what fits the page")]
-        for i in 0..count as usize {
-            let at = from + i * 8;
-            let id = u64_at(&page.bytes, at).unwrap_or_default();
+        let mut read = Vec::new();
+        for i in 0..count {
+            let at = page.offset + from + i * 8;
+            let in_read = (i % IDS_READ) as usize * 8;
+            if in_read == 0 {
+                read = self.bytes(at, 8 * IDS_READ.min(count - i))?;
+            }
+            let id = u64_at(&read, in_read).unwrap_or_default();
             if id <= previous || id >= self.meta.high_water {
                 let what = "the freelist is not in order, or contains a page that does not exist";
-                return Err(self.corrupt(page.offset + at as u64, what));
+                return Err(self.corrupt(at, what));
             }
             previous = id;
             match usize::try_from(id).ok().and_then(|id| self.uses.get_mut(id)) {
                 Some(used @ PageUse::Unseen) => *used = PageUse::Free,
                 Some(PageUse::Free | PageUse::Used) => {
-                    return Err(self.corrupt(page.offset + at as u64, "the freelist contains its own page"));
+                    return Err(self.corrupt(at, "the freelist contains its own page"));
                 }
                 None => free_past_end += 1,
             }
@@ -318,10 +350,13 @@ impl<'a> Pages<'a> {
         Ok(())
     }
 
-    /// Reads bytes of the file. `len` is bounded by the file's length, so it is safe to allocate.
+    /// Reads bytes of the file. The callers bound `len`: by what they read at a time, or by what a store can hold.
     fn bytes(&self, offset: u64, len: u64) -> Result<Vec<u8>> {
         let too_long = || self.corrupt(offset, "the length is more than this machine can address");
-        let mut bytes = vec![0; usize::try_from(len).map_err(|_| too_long())?];
+        let len = usize::try_from(len).map_err(|_| too_long())?;
+        let mut bytes = Vec::new();
+        bytes.try_reserve_exact(len).map_err(|_| too_long())?;
+        bytes.resize(len, 0);
         match self.source.read_exact_at(&mut bytes, offset) {
             Ok(()) => Ok(bytes),
             Err(error) => Err(Error::io("read", self.path, error)),
@@ -335,6 +370,18 @@ struct Bounds<'a> {
     from: Option<&'a [u8]>,
     below: Option<&'a [u8]>,
 }
+
+/// Where the headers of the keys end in a page.
+fn headers_end(page: &Page) -> u64 {
+    (PAGE_HEADER_LEN + usize::from(page.count) * SLOT_LEN) as u64
+}
+
+/// How much of a page is read at once: a page as long as any machine has them.
+const READ_LEN: u64 = 64 << 10;
+/// How many ids of free pages are read at once.
+const IDS_READ: u64 = READ_LEN / 8;
+/// `MaxKeySize` of bbolt.
+const KEY_LEN_MAX: u32 = 32_768;
 
 /// The length of a bucket's value without the page in it: the id of its root page, and a sequence number.
 const TREE_LEN: u64 = 16;

@@ -38,3 +38,9 @@ pub(crate) struct Extent {
     pub(crate) offset: u64,
     pub(crate) len: u32,
 }
+
+impl Extent {
+    pub(crate) fn end(self) -> u64 {
+        self.offset + u64::from(self.len)
+    }
+}

@@ -113,14 +113,14 @@ impl LogBuilder {
 
     /// Adds an operation to the next frame, and writes that frame if it is long enough. `append_value` appends the
     /// value of a put to the buffer that it gets; if it fails, nothing is added. If the value fails
-    /// authentication, the error names the job or the data key: until that is removed, no copy can be made.
+    /// authentication, the error has its remedy: until that is removed or replaced, no copy can be made.
     pub(crate) fn add(
         &mut self,
         operation: &Operation<'_>,
         append_value: impl FnOnce(&mut SecretVec) -> Result<()>,
     ) -> Result<()> {
         let added = self.next_frame.add(operation, append_value);
-        added.map_err(|error| error.about(operation.bucket.names(operation.key)))?;
+        added.map_err(|error| error.about(operation.bucket, operation.key))?;
         if self.next_frame.bytes.len() >= FRAME_LEN_TARGET { self.flush() } else { Ok(()) }
     }
 

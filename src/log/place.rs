@@ -113,14 +113,16 @@ fn is_store(storage: &dyn Storage, path: &Path) -> bool {
     file.is_ok_and(|file| begins_as_log(&*file))
 }
 
-/// Whether a caller's path means the log at `log`, or one of the files next to it. Of a file that a caller reads
-/// or writes for another purpose, this must not be so. If `log` is quarantined, it also asks this about the log
-/// that it comes from.
+/// Whether a caller's path means the log at `log`, by any of its names, or one of the files next to it. Of a file
+/// that a caller reads or writes for another purpose, this must not be so. If `log` is quarantined, it also asks
+/// this about the log that it comes from.
 pub(crate) fn belongs_to(storage: &dyn Storage, path: &Path, log: &Path) -> bool {
     let Ok(path) = storage.resolve(path) else { return false };
     let (Some(name), Some(of_log)) = (path.file_name(), log_name(log)) else { return false };
     let rest = name.as_encoded_bytes().strip_prefix(of_log);
-    path.parent() == log.parent() && rest.is_some_and(|rest| rest.is_empty() || own_name(&path).is_some())
+    let is_own = rest.is_some_and(|rest| rest.is_empty() || own_name(&path).is_some());
+    let id_of = |path| paths::id_at(storage, path).ok().flatten();
+    path.parent() == log.parent() && is_own || id_of(log).is_some_and(|id| id_of(&path) == Some(id))
 }
 
 /// The path of the log that `to` means, for a copy that will be written there. Fails if something is there.

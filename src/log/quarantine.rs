@@ -226,6 +226,9 @@ impl Part<'_> {
         let write_error = full_or_io(operation, to);
         let file = storage.open(to, Access::CreateNew).map_err(storage::create_error(operation, to))?;
         let id = file.id();
+        // Root may open the store of a user, who must be able to read this file later, and to remove it. If the
+        // owner cannot be set, the copy is as good without.
+        let _ = self.file.attributes().and_then(|attributes| file.set_attributes(&attributes.owner_alone()));
         let copied = self
             .read(|bytes, at| storage::write_all_at(&*file, bytes, at).map_err(&write_error))
             // Guards against a power cut after the caller has removed the original.

@@ -16,7 +16,7 @@ use crate::index::{Index, Key};
 use crate::log::reserve::Reserve;
 use crate::log::values::{ValueReader, Values};
 use crate::storage::File;
-use crate::{CompactionStats, Limit, Opening, QueueLimits, Result, Stats};
+use crate::{CompactionStats, Error, Limit, Opening, QueueLimits, Result, Stats};
 
 mod arguments;
 mod calls;
@@ -105,7 +105,8 @@ pub(crate) trait Reader {
     fn load_config(&self) -> Result<Option<Config>> {
         let (location, values) = self.with_index(|index| index.get(Bucket::Config, CONFIG_KEY));
         let Some(location) = location else { return Ok(None) };
-        let (prefix, raw) = self.confirmed(split_prefix(&values, location))?;
+        let about = |error: Error| error.about(Bucket::Config, CONFIG_KEY);
+        let (prefix, raw) = self.confirmed(split_prefix(&values, location).map_err(about))?;
         Ok(Some(Config { version: u64::from_le_bytes(prefix), raw }))
     }
 
@@ -136,7 +137,8 @@ pub(crate) trait Reader {
     fn load_session(&self) -> Result<Option<Session>> {
         let (location, values) = self.with_index(|index| index.get(Bucket::Registry, SESSION_KEY));
         let Some(location) = location else { return Ok(None) };
-        let (prefix, id) = self.confirmed(split_prefix(&values, location))?;
+        let about = |error: Error| error.about(Bucket::Registry, SESSION_KEY);
+        let (prefix, id) = self.confirmed(split_prefix(&values, location).map_err(about))?;
         let session_id = String::from_utf8(id).map_err(|_| values.malformed(location))?;
         Ok(Some(Session { session_id, server_time_ms: i64::from_le_bytes(prefix) }))
     }
@@ -144,7 +146,8 @@ pub(crate) trait Reader {
     fn last_heartbeat(&self) -> Result<Option<i64>> {
         let (location, values) = self.with_index(|index| index.get(Bucket::Registry, HEARTBEAT_KEY));
         let Some(location) = location else { return Ok(None) };
-        let ts_ms = self.confirmed(read_integer(&values, location))?;
+        let about = |error: Error| error.about(Bucket::Registry, HEARTBEAT_KEY);
+        let ts_ms = self.confirmed(read_integer(&values, location).map_err(about))?;
         Ok(Some(i64::from_le_bytes(ts_ms)))
     }
 
@@ -152,7 +155,7 @@ pub(crate) trait Reader {
         check_data_key(key)?;
         let (location, values) = self.with_index(|index| index.get(Bucket::Data, key.as_bytes()));
         let Some(location) = location else { return Ok(None) };
-        let value = values.read(location).map_err(|error| error.about(Bucket::Data.names(key.as_bytes())));
+        let value = values.read(location).map_err(|error| error.about(Bucket::Data, key.as_bytes()));
         self.confirmed(value).map(Some)
     }
 
@@ -194,13 +197,14 @@ fn read_job(values: &Values, reader: &mut ValueReader<'_>, key: &[u8], location:
     let run_id = String::from_utf8(key.to_vec()).map_err(|_| values.malformed(location))?;
     match reader.read(location) {
         Ok(payload) => Ok(QueuedJob { run_id, payload }),
-        Err(error) => Err(error.about(Bucket::Queue.names(key))),
+        Err(error) => Err(error.about(Bucket::Queue, key)),
     }
 }
 
 fn read_event(values: &Values, reader: &mut ValueReader<'_>, key: &[u8], location: Location) -> Result<LogEvent> {
     let LogKey { ts_ms, .. } = LogKey::decode(key).ok_or_else(|| values.malformed(location))?;
-    Ok(LogEvent { ts_ms, payload: reader.read(location)? })
+    let payload = reader.read(location).map_err(|error| error.about(Bucket::Logs, key))?;
+    Ok(LogEvent { ts_ms, payload })
 }
 
 /// Reads a value that is an integer of 8 bytes, and nothing else. Returns its bytes.

@@ -240,7 +240,7 @@ impl Store {
         let (location, values) = self.with_index(|index| index.get(bucket, key));
         let (location, key) = (location?, key.to_vec());
         Some(move || {
-            let about = |error: Error| error.about(bucket.names(&key));
+            let about = |error: Error| error.about(bucket, &key);
             values.read(location).map(SecretVec::from).map_err(about)
         })
     }

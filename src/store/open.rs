@@ -68,9 +68,12 @@ impl Store {
         let given = path;
         let path = place::resolve(storage, given, Purpose::Store)?;
         // Checked before the lock is taken, or a failed open would leave a lock file where there is no store.
-        let may_be_missing = options.create || options.expected.is_some();
-        if !paths::is_file(storage, &path)? && !may_be_missing {
-            return Err(place::not_found(storage, given, &path));
+        if !paths::is_file(storage, &path)? {
+            match options.expected {
+                Some(_) => return Err(is_missing(&path)),
+                None if options.create => {}
+                None => return Err(place::not_found(storage, given, &path)),
+            }
         }
         let mut wait = Wait::new(storage, options.lock_timeout);
         let lock_file = lock::lock_file(storage, &path, &mut wait)?;
@@ -107,10 +110,15 @@ impl Store {
     }
 }
 
+/// The error for a missing store of which an anchor is expected.
+fn is_missing(path: &Path) -> Error {
+    Error::Stale { path: path.to_path_buf(), what: "the file does not exist" }
+}
+
 /// Creates the log at `path`. `None` if a file has appeared there.
 fn create(options: &OpenOptions, path: &Path, key: &AgentKey) -> Result<Option<Recovered>> {
     match options.expected {
-        Some(_) => Err(Error::Stale { path: path.to_path_buf(), what: "the file does not exist" }),
+        Some(_) => Err(is_missing(path)),
         None if options.create => recovery::create(&*options.storage, path, key, options.queue_order),
         None => Err(Error::not_found(path)),
     }

@@ -113,7 +113,7 @@ impl Store {
             let (queued, values) = self.with_index(|index| index.get(Bucket::Queue, key));
             let Some(location) = queued else { return Ok(false) };
             // Without the write lock: opening a long payload takes a while.
-            let payload = values.read(location).map_err(|error| error.about(Bucket::Queue.names(key)))?;
+            let payload = values.read(location).map_err(|error| error.about(Bucket::Queue, key))?;
             if *SecretVec::from(payload) != job.payload {
                 return Ok(false);
             }

@@ -27,6 +27,10 @@ impl Place {
         Store::open(&self.path, &key()).unwrap()
     }
 
+    fn lock(&self) -> PathBuf {
+        self.path.with_extension("db.lock")
+    }
+
     fn open_at_least(&self, head: Anchor) -> Result<Store, Error> {
         OpenOptions::new().expect_at_least(head).open(&self.path, &key())
     }
@@ -147,8 +151,11 @@ fn no_file_at_all_is_stale_and_none_is_made() {
     let place = Place::new();
     let head = place.open().anchor();
     fs::remove_file(&place.path).unwrap();
+    fs::remove_file(place.lock()).unwrap();
     place.is_stale(head, "the file does not exist");
-    assert!(!place.path.exists());
+    let refused = OpenOptions::new().create(false).expect_at_least(head).open(&place.path, &key());
+    assert!(matches!(refused, Err(Error::Stale { .. })), "{refused:?}");
+    assert!(!place.path.exists() && !place.lock().exists());
 }
 
 #[test]

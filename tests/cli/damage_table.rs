@@ -47,20 +47,32 @@ impl Damaged {
 type Make = fn() -> Option<Damaged>;
 
 /// Words of the message of each row, and how to see it.
-const CASES: [(&str, Make); 33] = [
+const CASES: [(&str, Make); 37] = [
     ("ok: ", || Damaged::shown_by(Sandbox::filled(), "health-check")),
     ("is damaged at offset", || Damaged::shown_by(with_flipped_byte(8192 + 60), "stats")),
     ("is not intact: damage", || Damaged::shown_by(with_flipped_byte(8192 + 60), "verify")),
     ("is not intact: header", || Damaged::shown_by(with_flipped_byte(2048 + 30), "verify")),
     ("is not intact: tampering", || Damaged::shown_by(tampered(CONFIG_FRAME), "verify")),
-    ("; it was not changed; ", || Damaged::shown_by(tampered(CONFIG_FRAME), "config get")),
+    ("; it was not changed; ", || {
+        let sandbox = with_backup();
+        sandbox.tamper_with_manifest(CONFIG_FRAME);
+        Damaged::shown_by(sandbox, "config get")
+    }),
     ("this is the payload of job", || {
         Damaged::shown_by(tampered(JOB_FRAME), "queue show run-1")?.knowing("ID", "run-1")
     }),
     ("this is the value of data key", || {
         Damaged::shown_by(tampered_data("cursor"), "data get cursor")?.knowing("KEY", "cursor")
     }),
-    ("log event", || Damaged::shown_by(tampered(LOG_FRAME), "logs peek")),
+    ("is unreadable", || Damaged::shown_by(tampered(LOG_FRAME), "logs peek")),
+    ("this is a log event", || Damaged::shown_by(tampered(LOG_FRAME), "compact")),
+    ("this is the configuration", || {
+        let sandbox = tampered(CONFIG_FRAME);
+        fs::write(sandbox.folder.path().join("raw"), "backup at 02:00").unwrap();
+        Damaged::shown_by(sandbox, "compact")?.knowing("N", 8)?.knowing("FILE", "raw")
+    }),
+    ("this is the session", || Damaged::shown_by(tampered(SESSION_FRAME), "compact")),
+    ("this is the heartbeat", || Damaged::shown_by(tampered(HEARTBEAT_FRAME), "compact")),
     ("is not intact: index", index_that_differs),
     ("does not match the anchor", older),
     ("has cut the file", || {
@@ -129,6 +141,8 @@ const CASES: [(&str, Make); 33] = [
 ];
 
 const CONFIG_FRAME: usize = 1;
+const SESSION_FRAME: usize = 2;
+const HEARTBEAT_FRAME: usize = 3;
 const JOB_FRAME: usize = 4;
 const LOG_FRAME: usize = 9;
 /// The first after the close frame of a filled store.

@@ -38,6 +38,9 @@ fn the_files_of_the_store_are_no_input() {
     let link = sandbox.folder.path().join("link");
     symlink("state.db.new", &link).unwrap();
     inputs.push(link.display().to_string());
+    let second_name = sandbox.folder.path().join("second-name");
+    std::fs::hard_link(sandbox.state(), &second_name).unwrap();
+    inputs.push(second_name.display().to_string());
     let before = sandbox.contents();
     for write in ["config set --version 8", "queue enqueue run-9", "logs add"] {
         for input in &inputs {

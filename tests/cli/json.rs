@@ -215,3 +215,12 @@ fn a_drain_whose_removal_fails_prints_the_failure_on_a_line_of_its_own() {
     assert_eq!((reports.len(), &reports[0]["drained"]), (2, &json!(1)), "{outcome:?}");
     assert_eq!(reports[1]["error"]["kind"], "full");
 }
+
+#[test]
+fn a_missing_command_is_a_failure_of_usage_and_names_no_hidden_one() {
+    let sandbox = Sandbox::filled();
+    for args in ["--json", "queue --json"] {
+        let error = &sandbox.run(args).failed_json(2)["error"];
+        assert_eq!(*error, json!({ "kind": "usage", "message": "a command is missing; see --help" }), "{args}");
+    }
+}

@@ -183,6 +183,24 @@ fn logs_drain_removes_nothing_if_the_output_cannot_be_written() {
     assert_eq!(sandbox.open().log_count(), 1);
 }
 
+/// The standard library puts the null device in its place, where everything can be written.
+#[test]
+fn logs_drain_removes_nothing_if_stdout_is_closed() {
+    let sandbox = Sandbox::filled();
+    for closed in [">&-", "--json >&-", "<>/dev/null >&0"] {
+        let outcome = sandbox.shell(&format!("backupy-state logs drain --allow-secrets {closed}"));
+        assert_eq!(
+            outcome.failed(1),
+            "stdout is closed, or discards what is written; redirect it to a file, or give --discard; no log \
+             event was removed"
+        );
+        assert_eq!(sandbox.open().log_count(), 1);
+    }
+    sandbox.shell("backupy-state logs drain --allow-secrets >/dev/null").success();
+    assert_eq!(sandbox.open().log_count(), 0);
+    sandbox.shell("backupy-state logs drain --discard >&-").success();
+}
+
 #[test]
 fn logs_drain_stops_before_an_unreadable_event() {
     let sandbox = with_an_unreadable_second_event();

@@ -127,12 +127,21 @@ impl Sandbox {
 
     /// Changes the last value in frame `seq` so that it fails authentication but not its checksums.
     pub(crate) fn tamper_with_frame(&self, seq: usize) {
+        // A byte of the last tag: the padding is shorter than 8 bytes.
+        self.tamper(seq, |len| len - 8);
+    }
+
+    /// The first byte of the manifest, which comes after the header.
+    pub(crate) fn tamper_with_manifest(&self, seq: usize) {
+        self.tamper(seq, |_| 48);
+    }
+
+    fn tamper(&self, seq: usize, at: impl FnOnce(usize) -> usize) {
         let frames = self.run("frames --json").out;
         let frame: Value = serde_json::from_str(frames.lines().nth(seq - 1).unwrap()).unwrap();
         let number = |name: &str| usize::try_from(frame[name].as_u64().unwrap()).unwrap();
         let mut bytes = self.bytes();
-        // A byte of the last tag: the padding is shorter than 8 bytes.
-        tamper(&mut bytes, number("offset"), number("len"), number("len") - 8);
+        tamper(&mut bytes, number("offset"), number("len"), at(number("len")));
         self.write(&bytes);
     }
 

@@ -1,8 +1,11 @@
 //! Files that bbolt rarely or never writes, made by hand: odd but valid ones are imported, and the others are
 //! refused with the place of the fault.
 
+use std::fs;
+use std::path::{Path, PathBuf};
+
 use backupy_state::testing::read_bolt;
-use backupy_state::{Error, Result};
+use backupy_state::{Error, Result, check_bolt};
 
 use crate::writer::{
     Agent, BRANCH, LEAF, Pages, Seals, Slot, bucket, child, fix_checksum, inline, page, tree, value,
@@ -249,7 +252,7 @@ fn the_payload_of_a_job_that_is_left_out_is_checked() {
 }
 
 #[test]
-fn a_job_over_the_limit_is_left_out_and_any_other_value_over_it_is_refused() {
+fn a_job_or_a_log_event_over_the_limit_is_left_out_and_any_other_value_over_it_is_refused() {
     let queue = |len: usize| {
         let sealed = Seals::new(KEY.as_bytes()).seal(&vec![7; len]);
         let mut pages = Pages::new(4096);
@@ -262,14 +265,84 @@ fn a_job_over_the_limit_is_left_out_and_any_other_value_over_it_is_refused() {
     assert_eq!((left.run_id.as_deref(), left.why), (Some("run-1"), "its payload has more than 16 MiB"));
     assert_eq!((state.jobs.len(), state.logs.len(), state.report.jobs_left_out()), (0, 5, 1));
 
-    let log = |len: usize| {
-        let sealed = Seals::new(KEY.as_bytes()).seal(&vec![7; len]);
-        let mut pages = Pages::new(4096);
-        let root = pages.add(LEAF, &[value(&[0; 16], &sealed)]);
-        with_bucket(bucket(b"logs_buffer", tree(root)), pages)
-    };
-    let refused = read_bolt(&log((16 << 20) + 1), &key());
-    assert!(matches!(refused, Err(Error::TooLarge { what: "a log event", .. })), "{refused:?}");
+    let too_large = Seals::new(KEY.as_bytes()).seal(&vec![7; (16 << 20) + 1]);
+    let logs = [value(&[0; 16], &too_large), value(&[1; 16], &Seals::new(KEY.as_bytes()).seal(b"text"))];
+    let mut pages = Pages::new(4096);
+    let root = pages.add(LEAF, &logs);
+    let state = read_bolt(&with_bucket(bucket(b"logs_buffer", tree(root)), pages), &key()).unwrap();
+    let [left] = &state.report.left_out[..] else { panic!("{:?}", state.report) };
+    assert_eq!((&*left.bucket, left.keys, left.run_id.as_deref()), ("logs_buffer", 1, None));
+    assert_eq!(left.why, "a log event has at most 16 MiB");
+    assert_eq!((state.jobs.len(), state.logs.len(), state.report.log_events), (20, 1, 1));
+
+    let config = [value(b"current", &too_large), value(b"version", &[0; 8])];
+    let refused = read_bolt(&with(bucket(b"config", inline(&config))), &key());
+    assert!(matches!(refused, Err(Error::TooLarge { what: "a configuration", .. })), "{refused:?}");
+}
+
+/// A run id that a store cannot hold is not a reason to read a payload that it cannot hold either.
+#[test]
+fn a_job_with_two_reasons_to_be_left_out_is_left_out() {
+    let sealed = Seals::new(KEY.as_bytes()).seal(&vec![7; (16 << 20) + 1]);
+    let mut pages = Pages::new(4096);
+    let root = pages.add(LEAF, &[value(b"\xff", &sealed)]);
+    let state = read_bolt(&with_bucket(bucket(b"queue", tree(root)), pages), &key()).unwrap();
+    assert_eq!(state.report.jobs_left_out(), 1);
+}
+
+/// A sparse file: `len` bytes in a hole belong to the leaf of this bucket, which has one key without a value.
+fn sparse(folder: &Path, name: &[u8], len: u64, change: impl FnOnce(&mut [u8])) -> PathBuf {
+    const PAGE_LEN: usize = 4096;
+    let mut pages = Pages::new(PAGE_LEN);
+    pages.has_freelist = false;
+    let leaf_id = pages.next_id() + 20;
+    let mut file = with_bucket(bucket(name, tree(leaf_id)), pages);
+    assert!(file.len() as u64 <= leaf_id * PAGE_LEN as u64);
+    file.resize(leaf_id as usize * PAGE_LEN, 0);
+    // Pages that nothing refers to are found only with a freelist.
+    let mut leaf = page(leaf_id, LEAF, &[value(b"run-1", b"")]);
+    let overflow = len / PAGE_LEN as u64;
+    leaf[12..16].copy_from_slice(&(overflow as u32).to_le_bytes());
+    change(&mut leaf);
+    leaf.resize(PAGE_LEN, 0);
+    file.extend(leaf);
+    for meta in [0, PAGE_LEN] {
+        file[meta + 56..meta + 64].copy_from_slice(&(leaf_id + 1 + overflow).to_le_bytes());
+        fix_checksum(&mut file, meta);
+    }
+    let path = folder.join("sparse.db");
+    fs::write(&path, &file).unwrap();
+    fs::File::options().write(true).open(&path).unwrap().set_len(file.len() as u64 + len).unwrap();
+    path
+}
+
+/// Nor does it take memory for it.
+#[test]
+fn a_hole_that_bbolt_has_not_made_is_not_read() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = sparse(folder.path(), b"queue", 1 << 30, |_| {});
+    let refused = check_bolt(&path, &key());
+    let Err(Error::Corrupt { what, .. }) = refused else { panic!("{refused:?}") };
+    assert!(what.contains("more overflow pages than its contents take"), "{what}");
+}
+
+#[test]
+fn a_value_of_gigabytes_is_not_read() {
+    let folder = tempfile::tempdir().unwrap();
+    let len: u32 = 3 << 30;
+    let path = sparse(folder.path(), b"queue", len.into(), |leaf| {
+        leaf[16 + 12..16 + 16].copy_from_slice(&len.to_le_bytes());
+    });
+    let report = check_bolt(&path, &key()).unwrap();
+    assert_eq!((report.jobs, report.jobs_left_out()), (0, 1));
+    let report = check_bolt(
+        sparse(folder.path(), b"unknown", len.into(), |leaf| {
+            leaf[16 + 12..16 + 16].copy_from_slice(&len.to_le_bytes());
+        }),
+        &key(),
+    )
+    .unwrap();
+    assert_eq!(report.left_out.iter().map(|left| left.keys).sum::<u64>(), 1);
 }
 
 #[test]

@@ -7,7 +7,8 @@ use std::sync::Arc;
 
 use backupy_state::testing::{log_rate, options_on};
 use backupy_state::{
-    AgentKey, Batch, Error, ImportReport, LogLimits, OpenOptions, Result, Store, WhenFull, import_bolt,
+    AgentKey, Batch, Error, ImportReport, LogLimits, OpenOptions, QueueLimits, Result, Store, WhenFull,
+    import_bolt,
 };
 use tempfile::TempDir;
 
@@ -377,4 +378,23 @@ fn a_batch_of_the_agents_own_between_two_runs_is_noticed() {
         store.write(&batch).unwrap();
         assert_refused(&place, &store);
     }
+}
+
+#[test]
+fn an_import_over_the_limits_of_the_queue_is_completed_without_them() {
+    let place = Place::with(&large());
+    let path = place.folder.path().join("state.db");
+    let mut limits = QueueLimits::default();
+    limits.max_count = Some(7);
+    let store = OpenOptions::new().queue_limits(limits).open(&path, &key()).unwrap();
+    let refused = place.import(&store);
+    assert!(matches!(refused, Err(Error::QueueFull { .. })), "{refused:?}");
+    let written = store.queue_depth();
+    assert!((1..=7).contains(&written), "{written}");
+    assert!(matches!(place.import(&store), Err(Error::QueueFull { .. })));
+    store.close().unwrap();
+
+    let store = place.open();
+    assert_eq!(place.import(&store).unwrap().already_there, written as u64);
+    assert_eq!(contents(&store), expected(&large()));
 }

@@ -121,3 +121,19 @@ fn an_acl_that_the_folder_gives_to_new_files_is_not_taken_for_that_of_the_log() 
         assert_eq!(attribute(&place.path(), ACL), None);
     }
 }
+
+/// Root's command line may be the one that cuts off a torn tail. The agent's user must be able to remove it later.
+#[test]
+fn a_torn_tail_that_is_kept_is_for_the_owner_of_the_log() {
+    if !is_root() {
+        say_skipped("only root can give files away: the owner of a torn tail was not tested");
+        return;
+    }
+    let place = Place::new();
+    place.open().close().unwrap();
+    chown(place.path(), Some(OTHER_ID), Some(OTHER_ID + 1)).unwrap();
+    Image::read(place.path()).append(b"torn").write(place.path());
+    let store = place.open();
+    let found = fs::metadata(store.recovery().quarantined.as_ref().unwrap()).unwrap();
+    assert_eq!((found.uid(), found.gid(), found.mode() & 0o7777), (OTHER_ID, OTHER_ID + 1, 0o600));
+}

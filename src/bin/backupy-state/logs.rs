@@ -78,8 +78,8 @@ struct Add {
 /// Remove the oldest log events
 ///
 /// Give either --allow-secrets, which prints the events and removes them once the output has been written, or
-/// --discard, which removes them without printing them. Resets the count of dropped events. Needs the lock: exits
-/// with 5 while an agent holds it.
+/// --discard, which removes them without printing them. Fails if stdout is closed. Resets the count of dropped
+/// events. Needs the lock: exits with 5 while an agent holds it.
 #[derive(clap::Args)]
 #[command(after_help = "Example:\n  backupy-state logs drain --allow-secrets --json > events.json")]
 #[command(group = clap::ArgGroup::new("what").required(true))]
@@ -157,6 +157,10 @@ fn add(target: &Target, args: &Add, out: &mut Out) -> Result<(), Failure> {
 }
 
 fn drain(target: &Target, args: &Drain, out: &mut Out) -> Result<(), Failure> {
+    if args.allow_secrets && out.may_be_closed() {
+        let message = "stdout is closed, or discards what is written; redirect it to a file, or give --discard";
+        return Err(Failure::failed(format!("{message}; no log event was removed")));
+    }
     let store = target.open(&args.lock, &mut OpenOptions::new())?;
     let (state, buffered) = (store.path().display().to_string(), store.log_count());
     let limit = args.limit.unwrap_or(usize::MAX);

@@ -177,7 +177,12 @@ fn report_parse_error(error: &clap::Error) -> ExitCode {
         }
         ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => {
             let _ = error.print();
-            print_as_json(&Failure::usage("a command is missing; see --help"));
+            print_as_json(&command_is_missing());
+        }
+        // Clap's message would list all commands, also those that are hidden.
+        ErrorKind::MissingSubcommand => {
+            command_is_missing().print();
+            print_as_json(&command_is_missing());
         }
         _ => {
             let failure = Failure::usage(in_one_sentence(&error.to_string()));
@@ -187,6 +192,10 @@ fn report_parse_error(error: &clap::Error) -> ExitCode {
     }
     // Docker reserves exit code 2 of a health check.
     if is_health_check() { Exit::Failure.into() } else { Exit::Usage.into() }
+}
+
+fn command_is_missing() -> Failure {
+    Failure::usage("a command is missing; see --help")
 }
 
 /// Prints the failure of arguments that do not parse as JSON, if they ask for it. A failure to print is ignored.

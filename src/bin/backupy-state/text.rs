@@ -3,9 +3,12 @@
 use std::fmt::{self, Display, Write as _};
 use std::fs;
 use std::io::{self, BufWriter, ErrorKind, Stdout, Write as _};
+use std::os::fd::AsFd;
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::Path;
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use rustix::fs::OFlags;
 use serde::Serialize;
 use serde_json::Value;
 
@@ -119,6 +122,15 @@ impl Out {
         if self.failed.is_none() {
             self.failed = self.stdout.flush().err();
         }
+    }
+
+    /// Whether stdout may have been closed. The standard library then opens the null device in its place, for
+    /// reading and writing; `> /dev/null` opens it for writing only.
+    pub(crate) fn may_be_closed(&self) -> bool {
+        let stdout = io::stdout().as_fd().try_clone_to_owned().map(fs::File::from);
+        let (Ok(null), Ok(stdout)) = (fs::metadata("/dev/null"), stdout) else { return false };
+        stdout.metadata().is_ok_and(|found| found.file_type().is_char_device() && found.rdev() == null.rdev())
+            && rustix::fs::fcntl_getfl(stdout).is_ok_and(|flags| flags & OFlags::RWMODE == OFlags::RDWR)
     }
 
     pub(crate) fn finish(mut self) -> Result<(), Failure> {
