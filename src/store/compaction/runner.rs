@@ -117,8 +117,8 @@ impl Runner {
         Ok(report)
     }
 
-    /// Fails if the store has failed, or if the disk has less space than the new log will take: others would run out
-    /// of space while it is written in vain.
+    /// Fails if the store has failed, or if the disk has less space than the new log will take: others would run
+    /// out of space while it is written in vain.
     fn check_room(&self) -> Result<()> {
         let free = self.shared.write()?.log.file().file.free_space();
         let (needed, _) = self.shared.with_index(|index| index.live_bytes() + self.shared.reserve(index).acks());
