@@ -281,7 +281,7 @@ impl<'a> RawScanner<'a> {
     /// Moves back to `offset`, after the frame `seq`. The frame that was read there, if it was whole, was read in
     /// vain.
     pub(super) fn move_back_to(&mut self, offset: u64, seq: u64) {
-        self.spent += self.offset - offset;
+        self.spent += self.offset.saturating_sub(offset);
         (self.offset, self.seq) = (offset, seq);
     }
 
