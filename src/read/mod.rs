@@ -16,7 +16,7 @@ use crate::index::{Index, Key};
 use crate::log::reserve::Reserve;
 use crate::log::values::{ValueReader, Values};
 use crate::storage::File;
-use crate::{CompactionStats, Error, Limit, Opening, QueueLimits, Result, Stats};
+use crate::{CompactionStats, Limit, Opening, QueueLimits, Result, Stats};
 
 mod arguments;
 mod calls;
@@ -102,12 +102,21 @@ pub(crate) trait Reader {
         self.confirm().and(read)
     }
 
-    fn load_config(&self) -> Result<Option<Config>> {
-        let (location, values) = self.with_index(|index| index.get(Bucket::Config, CONFIG_KEY));
+    /// Looks up a key, and reads its value by `read`.
+    fn value<T>(
+        &self,
+        bucket: Bucket,
+        key: &[u8],
+        read: impl FnOnce(&Values, Location) -> Result<T>,
+    ) -> Result<Option<T>> {
+        let (location, values) = self.with_index(|index| index.get(bucket, key));
         let Some(location) = location else { return Ok(None) };
-        let about = |error: Error| error.about(Bucket::Config, CONFIG_KEY);
-        let (prefix, raw) = self.confirmed(split_prefix(&values, location).map_err(about))?;
-        Ok(Some(Config { version: u64::from_le_bytes(prefix), raw }))
+        self.confirmed(read(&values, location).map_err(|error| error.about(bucket, key))).map(Some)
+    }
+
+    fn load_config(&self) -> Result<Option<Config>> {
+        let found = self.value(Bucket::Config, CONFIG_KEY, split_prefix)?;
+        Ok(found.map(|(prefix, raw)| Config { version: u64::from_le_bytes(prefix), raw }))
     }
 
     fn dequeue_jobs(&self, after: Option<&str>, limit: Limit) -> Result<Vec<QueuedJob>> {
@@ -135,28 +144,20 @@ pub(crate) trait Reader {
     }
 
     fn load_session(&self) -> Result<Option<Session>> {
-        let (location, values) = self.with_index(|index| index.get(Bucket::Registry, SESSION_KEY));
-        let Some(location) = location else { return Ok(None) };
-        let about = |error: Error| error.about(Bucket::Registry, SESSION_KEY);
-        let (prefix, id) = self.confirmed(split_prefix(&values, location).map_err(about))?;
-        let session_id = String::from_utf8(id).map_err(|_| values.malformed(location))?;
-        Ok(Some(Session { session_id, server_time_ms: i64::from_le_bytes(prefix) }))
+        self.value(Bucket::Registry, SESSION_KEY, |values, location| {
+            let (prefix, id) = split_prefix(values, location)?;
+            let session_id = String::from_utf8(id).map_err(|_| values.malformed(location))?;
+            Ok(Session { session_id, server_time_ms: i64::from_le_bytes(prefix) })
+        })
     }
 
     fn last_heartbeat(&self) -> Result<Option<i64>> {
-        let (location, values) = self.with_index(|index| index.get(Bucket::Registry, HEARTBEAT_KEY));
-        let Some(location) = location else { return Ok(None) };
-        let about = |error: Error| error.about(Bucket::Registry, HEARTBEAT_KEY);
-        let ts_ms = self.confirmed(read_integer(&values, location).map_err(about))?;
-        Ok(Some(i64::from_le_bytes(ts_ms)))
+        Ok(self.value(Bucket::Registry, HEARTBEAT_KEY, read_integer)?.map(i64::from_le_bytes))
     }
 
     fn data(&self, key: &str) -> Result<Option<Vec<u8>>> {
         check_data_key(key)?;
-        let (location, values) = self.with_index(|index| index.get(Bucket::Data, key.as_bytes()));
-        let Some(location) = location else { return Ok(None) };
-        let value = values.read(location).map_err(|error| error.about(Bucket::Data, key.as_bytes()));
-        self.confirmed(value).map(Some)
+        self.value(Bucket::Data, key.as_bytes(), Values::read)
     }
 
     fn log_count(&self) -> usize {
@@ -173,9 +174,7 @@ pub(crate) trait Reader {
 
     /// The count of dropped log events as the log has it.
     fn recorded_drops(&self) -> Result<u64> {
-        let (location, values) = self.with_index(|index| index.get(Bucket::Registry, DROPPED_KEY));
-        let Some(location) = location else { return Ok(0) };
-        Ok(u64::from_le_bytes(self.confirmed(read_integer(&values, location))?))
+        Ok(self.value(Bucket::Registry, DROPPED_KEY, read_integer)?.map_or(0, u64::from_le_bytes))
     }
 }
 
