@@ -11,7 +11,7 @@ use std::os::fd::AsFd;
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::Path;
 
-use rustix::fs::{AtFlags, IFlags, StatFs, Statx, StatxFlags, statx};
+use rustix::fs::{AtFlags, IFlags, Statx, StatxFlags, statx};
 use rustix::io::{Errno, retry_on_intr};
 
 use super::{Attributes, File, FileId, FreeSpace, Map, is_refused};
@@ -114,10 +114,10 @@ impl File for DiskFile {
     }
 
     fn free_space(&self) -> Option<FreeSpace> {
-        // Some file systems, such as ramfs, have no figures.
-        let found = rustix::fs::fstatfs(&self.file).ok().filter(|found| found.f_blocks > 0)?;
-        let bytes = |blocks: u64| blocks.saturating_mul(u64::try_from(found.f_bsize).unwrap_or(1));
-        let creation_len = if has_type(&found, XFS_MAGIC) { XFS_CREATION_LEN } else { 0 };
+        // Some file systems, such as ramfs, have no figures. In FUSE, `f_bsize` is another unit than that of blocks.
+        let found = rustix::fs::fstatvfs(&self.file).ok().filter(|found| found.f_blocks > 0)?;
+        let bytes = |blocks: u64| blocks.saturating_mul(found.f_frsize);
+        let creation_len = if is_on(&self.file, XFS_MAGIC) { XFS_CREATION_LEN } else { 0 };
         Some(FreeSpace { available: bytes(found.f_bavail), free: bytes(found.f_bfree), creation_len })
     }
 
@@ -134,16 +134,15 @@ impl File for DiskFile {
 /// disk no byte could be written, not even over preallocated zeros. If this is refused, the file is as good but
 /// for that.
 pub(super) fn write_in_place(file: &fs::File) {
-    let is_btrfs = rustix::fs::fstatfs(file).is_ok_and(|found| has_type(&found, BTRFS_MAGIC));
-    if is_btrfs && let Ok(flags) = rustix::fs::ioctl_getflags(file) {
+    if is_on(file, BTRFS_MAGIC) && let Ok(flags) = rustix::fs::ioctl_getflags(file) {
         let _ = rustix::fs::ioctl_setflags(file, flags | IFlags::NOCOW);
     }
 }
 
-/// Whether statfs has found a file system of this type. The field has 32 or 64 bits, with a sign or without.
+/// Whether a file is on a file system of this type. The field has 32 or 64 bits, with a sign or without.
 #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "types of file systems have 32 bits")]
-fn has_type(found: &StatFs, magic: u32) -> bool {
-    found.f_type as u32 == magic
+fn is_on(file: &fs::File, magic: u32) -> bool {
+    rustix::fs::fstatfs(file).is_ok_and(|found| found.f_type as u32 == magic)
 }
 
 /// Asks for one thing about a file; `None` if the system does not tell.
