@@ -135,10 +135,11 @@ impl Snapshot {
         let LogView { log, header, replay, file_len, .. } = &mut self.view;
         let current = paths::open_file(&*self.storage, &self.path)?;
         let same_file = current.id() == log.file.id() && read_header(&*current, &self.path)? == *header;
-        // If the frame at the tip is another one, the writer has restarted and cut off frames that a failed sync
-        // had left. Those may have been read into this view, so the log is read again from the start.
+        // If the frame at the tip is another one, or a part of one, the writer has restarted, or will, and cut off
+        // frames that a failed sync had left. Those may have been read into this view, so the log is read again
+        // from the start.
         if same_file
-            && matches!(replay.is_still_in_file(log), Ok(true))
+            && matches!(replay.is_whole_in_file(log, concurrency), Ok(true))
             && let Ok(ending) = replay.run(log, concurrency)
         {
             *file_len = ending.file_len;
@@ -168,6 +169,13 @@ impl Snapshot {
         let unavailable = self.storage.is_mount_point(&self.path).then_some(MOUNTED);
         let compaction = CompactionStats { unavailable, ..stats.compaction };
         Stats { logs_dropped: self.recorded_drops().unwrap_or(0), opening, compaction, ..stats }
+    }
+
+    fn unless_overtaken(&self, is_last_frame_there: bool) -> Result<()> {
+        match is_last_frame_there {
+            true => Ok(()),
+            false => Err(Error::unauthentic(&self.path, self.view.replay.tip.end, OVERTAKEN)),
+        }
     }
 
     pub(crate) fn live_ranges(&self) -> Vec<Range<u64>> {
@@ -201,7 +209,7 @@ impl Snapshot {
 
     /// Whether the log has a count of dropped log events that cannot be read.
     pub(crate) fn drops_are_unreadable(&self) -> bool {
-        self.recorded_drops().is_err()
+        matches!(self.recorded_drops(), Err(Error::Unauthentic { what, .. }) if what != OVERTAKEN)
     }
 
     /// Returns the anchor of the last frame in this view. The writer may not have made that frame durable yet.
@@ -244,10 +252,14 @@ impl Reader for Snapshot {
     /// key.
     fn confirm(&self) -> Result<()> {
         let LogView { log, replay, .. } = &self.view;
-        if replay.is_still_in_file(log)? {
-            return Ok(());
-        }
-        Err(Error::unauthentic(&self.path, replay.tip.end, OVERTAKEN))
+        self.unless_overtaken(replay.is_still_in_file(log)?)
+    }
+
+    /// If a failed sync has lost a part of the last frame, that is a torn tail, and no key is at fault.
+    fn confirm_unreadable(&self) -> Result<()> {
+        let LogView { log, replay, .. } = &self.view;
+        let is_whole = replay.is_whole_in_file(log, Concurrency::WithWriter(&*self.storage));
+        self.unless_overtaken(is_whole.unwrap_or(true))
     }
 }
 

@@ -133,8 +133,8 @@ impl Replay {
     }
 
     /// Whether the last frame is still in its place. If so, all frames before it are too, because it is chained to
-    /// them. A snapshot asks this before it continues, and for each value that it reads: so only the header and
-    /// the tag are read, and not the frame. No two frames have the same tag, so none can have taken its place.
+    /// them. A snapshot asks this for each value that it reads: so only the header and the tag are read, and not
+    /// the frame. No two frames have the same tag, so none can have taken its place.
     ///
     /// # Errors
     /// `Io`.
@@ -152,6 +152,17 @@ impl Replay {
         let is_same = LogPosition { end, seq: header.seq, chain: tag } == self.tip;
         // Its end may have been cut off.
         Ok(is_same && log.file.len().map_err(log.io("read the length of"))? >= end)
+    }
+
+    /// Whether the last frame is still in its place, and whole: a failed sync may have lost a part of it.
+    ///
+    /// # Errors
+    /// `Io`; those of a scan, if it is damaged and was followed by others.
+    pub(crate) fn is_whole_in_file(&self, log: &LogFile, concurrency: Concurrency<'_>) -> Result<bool> {
+        let Some(before) = self.before_last else { return Ok(true) };
+        let mut scan = Scanner::new(log, concurrency, before)?;
+        let is_frame = matches!(scan.next()?, Scanned::Frame(_));
+        Ok(is_frame && scan.tip() == self.tip)
     }
 
     /// How many bytes of frames have been replayed.

@@ -105,6 +105,8 @@ pub(crate) trait Source: Sync {
     fn find(&self, bucket: Bucket, key: &[u8]) -> (Option<Location>, Arc<Values>);
 
     fn confirm(&self) -> Result<()>;
+
+    fn confirm_unreadable(&self) -> Result<()>;
 }
 
 impl<R: Reader + Sync> Source for R {
@@ -126,6 +128,10 @@ impl<R: Reader + Sync> Source for R {
 
     fn confirm(&self) -> Result<()> {
         Reader::confirm(self)
+    }
+
+    fn confirm_unreadable(&self) -> Result<()> {
+        Reader::confirm_unreadable(self)
     }
 }
 
@@ -198,7 +204,10 @@ impl<'a, T> Entries<'a, T> {
         let entry = (self.read)(&values, &mut values.reader(), key, location);
         self.source.confirm()?;
         match entry {
-            Err(error @ Error::Unauthentic { .. }) => Ok(Some(Err(error))),
+            Err(error @ Error::Unauthentic { .. }) => {
+                self.source.confirm_unreadable()?;
+                Ok(Some(Err(error)))
+            }
             entry => Ok(Some(Ok(entry?))),
         }
     }

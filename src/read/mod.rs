@@ -96,10 +96,16 @@ pub(crate) trait Reader {
         Ok(())
     }
 
+    /// Like [`confirm`](Self::confirm), after a value has failed to open: more may be looked at.
+    fn confirm_unreadable(&self) -> Result<()> {
+        Ok(())
+    }
+
     /// What was read, if the file has not changed. Asked before the error of a value is returned: where the file
     /// has changed, that is why the value does not open, and its key is not at fault.
     fn confirmed<T>(&self, read: Result<T>) -> Result<T> {
-        self.confirm().and(read)
+        self.confirm()?;
+        read.or_else(|error| self.confirm_unreadable().and(Err(error)))
     }
 
     /// Looks up a key, and reads its value by `read`.

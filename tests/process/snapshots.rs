@@ -300,6 +300,28 @@ fn a_snapshot_whose_log_was_changed_under_it_blames_no_value() {
     assert_eq!(shown.dequeue_jobs(9).unwrap().len(), 2);
 }
 
+/// A failed sync has lost a sector of the last record. It is a torn tail, and its job is not at fault.
+#[test]
+fn a_last_record_of_which_a_part_was_lost_is_refreshed_away() {
+    let place = Place::new();
+    let store = place.open();
+    store.enqueue_job("run-1", b"one").unwrap();
+    let last = store.stats().log_len;
+    store.enqueue_job("run-2", &[2; 3000]).unwrap();
+    let mut shown = snapshot(place.path());
+    let crashed = fs::File::options().write(true).open(place.path()).unwrap();
+    crashed.write_all_at(&[0; 512], (last + 1500) / 512 * 512).unwrap();
+
+    let jobs: Result<Vec<_>, _> = shown.jobs().collect();
+    for error in [shown.job("run-2").unwrap_err(), shown.dequeue_jobs(9).unwrap_err(), jobs.unwrap_err()] {
+        assert!(error.to_string().ends_with("refresh it"), "{error}");
+    }
+    assert_eq!(shown.job("run-1").unwrap().unwrap().payload, b"one");
+    // The mark proves nothing of the last record.
+    shown.refresh().unwrap();
+    assert_eq!((shown.queue_depth(), shown.job("run-2").unwrap()), (1, None));
+}
+
 #[test]
 fn a_snapshot_sees_that_another_store_took_the_place() {
     let (place, other) = (Place::new(), Place::new());
