@@ -142,17 +142,23 @@ pub(crate) fn is_locked_now(storage: &dyn Storage, path: &Path, file: &dyn File)
     Ok(file.try_lock().map_err(io_error)? && storage.id(path).map_err(io_error)? == Some(file.id()))
 }
 
-/// Whether the file is empty, or has what [`LockFile::note_holder`] writes, or a part of it.
+/// Whether the file is empty, or has what [`LockFile::note_holder`] writes, a part of it, or the zeros that a
+/// power cut may leave instead.
 fn is_lock_file(file: &dyn File) -> bool {
     let mut text = [0; HOLDER_LEN + 1];
-    let len = super::read_at_most(file, &mut text, 0);
-    len.is_ok_and(|len| len <= HOLDER_LEN && text[..len].iter().all(|byte| b" 0123456789\n".contains(byte)))
+    let Ok(len) = super::read_at_most(file, &mut text, 0) else { return false };
+    let (pid, newline) = text[..len].split_at(len.min(HOLDER_LEN - 1));
+    // No pid has ten digits.
+    let is_pid = pid.first().is_none_or(|&byte| byte == b' ')
+        && pid.iter().skip_while(|&&byte| byte == b' ').all(u8::is_ascii_digit);
+    let is_noted = is_pid && matches!(newline, b"" | b"\n");
+    is_noted || len <= HOLDER_LEN && text.iter().all(|&byte| byte == 0)
 }
 
 /// The pid that [`LockFile::note_holder`] wrote, if it can be read.
 fn holder(file: &dyn File) -> Option<u32> {
     let mut text = [0; HOLDER_LEN];
-    super::read_exact_at(file, &mut text, 0).ok()?;
+    super::read_exact_at(file, &mut text, 0).ok().filter(|()| is_lock_file(file))?;
     std::str::from_utf8(&text).ok()?.trim().parse().ok()
 }
 

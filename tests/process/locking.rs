@@ -194,16 +194,22 @@ fn a_lock_file_with_anything_in_it_is_locked_and_only_a_pid_is_written_over() {
     let place = Place::new();
     let pid = std::process::id();
     let written = format!("{pid:>10}\n");
-    for own in ["", "        71\n", "  71", "99999999999"] {
+    for own in ["", "        71\n", "  71", "\0\0\0\0\0\0\0\0\0\0\0", "\0\0"] {
         std::fs::write(place.at("state.db.lock"), own).unwrap();
         let _store = place.open();
         let error = place.try_open().unwrap_err();
         assert!(matches!(error, Error::Locked { holder: Some(holder), .. } if holder == pid), "{error:?}");
         assert_eq!(std::fs::read_to_string(place.at("state.db.lock")).unwrap(), written);
     }
-    for foreign in
-        ["garbage", "999999999999", "\u{FF}\u{FF}\u{FF}\u{FF}\u{FF}\u{FF}", "the data of another program"]
-    {
+    for foreign in [
+        "garbage",
+        "4711\n",
+        "      4711 ",
+        "1\n2\n3\n",
+        "99999999999",
+        "\0\0\0\0\0\0\0\0\0\0\0\0",
+        "a program's text",
+    ] {
         std::fs::write(place.at("state.db.lock"), foreign).unwrap();
         let _store = place.open();
         let error = place.try_open().unwrap_err();
