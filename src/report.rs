@@ -36,7 +36,8 @@ pub struct RecoveryReport {
     pub salvaged: Option<SalvageReport>,
     /// The logs that are kept next to this one, as `<path>.damaged-<n>`. An earlier process may have ended before
     /// it could report what it left out of one of them. So as long as there are any, something may be lost that
-    /// nobody knows of: compare them with [`salvage`](crate::salvage), then move them elsewhere.
+    /// nobody knows of: compare them with [`salvage`](crate::salvage), then move them elsewhere. One that was kept
+    /// as the key was changed is under the previous key.
     #[cfg_attr(feature = "serde", serde(serialize_with = "crate::serialize::paths"))]
     pub damaged: Vec<PathBuf>,
     /// How long opening took, excluding the wait for the lock.
@@ -187,7 +188,7 @@ pub struct CompactionReport {
     /// new log does not have them. The count of dropped log events is one of them with every setting; the store
     /// has it in memory, and writes it with the next record of log events or when it is closed.
     pub left_out: Vec<LostKey>,
-    /// Where the old log was kept, if keys were left out.
+    /// Where the old log was kept, if keys other than that count were left out.
     #[cfg_attr(feature = "serde", serde(serialize_with = "crate::serialize::optional_path"))]
     pub damaged: Option<PathBuf>,
     /// How long the compaction took.

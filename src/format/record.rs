@@ -47,8 +47,13 @@ pub(crate) enum Action {
 impl Operation<'_> {
     /// Whether it is about the count of dropped log events.
     pub(crate) fn is_drop_count(&self) -> bool {
-        (self.bucket, self.key) == (Bucket::Registry, DROPPED_KEY)
+        is_drop_count(self.bucket, self.key)
     }
+}
+
+/// Whether this is the key of the count of dropped log events.
+pub(crate) fn is_drop_count(bucket: Bucket, key: &[u8]) -> bool {
+    (bucket, key) == (Bucket::Registry, DROPPED_KEY)
 }
 
 /// An operation to be written. The value of a put is in two parts, which are stored one after the other, so that

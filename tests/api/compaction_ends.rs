@@ -3,14 +3,14 @@
 
 use std::borrow::Cow;
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use backupy_state::testing::{Storage, options_on, policy};
-use backupy_state::{CompactionPolicy, ErrorKind, OpenOptions, Store};
+use backupy_state::{CompactionPolicy, ErrorKind, OnDamage, OpenOptions, Store};
 
 use crate::common::{Hooked, Hooks, Place, key, listing};
 
@@ -122,6 +122,61 @@ fn closing_or_dropping_the_store_stops_a_compaction_and_loses_nothing() {
         assert_eq!(store.job("live-3").unwrap().unwrap().payload, [3; 50_000]);
         assert_eq!(store.load_config().unwrap().unwrap().raw, [7; 50_000]);
     }
+}
+
+/// Once a compaction has given the new log its name, the sync of the folder waits.
+#[derive(Clone, Debug, Default)]
+struct RenamedHooks {
+    new: Arc<Mutex<Option<PathBuf>>>,
+    gate: Arc<Gate>,
+}
+
+impl Hooks for RenamedHooks {
+    fn open(&self, path: &Path) -> io::Result<bool> {
+        if path.ends_with("state.db.new") && path.with_extension("").exists() {
+            *self.new.lock().unwrap() = Some(path.to_path_buf());
+        }
+        Ok(false)
+    }
+
+    fn sync(&self) {
+        let new = self.new.lock().unwrap().take_if(|new| !new.exists());
+        if new.is_some() {
+            self.gate.pass();
+        }
+    }
+}
+
+#[test]
+fn a_compaction_that_ends_while_the_store_is_closed_tells_what_it_left_out() {
+    let (place, hooks) = (Place::new(), RenamedHooks::default());
+    let mut options = options_on(Arc::new(Hooked { hooks: hooks.clone(), ..Hooked::default() }));
+    options.on_damage(OnDamage::SetAside).compaction(policy(|policy| {
+        policy.automatic = true;
+        policy.min_len = 0;
+        policy.dead_ratio = 0.5;
+    }));
+    let store = Arc::new(options.open(place.path(), &key()).unwrap());
+    store.enqueue_job("lost", &[7; 1000]).unwrap();
+    let mut bytes = std::fs::read(place.path()).unwrap();
+    bytes[usize::try_from(store.stats().log_len).unwrap() - 500] ^= 1;
+    std::fs::write(place.path(), bytes).unwrap();
+    for _ in 0..4 {
+        store.save_config(1, &[7; 50_000]).unwrap();
+    }
+    hooks.gate.wait_for_arrival();
+    let closing = thread::spawn({
+        let store = Arc::clone(&store);
+        move || store.close()
+    });
+    // Long enough for the compaction to be asked to stop.
+    thread::sleep(Duration::from_millis(100));
+    hooks.gate.open();
+    closing.join().unwrap().unwrap();
+    let compaction = store.stats().compaction;
+    let left_out: Vec<_> = compaction.left_out.iter().filter_map(|lost| lost.run_id.as_deref()).collect();
+    assert_eq!((left_out, compaction.completed), (vec!["lost"], 1));
+    assert!(compaction.damaged.is_some());
 }
 
 /// Some hundred jobs come and go; `live_len` bytes stay.

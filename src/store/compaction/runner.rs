@@ -9,6 +9,7 @@ use super::copier::Copier;
 use super::progress::Progress;
 use crate::format::bucket::Bucket;
 use crate::format::location::Location;
+use crate::format::record::is_drop_count;
 use crate::index::{Index, Key};
 use crate::log::builder::{self, LogBuilder};
 use crate::log::group_commit::Failure;
@@ -160,7 +161,8 @@ impl Runner {
             return Err(Error::corrupt(path, 0, what));
         }
         guard.log.check_not_failed()?;
-        let damaged = match left_out.is_empty() {
+        // For a count of dropped events alone, the old log is not worth keeping.
+        let damaged = match left_out.iter().all(|(bucket, key, _)| is_drop_count(*bucket, key)) {
             true => None,
             false => Some(quarantine::quarantine_damaged(&*self.shared.storage, path, &*guard.log.file().file)?),
         };
@@ -215,11 +217,11 @@ impl Runner {
         copier.new.name(&target, "create the backup")
     }
 
-    /// Emits the events of a compaction, and records how it ended unless closing the store has stopped it. The
-    /// caller holds no lock.
+    /// Emits the events of a compaction, and records how it ended unless closing the store has stopped it. One
+    /// that has renamed its file succeeds also while the store is closed. The caller holds no lock.
     pub(super) fn note(&self, done: &Result<CompactionReport>) {
         self.tell_incidents();
-        if !self.progress.is_stopping() {
+        if done.is_ok() || !self.progress.is_stopping() {
             self.tell_end(done);
         }
     }
