@@ -274,6 +274,8 @@ impl LogWriter {
         if self.is_closed {
             // Others may have put the log in its place, and not synced it.
             self.commits.sync_what_was_found()?;
+            // Another thread may have tried at the same time, in vain.
+            self.check_not_failed()?;
         }
         self.check_place()?;
         if !self.is_closed {

@@ -160,10 +160,12 @@ fn only_one_of_many_threads_adds_a_job_and_only_one_acks_it() {
     }
 }
 
-/// While `Store::sync` syncs the folder of a store that others have put in its place, a durable call is made.
+/// While `Store::sync` syncs the folder of a store that others have put in its place, another call is made. The
+/// sync fails.
 #[derive(Clone, Default)]
 struct DuringFolderSync {
     store: Arc<Mutex<Option<Arc<Store>>>>,
+    is_close: bool,
     syncs: Arc<AtomicU64>,
     made: Arc<Mutex<Option<thread::JoinHandle<bool>>>>,
 }
@@ -185,11 +187,15 @@ impl Hooks for DuringFolderSync {
             return Ok(());
         }
         let Some(store) = self.store.lock().unwrap().take() else { return Ok(()) };
-        let call = thread::spawn(move || store.enqueue_job("job", b"payload").is_ok());
-        while self.syncs.load(Ordering::SeqCst) == 2 {
+        let is_close = self.is_close;
+        let call = thread::spawn(move || match is_close {
+            true => store.close().is_ok(),
+            false => store.enqueue_job("job", b"payload").is_ok(),
+        });
+        while !is_close && self.syncs.load(Ordering::SeqCst) == 2 {
             thread::sleep(Duration::from_millis(1));
         }
-        // It has synced the log, and would return now if it did not wait.
+        // It has synced the log if it must, and would return now if it did not wait.
         thread::sleep(Duration::from_millis(100));
         *self.made.lock().unwrap() = Some(call);
         Err(io::Error::from_raw_os_error(5))
@@ -198,14 +204,16 @@ impl Hooks for DuringFolderSync {
 
 #[test]
 fn no_call_is_acknowledged_before_the_folder_of_a_copied_store_is_synced() {
-    let place = Place::new();
-    place.open().close().unwrap();
-    let hooks = DuringFolderSync::default();
-    let disk = Hooked { hooks: hooks.clone(), ..Hooked::default() };
-    let store = Arc::new(options_on(Arc::new(disk)).open(place.path(), &key()).unwrap());
-    hooks.syncs.store(0, Ordering::SeqCst);
-    *hooks.store.lock().unwrap() = Some(Arc::clone(&store));
-    assert!(store.sync().is_err());
-    let made = hooks.made.lock().unwrap().take().unwrap();
-    assert!(!made.join().unwrap(), "a call was acknowledged before a sync of the folder that failed");
+    for is_close in [false, true] {
+        let place = Place::new();
+        place.open().close().unwrap();
+        let hooks = DuringFolderSync { is_close, ..DuringFolderSync::default() };
+        let disk = Hooked { hooks: hooks.clone(), ..Hooked::default() };
+        let store = Arc::new(options_on(Arc::new(disk)).open(place.path(), &key()).unwrap());
+        hooks.syncs.store(0, Ordering::SeqCst);
+        *hooks.store.lock().unwrap() = Some(Arc::clone(&store));
+        assert!(store.sync().is_err());
+        let made = hooks.made.lock().unwrap().take().unwrap();
+        assert!(!made.join().unwrap(), "a call succeeded before a sync of the folder that failed: {is_close}");
+    }
 }
