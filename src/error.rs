@@ -263,6 +263,15 @@ impl Error {
         }
         self
     }
+
+    /// For a store that was opened with the previous key, and could not be changed to the new one.
+    pub(crate) fn before_rekey(mut self) -> Self {
+        if let Error::Unauthentic { hint, .. } = &mut self {
+            *hint =
+                "the store is still under the previous key; open it with that one to remove or replace the value";
+        }
+        self
+    }
 }
 
 /// Why a snapshot does not return what it has read. The file itself is not at fault.

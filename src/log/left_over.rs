@@ -1,8 +1,8 @@
 //! What a crash has left at `<path>.new`: removes it if it is provably a left-over, and nothing else.
 //!
 //! A copy is written to `<path>.new` and then renamed. A crash before the rename leaves the file there; it holds
-//! no acknowledged record that the log does not have. But an operator may have put a file there too. So a file is
-//! removed only if no other handle has it locked, and
+//! no acknowledged record that an intact log does not have. But an operator may have put a file there too. So a
+//! file is removed only if no other handle has it locked, and
 //!
 //! - it has no whole header, and looks like the beginning of one; or
 //! - its header shows that it is the copy that was to be made here, or a new store without a frame, and it has no
@@ -10,6 +10,8 @@
 //!
 //! A copy of this store in another generation is left where the log at the path was replaced since, by a backup
 //! for instance. It is kept as `<path>.damaged-<n>`.
+//!
+//! Where the log is damaged, a complete copy may have what is nowhere else. It is kept as `<path>.damaged-<n>`.
 //!
 //! A log that could replace this one and has a mark, for instance a salvaged store that an operator has put here,
 //! is kept as `<path>.damaged-<n>`. Anything else is an error.
@@ -25,6 +27,7 @@ use super::header::read_first_pages;
 use super::{marks, quarantine};
 use crate::crypto::keys::GenerationId;
 use crate::format::SaltedCrc;
+use crate::format::base;
 use crate::format::header::{self, FIRST_FRAME_AT, Header, ParsedHeaderPage};
 use crate::storage::names::{NEW, sibling};
 use crate::storage::{Access, File, PathKind, Storage, lock, paths};
@@ -35,8 +38,10 @@ use crate::{Error, Result, events};
 pub(crate) enum Unfinished<'a> {
     /// A new, empty store. There is no log at the path.
     Store,
-    /// The next generation of the log at the path, whose key has been proven.
+    /// The next generation of the log at the path, which is intact as far as it was read.
     NextGeneration(&'a GenerationId),
+    /// The next generation of the log at the path, which is damaged.
+    NextOfDamaged(&'a GenerationId),
     /// A backup or a salvaged copy with this id, at another path than the store's.
     Copy(&'a GenerationId),
 }
@@ -88,7 +93,7 @@ pub(crate) fn clear_silently(
     if !lock::is_locked_now(storage, &new, &*file)? {
         return Err(match expected {
             // Another process is creating the store, or compacts it.
-            Unfinished::Store | Unfinished::NextGeneration(_) => in_use(&new),
+            Unfinished::Store | Unfinished::NextGeneration(_) | Unfinished::NextOfDamaged(_) => in_use(&new),
             Unfinished::Copy(_) => in_the_way(&new, "a process is writing it, to make another copy there"),
         });
     }
@@ -105,11 +110,14 @@ fn verdict(file: &dyn File, path: &Path, expected: Unfinished<'_>) -> Result<Ver
     let is_own_path = !matches!(expected, Unfinished::Copy(_));
     Ok(match header::parse_page(&pages) {
         ParsedHeaderPage::Valid(header) | ParsedHeaderPage::CutShort(Some(header)) => {
-            let mark = marks::read(file, &SaltedCrc::new(&header.id.salt));
-            let has_had_a_name = mark.map_err(|source| Error::io("read", path, source))?.is_some();
+            let crc = SaltedCrc::new(&header.id.salt);
+            let mark = marks::read(file, &crc).map_err(|source| Error::io("read", path, source))?;
+            let has_had_a_name = mark.is_some();
+            let is_complete = base::parse_copies(&pages, &crc).any(|copy| copy.base.is_some());
+            let is_needed = is_complete && matches!(expected, Unfinished::NextOfDamaged(_));
             match origin(&header, len, expected) {
                 Origin::Foreign => Verdict::InTheWay("it is a store"),
-                Origin::Unfinished if !has_had_a_name => Verdict::Remove,
+                Origin::Unfinished if !has_had_a_name && !is_needed => Verdict::Remove,
                 Origin::Unfinished if is_own_path => Verdict::Keep,
                 Origin::OtherGeneration if is_own_path && !has_had_a_name => Verdict::Keep,
                 Origin::Unfinished => Verdict::InTheWay("it is a complete store"),
@@ -149,8 +157,14 @@ fn origin(header: &Header, len: u64, expected: Unfinished<'_>) -> Origin {
     let is_new_store = generation == 1 && len <= FIRST_FRAME_AT as u64;
     match expected {
         Unfinished::Store if is_new_store => Origin::Unfinished,
-        Unfinished::NextGeneration(log) if is_new_store || is_next(log, header) => Origin::Unfinished,
-        Unfinished::NextGeneration(log) if store_id == log.store_id && header.has_base() => {
+        Unfinished::NextGeneration(log) | Unfinished::NextOfDamaged(log)
+            if is_new_store || is_next(log, header) =>
+        {
+            Origin::Unfinished
+        }
+        Unfinished::NextGeneration(log) | Unfinished::NextOfDamaged(log)
+            if store_id == log.store_id && header.has_base() =>
+        {
             Origin::OtherGeneration
         }
         // The store may have been compacted since that copy was begun.

@@ -95,8 +95,7 @@ fn torn_numbers(storage: &dyn Storage, path: &Path) -> Vec<u32> {
 /// # Errors
 /// `Invalid` if all names are taken, `Replaced` if `path` means another file by now, `Full`, `Io`.
 pub(crate) fn quarantine_damaged(storage: &dyn Storage, path: &Path, file: &dyn File) -> Result<PathBuf> {
-    let len = file.len().map_err(|source| Error::io("look at", path, source))?;
-    let whole = Part { file, path, range: 0..len };
+    let whole = whole(path, file)?;
     let quarantined = match kept_before(storage, &whole)? {
         Some(name) => name,
         None => keep_damaged(storage, &whole)?,
@@ -104,6 +103,11 @@ pub(crate) fn quarantine_damaged(storage: &dyn Storage, path: &Path, file: &dyn 
     // Guards against a power cut that keeps the caller's rename over `path`, but loses this name.
     sync_folder(storage, &quarantined)?;
     Ok(quarantined)
+}
+
+/// Whether the log `file`, which is at `path`, has its second name, or a copy.
+pub(crate) fn is_kept(storage: &dyn Storage, path: &Path, file: &dyn File) -> Result<bool> {
+    Ok(kept_before(storage, &whole(path, file)?)?.is_some())
 }
 
 /// The name that an earlier call has given to the log, or to a copy of it. The name may not be durable.
@@ -154,9 +158,10 @@ pub(crate) fn keep_as_damaged(storage: &dyn Storage, path: &Path, from: &Path, f
     Err(too_many(path, "damaged logs"))
 }
 
-/// The logs that are kept next to the one at `path`. One that cannot be looked at is left out.
+/// The logs that are kept next to the one at `path`. A name that cannot be looked at is among them: this may be
+/// the only notice that something is lost.
 pub(crate) fn damaged_logs(storage: &dyn Storage, path: &Path) -> Vec<PathBuf> {
-    damaged_names(path).filter(|name| storage.id(name).is_ok_and(|file| file.is_some())).collect()
+    damaged_names(path).filter(|name| !matches!(storage.id(name), Ok(None))).collect()
 }
 
 fn damaged_names(path: &Path) -> impl Iterator<Item = PathBuf> {
@@ -181,6 +186,12 @@ fn is_durable_copy_of(storage: &dyn Storage, name: &Path, part: &Part<'_>) -> Re
     }
     // After a failed sync, another copy is made.
     Ok(matches!(part.is_copied_to(&*kept)?, Ok(true)) && kept.sync_data().is_ok())
+}
+
+/// All of the log `file`, which is at `path`.
+fn whole<'a>(path: &'a Path, file: &'a dyn File) -> Result<Part<'a>> {
+    let len = file.len().map_err(|source| Error::io("look at", path, source))?;
+    Ok(Part { file, path, range: 0..len })
 }
 
 /// A part of a file.

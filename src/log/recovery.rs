@@ -100,7 +100,7 @@ pub(crate) struct How<'a> {
 }
 
 /// Opens an existing log, replays it, makes it durable, and quarantines a torn tail. `file` is the one at `path`,
-/// and the caller holds the locks. A left-over next to it is cleared once the key has been proven.
+/// and the caller holds the locks. A left-over next to it is cleared once the log has been read.
 ///
 /// # Errors
 /// - `NotAStore`, `UnsupportedFormat`, `WrongKey`, `Corrupt`, `Unauthentic`; `Stale` if the log does not satisfy
@@ -116,7 +116,6 @@ pub(crate) fn open(
 ) -> Result<Recovered> {
     let started = Instant::now();
     let (mut log, header) = open_log_to_write(file, path, key)?;
-    left_over::clear(storage, path, Unfinished::NextGeneration(&header.id))?;
     let first = LogPosition::first(&header.authenticator);
     let read = |check| Found::read(storage, &log, first, Concurrency::Exclusive, How { check, ..how });
     let mut found = read(how.check)?;
@@ -143,6 +142,8 @@ pub(crate) fn open(
     if let Some(what) = found.shortfall(&log, &header, how) {
         return Err(Error::Stale { path: path.to_path_buf(), what });
     }
+    // Only now: if the log were damaged, the left-over might have what is nowhere else.
+    left_over::clear(storage, path, Unfinished::NextGeneration(&header.id))?;
     if clean {
         log.unsynced_folder = Mutex::new(Some(folder));
     }

@@ -114,7 +114,7 @@ impl File for DiskFile {
     }
 
     fn free_space(&self) -> Option<FreeSpace> {
-        // Some file systems, such as ramfs, have no figures. In FUSE, `f_bsize` is another unit than that of blocks.
+        // Some file systems, such as ramfs, have no figures. In FUSE, `f_bsize` is not the unit of blocks.
         let found = rustix::fs::fstatvfs(&self.file).ok().filter(|found| found.f_blocks > 0)?;
         let bytes = |blocks: u64| blocks.saturating_mul(found.f_frsize);
         let creation_len = if is_on(&self.file, XFS_MAGIC) { XFS_CREATION_LEN } else { 0 };
@@ -134,7 +134,9 @@ impl File for DiskFile {
 /// disk no byte could be written, not even over preallocated zeros. If this is refused, the file is as good but
 /// for that.
 pub(super) fn write_in_place(file: &fs::File) {
-    if is_on(file, BTRFS_MAGIC) && let Ok(flags) = rustix::fs::ioctl_getflags(file) {
+    if is_on(file, BTRFS_MAGIC)
+        && let Ok(flags) = rustix::fs::ioctl_getflags(file)
+    {
         let _ = rustix::fs::ioctl_setflags(file, flags | IFlags::NOCOW);
     }
 }

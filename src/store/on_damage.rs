@@ -6,7 +6,7 @@
 //!
 //! | | step | crash after this step: the next open sees |
 //! |---|---|---|
-//! | D1 | write the new log to `<path>.new`, sync it, read it back | the damaged store; `<path>.new` is removed |
+//! | D1 | write the new log to `<path>.new`, sync it, read it back | the damaged store; `<path>.new` is cleared |
 //! | D2 | link `<path>` to a free `<path>.damaged-<n>`, or copy it there, if there is none | the damaged store |
 //! | D3 | sync the folder | the damaged store, and that name |
 //! | D4 | rename `<path>.new` to `<path>` | killed: the new store; power cut: that or the damaged one |
@@ -15,12 +15,16 @@
 use std::path::Path;
 use std::sync::Arc;
 
+use crate::crypto::secret_vec::SecretVec;
+use crate::format::bucket::Bucket;
+use crate::format::record::is_drop_count;
 use crate::log::builder::{self, LogBuilder};
 use crate::log::index_file;
 use crate::log::left_over::{self, Unfinished};
 use crate::log::quarantine;
 use crate::log::recovery::{self, How, Recovered};
 use crate::log::scan::Concurrency;
+use crate::log::values::Values;
 use crate::repair::salvage::Source;
 use crate::storage::File;
 use crate::{AgentKey, Error, OnDamage, OpenOptions, Result, SalvageReport, events};
@@ -39,19 +43,42 @@ pub(crate) fn open<'k>(
     let OpenOptions { queue_order: order, check, .. } = *options;
     let how = How { order, expected: options.expected.as_ref(), check };
     let open = |file, key| recovery::open(storage, file, path, key, how);
-    match open(Arc::clone(&file), key) {
+    let is_rekeyed = !std::ptr::eq(key, new_key);
+    let mut quarantined = (None, 0);
+    let opened = open(Arc::clone(&file), key).and_then(|recovered| {
+        if is_rekeyed && options.on_damage == OnDamage::SetAside {
+            quarantined = (recovered.report.quarantined.clone(), recovered.report.quarantined_bytes);
+            check_live_values(&recovered)?;
+        }
+        Ok(recovered)
+    });
+    match opened {
         Err(error @ (Error::Corrupt { .. } | Error::Unauthentic { .. }))
             if options.on_damage == OnDamage::SetAside =>
         {
             let (salvaged, file) = replace_damaged(options, file, path, key, new_key)?;
             events::damage_quarantined(path, &error, &salvaged);
             let mut recovered = open(file, new_key)?;
-            recovered.report.salvaged = Some(salvaged);
-            recovered.report.rekeyed = !std::ptr::eq(key, new_key);
+            let report = &mut recovered.report;
+            (report.salvaged, report.rekeyed) = (Some(salvaged), is_rekeyed);
+            (report.quarantined, report.quarantined_bytes) = quarantined;
             Ok((recovered, new_key))
         }
         opened => Ok((opened?, key)),
     }
+}
+
+/// Fails if a live value does not open: the change of key would leave it out, and the report of the opening would
+/// not name it. A count of dropped log events is not worth a salvage.
+fn check_live_values(recovered: &Recovered) -> Result<()> {
+    let values = Values::new(Arc::clone(&recovered.log), false);
+    let mut reader = values.reader();
+    for bucket in Bucket::ALL {
+        for (key, location) in recovered.index.iter(bucket).filter(|(key, _)| !is_drop_count(bucket, key)) {
+            reader.read(location).map(SecretVec::from).map_err(|error| error.about(bucket, key))?;
+        }
+    }
+    Ok(())
 }
 
 /// Quarantines the damaged log and puts a salvaged one under `new_key` at its path, durably. Also returns the
@@ -69,7 +96,12 @@ fn replace_damaged(
     }
     let attributes = file.attributes().map_err(|source| Error::io("look at", path, source))?;
     let source = Source::of(Arc::clone(&file), path, key)?.expecting(options.expected);
-    left_over::clear(&**storage, path, Unfinished::NextGeneration(&source.header.id))?;
+    // Once the damaged log has its second name, a left-over is that of a salvage, and has nothing that it has not.
+    let left_over = match quarantine::is_kept(&**storage, path, &*file)? {
+        true => Unfinished::NextGeneration(&source.header.id),
+        false => Unfinished::NextOfDamaged(&source.header.id),
+    };
+    left_over::clear(&**storage, path, left_over)?;
     // At once: if root is killed while it copies, the agent must be able to open the left-over.
     let prepare = |new: &LogBuilder| new.set_attributes(&attributes);
     let (mut new, report) = source.copy_into(storage, new_key, path, Concurrency::Exclusive, prepare)?;

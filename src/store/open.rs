@@ -102,7 +102,7 @@ impl Store {
         };
         let mut store = Store::new(options, path, current_key, recovered, lock_file)?;
         if !std::ptr::eq(current_key, key) {
-            store.rekey(key)?;
+            store.rekey(key).map_err(Error::before_rekey)?;
             store.recovery.rekeyed = true;
         }
         store.recovery.damaged = quarantine::damaged_logs(storage, store.path());
@@ -136,7 +136,10 @@ fn open_existing<'a>(
         (Err(Error::WrongKey { .. }), Some(previous)) => open(previous),
         // A damaged header does not show which key it was written under. If the previous one does not fit either,
         // the first error counts.
-        (Err(error @ Error::Corrupt { offset: 0, .. }), Some(previous)) => open(previous).map_err(|_| error),
+        (Err(error @ Error::Corrupt { offset: 0, .. }), Some(previous)) => match open(previous) {
+            Err(Error::WrongKey { .. } | Error::Corrupt { offset: 0, .. }) => Err(error),
+            opened => opened,
+        },
         (opened, _) => opened,
     }
 }
