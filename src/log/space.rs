@@ -177,6 +177,6 @@ const FREE_DIVISOR: u64 = 16;
 /// Space that a frame covers is only allocated if it is at least this long: writing less is as fast.
 const ALLOCATED_LEN_MIN: u64 = 64 << 10;
 /// The file grows to multiples of this, because file systems allocate whole pages.
-pub(super) const PAGE_LEN: u64 = 4096;
+const PAGE_LEN: u64 = 4096;
 
 static ZEROS: [u8; 64 << 10] = [0; 64 << 10];

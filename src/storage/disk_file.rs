@@ -23,6 +23,21 @@ pub(super) struct DiskFile {
     pub(super) id: FileId,
 }
 
+impl DiskFile {
+    /// How long the file is, and how many bytes are allocated for it.
+    fn lens(&self) -> io::Result<(u64, u64)> {
+        let what = StatxFlags::SIZE | StatxFlags::BLOCKS;
+        let (len, blocks) = match status(&self.file, Path::new(""), AtFlags::EMPTY_PATH, what) {
+            Some(found) => (found.stx_size, found.stx_blocks),
+            None => {
+                let found = self.file.metadata()?;
+                (found.len(), found.blocks())
+            }
+        };
+        Ok((len, blocks.saturating_mul(STAT_BLOCK_LEN)))
+    }
+}
+
 impl File for DiskFile {
     fn id(&self) -> FileId {
         self.id
@@ -76,6 +91,17 @@ impl File for DiskFile {
         }
     }
 
+    fn next_hole(&self, offset: u64) -> Option<u64> {
+        // SEEK_HOLE also stops at space that is allocated but was not written yet. A file with as much space as it
+        // is long has no hole. One with less may have none either: some file systems compress.
+        let (len, allocated_len) = self.lens().ok()?;
+        if allocated_len >= len {
+            return None;
+        }
+        let hole = rustix::fs::seek(&self.file, rustix::fs::SeekFrom::Hole(offset)).ok()?;
+        (hole < len).then_some(hole)
+    }
+
     fn write_at(&self, buf: &[u8], offset: u64) -> io::Result<usize> {
         self.file.write_at(buf, offset)
     }
@@ -114,7 +140,8 @@ impl File for DiskFile {
     }
 
     fn free_space(&self) -> Option<FreeSpace> {
-        // Some file systems, such as ramfs, have no figures. In FUSE, `f_bsize` is another unit than that of blocks.
+        // Some file systems, such as ramfs, have no figures. In FUSE, `f_bsize` is another unit than that of
+        // blocks.
         let found = rustix::fs::fstatvfs(&self.file).ok().filter(|found| found.f_blocks > 0)?;
         let bytes = |blocks: u64| blocks.saturating_mul(found.f_frsize);
         let creation_len = if is_on(&self.file, XFS_MAGIC) { XFS_CREATION_LEN } else { 0 };
@@ -134,7 +161,9 @@ impl File for DiskFile {
 /// disk no byte could be written, not even over preallocated zeros. If this is refused, the file is as good but
 /// for that.
 pub(super) fn write_in_place(file: &fs::File) {
-    if is_on(file, BTRFS_MAGIC) && let Ok(flags) = rustix::fs::ioctl_getflags(file) {
+    if is_on(file, BTRFS_MAGIC)
+        && let Ok(flags) = rustix::fs::ioctl_getflags(file)
+    {
         let _ = rustix::fs::ioctl_setflags(file, flags | IFlags::NOCOW);
     }
 }
@@ -154,6 +183,8 @@ pub(super) fn status(folder: impl AsFd, path: &Path, flags: AtFlags, what: Statx
     (found.stx_mask & what.bits() == what.bits()).then_some(found)
 }
 
+/// The unit of `st_blocks`, whatever the blocks of the file system are.
+const STAT_BLOCK_LEN: u64 = 512;
 /// The type of btrfs, as statfs gives it.
 const BTRFS_MAGIC: u32 = 0x9123_683E;
 /// The type of xfs, as statfs gives it.

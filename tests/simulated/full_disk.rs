@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use backupy_state::testing::{Access, Storage, log_rate, options_on, policy, verify_on};
+use backupy_state::testing::{Access, Storage, log_rate, open_snapshot_on, options_on, policy, verify_on};
 use backupy_state::{Batch, Error, LogAdmission, LogLimits};
 
 use super::survival::{fail_next, refuses_writes_and_still_reads, survives, survives_some};
@@ -242,6 +242,29 @@ fn little_room_is_enough_for_an_ack() {
     sim.set_capacity(u64::MAX);
     agent.make(Call::Enqueue { job: 2, len: 500 }).unwrap();
     survives(&sim.world(), agent.oracle.allowed());
+}
+
+/// `dd conv=sparse bs=64K` keeps zeros in front of the hole.
+#[test]
+fn a_hole_gives_no_space_for_acks_wherever_it_begins() {
+    for zeros in [0, 1000, 20_000] {
+        let sim = Sim::new(47);
+        let mut agent = Agent::new(sim.clone(), Mode::Sync);
+        agent.start().unwrap();
+        (0..20).for_each(|job| agent.make(Call::Enqueue { job, len: 1000 }).unwrap());
+        agent.close().unwrap();
+        let log_len = verify_on(&sim, PATH, Some(&key()), |_| {}).unwrap().log_len;
+        sim.make_hole(PATH, log_len + zeros);
+        let snapshot = open_snapshot_on(Arc::new(sim.clone()), PATH, &key()).unwrap().stats();
+        agent.start().unwrap();
+        let stats = agent.store().stats();
+        assert_eq!(snapshot.acks_on_full_disk, stats.acks_on_full_disk);
+        assert!(stats.free_bytes < zeros + 512, "{stats:?}");
+        agent.make(Call::Heartbeat).unwrap();
+        assert_eq!(agent.store().stats().acks_on_full_disk, 20);
+        sim.set_capacity(sim.world().used());
+        (0..20).for_each(|job| agent.make(Call::Ack { job }).unwrap());
+    }
 }
 
 /// The space is kept by the close, before others fill the disk.
