@@ -70,11 +70,15 @@ impl LogWriter {
 
     /// Takes the reserve if there is something to remove, and the disk has space for it. An error that ends
     /// writing is latched, so that the next writing call returns it. After any other one, the next call that needs
-    /// the space tries again.
+    /// the space tries again. What it takes becomes durable with the next sync.
     pub(crate) fn take_reserve(&mut self) {
         if self.reserve.is_for_removals() {
+            let before = self.allocated;
             let wanted = self.reserve.len();
             let _ = self.make_room(0, Demand { least: 0, wanted });
+            // Guards against a power cut after a close that has nothing else to sync: so it writes another close
+            // frame.
+            self.is_closed &= self.allocated == before;
         }
     }
 

@@ -267,6 +267,52 @@ fn a_hole_gives_no_space_for_acks_wherever_it_begins() {
     }
 }
 
+/// A power cut takes what no sync has covered, and the old log with its reserve is gone.
+#[test]
+fn the_reserve_of_a_compacted_log_is_durable_before_the_log_gets_its_name() {
+    let sim = Sim::new(48);
+    let mut agent = Agent::new(sim.clone(), Mode::Sync);
+    agent.start().unwrap();
+    (0..20).for_each(|job| agent.make(Call::Enqueue { job, len: 1000 }).unwrap());
+    let old = sim.world().named(Path::new(PATH));
+    sim.record();
+    agent.store().compact().unwrap();
+    let stats = agent.store().stats();
+    let mut seen = 0;
+    for world in sim.take_moments().iter().map(|moment| &moment.world) {
+        let named = world.named(Path::new(PATH));
+        if named != old {
+            seen += 1;
+            let durable_len = world.inode(named.unwrap()).durable.len();
+            assert!(durable_len >= stats.log_len + stats.reserved_bytes, "{durable_len}: {stats:?}");
+        }
+    }
+    assert!(seen > 0 && stats.acks_on_full_disk == 20);
+}
+
+/// The log ends in the close frame of a compaction, so nothing else is left to sync.
+#[test]
+fn the_reserve_that_a_failed_compaction_takes_back_is_durable_after_close() {
+    let sim = Sim::new(49);
+    let mut agent = Agent::new(sim.clone(), Mode::Sync);
+    agent.start().unwrap();
+    (0..20).for_each(|job| agent.make(Call::Enqueue { job, len: 10_000 }).unwrap());
+    agent.make(Call::Compact).unwrap();
+    // The rest of a page.
+    sim.set_capacity(sim.world().used() + 4096);
+    let space = agent.store().stats().free_bytes;
+    let compacted = agent.store().compact();
+    assert!(matches!(compacted, Err(Error::Full { .. })), "{compacted:?}");
+    let reserved = agent.store().stats().reserved_bytes;
+    assert!(reserved.abs_diff(space) < 8192, "{reserved} of {space}");
+    // The file system commits the length that the compaction has cut it to.
+    agent.close().unwrap();
+    let world = sim.world();
+    let file = world.inode(world.named(Path::new(PATH)).unwrap());
+    let least = file.lens.iter().copied().min().unwrap_or(u64::MAX).min(file.live.len());
+    assert_eq!(least, file.live.len());
+}
+
 /// The space is kept by the close, before others fill the disk.
 #[test]
 fn data_can_be_deleted_on_a_full_disk_also_after_the_store_was_closed() {
