@@ -43,8 +43,7 @@ impl LogWriter {
                 return Ok(());
             }
             let target = needed.next_multiple_of(PAGE_LEN);
-            // Else it is not even tried: what a failed try takes is missing to others meanwhile.
-            if free.is_none_or(|free| target - self.allocated <= free.free) {
+            if self.may_grow_to(target, free) {
                 let Err(error) = self.grow_to(target, frame_end) else { return Ok(()) };
                 // Some of the zeros may have been written: they are harmless, but a full disk needs the space.
                 // Nothing else was written, so the log has not failed.
@@ -57,6 +56,14 @@ impl LogWriter {
         }
         let full = full.unwrap_or_else(|| io::ErrorKind::StorageFull.into());
         Err(storage::full_or_io("allocate space in", &self.file().path)(full))
+    }
+
+    /// Whether the disk may have the space. Else it is not even tried: what a failed try takes is missing to
+    /// others meanwhile.
+    fn may_grow_to(&self, target: u64, free: Option<FreeSpace>) -> bool {
+        // The rest of the last page belongs to the file.
+        let more = target.saturating_sub(self.allocated.next_multiple_of(PAGE_LEN));
+        free.is_none_or(|free| more <= free.free)
     }
 
     /// How much is added beyond what is wanted now.
@@ -94,9 +101,13 @@ impl LogWriter {
         }
         let end = self.tip.end;
         self.allocated = self.allocated.max(end);
+        let free = self.file().file.free_space();
         let targets = [self.reserve.len(), self.reserve.acks()].map(|len| (end + len).next_multiple_of(PAGE_LEN));
-        let mut taken = Ok(());
+        let mut taken = Err(io::ErrorKind::StorageFull.into());
         for target in targets {
+            if !self.may_grow_to(target, free) {
+                continue;
+            }
             taken = self.grow_to(target, end);
             if taken.is_ok() {
                 return Ok(());

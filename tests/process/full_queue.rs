@@ -7,7 +7,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
 use backupy_state::testing::{Access, Disk, Storage, policy};
-use backupy_state::{Batch, Error, OpenOptions, Snapshot, Store};
+use backupy_state::{Batch, Error, LogLimits, OpenOptions, Snapshot, Store};
 
 use super::full_disk::Mount;
 use crate::common::{Place, child_path, depth, key, say, say_skipped, spawn, test_binary};
@@ -120,6 +120,27 @@ fn closed_log(path: &Path) -> (u64, u64) {
 
 fn is_allocated(path: &Path, len: u64) -> bool {
     fs::metadata(path).unwrap().blocks() * 512 >= len
+}
+
+/// The compaction gives back the rest of the page in which the log ends, which it owns all the same.
+#[test]
+fn a_failed_compaction_takes_back_what_it_gave_back() {
+    let Some(mount) = Mount::tmpfs("size=3M") else { return };
+    let mut limits = LogLimits::default();
+    limits.rate = None;
+    let mut options = OpenOptions::new();
+    options.log_limits(limits).compaction(policy(|policy| policy.automatic = false));
+    let store = options.open(mount.path(), &key()).unwrap();
+    store.write(&(0..5000).fold(Batch::new(), |batch, ts_ms| batch.buffer_log(ts_ms, &[7; 100]))).unwrap();
+    fill_disk(&mount.at);
+    while store.record_heartbeat(2).is_ok() {}
+    let before = store.stats();
+    // So that the log ends within a page.
+    assert!(!before.log_len.is_multiple_of(4096) && before.disk_free_bytes == Some(0), "{before:?}");
+    let compacted = store.compact();
+    assert!(matches!(compacted, Err(Error::Full { .. })), "{compacted:?}");
+    assert_eq!((store.stats().file_len, store.stats().disk_free_bytes), (before.file_len, Some(0)));
+    store.drain_logs(1).unwrap();
 }
 
 /// It says that it has no space at all.

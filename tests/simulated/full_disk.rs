@@ -463,6 +463,26 @@ fn nothing_is_written_to_a_disk_that_has_no_space_for_the_new_log() {
     assert!(most <= Some(used), "{most:?} of {used}");
 }
 
+/// Of the reserve, the new log takes what there is space for, and does not first try to take more.
+#[test]
+fn a_compaction_with_little_room_leaves_the_rest_to_others() {
+    // A disk that tells how much space it has.
+    let sim = Sim::new(51);
+    let mut agent = Agent::new(sim.clone(), Mode::Sync);
+    agent.start().unwrap();
+    agent.make(Call::SaveConfig { len: 60_000 }).unwrap();
+    (0..20).for_each(|job| agent.make(Call::Enqueue { job, len: 1000 }).unwrap());
+    let stats = agent.store().stats();
+    // Enough for the live records and the acks, and not for all of the reserve.
+    let capacity = sim.world().used() + stats.live_bytes + 80_000;
+    sim.set_capacity(capacity);
+    sim.record();
+    agent.store().compact().unwrap();
+    let most = sim.take_moments().iter().map(|moment| moment.world.used()).max().unwrap();
+    assert!(most + 40_000 < capacity, "{most} of {capacity}");
+    assert_eq!(agent.store().stats().acks_on_full_disk, 20);
+}
+
 /// The compaction gives back what acks do not need, finds no room even so, and others take what it gave back.
 #[test]
 fn acks_need_no_space_that_others_take_from_a_compaction() {
