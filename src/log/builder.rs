@@ -7,7 +7,8 @@
 //! 3. syncs, drops the page cache and reads back from the disk what it has written: every frame and every value
 //!    must open. After a compaction there is no other copy of them;
 //! 4. appends a close frame, which proves that all frames before it are durable, and writes the base record, which
-//!    proves that all of them belong to the log. Both are read back too.
+//!    proves that all of them belong to the log. Both are read back too. The zeros of a reserve are written before
+//!    the same sync, so that they are as durable.
 //!
 //! Then the file gets its final name. A compaction, and an open that salvages, rename it over the old log
 //! themselves. For a backup or a salvaged copy, [`LogBuilder::name`] renames it to a name that is free. The mark
@@ -165,7 +166,7 @@ impl LogBuilder {
         self.checked = scan.tip();
         // Each tag depends on all manifests before it. So if the last tag is right, every manifest is the one that
         // was written.
-        if self.checked != self.log.tip() || scan.file_len() != self.checked.end {
+        if self.checked != self.log.tip() || scan.file_len() != self.log.end().allocated {
             return Err(self.not_as_written(self.checked.end));
         }
         Ok(())
@@ -175,13 +176,15 @@ impl LogBuilder {
         Error::corrupt(&self.temporary, offset, "the file does not contain what was written to it")
     }
 
-    /// Ends the log with a close frame, writes the base record, and checks all that has not been checked. The
-    /// caller has flushed. `origin` is the last frame that the log was made from.
+    /// Ends the log with a close frame, writes the base record, takes the reserve, and checks all that has not
+    /// been checked. The caller has flushed. `origin` is the last frame that the log was made from.
     pub(crate) fn finish(&mut self, origin: Origin, before_frame: impl Fn(u64) -> Result<()>) -> Result<()> {
         // Guards against a power cut that keeps the close frame but loses frames before it, which it vouches for.
         self.check(&before_frame)?;
         self.log.append_unseen(&[]).map_err(name_temporary(&self.temporary))?;
         let page = self.write_base_record(origin)?;
+        // Before the last sync: the log that this one replaces has a reserve that is durable.
+        self.log.take_reserve_unseen().map_err(name_temporary(&self.temporary))?;
         self.check(&before_frame)?;
         let is_as_written = create::begins_with(&*self.file.file, &self.file.path, &page);
         match is_as_written.map_err(name_temporary(&self.temporary))? {
@@ -206,10 +209,9 @@ impl LogBuilder {
         Ok(page)
     }
 
-    /// Takes the reserve of the finished log, if the disk has space for it.
-    pub(crate) fn take_reserve(&mut self, reserve: Reserve) -> Result<()> {
+    /// Sets the reserve that the finished log is to have. Without this, it has none.
+    pub(crate) fn set_reserve(&mut self, reserve: Reserve) {
         self.log.set_reserve(reserve);
-        self.log.take_reserve_unseen().map_err(name_temporary(&self.temporary))
     }
 
     /// Renames the finished file over the log `old`, which is at `path`. Returns the folder, for the caller to

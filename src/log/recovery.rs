@@ -33,7 +33,6 @@ use super::left_over::{self, Unfinished};
 use super::quarantine;
 use super::replay::Replay;
 use super::scan::{Concurrency, Ending, Scanned, Scanner};
-use super::space::PAGE_LEN;
 use super::writer::LogEnd;
 use crate::format::frame::FRAME_HEADER_LEN;
 use crate::format::header::Header;
@@ -162,19 +161,13 @@ pub(crate) fn open(
         });
         report.quarantined_bytes = until - tip.end;
         end.allocated = tip.end;
-    } else if let Some(len) = begin_of_hole(&*log.file, &end) {
+    } else if let Some(hole) = log.file.next_hole(tip.end) {
         // Of a sparse copy. It is cut off, so that the space for acks is allocated anew.
-        log.file.set_len(len).map_err(log.io("cut off a hole in"))?;
-        end.allocated = len;
+        log.file.set_len(hole).map_err(log.io("cut off a hole in"))?;
+        end.allocated = hole;
     }
     report.took = started.elapsed();
     Ok(Recovered { log: Arc::new(log), header, index, end, mark: ending.mark, runs, report })
-}
-
-/// Where the file has a hole instead of preallocated space, if it has.
-fn begin_of_hole(file: &dyn File, end: &LogEnd) -> Option<u64> {
-    let first_page = end.tip.end.next_multiple_of(PAGE_LEN);
-    (first_page < end.allocated && file.skip_hole(first_page) > first_page).then_some(first_page)
 }
 
 /// A log that has been read to its end, for recovery or for a snapshot.

@@ -43,8 +43,7 @@ impl LogWriter {
                 return Ok(());
             }
             let target = needed.next_multiple_of(PAGE_LEN);
-            // Else it is not even tried: what a failed try takes is missing to others meanwhile.
-            if free.is_none_or(|free| target - self.allocated <= free.free) {
+            if self.may_grow_to(target, free) {
                 let Err(error) = self.grow_to(target, frame_end) else { return Ok(()) };
                 // Some of the zeros may have been written: they are harmless, but a full disk needs the space.
                 // Nothing else was written, so the log has not failed.
@@ -59,6 +58,14 @@ impl LogWriter {
         Err(storage::full_or_io("allocate space in", &self.file().path)(full))
     }
 
+    /// Whether the disk may have the space. Else it is not even tried: what a failed try takes is missing to
+    /// others meanwhile.
+    fn may_grow_to(&self, target: u64, free: Option<FreeSpace>) -> bool {
+        // The rest of the last page belongs to the file.
+        let more = target.saturating_sub(self.allocated.next_multiple_of(PAGE_LEN));
+        free.is_none_or(|free| more <= free.free)
+    }
+
     /// How much is added beyond what is wanted now.
     fn step(&self, frame_end: u64, free: Option<FreeSpace>) -> u64 {
         let mut step = self.tip.end.clamp(STEP_LEN_MIN, STEP_LEN_MAX);
@@ -70,11 +77,15 @@ impl LogWriter {
 
     /// Takes the reserve if there is something to remove, and the disk has space for it. An error that ends
     /// writing is latched, so that the next writing call returns it. After any other one, the next call that needs
-    /// the space tries again.
+    /// the space tries again. What it takes becomes durable with the next sync.
     pub(crate) fn take_reserve(&mut self) {
         if self.reserve.is_for_removals() {
+            let before = self.allocated;
             let wanted = self.reserve.len();
             let _ = self.make_room(0, Demand { least: 0, wanted });
+            // Guards against a power cut after a close that has nothing else to sync: so it writes another close
+            // frame.
+            self.is_closed &= self.allocated == before;
         }
     }
 
@@ -90,9 +101,13 @@ impl LogWriter {
         }
         let end = self.tip.end;
         self.allocated = self.allocated.max(end);
+        let free = self.file().file.free_space();
         let targets = [self.reserve.len(), self.reserve.acks()].map(|len| (end + len).next_multiple_of(PAGE_LEN));
-        let mut taken = Ok(());
+        let mut taken = Err(io::ErrorKind::StorageFull.into());
         for target in targets {
+            if !self.may_grow_to(target, free) {
+                continue;
+            }
             taken = self.grow_to(target, end);
             if taken.is_ok() {
                 return Ok(());
@@ -177,6 +192,6 @@ const FREE_DIVISOR: u64 = 16;
 /// Space that a frame covers is only allocated if it is at least this long: writing less is as fast.
 const ALLOCATED_LEN_MIN: u64 = 64 << 10;
 /// The file grows to multiples of this, because file systems allocate whole pages.
-pub(super) const PAGE_LEN: u64 = 4096;
+const PAGE_LEN: u64 = 4096;
 
 static ZEROS: [u8; 64 << 10] = [0; 64 << 10];

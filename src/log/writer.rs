@@ -56,8 +56,8 @@ pub(crate) struct LogWriter {
     pub(super) allocated: u64,
     /// How many values were sealed in this generation.
     values: u64,
-    /// Whether the last frame is a close frame, and durable.
-    is_closed: bool,
+    /// Whether the last frame is a close frame, and durable together with the space after it.
+    pub(super) is_closed: bool,
     pub(super) reserve: Reserve,
     /// A log as long as this is about to be compacted, so that no zeros are added beyond it in advance.
     pub(super) compacted_len: u64,

@@ -33,6 +33,8 @@ pub(crate) use calls::impl_reading_calls;
 pub(crate) fn stats(index: &Index, generation: u64, tip: LogPosition, file_len: u64, file: &dyn File) -> Stats {
     let frames_len = tip.end - FIRST_FRAME_AT as u64;
     let free_bytes = file_len.saturating_sub(tip.end);
+    // A snapshot may be of a sparse copy.
+    let space = file.next_hole(tip.end).map_or(free_bytes, |hole| free_bytes.min(hole - tip.end));
     let free = file.free_space();
     let reserve = Reserve::of(index, free.unwrap_or_default().creation_len);
     Stats {
@@ -43,8 +45,8 @@ pub(crate) fn stats(index: &Index, generation: u64, tip: LogPosition, file_len: 
         live_bytes: index.live_bytes(),
         dead_bytes: frames_len.saturating_sub(index.live_bytes()),
         free_bytes,
-        reserved_bytes: free_bytes.min(reserve.len()),
-        acks_on_full_disk: acks_in(free_bytes, index),
+        reserved_bytes: space.min(reserve.len()),
+        acks_on_full_disk: acks_in(space, index),
         disk_free_bytes: free.map(|free| free.available),
         jobs: index.count(Bucket::Queue) as u64,
         queue_bytes: index.value_bytes(Bucket::Queue),

@@ -23,6 +23,21 @@ pub(super) struct DiskFile {
     pub(super) id: FileId,
 }
 
+impl DiskFile {
+    /// How long the file is, and how many bytes are allocated for it.
+    fn lens(&self) -> io::Result<(u64, u64)> {
+        let what = StatxFlags::SIZE | StatxFlags::BLOCKS;
+        let (len, blocks) = match status(&self.file, Path::new(""), AtFlags::EMPTY_PATH, what) {
+            Some(found) => (found.stx_size, found.stx_blocks),
+            None => {
+                let found = self.file.metadata()?;
+                (found.len(), found.blocks())
+            }
+        };
+        Ok((len, blocks.saturating_mul(STAT_BLOCK_LEN)))
+    }
+}
+
 impl File for DiskFile {
     fn id(&self) -> FileId {
         self.id
@@ -74,6 +89,17 @@ impl File for DiskFile {
             Err(Errno::NXIO) => self.len().unwrap_or(offset),
             Err(_) => offset,
         }
+    }
+
+    fn next_hole(&self, offset: u64) -> Option<u64> {
+        // SEEK_HOLE also stops at space that is allocated but was not written yet. A file with as much space as it
+        // is long has no hole. One with less may have none either: some file systems compress.
+        let (len, allocated_len) = self.lens().ok()?;
+        if allocated_len >= len {
+            return None;
+        }
+        let hole = rustix::fs::seek(&self.file, rustix::fs::SeekFrom::Hole(offset)).ok()?;
+        (hole < len).then_some(hole)
     }
 
     fn write_at(&self, buf: &[u8], offset: u64) -> io::Result<usize> {
@@ -156,6 +182,8 @@ pub(super) fn status(folder: impl AsFd, path: &Path, flags: AtFlags, what: Statx
     (found.stx_mask & what.bits() == what.bits()).then_some(found)
 }
 
+/// The unit of `st_blocks`, whatever the blocks of the file system are.
+const STAT_BLOCK_LEN: u64 = 512;
 /// The type of btrfs, as statfs gives it.
 const BTRFS_MAGIC: u32 = 0x9123_683E;
 /// The type of xfs, as statfs gives it.

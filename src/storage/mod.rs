@@ -165,6 +165,12 @@ pub trait File: Debug + Send + Sync {
     fn skip_hole(&self, offset: u64) -> u64 {
         offset
     }
+    /// Where the first hole at `offset` or later begins: a write to it needs new space, unlike one to space that
+    /// is allocated and was not written yet. `None` if there is no hole, or the file system does not know its
+    /// holes.
+    fn next_hole(&self, _offset: u64) -> Option<u64> {
+        None
+    }
     /// Writes at most `buf.len()` bytes and returns how many.
     fn write_at(&self, buf: &[u8], offset: u64) -> io::Result<usize>;
     /// Extends the file to `len` bytes with allocated space that reads as zeros, without writing it. Fails with

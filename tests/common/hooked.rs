@@ -208,6 +208,10 @@ impl<H: Hooks> File for HookedFile<H> {
         self.file.skip_hole(offset)
     }
 
+    fn next_hole(&self, offset: u64) -> Option<u64> {
+        self.file.next_hole(offset)
+    }
+
     fn write_at(&self, buf: &[u8], offset: u64) -> io::Result<usize> {
         self.hooks.begin()?;
         self.hooks.refuse(Refusable::Write)?;

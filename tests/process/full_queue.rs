@@ -6,8 +6,8 @@ use std::io::Write;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
-use backupy_state::testing::policy;
-use backupy_state::{Batch, Error, OpenOptions, Snapshot, Store};
+use backupy_state::testing::{Access, Disk, Storage, policy};
+use backupy_state::{Batch, Error, LogLimits, OpenOptions, Snapshot, Store};
 
 use super::full_disk::Mount;
 use crate::common::{Place, child_path, depth, key, say, say_skipped, spawn, test_binary};
@@ -61,31 +61,86 @@ fn a_reader_that_holds_the_old_log_takes_no_space_from_acks() {
     }
 }
 
-/// `cp --sparse`, `tar -S` and `rsync -S` make holes of the zeros.
+/// `cp --sparse`, `tar -S` and `rsync -S` make holes of the zeros, and `dd conv=sparse` of all but the first ones.
 #[test]
 fn a_sparse_copy_takes_its_reserve_with_the_first_call_that_writes() {
+    for zeros in [200, 70_000] {
+        let place = Place::new();
+        let (log_len, len) = closed_log(&place.path());
+        let file = fs::File::options().write(true).open(place.path()).unwrap();
+        file.set_len(log_len + zeros).unwrap();
+        file.set_len(len).unwrap();
+        file.sync_all().unwrap();
+        if is_allocated(&place.path(), len) {
+            return say_skipped("this file system makes no holes: no test of a sparse copy");
+        }
+        let acks = Snapshot::open(place.path(), &key()).unwrap().stats().acks_on_full_disk;
+        let store = open(&place.path());
+        // Up to the end of the page.
+        let few = 100 + zeros / 100;
+        assert!(acks < few && acks == store.stats().acks_on_full_disk, "{acks}: {:?}", store.stats());
+        store.record_heartbeat(1).unwrap();
+        store.sync().unwrap();
+        assert!(is_allocated(&place.path(), len), "{zeros}");
+        assert_eq!((store.queue_depth(), store.stats().acks_on_full_disk), (2000, 2000), "{zeros}");
+    }
+}
+
+/// A power cut can leave such space, and SEEK_DATA takes it for a hole, unless it was read into the page cache.
+#[test]
+fn space_that_is_allocated_and_was_not_written_yet_is_kept() {
     let place = Place::new();
+    let (log_len, len) = closed_log(&place.path());
+    let file = Disk.open(&place.path(), Access::Write).unwrap();
+    file.set_len(log_len).unwrap();
+    if file.allocate(len).is_err() {
+        return say_skipped("this file system cannot allocate: no test of space that was not written yet");
+    }
+    // Without a mark, the log is not clean, and its pages are dropped from the cache.
+    assert_eq!(file.write_at(&[0; 4096], 4096).unwrap(), 4096);
+    file.sync_data().unwrap();
+    assert!(is_allocated(&place.path(), len));
+    let seen = Snapshot::open(place.path(), &key()).unwrap().stats().acks_on_full_disk;
     let store = open(&place.path());
+    assert_eq!((seen, store.stats().acks_on_full_disk, store.stats().file_len), (2000, 2000, len));
+}
+
+/// A log that was closed, with a reserve of some 200 kB for 2000 jobs. Returns where its frames end, and its
+/// length.
+fn closed_log(path: &Path) -> (u64, u64) {
+    let store = open(path);
     for job in 0..2000 {
         store.enqueue_job(&run_id(job), &[7; 64]).unwrap();
     }
-    let log_len = store.stats().log_len + 200;
     store.close().unwrap();
-    let file = fs::File::options().write(true).open(place.path()).unwrap();
-    let len = file.metadata().unwrap().len();
-    file.set_len(log_len).unwrap();
-    file.set_len(len).unwrap();
-    file.sync_all().unwrap();
-    let is_allocated = || fs::metadata(place.path()).unwrap().blocks() * 512 >= len;
-    if is_allocated() {
-        return say_skipped("this file system makes no holes: no test of a sparse copy");
-    }
-    let store = open(&place.path());
-    // Up to the end of the page.
-    assert!(store.queue_depth() == 2000 && store.stats().acks_on_full_disk < 100);
-    store.record_heartbeat(1).unwrap();
-    store.sync().unwrap();
-    assert!(is_allocated() && store.stats().acks_on_full_disk == 2000, "{:?}", store.stats());
+    let stats = Snapshot::open(path, &key()).unwrap().stats();
+    assert!(stats.free_bytes > 200_000, "{stats:?}");
+    (stats.log_len, stats.file_len)
+}
+
+fn is_allocated(path: &Path, len: u64) -> bool {
+    fs::metadata(path).unwrap().blocks() * 512 >= len
+}
+
+/// The compaction gives back the rest of the page in which the log ends, which it owns all the same.
+#[test]
+fn a_failed_compaction_takes_back_what_it_gave_back() {
+    let Some(mount) = Mount::tmpfs("size=3M") else { return };
+    let mut limits = LogLimits::default();
+    limits.rate = None;
+    let mut options = OpenOptions::new();
+    options.log_limits(limits).compaction(policy(|policy| policy.automatic = false));
+    let store = options.open(mount.path(), &key()).unwrap();
+    store.write(&(0..5000).fold(Batch::new(), |batch, ts_ms| batch.buffer_log(ts_ms, &[7; 100]))).unwrap();
+    fill_disk(&mount.at);
+    while store.record_heartbeat(2).is_ok() {}
+    let before = store.stats();
+    // So that the log ends within a page.
+    assert!(!before.log_len.is_multiple_of(4096) && before.disk_free_bytes == Some(0), "{before:?}");
+    let compacted = store.compact();
+    assert!(matches!(compacted, Err(Error::Full { .. })), "{compacted:?}");
+    assert_eq!((store.stats().file_len, store.stats().disk_free_bytes), (before.file_len, Some(0)));
+    store.drain_logs(1).unwrap();
 }
 
 /// It says that it has no space at all.

@@ -81,12 +81,17 @@ impl File for SimFile {
         Ok(state.world.inode(self.inode).live.read(&mut buf[..len], offset))
     }
 
+    fn next_hole(&self, offset: u64) -> Option<u64> {
+        self.sim.state().world.inode(self.inode).next_hole(offset)
+    }
+
     fn write_at(&self, buf: &[u8], offset: u64) -> io::Result<usize> {
         let (mut state, failure) = self.begin_write(Op::Write)?;
         let mut len = cut_short(buf.len(), failure);
-        let room = state.world.inode(self.inode).live.len().saturating_add(state.free());
-        if offset + len as u64 > room {
-            len = room.saturating_sub(offset) as usize;
+        let file = state.world.inode(self.inode);
+        let lacking = file.needed(offset..offset + len as u64).saturating_sub(state.free());
+        if lacking > 0 {
+            len = len.saturating_sub(lacking as usize);
             if len == 0 {
                 return Err(io::Error::from_raw_os_error(ENOSPC));
             }

@@ -268,6 +268,13 @@ impl Sim {
         self.state().renames_at_once = true;
     }
 
+    /// Makes a hole of the zeros at the end of a file, from `offset` on, as a sparse copy has it.
+    pub fn make_hole(&self, path: impl AsRef<Path>, offset: u64) {
+        let world = &mut self.state().world;
+        let inode = world.named(path.as_ref()).unwrap();
+        world.inode_mut(inode).make_hole(offset);
+    }
+
     /// How many bytes all files together can take.
     pub fn set_capacity(&self, bytes: u64) {
         self.state().capacity = bytes;

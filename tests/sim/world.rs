@@ -54,6 +54,8 @@ pub struct Inode {
     pub older: BTreeMap<usize, Option<Sector>>,
     /// Lengths the file has had since the last sync.
     pub lens: BTreeSet<u64>,
+    /// Sectors that take no space: zeros that were not written.
+    holes: BTreeSet<usize>,
 }
 
 impl Inode {
@@ -72,6 +74,7 @@ impl Inode {
         let before = self.live.clone();
         self.live.write(bytes, offset);
         let sectors = offset as usize / SECTOR_LEN..(offset as usize + bytes.len()).div_ceil(SECTOR_LEN);
+        self.holes.retain(|number| !sectors.contains(number));
         for number in sectors.filter(|&number| !before.same_sector(&self.live, number)) {
             self.older.insert(number, before.sector(number).cloned());
         }
@@ -90,6 +93,32 @@ impl Inode {
         self.touch(len.min(old), len.max(old));
         self.lens.insert(old);
         self.live.set_len(len);
+        self.holes.retain(|&number| number < len as usize / SECTOR_LEN);
+    }
+
+    /// Makes a hole of the whole sectors from `offset` on, which must be zeros.
+    pub fn make_hole(&mut self, offset: u64) {
+        let sectors = (offset as usize).div_ceil(SECTOR_LEN)..self.live.len() as usize / SECTOR_LEN;
+        assert!(sectors.clone().all(|number| self.live.sector(number).is_none()), "not zeros");
+        self.holes.extend(sectors);
+    }
+
+    /// Where the first hole at `offset` or later begins.
+    pub fn next_hole(&self, offset: u64) -> Option<u64> {
+        let number = self.holes.range(offset as usize / SECTOR_LEN..).next()?;
+        Some(offset.max((number * SECTOR_LEN) as u64))
+    }
+
+    /// How much space the file takes.
+    pub fn used(&self) -> u64 {
+        self.live.len() - (self.holes.len() * SECTOR_LEN) as u64
+    }
+
+    /// How many more bytes it takes once `range` has been written.
+    pub fn needed(&self, range: Range<u64>) -> u64 {
+        let sectors = range.start as usize / SECTOR_LEN..(range.end as usize).div_ceil(SECTOR_LEN);
+        let filled = self.holes.range(sectors).count() * SECTOR_LEN;
+        range.end.saturating_sub(self.live.len()) + filled as u64
     }
 
     fn touch(&mut self, from: u64, to: u64) {
@@ -258,7 +287,7 @@ impl World {
 
     /// How many bytes the named files take.
     pub fn used(&self) -> u64 {
-        self.names.values().map(|&inode| self.inode(inode).live.len()).sum()
+        self.names.values().map(|&inode| self.inode(inode).used()).sum()
     }
 }
 

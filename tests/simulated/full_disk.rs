@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use backupy_state::testing::{Access, Storage, log_rate, options_on, policy, verify_on};
+use backupy_state::testing::{Access, Storage, log_rate, open_snapshot_on, options_on, policy, verify_on};
 use backupy_state::{Batch, Error, LogAdmission, LogLimits};
 
 use super::survival::{fail_next, refuses_writes_and_still_reads, survives, survives_some};
@@ -244,6 +244,75 @@ fn little_room_is_enough_for_an_ack() {
     survives(&sim.world(), agent.oracle.allowed());
 }
 
+/// `dd conv=sparse bs=64K` keeps zeros in front of the hole.
+#[test]
+fn a_hole_gives_no_space_for_acks_wherever_it_begins() {
+    for zeros in [0, 1000, 20_000] {
+        let sim = Sim::new(47);
+        let mut agent = Agent::new(sim.clone(), Mode::Sync);
+        agent.start().unwrap();
+        (0..20).for_each(|job| agent.make(Call::Enqueue { job, len: 1000 }).unwrap());
+        agent.close().unwrap();
+        let log_len = verify_on(&sim, PATH, Some(&key()), |_| {}).unwrap().log_len;
+        sim.make_hole(PATH, log_len + zeros);
+        let snapshot = open_snapshot_on(Arc::new(sim.clone()), PATH, &key()).unwrap().stats();
+        agent.start().unwrap();
+        let stats = agent.store().stats();
+        assert_eq!(snapshot.acks_on_full_disk, stats.acks_on_full_disk);
+        assert!(stats.free_bytes < zeros + 512, "{stats:?}");
+        agent.make(Call::Heartbeat).unwrap();
+        assert_eq!(agent.store().stats().acks_on_full_disk, 20);
+        sim.set_capacity(sim.world().used());
+        (0..20).for_each(|job| agent.make(Call::Ack { job }).unwrap());
+    }
+}
+
+/// A power cut takes what no sync has covered, and the old log with its reserve is gone.
+#[test]
+fn the_reserve_of_a_compacted_log_is_durable_before_the_log_gets_its_name() {
+    let sim = Sim::new(48);
+    let mut agent = Agent::new(sim.clone(), Mode::Sync);
+    agent.start().unwrap();
+    (0..20).for_each(|job| agent.make(Call::Enqueue { job, len: 1000 }).unwrap());
+    let old = sim.world().named(Path::new(PATH));
+    sim.record();
+    agent.store().compact().unwrap();
+    let stats = agent.store().stats();
+    let mut seen = 0;
+    for world in sim.take_moments().iter().map(|moment| &moment.world) {
+        let named = world.named(Path::new(PATH));
+        if named != old {
+            seen += 1;
+            let durable_len = world.inode(named.unwrap()).durable.len();
+            assert!(durable_len >= stats.log_len + stats.reserved_bytes, "{durable_len}: {stats:?}");
+        }
+    }
+    assert!(seen > 0 && stats.acks_on_full_disk == 20);
+}
+
+/// The log ends in the close frame of a compaction, so nothing else is left to sync.
+#[test]
+fn the_reserve_that_a_failed_compaction_takes_back_is_durable_after_close() {
+    let sim = Sim::new(49);
+    let mut agent = Agent::new(sim.clone(), Mode::Sync);
+    agent.start().unwrap();
+    (0..20).for_each(|job| agent.make(Call::Enqueue { job, len: 10_000 }).unwrap());
+    agent.make(Call::Compact).unwrap();
+    // The rest of a page.
+    sim.set_capacity(sim.world().used() + 4096);
+    let space = agent.store().stats().free_bytes;
+    let compacted = agent.store().compact();
+    assert!(matches!(compacted, Err(Error::Full { .. })), "{compacted:?}");
+    let reserved = agent.store().stats().reserved_bytes;
+    assert!(reserved.abs_diff(space) < 8192, "{reserved} of {space}");
+    // The file system commits the length that the compaction has cut it to.
+    agent.close().unwrap();
+    let world = sim.world();
+    let file = world.inode(world.named(Path::new(PATH)).unwrap());
+    let least = file.lens.iter().copied().min().unwrap_or(u64::MAX).min(file.live.len());
+    assert_eq!(least, file.live.len());
+}
+
 /// The space is kept by the close, before others fill the disk.
 #[test]
 fn data_can_be_deleted_on_a_full_disk_also_after_the_store_was_closed() {
@@ -392,6 +461,26 @@ fn nothing_is_written_to_a_disk_that_has_no_space_for_the_new_log() {
     assert!(matches!(agent.store().compact(), Err(Error::Full { .. })));
     let most = sim.take_moments().iter().map(|moment| moment.world.used()).max();
     assert!(most <= Some(used), "{most:?} of {used}");
+}
+
+/// Of the reserve, the new log takes what there is space for, and does not first try to take more.
+#[test]
+fn a_compaction_with_little_room_leaves_the_rest_to_others() {
+    // A disk that tells how much space it has.
+    let sim = Sim::new(51);
+    let mut agent = Agent::new(sim.clone(), Mode::Sync);
+    agent.start().unwrap();
+    agent.make(Call::SaveConfig { len: 60_000 }).unwrap();
+    (0..20).for_each(|job| agent.make(Call::Enqueue { job, len: 1000 }).unwrap());
+    let stats = agent.store().stats();
+    // Enough for the live records and the acks, and not for all of the reserve.
+    let capacity = sim.world().used() + stats.live_bytes + 80_000;
+    sim.set_capacity(capacity);
+    sim.record();
+    agent.store().compact().unwrap();
+    let most = sim.take_moments().iter().map(|moment| moment.world.used()).max().unwrap();
+    assert!(most + 40_000 < capacity, "{most} of {capacity}");
+    assert_eq!(agent.store().stats().acks_on_full_disk, 20);
 }
 
 /// The compaction gives back what acks do not need, finds no room even so, and others take what it gave back.

@@ -101,10 +101,10 @@ impl Runner {
         copier.catch_up()?;
         let guard = self.shared.write()?;
         let bytes_before = guard.log.tip().end;
+        let (reserve, _) = self.shared.with_index(|index| self.shared.reserve(index));
+        copier.new.set_reserve(reserve);
         copier.finish(guard.log.tip())?;
         let left_out = copier.left_out();
-        let (reserve, _) = self.shared.with_index(|index| self.shared.reserve(index));
-        copier.new.take_reserve(reserve)?;
         let damaged = self.rename_over_log(&mut copier, &guard, &left_out)?;
         let report = CompactionReport {
             generation: copier.new.header.id.generation,
