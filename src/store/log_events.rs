@@ -162,7 +162,9 @@ impl Store {
     /// Those of [every writing call](Store#errors-of-every-writing-call). After [`Error::Full`], call it again
     /// with the same batch. If an older event was buffered after the peek, each later event of the batch takes 20
     /// bytes of the record. The record of some 3 million is over 64 MiB, which is [`Error::TooLarge`], and that of
-    /// some 3,000 may not fit on a full disk. Then ack the batch in parts, each with [`LogBatch::first`].
+    /// some 3,000 may not fit on a full disk. After either error, peek again, deliver the older events too, and
+    /// ack that batch: its record is short. To ack parts of the first batch does not help: together they take as
+    /// much space.
     ///
     /// ```
     /// # let folder = tempfile::tempdir()?;
@@ -276,7 +278,8 @@ impl Store {
     /// [`Error::TooLarge`] if the record is over 64 MiB, [`Error::QueueFull`] if the queue would be over its
     /// [limits](crate::QueueLimits) after it, and those of [every writing
     /// call](Store#errors-of-every-writing-call). After [`Error::Full`] and [`Error::QueueFull`], call it again
-    /// with the same batch.
+    /// with the same batch. One that acks many log events may not fit on a full disk: see
+    /// [`ack_logs`](Store::ack_logs).
     ///
     /// ```
     /// # let folder = tempfile::tempdir()?;

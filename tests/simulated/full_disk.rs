@@ -266,6 +266,22 @@ fn a_full_disk_lets_log_events_be_delivered_between_more_unreadable_ones_than_it
     assert_eq!((dropped, store.log_count()), (5000, 0));
 }
 
+/// An event older than the batch was buffered after the peek, so that an ack names each of the batch. Of a batch
+/// that begins with it, an ack names only the last one.
+#[test]
+fn a_batch_that_is_too_long_to_ack_on_a_full_disk_is_acked_after_another_peek() {
+    let sim = Sim::new(59);
+    let store = with_damaged_events(&sim, 5000, |_| false);
+    let batch = store.peek_logs(usize::MAX).unwrap();
+    store.buffer_log(-1, b"older").unwrap();
+    fill(&sim, &store);
+    let refused = store.ack_logs(&batch);
+    assert!(matches!(refused, Err(Error::Full { .. })), "{refused:?}");
+    let again = store.peek_logs(usize::MAX).unwrap();
+    assert_eq!((again.len(), &again.events()[0].payload[..]), (5001, &b"older"[..]));
+    assert_eq!(store.ack_logs(&again).unwrap(), 5001);
+}
+
 /// A store with so many log events, of which those that `is_damaged` selects fail authentication.
 fn with_damaged_events(sim: &Sim, count: usize, is_damaged: impl Fn(usize) -> bool) -> Store {
     let mut limits = LogLimits::default();
