@@ -213,8 +213,12 @@ impl Work {
     fn deliver_logs(&mut self, link: &mut Link) -> Result<(), Failure> {
         let batch = match self.store.peek_logs(100) {
             Err(Error::Unauthentic { .. }) => {
-                let discarded = self.store.discard_unreadable_logs()?;
-                return Ok(self.log(&format!("{discarded} unreadable log events were discarded"))?);
+                // A full disk may have space to remove only the oldest ones. The next round continues after them.
+                let discarded = self.store.discard_unreadable_logs();
+                if let Some(discarded) = self.if_there_is_space(discarded)? {
+                    self.log(&format!("{discarded} unreadable log events were discarded"))?;
+                }
+                return Ok(());
             }
             peeked => peeked?,
         };

@@ -5,6 +5,7 @@
 
 use std::borrow::Borrow;
 use std::cmp::Ordering;
+use std::iter;
 use std::sync::MutexGuard;
 use std::time::Instant;
 
@@ -15,7 +16,7 @@ use super::shared::{WriteGuard, lock};
 use crate::crypto::secret_vec::SecretVec;
 use crate::format::bucket::{Bucket, DROPPED_KEY, LogKey};
 use crate::format::record::Change;
-use crate::index::Index;
+use crate::index::{Index, Key};
 use crate::log::commits::Pending;
 use crate::read::{self, LogBatch, LogEvent, Reader, check_value};
 use crate::{Error, Limit, Result};
@@ -161,7 +162,9 @@ impl Store {
     /// Those of [every writing call](Store#errors-of-every-writing-call). After [`Error::Full`], call it again
     /// with the same batch. If an older event was buffered after the peek, each later event of the batch takes 20
     /// bytes of the record. The record of some 3 million is over 64 MiB, which is [`Error::TooLarge`], and that of
-    /// some 3,000 may not fit on a full disk. Then ack the batch in parts, each with [`LogBatch::first`].
+    /// some 3,000 may not fit on a full disk. After either error, peek again, deliver the older events too, and
+    /// ack that batch: its record is short. To ack parts of the first batch does not help: together they take as
+    /// much space.
     ///
     /// ```
     /// # let folder = tempfile::tempdir()?;
@@ -199,7 +202,12 @@ impl Store {
     /// return.
     ///
     /// # Errors
-    /// Those of [every writing call](Store#errors-of-every-writing-call).
+    /// Those of [every writing call](Store#errors-of-every-writing-call). After an error, some of the events may
+    /// have been removed, the oldest first, and are counted as dropped; call it again to remove the others.
+    ///
+    /// All unreadable events before the oldest readable one are removed by one short record. Each later one takes
+    /// 20 bytes, so that a full disk may have no space for more than some 3,000 of them. After [`Error::Full`],
+    /// peek or drain the readable events before the next unreadable one, and call it again.
     ///
     /// ```
     /// # use backupy_state::{AgentKey, Error, Store};
@@ -217,20 +225,45 @@ impl Store {
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn discard_unreadable_logs(&self) -> Result<u64> {
-        let guard = self.shared.write()?;
+        let (unreadable, before_readable) = self.unreadable_logs()?;
+        let (oldest, later) = unreadable.split_at(before_readable);
+        let mut discarded = 0;
+        // The oldest have a record of their own, because a full disk has space for it if it has any.
+        for keys in iter::once(oldest).chain(later.chunks(DISCARDED_AT_ONCE)) {
+            discarded += self.discard_logs(keys)?;
+        }
+        Ok(discarded)
+    }
+
+    /// The keys of the events that fail authentication, the oldest first, and how many of them are older than all
+    /// readable ones.
+    fn unreadable_logs(&self) -> Result<(Vec<Key>, usize)> {
+        let _guard = self.shared.write()?;
         let (locations, values) = self.with_index(|index| index.first(Bucket::Logs, usize::MAX));
-        let mut changes = Vec::new();
-        for (key, location) in &locations {
-            match values.read(*location).map(SecretVec::from) {
+        let (mut unreadable, mut before_readable) = (Vec::new(), 0);
+        for (i, (key, location)) in locations.into_iter().enumerate() {
+            match values.read(location).map(SecretVec::from) {
                 Ok(_) => {}
-                Err(Error::Unauthentic { .. }) => changes.push(Change::delete(Bucket::Logs, key)),
+                Err(Error::Unauthentic { .. }) => {
+                    unreadable.push(key);
+                    before_readable += usize::from(unreadable.len() == i + 1);
+                }
                 Err(error) => return Err(error),
             }
         }
-        let discarded = changes.len() as u64;
+        Ok((unreadable, before_readable))
+    }
+
+    /// Removes those of the events that are still buffered, and counts them as dropped. Returns how many it
+    /// removed.
+    fn discard_logs(&self, keys: &[Key]) -> Result<u64> {
+        let guard = self.shared.write()?;
+        let quota = lock(&self.log_quota);
+        let LogRemoval { changes, count } = guard.with_index(|index| LogRemoval::plan(index, keys));
+        let discarded = count as u64;
         if discarded > 0 {
             let plan = Plan { discarded, ..Plan::default() };
-            let pending = self.tell_failure(append_with_drops(guard, lock(&self.log_quota), &plan, changes))?;
+            let pending = self.tell_failure(append_with_drops(guard, quota, &plan, changes))?;
             self.finish_commit(&pending, self.log_durability)?;
         }
         Ok(discarded)
@@ -245,7 +278,8 @@ impl Store {
     /// [`Error::TooLarge`] if the record is over 64 MiB, [`Error::QueueFull`] if the queue would be over its
     /// [limits](crate::QueueLimits) after it, and those of [every writing
     /// call](Store#errors-of-every-writing-call). After [`Error::Full`] and [`Error::QueueFull`], call it again
-    /// with the same batch.
+    /// with the same batch. One that acks many log events may not fit on a full disk: see
+    /// [`ack_logs`](Store::ack_logs).
     ///
     /// ```
     /// # let folder = tempfile::tempdir()?;
@@ -329,6 +363,10 @@ impl<'a> LogRemoval<'a> {
         LogRemoval { changes, count }
     }
 }
+
+/// How many events that lie between readable ones are discarded by one record. It is short enough that a full disk
+/// has space for a few of them.
+const DISCARDED_AT_ONCE: usize = 1000;
 
 /// Appends the changes as one record, with the evictions of the plan before them and the new count of drops after
 /// them.

@@ -4,10 +4,10 @@ use std::path::Path;
 use std::sync::Arc;
 
 use backupy_state::testing::{Access, Storage, log_rate, open_snapshot_on, options_on, policy, verify_on};
-use backupy_state::{Batch, Error, LogAdmission, LogLimits};
+use backupy_state::{Batch, Error, LogAdmission, LogLimits, Store};
 
 use super::survival::{fail_next, refuses_writes_and_still_reads, survives, survives_some};
-use crate::common::depth;
+use crate::common::{Image, depth};
 use crate::sim::{Agent, Call, EIO, ENOSPC, FEW, Failure, Mode, Model, Op, PATH, Sim, key};
 
 #[test]
@@ -222,6 +222,94 @@ fn drains_leave_the_space_for_acks() {
         assert!(store.ack_job(&run_id(job)).unwrap(), "job {job}");
     }
     assert_eq!(store.queue_depth(), 0);
+}
+
+/// One record removes all that are older than the first readable one.
+#[test]
+fn a_full_disk_lets_any_number_of_unreadable_log_events_be_discarded() {
+    let sim = Sim::new(47);
+    let store = with_damaged_events(&sim, 5000, |i| i < 4990);
+    fill(&sim, &store);
+    assert!(matches!(store.peek_logs(1), Err(Error::Unauthentic { .. })));
+    assert_eq!(store.discard_unreadable_logs().unwrap(), 4990);
+    let batch = store.peek_logs(usize::MAX).unwrap();
+    assert_eq!((batch.len(), batch.dropped()), (10, 4990));
+    assert_eq!(store.ack_logs(&batch).unwrap(), 10);
+}
+
+/// Each of them takes a delete, and the space is enough for some 3,000.
+#[test]
+fn a_full_disk_lets_log_events_be_delivered_between_more_unreadable_ones_than_it_can_remove() {
+    let sim = Sim::new(53);
+    let store = with_damaged_events(&sim, 10_000, |i| i % 2 == 0);
+    fill(&sim, &store);
+    let (mut delivered, mut dropped) = (Vec::new(), 0);
+    let mut deliver = || {
+        let batch = store.peek_logs(usize::MAX).unwrap();
+        delivered.extend(batch.events().iter().map(|event| event.ts_ms));
+        dropped += batch.dropped();
+        assert_eq!(store.ack_logs(&batch).unwrap(), batch.len());
+        delivered.len()
+    };
+    for round in 0..10 {
+        let refused = store.discard_unreadable_logs();
+        assert!(matches!(refused, Err(Error::Full { .. })), "{refused:?}");
+        // At least the oldest one has gone.
+        let so_far = deliver();
+        assert!(so_far > 3000 + round, "{so_far}");
+    }
+    let left = store.log_count() as u64 / 2;
+    sim.set_capacity(u64::MAX);
+    assert_eq!(store.discard_unreadable_logs().unwrap(), left);
+    deliver();
+    assert!(delivered.into_iter().eq((0..5000).map(|i| 2 * i + 1)));
+    assert_eq!((dropped, store.log_count()), (5000, 0));
+}
+
+/// An event older than the batch was buffered after the peek, so that an ack names each of the batch. Of a batch
+/// that begins with it, an ack names only the last one.
+#[test]
+fn a_batch_that_is_too_long_to_ack_on_a_full_disk_is_acked_after_another_peek() {
+    let sim = Sim::new(59);
+    let store = with_damaged_events(&sim, 5000, |_| false);
+    let batch = store.peek_logs(usize::MAX).unwrap();
+    store.buffer_log(-1, b"older").unwrap();
+    fill(&sim, &store);
+    let refused = store.ack_logs(&batch);
+    assert!(matches!(refused, Err(Error::Full { .. })), "{refused:?}");
+    let again = store.peek_logs(usize::MAX).unwrap();
+    assert_eq!((again.len(), &again.events()[0].payload[..]), (5001, &b"older"[..]));
+    assert_eq!(store.ack_logs(&again).unwrap(), 5001);
+}
+
+/// A store with so many log events, of which those that `is_damaged` selects fail authentication.
+fn with_damaged_events(sim: &Sim, count: usize, is_damaged: impl Fn(usize) -> bool) -> Store {
+    let mut limits = LogLimits::default();
+    limits.rate = None;
+    let mut options = options_on(Arc::new(sim.clone()));
+    // An automatic compaction would free space.
+    options.mmap(false).log_limits(limits).compaction(policy(|policy| policy.automatic = false));
+    let open = || options.open(PATH, &key()).unwrap();
+    let store = open();
+    store.write(&(0..count).fold(Batch::new(), |batch, i| batch.buffer_log(i as i64, b"event"))).unwrap();
+    store.close().unwrap();
+    let mut image = Image { bytes: sim.live()[Path::new(PATH)].bytes() };
+    let frame = image.frames()[0].clone();
+    let values_at = frame.start + 48 + (4 + count * (4 + 16 + 4)) + 16;
+    for i in (0..count).filter(|&i| is_damaged(i)) {
+        image.flip(values_at + i * (b"event".len() + 16));
+    }
+    let file = sim.open(Path::new(PATH), Access::Write).unwrap();
+    let bytes = &image.fix_crc(frame.start).bytes;
+    assert_eq!(file.write_at(bytes, 0).unwrap(), bytes.len());
+    drop(file);
+    open()
+}
+
+/// Leaves nothing but the reserve.
+fn fill(sim: &Sim, store: &Store) {
+    sim.set_capacity(sim.world().used());
+    while store.record_heartbeat(1).is_ok() {}
 }
 
 /// A copy of a log has no reserve, and other files have used most of the space since.
