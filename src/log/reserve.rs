@@ -11,7 +11,7 @@
 use crate::format::bucket::Bucket;
 use crate::format::encoding;
 use crate::format::header::FIRST_FRAME_AT;
-use crate::format::record::{Action, Change};
+use crate::format::record::{self, Action, Change};
 use crate::index::{Index, live_len};
 
 /// The reserve that a log needs for what is live.
@@ -92,7 +92,11 @@ impl Reserve {
             change.operation.bucket == Bucket::Queue && matches!(change.operation.action, Action::Delete)
         };
         if is_removal {
-            let least = if changes.iter().all(is_ack) { 0 } else { self.acks };
+            let least = match changes {
+                _ if changes.iter().all(is_ack) => 0,
+                _ if record::manifest_len(changes) > SHORT_LEN => self.acks + SHORT_REMOVALS_LEN,
+                _ => self.acks,
+            };
             return Demand { least, wanted: self.len() };
         }
         let (mut new_acks, mut more_copied) = (0, 0);
@@ -129,6 +133,11 @@ pub(super) struct Demand {
 
 /// Enough for some 600 drains.
 pub(crate) const REMOVALS_LEN: u64 = 64 << 10;
+/// What a long removal leaves of that: for some 300 drains, and for the new file of a compaction. Short records
+/// can remove whatever a long one does.
+const SHORT_REMOVALS_LEN: u64 = 32 << 10;
+/// A removal with a longer manifest is long.
+const SHORT_LEN: u64 = 4 << 10;
 /// The acks of 600,000 jobs whose run id is a UUID.
 const ACKS_LEN_MAX: u64 = 64 << 20;
 /// A compaction also copies what is neither a job nor a log event. Up to so much of that is in the reserve too.

@@ -162,7 +162,7 @@ impl Store {
     /// Those of [every writing call](Store#errors-of-every-writing-call). After [`Error::Full`], call it again
     /// with the same batch. If an older event was buffered after the peek, each later event of the batch takes 20
     /// bytes of the record. The record of some 3 million is over 64 MiB, which is [`Error::TooLarge`], and that of
-    /// some 3,000 may not fit on a full disk. After either error, peek again, deliver the older events too, and
+    /// some 1,500 may not fit on a full disk. After either error, peek again, deliver the older events too, and
     /// ack that batch: its record is short. To ack parts of the first batch does not help: together they take as
     /// much space.
     ///
@@ -206,7 +206,7 @@ impl Store {
     /// have been removed, the oldest first, and are counted as dropped; call it again to remove the others.
     ///
     /// All unreadable events before the oldest readable one are removed by one short record. Each later one takes
-    /// 20 bytes, so that a full disk may have no space for more than some 3,000 of them. After [`Error::Full`],
+    /// 20 bytes, so that a full disk may have no space for more than some 1,500 of them. After [`Error::Full`],
     /// peek or drain the readable events before the next unreadable one, and call it again.
     ///
     /// ```
@@ -366,7 +366,7 @@ impl<'a> LogRemoval<'a> {
 
 /// How many events that lie between readable ones are discarded by one record. It is short enough that a full disk
 /// has space for a few of them.
-const DISCARDED_AT_ONCE: usize = 1000;
+const DISCARDED_AT_ONCE: usize = 500;
 
 /// Appends the changes as one record, with the evictions of the plan before them and the new count of drops after
 /// them.
