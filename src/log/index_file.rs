@@ -100,10 +100,11 @@ fn read_runs(mut reader: PartReader<'_>, order: QueueOrder) -> Option<Indexed> {
                 values_end = values_end.max(end);
                 index.stage_entry(bucket, key, location, expected);
             }),
-            Part::End(end, tag) => {
+            // Else what is staged stays that of the runs before it.
+            Part::End(end, tag) => (values_end <= end.until.end).then(|| {
                 let staged_before = std::mem::replace(&mut staged, index.staged_lens());
-                (values_end <= end.until.end).then(|| runs.push((staged_before, end, reader.at, tag)))
-            }
+                runs.push((staged_before, end, reader.at, tag));
+            }),
         };
         if fits.is_none() {
             break;
@@ -230,4 +231,48 @@ pub(super) fn own_id(storage: &dyn Storage, name: &Path) -> Option<FileId> {
     let len = storage::read_at_most(&*file, &mut begin, 0).ok()?;
     let is_own = len == 0 || begin == MAGIC;
     (is_own && file.names().ok()? == 1).then_some(file.id())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::num::NonZeroU32;
+
+    use super::*;
+    use crate::format::bucket::Bucket;
+    use crate::format::location::Location;
+    use crate::log::index_writer::RunWriter;
+    use crate::log::recovery::{self, How, Recovered};
+    use crate::storage::Disk;
+    use crate::{AgentKey, Check, OpenOptions, testing};
+
+    const HOW: How<'_> = How { order: QueueOrder::RunId, expected: None, check: Check::Live };
+
+    /// A log with a job, which was opened by its index file.
+    fn opened_by_index(folder: &Path) -> Recovered {
+        let (path, key) = (folder.join("state.db"), AgentKey::new("key").unwrap());
+        let mut options = OpenOptions::new();
+        let store = testing::index_every(&mut options, 1).open(&path, &key).unwrap();
+        store.enqueue_job("run", b"job").unwrap();
+        store.close().unwrap();
+        let file = Disk.open(&path, Access::Write).unwrap().into();
+        recovery::open(&Disk, file, &path, &key, HOW).unwrap()
+    }
+
+    /// It takes the key to write such a run.
+    #[test]
+    fn a_run_that_does_not_join_is_not_applied() {
+        let folder = tempfile::tempdir().unwrap();
+        let Recovered { log, end, runs, .. } = opened_by_index(folder.path());
+        let (runs, to, before_until) = (runs.unwrap(), end.tip, end.before_tip.unwrap());
+        let (seq, nonce) = (NonZeroU32::MIN, [1; 12]);
+        let after_the_end = Location { value_offset: to.end, seq, i: 0, len: 4, nonce };
+        let mut run = RunWriter::append(&Disk, &log, runs.clone(), &to).unwrap();
+        run.add(Bucket::Queue, b"run", None).unwrap();
+        run.add(Bucket::Queue, b"run-x", Some(&after_the_end)).unwrap();
+        run.finish(&RunEnd { to, before_until, until: to, values: 1, next_ordinal: 0 }).unwrap();
+        let found = read(&Disk, &log, QueueOrder::RunId).unwrap();
+        assert_eq!((found.runs.ends, found.runs.are_whole_file), (runs.ends, false));
+        let keys = found.replay.index.keys(Bucket::Queue);
+        assert!(keys.iter().map(|key| &**key).eq([b"run"]), "{} keys", keys.len());
+    }
 }
