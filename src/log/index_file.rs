@@ -36,6 +36,8 @@ pub(crate) struct Indexed {
     /// Continues where the last run ends.
     pub(crate) replay: Replay,
     pub(crate) runs: Runs,
+    /// The runs have no values of frames after this one.
+    pub(crate) last_seq: u64,
 }
 
 /// The runs of an index file that fit the log.
@@ -115,7 +117,6 @@ fn read_runs(mut reader: PartReader<'_>, order: QueueOrder) -> Option<Indexed> {
         if let Some(kind) = frame_at(log, &end) {
             index.merge_staged();
             index.continue_ordinals_from(end.next_ordinal);
-            index.note_removed_since(end.until.seq);
             let first_len = runs.first().map_or(len, |(_, _, len, _)| *len);
             let ends = runs.iter().map(|(_, end, ..)| end.to).chain([end.to]).collect();
             let before = (end.to == end.until).then_some(end.before_until);
@@ -123,7 +124,7 @@ fn read_runs(mut reader: PartReader<'_>, order: QueueOrder) -> Option<Indexed> {
                 Replay::continuing(index, end.to, end.until, before, kind == FrameKind::Close, end.values);
             let are_whole_file = file.len().is_ok_and(|file_len| file_len == len);
             let runs = Runs { file: file.id(), len, first_len, ends, last_tag, are_whole_file };
-            return Some(Indexed { replay, runs });
+            return Some(Indexed { replay, runs, last_seq: end.until.seq });
         }
         index.unstage(staged);
     }
@@ -241,7 +242,8 @@ mod tests {
     use crate::format::bucket::Bucket;
     use crate::format::location::Location;
     use crate::log::index_writer::RunWriter;
-    use crate::log::recovery::{self, How, Recovered};
+    use crate::log::recovery::{self, Found, How, Recovered};
+    use crate::log::scan::Concurrency;
     use crate::storage::Disk;
     use crate::{AgentKey, Check, OpenOptions, testing};
 
@@ -274,5 +276,17 @@ mod tests {
         assert_eq!((found.runs.ends, found.runs.are_whole_file), (runs.ends, false));
         let keys = found.replay.index.keys(Bucket::Queue);
         assert!(keys.iter().map(|key| &**key).eq([b"run"]), "{} keys", keys.len());
+    }
+
+    #[test]
+    fn only_a_writer_notes_removed_keys_for_the_next_run() {
+        let folder = tempfile::tempdir().unwrap();
+        let Recovered { log, header, .. } = opened_by_index(folder.path());
+        let first = LogPosition::first(&header.authenticator);
+        for (concurrency, is_writer) in [(Concurrency::Exclusive, true), (Concurrency::WithWriter(&Disk), false)] {
+            let mut found = Found::read(&Disk, &log, first, concurrency, HOW).unwrap();
+            assert!(found.runs.is_some());
+            assert_eq!(found.replay.index.note_removed_since(0).is_some(), is_writer);
+        }
     }
 }

@@ -205,7 +205,11 @@ impl Found {
         concurrency: Concurrency<'_>,
         how: How<'_>,
     ) -> Option<Self> {
-        let Indexed { mut replay, runs } = index_file::read(storage, log, how.order)?;
+        let Indexed { mut replay, runs, last_seq } = index_file::read(storage, log, how.order)?;
+        if let Concurrency::Exclusive = concurrency {
+            // For the next run. A reader writes none.
+            replay.index.note_removed_since(last_seq);
+        }
         if let Some(anchor) = how.expected.filter(|anchor| anchor.generation() == log.id.generation) {
             replay.watch(anchor.seq());
             if anchor.seq() <= replay.tip.seq {
