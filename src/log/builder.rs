@@ -254,7 +254,7 @@ impl LogBuilder {
         })?;
         self.is_named = true;
         // Of a log that was at this path before.
-        index_file::remove(&*self.storage, target);
+        index_file::remove(&*self.storage, target, self.file.file.id());
         // Guards against a power cut that removes the name after the caller was told of success.
         paths::sync(&*folder, target)?;
         // The folder is synced, so the log may look clean. If this fails, the copy is complete and durable anyway.

@@ -214,14 +214,18 @@ impl PartReader<'_> {
     }
 }
 
-/// Removes the index file of the log at `path`, also one that is being written. Returns whether there was one.
-pub(crate) fn remove(storage: &dyn Storage, path: &Path) -> bool {
-    [INDEX, INDEX_NEW].map(|suffix| remove_at(storage, &sibling(path, suffix))).contains(&true)
+/// Removes the index file of `log`, also one that is being written, if `path` still means that log: else it is
+/// that of the log which has taken the place. Returns whether there was one.
+pub(crate) fn remove(storage: &dyn Storage, path: &Path, log: FileId) -> bool {
+    // Asked once the index file is known: a store that takes the place brings its index file after its log.
+    let is_in_place = || storage.id(path).is_ok_and(|found| found == Some(log));
+    [INDEX, INDEX_NEW].map(|suffix| remove_if(storage, &sibling(path, suffix), is_in_place)).contains(&true)
 }
 
-/// Removes the file at `name` if it is an index file. Returns whether it was removed.
-pub(super) fn remove_at(storage: &dyn Storage, name: &Path) -> bool {
-    own_id(storage, name).is_some_and(|file| storage.remove_file(name, file).is_ok_and(|removed| removed))
+/// Removes the file at `name` if it is an index file, and `is_allowed` says so. Returns whether it was removed.
+pub(super) fn remove_if(storage: &dyn Storage, name: &Path, is_allowed: impl FnOnce() -> bool) -> bool {
+    let file = own_id(storage, name).filter(|_| is_allowed());
+    file.is_some_and(|file| storage.remove_file(name, file).is_ok_and(|removed| removed))
 }
 
 /// The file at `name`, if it is an index file: it begins as one, and has no other name. An empty file is one too:

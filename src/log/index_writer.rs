@@ -9,7 +9,7 @@
 use std::io::{self, ErrorKind};
 
 use super::file::LogFile;
-use super::index_file::{Runs, own_id, remove_at};
+use super::index_file::{Runs, own_id, remove_if};
 use crate::format::bucket::Bucket;
 use crate::format::location::Location;
 use crate::format::position::LogPosition;
@@ -60,7 +60,7 @@ impl<'a> RunWriter<'a> {
         to: &LogPosition,
     ) -> io::Result<Self> {
         let name = sibling(&log.path, INDEX_NEW);
-        remove_at(storage, &name);
+        remove_if(storage, &name, || true);
         let file = storage.open(&name, Access::CreateNew)?;
         RunWriter::begin(storage, log, file, first, to, None)
     }

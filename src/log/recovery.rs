@@ -156,7 +156,7 @@ pub(crate) fn open(
         let quarantine = || quarantine::quarantine_torn_tail(storage, &log, tip.end, until);
         report.quarantined = Some(match quarantine() {
             // The index file only saves time, so it goes first.
-            Err(Error::Full { .. }) if index_file::remove(storage, path) => quarantine()?,
+            Err(Error::Full { .. }) if index_file::remove(storage, path, log.file.id()) => quarantine()?,
             quarantined => quarantined?,
         });
         report.quarantined_bytes = until - tip.end;

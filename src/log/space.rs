@@ -22,7 +22,9 @@ impl LogWriter {
     pub(super) fn make_room(&mut self, len: u64, demand: Demand) -> Result<()> {
         match self.try_to_make_room(len, demand) {
             // The index file only saves time, so it goes first.
-            Err(Error::Full { .. }) if index_file::remove(&*self.commits.storage, &self.file().path) => {
+            Err(Error::Full { .. })
+                if index_file::remove(&*self.commits.storage, &self.file().path, self.file_id()) =>
+            {
                 self.try_to_make_room(len, demand)
             }
             made => made,

@@ -357,7 +357,7 @@ impl LogWriter {
         if cut.is_ok() && storage::is_full(&error) {
             self.allocated = self.tip.end;
             // It only saves time, and the next call may need its space.
-            index_file::remove(&*self.commits.storage, &self.file().path);
+            index_file::remove(&*self.commits.storage, &self.file().path, self.file_id());
             return storage::full_or_io("write", &self.file().path)(error);
         }
         self.group_commit().fail(&error);

@@ -143,8 +143,10 @@ pub(crate) fn begin_anew(shared: &Shared) -> Result<()> {
     let worth_len = shared.index.policy.worth_len;
     if !write_run(shared, worth_len)? {
         let known = lock(&shared.index.known);
-        if known.is_none() {
-            index_file::remove(&*shared.storage, &shared.path);
+        if known.is_none()
+            && let Ok(guard) = shared.write_though_closed()
+        {
+            index_file::remove(&*shared.storage, &shared.path, guard.log.file_id());
         }
     }
     Ok(())
@@ -158,13 +160,13 @@ pub(crate) fn begin_anew(shared: &Shared) -> Result<()> {
 fn write_run(shared: &Shared, worth_len: u64) -> Result<bool> {
     let mut known = lock(&shared.index.known);
     let Some(job) = Job::begin(shared, &mut known, worth_len) else { return Ok(false) };
-    let id = job.log.id;
+    let (id, log) = (job.log.id, job.log.file.id());
     match job.write(shared) {
         Ok(runs) => *known = Some(Known { id, runs }),
         // The name may mean another store's file by now.
         Err(Error::Replaced { .. }) => {}
         Err(error) => {
-            index_file::remove(&*shared.storage, &shared.path);
+            index_file::remove(&*shared.storage, &shared.path, log);
             let was_removed = matches!(&error, Error::Io { source, .. } if source.kind() == ErrorKind::NotFound);
             if !was_removed {
                 shared.index.stop();
@@ -257,6 +259,7 @@ impl Job {
                 run.finish(&end).map_err(&write_error)
             }
             Kind::Whole => {
+                check_place(shared, &log)?;
                 let mut run = RunWriter::create(&*shared.storage, &log, &first, &to).map_err(&write_error)?;
                 shared.each_key(&log.id, |bucket, key, location| {
                     run.add(bucket, key, Some(location)).map_err(&write_error)

@@ -108,6 +108,6 @@ fn replace_damaged(
     let damaged = quarantine::quarantine_damaged(&**storage, path, &*file)?;
     // The opening that follows syncs the folder: no mark names the end of the new log, so it is unclean.
     new.rename_over(path, file.id(), "replace the damaged log with the salvaged one at")?;
-    index_file::remove(&**storage, path);
+    index_file::remove(&**storage, path, new.file.file.id());
     Ok((SalvageReport { from: damaged, ..report }, Arc::clone(&new.file.file)))
 }

@@ -1,7 +1,9 @@
 //! The index file: opening by it gives what a replay gives, whatever the file is, and a value of another log is
 //! never taken for one of this log.
 
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::{fmt, fs, thread};
 
@@ -12,8 +14,8 @@ use backupy_state::{
 };
 
 use crate::common::{
-    Action, Hooked, Hooks, Image, Place, Random, Shown, State, depth, disk_and_memory, key, listing, names,
-    say_skipped,
+    Action, Hooked, Hooks, Image, Place, Random, Refusable, Shown, State, depth, disk_and_memory, key, listing,
+    names, say_skipped,
 };
 
 /// Options with which even a short log has an index file of several runs.
@@ -1130,6 +1132,71 @@ fn the_index_file_of_a_store_that_has_taken_the_place_is_left_alone() {
     drop(store);
     assert_eq!(fs::read(index_of(&place.path())).unwrap(), index);
     assert!(!place.at("state.db.index.new").exists());
+}
+
+/// The disk is full once another store has taken the place.
+#[derive(Clone, Debug, Default)]
+struct ReplacingOnFullDisk {
+    replacing: Replacing,
+    is_full: Arc<AtomicBool>,
+}
+
+impl Hooks for ReplacingOnFullDisk {
+    fn opened(&self, path: &Path) {
+        let is_planned = || self.replacing.0.lock().unwrap().is_some();
+        let was_planned = is_planned();
+        self.replacing.opened(path);
+        self.is_full.fetch_or(was_planned && !is_planned(), Ordering::Relaxed);
+    }
+
+    fn refuse(&self, call: Refusable) -> std::io::Result<()> {
+        let is_full = self.is_full.load(Ordering::Relaxed);
+        if is_full && call == Refusable::Write { Err(ErrorKind::StorageFull.into()) } else { Ok(()) }
+    }
+}
+
+#[test]
+fn on_a_full_disk_the_index_file_of_a_store_that_has_taken_the_place_is_left_alone() {
+    type Made<'a> = dyn Fn(&Store) -> Result<(), Error> + 'a;
+    let calls: [(&str, &Made<'_>); 3] = [
+        ("a compaction", &|store| store.compact().map(drop)),
+        ("a put", &|store| store.enqueue_job("job", b"job").map(drop)),
+        ("a run", &|store| store.enqueue_job("job", &[8; 500]).map(drop)),
+    ];
+    let mut changed = Vec::new();
+    for (what, make) in calls {
+        let place = Place::new();
+        let store = indexed_each().open(place.at("other.db"), &key()).unwrap();
+        store.enqueue_job("of the other", b"job").unwrap();
+        store.close().unwrap();
+        let index = fs::read(index_of(&place.at("other.db"))).unwrap();
+        let hooks = ReplacingOnFullDisk::default();
+        let mut options = options_on(Arc::new(Hooked { hooks: hooks.clone(), ..Hooked::default() }));
+        if what == "a run" {
+            index_every(&mut options, 1000);
+        }
+        let store = options.open(place.path(), &key()).unwrap();
+        store.enqueue_job("first", &[7; 500]).unwrap();
+        assert!(!index_of(&place.path()).exists());
+        let moved = (place.at("other.db"), place.path());
+        if what == "a run" {
+            *hooks.replacing.0.lock().unwrap() = Some(moved);
+        } else {
+            fs::rename(&moved.0, &moved.1).unwrap();
+            fs::rename(index_of(&moved.0), index_of(&moved.1)).unwrap();
+            hooks.is_full.store(true, Ordering::Relaxed);
+        }
+        let made = make(&store);
+        if fs::read(index_of(&place.path())).ok() != Some(index) {
+            changed.push(what);
+        }
+        match what {
+            "a compaction" => assert!(matches!(made, Err(Error::Replaced { .. })), "{made:?}"),
+            "a put" => assert!(matches!(made, Err(Error::Full { .. })), "{made:?}"),
+            _ => assert!(made.is_ok() && !place.at("other.db").exists(), "{made:?}"),
+        }
+    }
+    assert!(changed.is_empty(), "the index file was removed or changed by {changed:?}");
 }
 
 #[test]

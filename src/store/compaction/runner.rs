@@ -86,10 +86,14 @@ impl Runner {
         done
     }
 
-    /// Gives the index file and preallocated space back to the full disk. Returns whether there was any.
+    /// Gives the index file and preallocated space back to the full disk. Returns whether there was any. Fails if
+    /// the path means another file by now: there is nothing to compact in that place.
     fn give_back(&self, release: Release) -> Result<bool> {
-        let was_removed = index_file::remove(&*self.shared.storage, &self.shared.path);
-        Ok(self.shared.write()?.log.release(release)? || was_removed)
+        let mut guard = self.shared.write()?;
+        guard.log.check_place()?;
+        let log = guard.log.file_id();
+        let was_removed = index_file::remove(&*self.shared.storage, &self.shared.path, log);
+        Ok(guard.log.release(release)? || was_removed)
     }
 
     /// Writes the next generation and replaces the log with it.
