@@ -2,7 +2,7 @@
 //!
 //! The log is the truth. The index file only saves time: it can be missing, torn, old or another log's, and then
 //! the log is replayed from its first frame. None of that is an error, and a file that does not begin as an index
-//! file is never touched.
+//! file is never touched, unless it has only zeros.
 //!
 //! A run fits a log if it is sealed under the log's key, was written after the run before it, and the log has the
 //! frame that it ends with. That frame's tag depends on every manifest before it. So an index file of an earlier
@@ -13,6 +13,7 @@
 //! `index/file.rs` has the bytes, `index_writer.rs` writes them. Implements *Appendix: the index file* of
 //! FORMAT.md.
 
+use std::io;
 use std::path::Path;
 
 use super::file::LogFile;
@@ -228,15 +229,37 @@ pub(super) fn remove_if(storage: &dyn Storage, name: &Path, is_allowed: impl FnO
     file.is_some_and(|file| storage.remove_file(name, file).is_ok_and(|removed| removed))
 }
 
-/// The file at `name`, if it is an index file: it begins as one, and has no other name. An empty file is one too:
-/// a power cut leaves it of a file that was not synced.
+/// The file at `name`, if it is an index file: it begins as one, and has no other name. One that is empty or has
+/// only zeros is one too: a power cut leaves that of a file that was not synced.
 pub(super) fn own_id(storage: &dyn Storage, name: &Path) -> Option<FileId> {
     let file = storage.open(name, Access::Read).ok()?;
     let mut begin = [0; MAGIC.len()];
-    let len = storage::read_at_most(&*file, &mut begin, 0).ok()?;
-    let is_own = len == 0 || begin == MAGIC;
+    storage::read_at_most(&*file, &mut begin, 0).ok()?;
+    let is_own = begin == MAGIC || has_only_zeros(&*file).ok()?;
     (is_own && file.names().ok()? == 1).then_some(file.id())
 }
+
+/// Whether the file has only zeros. `false` if there are too many to read.
+fn has_only_zeros(file: &dyn File) -> io::Result<bool> {
+    let mut part = [0; ZEROS_PART_LEN];
+    let mut at = 0;
+    for _ in 0..ZEROS_LEN_MAX / ZEROS_PART_LEN {
+        at = file.skip_hole(at);
+        let len = storage::read_at_most(file, &mut part, at)?;
+        if len == 0 {
+            return Ok(true);
+        }
+        if part[..len].iter().any(|&byte| byte != 0) {
+            return Ok(false);
+        }
+        at += len as u64;
+    }
+    Ok(false)
+}
+
+/// So many zeros are read in a few milliseconds, and an index file of 250,000 keys is so long. Holes are not read.
+const ZEROS_LEN_MAX: usize = 16 << 20;
+const ZEROS_PART_LEN: usize = 16 << 10;
 
 #[cfg(test)]
 mod tests {

@@ -326,9 +326,10 @@ type Plan<'a> = dyn Fn(&Path) + 'a;
 fn what_is_no_index_file_is_never_touched() {
     let (place, beside) = (Place::new(), Place::new());
     for name in ["state.db.index", "state.db.index.new"] {
-        let plans: [(&str, &Plan); 6] = [
+        let plans: [(&str, &Plan); 7] = [
             ("a text", &|at| fs::write(at, "notes of the operator").unwrap()),
             ("a disk", &|at| fs::write(at, [&[0; 512][..], b"partition 1"].concat()).unwrap()),
+            ("a large disk", &|at| fs::write(at, [&[0; 200_000][..], b"partition 1"].concat()).unwrap()),
             ("a folder", &|at| fs::create_dir(at).unwrap()),
             ("a link", &|at| {
                 fs::write(beside.at("target"), b"\x89BKPYIDX\r\n\x1a\n").unwrap();
@@ -377,7 +378,7 @@ fn same_device(found: &fs::Metadata, folder: &Path) -> bool {
 /// A power cut leaves a file of which only the name or a part was written.
 #[test]
 fn what_a_power_cut_leaves_of_an_index_file_is_replaced() {
-    for left in [&[][..], b"\x89BKPYIDX\r\n\x1a\n torn"] {
+    for left in [&[][..], &[0; 300], &[0; 100_000], b"\x89BKPYIDX\r\n\x1a\n torn"] {
         for name in ["state.db.index", "state.db.index.new"] {
             let place = Place::new();
             fs::write(place.at(name), left).unwrap();
@@ -387,10 +388,19 @@ fn what_a_power_cut_leaves_of_an_index_file_is_replaced() {
                 .unwrap();
             store.close().unwrap();
             let store = indexed().open(place.path(), &key()).unwrap();
-            assert!(store.recovery().opening.by_index, "{left:?} at {name}");
+            assert!(store.recovery().opening.by_index, "{} bytes at {name}", left.len());
             assert!(!place.at("state.db.index.new").exists());
         }
     }
+}
+
+/// A hole takes no time to read, so no length is too much.
+#[test]
+fn a_power_cut_that_leaves_only_the_length_of_an_index_file_does_no_harm() {
+    let place = Place::new();
+    fs::File::create(index_of(&place.path())).unwrap().set_len(1 << 32).unwrap();
+    indexed_each().open(place.path(), &key()).unwrap().close().unwrap();
+    assert!(fs::metadata(index_of(&place.path())).unwrap().len() < 8192);
 }
 
 #[test]
