@@ -134,7 +134,9 @@ impl File for DiskFile {
 /// disk no byte could be written, not even over preallocated zeros. If this is refused, the file is as good but
 /// for that.
 pub(super) fn write_in_place(file: &fs::File) {
-    if is_on(file, BTRFS_MAGIC) && let Ok(flags) = rustix::fs::ioctl_getflags(file) {
+    if is_on(file, BTRFS_MAGIC)
+        && let Ok(flags) = rustix::fs::ioctl_getflags(file)
+    {
         let _ = rustix::fs::ioctl_setflags(file, flags | IFlags::NOCOW);
     }
 }
