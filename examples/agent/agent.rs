@@ -223,8 +223,8 @@ impl Work {
         Ok(())
     }
 
-    /// Returns whether the store is now under this key. While a value is unreadable, it stays under the one it has,
-    /// until the value is removed: most are by the rounds that follow.
+    /// Returns whether the store is now under this key. While a value is unreadable, it stays under the one it
+    /// has. The rounds that follow remove most of such values.
     fn rekey(&mut self, number: u32) -> Result<bool, Failure> {
         let written = match self.store.rekey(&key(number).map_err(Failure::Store)?) {
             Err(error @ Error::Unauthentic { .. }) => {

@@ -188,8 +188,8 @@ impl<'a> Pages<'a> {
     /// gaps, and allocates no more pages than they take: an overflow into the hole of a sparse file is damage.
     /// Values are not read here: they may be far longer than what a store can hold.
     ///
-    /// Each key is compared with the one before as it is read. In the hole of a sparse file, all keys are equal, and
-    /// those of one page could take gigabytes.
+    /// Each key is compared with the one before as it is read. In the hole of a sparse file, all keys are equal,
+    /// and those of one page could take gigabytes.
     fn slots(&self, page: &Page, bounds: Bounds<'_>) -> Result<Vec<Slot>> {
         let headers_end = headers_end(page);
         if page.len < headers_end {

@@ -245,8 +245,8 @@ impl Store {
         })
     }
 
-    /// Whether every value that was written to the store is still live: none was removed or replaced. No also after a
-    /// compaction or a rekey, which keep no trace of that.
+    /// Whether every value that was written to the store is still live: none was removed or replaced. False also
+    /// after a compaction or a rekey, which keep no trace of that.
     #[cfg(feature = "import-bolt")]
     pub(crate) fn was_only_added_to(&self) -> Result<bool> {
         let guard = self.shared.write()?;

@@ -87,7 +87,8 @@ impl Out {
         self.report = Some(json::report(state.as_ref(), fields));
     }
 
-    /// The same, with statistics among the fields: where the count of dropped log events is unreadable, these have 0.
+    /// The same, with statistics among the fields. They have 0 for a count of dropped log events that is
+    /// unreadable.
     pub(crate) fn report_stats(&mut self, state: impl AsRef<Path>, fields: impl Serialize, dropped: Option<u64>) {
         if dropped.is_some() {
             return self.report(state, fields);
@@ -163,8 +164,8 @@ impl Out {
     }
 }
 
-/// Makes what was written to a file durable: what is removed from the store next could else be lost with the file in
-/// a power cut.
+/// Makes what was written to a file durable: a power cut could else take both the file and what is then removed
+/// from the store.
 fn sync_if_file(stdout: Stdout) -> io::Result<()> {
     let file = fs::File::from(stdout.as_fd().try_clone_to_owned()?);
     if !file.metadata()?.is_file() {
