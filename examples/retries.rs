@@ -6,13 +6,15 @@
 //!
 //! - **Two queues**: the run ids of each begin with its name, `mail/` or `report/`.
 //! - **Retries**: `retry/<run id>` in the store's data has the number of attempts and the time of the next one. It
-//!   is deleted in the batch that acks the job.
+//!   is deleted in the batch that acks the job. On a full disk, only the ack may succeed: `accept` then makes sure
+//!   that another job of the same id does not get the count, and `sweep` deletes it.
 //! - **Dead letters**: after [`ATTEMPTS_MAX`] attempts, one batch moves the job to `dead/<run id>` in the data. An
 //!   operator finds it there, also with `backupy-state data list --prefix dead/`, and can put it back.
 //!
 //! `dequeue_jobs` returns the first jobs of the queue, so one that always fails would head every call. This agent
 //! goes through `run_ids` instead, and takes each job that is due once a round.
 
+use std::collections::HashSet;
 use std::error::Error;
 use std::fmt;
 
@@ -71,6 +73,34 @@ fn dead_key(run_id: &str) -> String {
     format!("dead/{run_id}")
 }
 
+/// Enqueues a job. It begins without attempts, whatever is left of an earlier one with its id.
+fn accept(store: &Store, run_id: &str, payload: &[u8]) -> backupy_state::Result<()> {
+    store.write(&Batch::new().enqueue_job(run_id, payload).delete_data(&retry_key(run_id)))
+}
+
+/// Removes a job that was delivered. On a full disk, more space is kept for acks than for the deletes of data: a
+/// job must not be delivered again because its count cannot be deleted.
+fn finish(store: &Store, run_id: &str) -> backupy_state::Result<()> {
+    match store.write(&Batch::new().ack_job(run_id).delete_data(&retry_key(run_id))) {
+        Err(backupy_state::Error::Full { .. }) => store.ack_job(run_id).map(drop),
+        written => written,
+    }
+}
+
+/// Deletes the counts of jobs that are gone, if the disk has space: when the agent starts, or now and then, while
+/// nothing delivers.
+fn sweep(store: &Store, now_ms: i64) -> backupy_state::Result<()> {
+    // This finds out. On a full disk, the deletes would take the space that is kept for other removals.
+    if let Err(backupy_state::Error::Full { .. }) = store.record_heartbeat(now_ms) {
+        return Ok(());
+    }
+    let of_jobs: HashSet<_> = store.run_ids().map(|run_id| retry_key(&run_id)).collect();
+    for key in store.data_keys("retry/").filter(|key| !of_jobs.contains(key)) {
+        store.delete_data(&key)?;
+    }
+    Ok(())
+}
+
 /// Delivers the jobs of one queue that are due.
 fn round(
     store: &Store,
@@ -93,7 +123,7 @@ fn round(
         let retry = retry.next(now_ms);
         if_there_is_space(store.put_data(&retry_key(&run_id), retry.to_string().as_bytes()))?;
         if deliver(&job) {
-            store.write(&Batch::new().ack_job(&run_id).delete_data(&retry_key(&run_id)))?;
+            finish(store, &run_id)?;
             println!("{now_ms:>6} ms  {run_id}: delivered");
         } else if retry.attempts < ATTEMPTS_MAX {
             println!("{now_ms:>6} ms  {run_id}: failed, next try at {} ms", retry.next_try_ms);
@@ -137,7 +167,7 @@ fn if_there_is_space(written: backupy_state::Result<()>) -> backupy_state::Resul
 fn revive(store: &Store, run_id: &str) -> backupy_state::Result<bool> {
     let dead = dead_key(run_id);
     let Some(payload) = store.data(&dead)? else { return Ok(false) };
-    store.write(&Batch::new().delete_data(&dead).enqueue_job(run_id, &payload))?;
+    store.write(&Batch::new().delete_data(&dead).delete_data(&retry_key(run_id)).enqueue_job(run_id, &payload))?;
     Ok(true)
 }
 
@@ -148,7 +178,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     for (run_id, payload) in
         [("mail/1", "poison"), ("mail/2", "to Ada"), ("mail/3", "to Bob"), ("report/1", "sums")]
     {
-        store.enqueue_job(run_id, payload.as_bytes())?;
+        accept(&store, run_id, payload.as_bytes())?;
     }
 
     // The server never takes `mail/1`, and takes `mail/2` at the second attempt.
@@ -169,6 +199,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     // The counts and times are as durable as the queue.
     store.close()?;
     let store = Store::open(&path, &key)?;
+    sweep(&store, 1_000)?;
     assert_eq!(store.data("retry/mail/1")?.as_deref(), Some(&b"1 1000"[..]));
     for now_ms in [1_000, 2_000, 3_000] {
         round(&store, MAIL, now_ms, &mut serve)?;
@@ -234,3 +265,58 @@ fn an_unreadable_count_stops_no_job() -> Result<(), Box<dyn Error>> {
     assert_eq!(store.data("retry/mail/1")?.as_deref(), Some(&b"1 1000"[..]));
     Ok(())
 }
+
+/// On a full disk, there is more space for acks than for deletes of data.
+#[test]
+fn on_a_full_disk_every_delivered_job_is_acked_and_its_count_does_not_outlive_it() -> Result<(), Box<dyn Error>> {
+    use std::sync::Arc;
+
+    use backupy_state::{CompactionPolicy, Durability, testing::options_on};
+
+    const JOBS: usize = 16_000;
+    let disk = sim::Sim::new(11);
+    disk.set_capacity(16 << 20);
+    let mut options = options_on(Arc::new(disk.clone()));
+    let mut policy = CompactionPolicy::default();
+    policy.automatic = false;
+    options.mmap(false).durability(Durability::Buffered).compaction(policy);
+    let store = options.open(sim::PATH, &AgentKey::new("key")?)?;
+    let long = "x".repeat(120);
+    let jobs: Vec<_> = (0..JOBS).map(|n| format!("mail/{n:05}{long}")).collect();
+    for run_id in &jobs {
+        store.enqueue_job(run_id, b"text")?;
+        store.put_data(&retry_key(run_id), b"2 0")?;
+    }
+    store.sync()?;
+    let mut filler = 0;
+    while store.put_data(&format!("filler/{filler:05}"), &[7; 4000]).is_ok() {
+        filler += 1;
+    }
+    while store.record_heartbeat(1).is_ok() {}
+
+    let mut delivered = 0;
+    round(&store, MAIL, 0, |_| {
+        delivered += 1;
+        true
+    })?;
+    assert_eq!((delivered, store.queue_depth()), (JOBS, 0));
+    assert!(store.data_keys("retry/").count() > 0, "the disk had space for all");
+    // Nothing is deleted from what is kept for other removals.
+    sweep(&store, 1)?;
+    assert!(store.data_keys("retry/").count() > 0);
+
+    disk.set_capacity(64 << 20);
+    let left = store.data_keys("retry/").next().ok_or("none")?;
+    let run_id = left.strip_prefix("retry/").ok_or("no run id")?;
+    accept(&store, run_id, b"another text")?;
+    assert_eq!(store.data(&left)?, None);
+    round(&store, MAIL, 0, |_| false)?;
+    assert_eq!(store.data(&left)?.as_deref(), Some(&b"1 1000"[..]));
+    sweep(&store, 2)?;
+    assert_eq!(store.data_keys("retry/").collect::<Vec<_>>(), [left]);
+    Ok(())
+}
+
+#[cfg(test)]
+#[path = "../tests/sim/mod.rs"]
+mod sim;

@@ -10,6 +10,7 @@ use std::sync::Arc;
 #[cfg(feature = "import-bolt")]
 pub use crate::import_bolt::{BoltState, import_bolt_bytes, read_bolt};
 use crate::log::place::{self, Purpose};
+use crate::read::Reader;
 use crate::settings::IndexPolicy;
 pub use crate::storage::{
     Access, Attributes, Disk, File, FileId, Folder, FreeSpace, Map, PathKind, RenameError, Storage,
@@ -115,6 +116,21 @@ pub fn copy_progress(store: &Store) -> u64 {
 #[must_use]
 pub fn drops_are_unreadable(snapshot: &Snapshot) -> bool {
     snapshot.drops_are_unreadable()
+}
+
+/// The same, of the log that a store has open.
+#[must_use]
+pub fn stored_drops_are_unreadable(store: &Store) -> bool {
+    Reader::recorded_drops(store).is_err()
+}
+
+/// Locks a bbolt file against its writer, until the file is dropped: as [`import_bolt`](crate::import_bolt) does.
+///
+/// # Errors
+/// As [`check_bolt`](crate::check_bolt), without those of the contents.
+#[cfg(feature = "import-bolt")]
+pub fn lock_bolt(path: &Path) -> Result<std::fs::File> {
+    crate::import_bolt::open(path)
 }
 
 /// [`Snapshot::backup`], which notes how many bytes of the new file it has read back: for a progress bar.

@@ -8,15 +8,15 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use backupy_state::{AgentKey, Anchor, Batch, Error, OpenOptions, QueuedJob, Store};
+use backupy_state::{Anchor, Batch, Error, OpenOptions, QueuedJob, Store};
 
 use crate::link::{Link, Order};
 use crate::{Result, key, say};
 
-/// The key for the store, and the previous key, if the store may still be under that one.
+/// The number of the key for the store, and that of the previous key, if the store may still be under that one.
 pub(crate) struct Keys {
-    pub(crate) current: AgentKey,
-    pub(crate) previous: Option<AgentKey>,
+    pub(crate) current: u32,
+    pub(crate) previous: Option<u32>,
 }
 
 /// A handle to a running agent.
@@ -57,6 +57,10 @@ struct Work {
     was_away: bool,
     /// Since a call failed for lack of space. The agent then takes and runs no jobs, and delivers what it has.
     is_full: bool,
+    /// The key that the store could not be put under when it was opened, because a value is unreadable.
+    key_due: Option<u32>,
+    /// Since a change of the key was refused for such a value.
+    key_refused: bool,
     logged: Vec<String>,
     logged_before: usize,
 }
@@ -64,26 +68,45 @@ struct Work {
 impl Work {
     fn open(state: &Path, socket: PathBuf, keys: Keys, logged: usize) -> Result<Self> {
         let mut options = OpenOptions::new();
-        if let Some(previous) = keys.previous {
-            options.previous_key(previous);
-        }
         // The server keeps the anchor, out of reach of anyone who could put an older file here. If the server does
         // not answer, an agent must choose between safety and availability; this one starts without the check.
         let anchor = Link::connect(&socket).and_then(|mut link| link.anchor()).ok().flatten();
         if let Some(anchor) = &anchor {
             options.expect_at_least(anchor.parse::<Anchor>()?);
         }
-        let store = options.open(state, &keys.current)?;
+        let (store, key_due) = Work::open_store(options, state, keys)?;
         let recovery = store.recovery();
         let (created, clean, rekeyed) = (recovery.created, recovery.clean, recovery.rekeyed);
         let checked =
             if anchor.is_some() { "not older than the server's anchor" } else { "no anchor from the server" };
         say("agent", &format!("open: created {created}, clean {clean}, rekeyed {rekeyed}; {checked}"));
-        Ok(Work::with(store, socket, logged))
+        Ok(Work { key_due, ..Work::with(store, socket, logged) })
+    }
+
+    /// A change of the key reads every value, so one that is unreadable refuses it. The store is then opened under
+    /// the previous key: the agent delivers what it has, which also removes that value, and changes the key later.
+    fn open_store(options: OpenOptions, state: &Path, keys: Keys) -> Result<(Store, Option<u32>)> {
+        let Keys { current, previous } = keys;
+        let Some(previous) = previous else { return Ok((options.open(state, &key(current)?)?, None)) };
+        let mut rekeying = options.clone();
+        match rekeying.previous_key(key(previous)?).open(state, &key(current)?) {
+            Err(Error::Unauthentic { .. }) => Ok((options.open(state, &key(previous)?)?, Some(current))),
+            opened => Ok((opened?, None)),
+        }
     }
 
     fn with(store: Store, socket: PathBuf, logged_before: usize) -> Self {
-        Work { store, socket, link: None, was_away: false, is_full: false, logged: Vec::new(), logged_before }
+        Work {
+            store,
+            socket,
+            link: None,
+            was_away: false,
+            is_full: false,
+            key_due: None,
+            key_refused: false,
+            logged: Vec::new(),
+            logged_before,
+        }
     }
 
     /// Runs jobs whether the server is available or not, and talks to the server if it is.
@@ -148,9 +171,15 @@ impl Work {
             Some(link) => link,
             None => self.connect()?,
         };
-        self.take_orders(&mut link)?;
+        // Before the orders: this removes what is unreadable, which a change of the key would stop at each time.
         self.deliver_outbox(&mut link)?;
         self.deliver_logs(&mut link)?;
+        if let Some(number) = self.key_due
+            && self.rekey(number)?
+        {
+            self.key_due = None;
+        }
+        self.take_orders(&mut link)?;
         // The anchor of a store names only durable frames, so a power cut cannot make the store older than it.
         link.keep_anchor(&self.store.anchor().to_string())?;
         self.link = Some(link);
@@ -182,16 +211,37 @@ impl Work {
                     }
                 }
                 Order::Key(number) => {
-                    let written = self.store.rekey(&key(number).map_err(Failure::Store)?);
-                    if self.if_there_is_space(written)?.is_some() {
-                        say("agent", &format!("the store is under key {number}"));
-                        link.rekeyed(number)?;
+                    if !self.rekey(number)? {
+                        // The server repeats the order in the next round.
+                        break;
                     }
+                    link.rekeyed(number)?;
                 }
                 Order::None => break,
             }
         }
         Ok(())
+    }
+
+    /// Returns whether the store is now under this key. While a value is unreadable, it stays under the one it
+    /// has. The rounds that follow remove most of such values.
+    fn rekey(&mut self, number: u32) -> Result<bool, Failure> {
+        let written = match self.store.rekey(&key(number).map_err(Failure::Store)?) {
+            Err(error @ Error::Unauthentic { .. }) => {
+                if !std::mem::replace(&mut self.key_refused, true) {
+                    say("agent", &format!("the key is not changed yet: {error}"));
+                    self.log("the key is not changed yet: a value is unreadable")?;
+                }
+                return Ok(false);
+            }
+            written => written,
+        };
+        let is_rekeyed = self.if_there_is_space(written)?.is_some();
+        if is_rekeyed {
+            self.key_refused = false;
+            say("agent", &format!("the store is under key {number}"));
+        }
+        Ok(is_rekeyed)
     }
 
     /// Keeps each completion message until the server has confirmed it.
@@ -215,17 +265,16 @@ impl Work {
             Err(Error::Unauthentic { .. }) => {
                 // A full disk may have space to remove only the oldest ones. The next round continues after them.
                 let discarded = self.store.discard_unreadable_logs();
-                if let Some(discarded) = self.if_there_is_space(discarded)? {
-                    self.log(&format!("{discarded} unreadable log events were discarded"))?;
-                }
-                return Ok(());
+                let Some(discarded) = self.if_there_is_space(discarded)? else { return Ok(()) };
+                return Ok(self.log(&format!("{discarded} unreadable log events were discarded"))?);
             }
             peeked => peeked?,
         };
         for event in batch.events() {
             link.log(&text(&event.payload))?;
         }
-        self.store.ack_logs(&batch)?;
+        let acked = self.store.ack_logs(&batch);
+        self.if_there_is_space(acked)?;
         Ok(())
     }
 

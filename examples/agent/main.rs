@@ -35,7 +35,7 @@ fn main() -> Result<()> {
     let server = Server::start(&socket, JOBS)?;
 
     say("main", "the agent starts; there is no store yet");
-    let agent = Agent::start(&state, &socket, Keys { current: key(1)?, previous: None }, 0);
+    let agent = Agent::start(&state, &socket, Keys { current: 1, previous: None }, 0);
     wait_until("some jobs are done", || server.books().done.len() >= JOBS / 6);
 
     say("main", "the server orders another key; the agent continues to work");
@@ -47,7 +47,7 @@ fn main() -> Result<()> {
     let older = fs::read(&state)?;
 
     say("main", "the agent starts again with key 3, and key 2 as the previous key");
-    let agent = Agent::start(&state, &socket, Keys { current: key(3)?, previous: Some(key(2)?) }, logged.len());
+    let agent = Agent::start(&state, &socket, Keys { current: 3, previous: Some(2) }, logged.len());
     wait_until("every job is done", || server.books().done.len() == JOBS);
     wait_until("the server has been away often enough", || server.books().outages == server::OUTAGES.len());
     wait_until("the agent has delivered everything", || has_delivered_all(&state));

@@ -65,7 +65,8 @@ pub struct ImportReport {
 ///
 /// The store must be new, or hold what an interrupted import of the same file has written. Then this call
 /// continues that import, and nothing is imported twice; after a complete import, it changes nothing. Nothing else
-/// may use the store meanwhile: start the new agent after this has returned.
+/// may use the store meanwhile: start the new agent after this has returned `Ok`. Where an agent has removed
+/// something after an interrupted import, or the store was compacted or rekeyed, it cannot be continued.
 ///
 /// A job whose run id is not UTF-8 or over 1024 bytes, or whose payload is over 16 MiB, cannot be in a store:
 /// [`left_out`](ImportReport::left_out) names it, and everything else is imported. It counts the log events over
@@ -111,13 +112,13 @@ pub struct ImportReport {
 /// - [`Error::WrongKey`]: no value opens under the key. Damage to the only value of a file looks the same.
 /// - [`Error::Corrupt`]: the file is damaged at the given offset.
 /// - [`Error::TooLarge`]: the configuration or the session id is over 16 MiB.
-/// - [`Error::Invalid`]: the store holds anything else, there is a store of this crate at the path, or the path
-///   belongs to the store.
+/// - [`Error::Invalid`]: the store holds anything else, or something was removed from it; there is a store of this
+///   crate at the path; or the path belongs to the store.
 ///
 /// With [`Error::Full`], [`Error::Failed`], [`Error::Io`], and [`Error::QueueFull`] if the store was opened with
 /// [queue limits](crate::QueueLimits) that the jobs exceed, records may have been written. They stay, and the next
-/// call continues after them: free some space, or open the store without these limits. A call after the agent has
-/// acked one of these jobs is refused with `Invalid`, as any store that holds anything else.
+/// call continues after them: free some space, or open the store without these limits. A call after an agent has
+/// acked one of these jobs is refused with `Invalid`: it would enqueue again what was delivered.
 pub fn import_bolt(from: impl AsRef<Path>, key: &AgentKey, into: &Store) -> Result<ImportReport> {
     let from = from.as_ref();
     if place::belongs_to(&Disk, from, into.path()) && names::own_name(from).is_some() {
@@ -271,7 +272,7 @@ fn corrupt(path: &Path, offset: u64, what: &'static str) -> Error {
 
 /// Opens the file with the shared lock of bbolt's readers. A bbolt writer holds the exclusive lock as long as it
 /// has the file open. Closing the file unlocks.
-fn open(path: &Path) -> Result<fs::File> {
+pub(crate) fn open(path: &Path) -> Result<fs::File> {
     if !paths::is_file(&Disk, path)? {
         return Err(Error::NotFound { what: "file", path: path.to_path_buf(), given: None });
     }

@@ -121,7 +121,7 @@ impl<'a> Pages<'a> {
             // The root bucket has a page even if it is empty. Any other empty bucket has its page inside its
             // value.
             if page.count == 0 && page.kind == LEAF && tree.extent.len == 0 {
-                return self.slots(&page).map(drop);
+                return self.slots(&page, Bounds::default()).map(drop);
             }
             return self.walk_page(&page, Bounds::default(), 0, visit);
         }
@@ -130,28 +130,27 @@ impl<'a> Pages<'a> {
         if page.id != 0 || page.overflow != 0 || page.kind != LEAF {
             return Err(self.corrupt(offset, "the page inside a bucket's value is not a leaf"));
         }
-        let slots = self.slots(&page)?;
+        let slots = self.slots(&page, Bounds::default())?;
         if slots.iter().any(|slot| slot.flags_or_child != 0) {
             return Err(self.corrupt(offset, "a bucket inside the value of another bucket"));
         }
         if slots.last().map_or(offset + PAGE_HEADER_LEN as u64, |last| last.value.end()) != offset + page.len {
             return Err(self.corrupt(offset, "the length of the bucket's value does not match its contents"));
         }
-        self.walk_leaf(&slots, Bounds::default(), visit)
+        self.walk_leaf(&slots, visit)
     }
 
     fn walk_page(&mut self, page: &Page, bounds: Bounds<'_>, depth: usize, visit: Visit<'_>) -> Result<()> {
         let slots = match page.kind {
             LEAF | BRANCH if page.count == 0 => return Err(self.corrupt(page.offset, "the page has no keys")),
-            LEAF => self.slots(page)?,
+            LEAF => self.slots(page, bounds)?,
             BRANCH if depth == DEPTH_MAX => return Err(self.corrupt(page.offset, "the tree is too deep")),
-            BRANCH => self.slots(page)?,
+            BRANCH => self.slots(page, bounds)?,
             _ => return Err(self.corrupt(page.offset, "the page is neither a branch nor a leaf")),
         };
         if page.kind == LEAF {
-            return self.walk_leaf(&slots, bounds, visit);
+            return self.walk_leaf(&slots, visit);
         }
-        self.check_order(&slots, bounds)?;
         for (i, slot) in slots.iter().enumerate() {
             let child = self.page(slot.flags_or_child, slot.offset)?;
             let above = slots.get(i + 1).map(|next| &*next.key);
@@ -161,8 +160,7 @@ impl<'a> Pages<'a> {
         Ok(())
     }
 
-    fn walk_leaf(&self, slots: &[Slot], bounds: Bounds<'_>, visit: Visit<'_>) -> Result<()> {
-        self.check_order(slots, bounds)?;
+    fn walk_leaf(&self, slots: &[Slot], visit: Visit<'_>) -> Result<()> {
         for slot in slots {
             let leaf = match slot.flags_or_child {
                 0 => Leaf::Value(slot.value),
@@ -186,24 +184,13 @@ impl<'a> Pages<'a> {
         }
     }
 
-    fn check_order(&self, slots: &[Slot], bounds: Bounds<'_>) -> Result<()> {
-        let mut previous = None;
-        for slot in slots {
-            let key = &*slot.key;
-            let ascends = previous.is_none_or(|previous| previous < key);
-            let is_within = bounds.from.is_none_or(|from| from <= key) && bounds.below.is_none_or(|end| key < end);
-            if key.is_empty() || !ascends || !is_within {
-                return Err(self.corrupt(slot.offset, "the keys are not in order"));
-            }
-            previous = Some(key);
-        }
-        Ok(())
-    }
-
     /// Reads the keys of a page, and finds their values. bbolt packs both after all headers, in order and without
     /// gaps, and allocates no more pages than they take: an overflow into the hole of a sparse file is damage.
     /// Values are not read here: they may be far longer than what a store can hold.
-    fn slots(&self, page: &Page) -> Result<Vec<Slot>> {
+    ///
+    /// Each key is compared with the one before as it is read. In the hole of a sparse file, all keys are equal,
+    /// and those of one page could take gigabytes.
+    fn slots(&self, page: &Page, bounds: Bounds<'_>) -> Result<Vec<Slot>> {
         let headers_end = headers_end(page);
         if page.len < headers_end {
             return Err(self.corrupt(page.offset, "the page has more keys than fit in it"));
@@ -231,13 +218,18 @@ impl<'a> Pages<'a> {
         if page.count == 0 && page.bytes.iter().skip(PAGE_HEADER_LEN).any(|&byte| byte != 0) {
             return Err(self.corrupt(page.offset, "the page is marked as empty but is not"));
         }
-        let slot = |(offset, key_at, header): (u64, u64, SlotHeader)| {
+        let mut slots: Vec<Slot> = Vec::with_capacity(headers.len());
+        for (offset, key_at, header) in headers {
             let key = self.bytes_of(page, key_at, header.key_len)?;
+            let ascends = slots.last().is_none_or(|previous| previous.key < key);
+            if key.is_empty() || !ascends || !bounds.contains(&key) {
+                return Err(self.corrupt(offset, "the keys are not in order"));
+            }
             let value_at = page.offset + key_at + u64::from(header.key_len);
             let value = Extent { offset: value_at, len: header.value_len };
-            Ok(Slot { offset, key, value, flags_or_child: header.flags_or_child })
-        };
-        headers.into_iter().map(slot).collect()
+            slots.push(Slot { offset, key, value, flags_or_child: header.flags_or_child });
+        }
+        Ok(slots)
     }
 
     /// Fails if the contents of the page, which end at `end`, do not take its last page. Older versions of bbolt
@@ -369,6 +361,12 @@ impl<'a> Pages<'a> {
 struct Bounds<'a> {
     from: Option<&'a [u8]>,
     below: Option<&'a [u8]>,
+}
+
+impl Bounds<'_> {
+    fn contains(&self, key: &[u8]) -> bool {
+        self.from.is_none_or(|from| from <= key) && self.below.is_none_or(|end| key < end)
+    }
 }
 
 /// Where the headers of the keys end in a page.

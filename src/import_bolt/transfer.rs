@@ -3,7 +3,8 @@
 //! First the jobs in the order of their run ids, then the log events in the order of their times, then
 //! configuration, session and heartbeat in one last record. Records become durable in order, so after a crash the
 //! store holds a prefix of them, and its contents show how long that is. A store that holds anything else is in
-//! use: nothing is written to it.
+//! use: nothing is written to it. Nor is it if something was removed: a queue that an agent has emptied would look
+//! like one to which nothing was imported yet.
 
 use super::contents::{Contents, Opener};
 use super::pages::Pages;
@@ -25,21 +26,23 @@ pub(crate) struct Progress {
     pub(crate) logs: usize,
     /// Whether it has the configuration, the session or the heartbeat, which are written last.
     has_final_record: bool,
+    /// Whether nothing is left to write.
+    is_complete: bool,
 }
 
 impl Transfer<'_> {
     /// Writes what the store does not hold yet, all of it durable on return. Returns what the store held before.
     pub(crate) fn run(&self) -> Result<Progress> {
-        let Some(progress) = self.progress()? else {
-            return Err(Error::Invalid {
-                what: format!(
-                    "{} already holds other data, which {} would be mixed with; import into a new store, \
-                     or move this one away",
-                    self.into.path().display(),
-                    self.pages.path.display()
-                ),
-            });
-        };
+        let progress = self.progress()?;
+        let progress = progress.ok_or_else(|| self.refused("already holds other data, which", "mixed with"))?;
+        // Events that the limits of the log buffer dropped were removed too. They tell by themselves that no agent
+        // was here: removing events ends their count, and jobs are imported before all events.
+        let is_known = progress.is_complete || self.into.stats().logs_dropped > 0;
+        if !is_known && !self.into.was_only_added_to()? {
+            return Err(
+                self.refused("was used since it was created, and what was delivered of", "delivered again")
+            );
+        }
         let mut batches = Batches { into: self.into, batch: Batch::new(), len: 0 };
         for (run_id, extent) in self.contents.jobs.iter().skip(progress.jobs) {
             let payload = self.opener.value(self.pages, *extent)?;
@@ -73,6 +76,12 @@ impl Transfer<'_> {
         Ok(progress)
     }
 
+    fn refused(&self, why: &str, what: &str) -> Error {
+        let (into, from) = (self.into.path().display(), self.pages.path.display());
+        let hint = "import into a new store, or move this one away";
+        Error::Invalid { what: format!("{into} {why} {from} would be {what}; {hint}") }
+    }
+
     pub(crate) fn config(&self) -> Result<Option<Config>> {
         let Some((version, extent)) = self.contents.config else { return Ok(None) };
         let mut raw = self.opener.value(self.pages, extent)?;
@@ -90,6 +99,10 @@ impl Transfer<'_> {
     /// How much of this file an earlier import has written to the store. `None` if the store holds anything else.
     fn progress(&self) -> Result<Option<Progress>> {
         let (Some(jobs), Some(logs)) = (self.imported_jobs()?, self.imported_logs()?) else { return Ok(None) };
+        // The Go agent had none.
+        if self.into.data_keys("").next().is_some() {
+            return Ok(None);
+        }
         let (config, session) = (self.into.load_config()?, self.into.load_session()?);
         let heartbeat = self.into.last_heartbeat()?;
         let has_final_record = config.is_some() || session.is_some() || heartbeat.is_some();
@@ -103,7 +116,9 @@ impl Transfer<'_> {
         } else {
             has_all_jobs || logs == 0
         };
-        Ok(fits.then_some(Progress { jobs, logs, has_final_record }))
+        let Contents { config, session, heartbeat, .. } = self.contents;
+        let has_final = has_final_record || (config.is_none() && session.is_none() && heartbeat.is_none());
+        Ok(fits.then_some(Progress { jobs, logs, has_final_record, is_complete: has_all && has_final }))
     }
 
     /// How many jobs the store holds, if they are the first ones of the file; `None` otherwise.

@@ -245,6 +245,15 @@ impl Store {
         })
     }
 
+    /// Whether every value that was written to the store is still live: none was removed or replaced. False also
+    /// after a compaction or a rekey, which keep no trace of that.
+    #[cfg(feature = "import-bolt")]
+    pub(crate) fn was_only_added_to(&self) -> Result<bool> {
+        let guard = self.shared.write()?;
+        let live_count = guard.with_index(Index::live_count) as u64;
+        Ok(self.shared.header().id.generation == 1 && guard.log.size().values == live_count)
+    }
+
     /// Appends the changes as one record and waits until it is as durable as asked.
     pub(super) fn commit(
         &self,

@@ -9,6 +9,7 @@ use std::process::{Command, Stdio};
 
 use backupy_state::{AgentKey, Store};
 
+use crate::health_check::sandbox_with_unreadable_drops;
 use crate::remedies::{Row, commands_in, rows};
 use crate::sandbox::{KEY, Outcome, Sandbox, crc32, report_skipped};
 
@@ -47,7 +48,7 @@ impl Damaged {
 type Make = fn() -> Option<Damaged>;
 
 /// Words of the message of each row, and how to see it.
-const CASES: [(&str, Make); 37] = [
+const CASES: [(&str, Make); 38] = [
     ("ok: ", || Damaged::shown_by(Sandbox::filled(), "health-check")),
     ("is damaged at offset", || Damaged::shown_by(with_flipped_byte(8192 + 60), "stats")),
     ("is not intact: damage", || Damaged::shown_by(with_flipped_byte(8192 + 60), "verify")),
@@ -64,7 +65,10 @@ const CASES: [(&str, Make); 37] = [
     ("this is the value of data key", || {
         Damaged::shown_by(tampered_data("cursor"), "data get cursor")?.knowing("KEY", "cursor")
     }),
-    ("is unreadable", || Damaged::shown_by(tampered(LOG_FRAME), "logs peek")),
+    ("the count of dropped log events is unreadable", || {
+        Damaged::shown_by(sandbox_with_unreadable_drops(), "health-check --max-dropped 0")
+    }),
+    ("log event ... is unreadable", || Damaged::shown_by(tampered(LOG_FRAME), "logs peek")),
     ("this is a log event", || Damaged::shown_by(tampered(LOG_FRAME), "compact")),
     ("this is the configuration", || {
         let sandbox = tampered(CONFIG_FRAME);

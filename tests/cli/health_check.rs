@@ -19,20 +19,59 @@ fn without_disk(line: &str) -> String {
     format!("{before}N bytes of the disk{after}")
 }
 
-#[test]
-fn health_check_with_a_limit_of_drops_fails_if_their_count_is_unreadable() {
+/// A store whose count of dropped log events fails authentication.
+pub(crate) fn sandbox_with_unreadable_drops() -> Sandbox {
     let sandbox = crate::logs::sandbox_with_drops();
     // The last frame is the close frame, and the one before has the count.
     let frames = sandbox.run("frames --json").out.lines().count();
     sandbox.tamper_with_frame(frames - 1);
+    sandbox
+}
+
+#[test]
+fn health_check_with_a_limit_of_drops_fails_if_their_count_is_unreadable() {
+    let sandbox = sandbox_with_unreadable_drops();
     sandbox.run("health-check").success();
     let message = "the count of dropped log events is unreadable; `backupy-state verify` reports why, \
                    `backupy-state compact` removes it";
     assert_eq!(sandbox.run("health-check --max-dropped 0").failed(1), message);
-    assert_eq!(sandbox.run("logs peek --json").json()["dropped"], 0);
     sandbox.run("logs list").success();
-    sandbox.run("compact").success();
+    let out = sandbox.run("compact").success();
+    assert!(out.contains("\nleft out    the count of dropped log events\n"), "{out}");
     sandbox.run("health-check --max-dropped 0").success();
+    assert!(sandbox.run("health-check").success().contains("3 log events (0 dropped)"));
+    assert!(!sandbox.run("compact").success().contains("left out"));
+}
+
+#[test]
+fn an_unreadable_count_of_drops_is_shown_as_unreadable_and_not_as_a_number() {
+    let sandbox = sandbox_with_unreadable_drops();
+    let shown = |args: &str| sandbox.run(args).success();
+    assert!(shown("health-check").contains("3 log events (an unreadable number dropped)"));
+    assert!(shown("stats").contains("\nlog events  3; an unreadable number dropped; the oldest"));
+    assert!(!shown("stats --format prometheus").contains("dropped"));
+    for list in ["logs peek", "logs list"] {
+        assert!(shown(list).contains("\ndropped     unreadable\n"), "{list}");
+        assert_eq!(sandbox.run(&format!("{list} --json")).json()["dropped"], Value::Null);
+    }
+    for (stats, count) in [("stats --json", 23), ("health-check --json", 24)] {
+        let report = sandbox.run(stats).json();
+        assert_eq!(report["logs_dropped"], Value::Null, "{stats}");
+        assert!(report.as_object().unwrap().len() >= count && report["log_events"] == 3, "{report}");
+    }
+    let drained = sandbox.run("logs drain --allow-secrets --json").json();
+    assert_eq!((&drained["dropped"], &drained["drained"]), (&Value::Null, &3.into()));
+
+    let sandbox = sandbox_with_unreadable_drops();
+    assert!(sandbox.run("logs drain --discard").success().contains("\ndropped     unreadable\n"));
+}
+
+#[test]
+fn a_change_of_the_key_names_what_it_left_out() {
+    let sandbox = sandbox_with_unreadable_drops();
+    let new_key = sandbox.write_key_file("new.key", "another-key");
+    let out = sandbox.run(&format!("rekey --new-key-file {new_key}")).success();
+    assert!(out.contains("\nleft out    the count of dropped log events\n"), "{out}");
 }
 
 #[test]

@@ -2,6 +2,9 @@
 
 use std::fs::{self, File};
 use std::path::PathBuf;
+use std::process::Stdio;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use backupy_state::{AgentKey, Store};
 use serde_json::json;
@@ -203,4 +206,31 @@ fn the_files_of_the_store_are_not_imported() {
         assert!(outcome.failed(2).contains("belongs to the store"), "{own}: {outcome:?}");
     }
     assert!(sandbox.contents() == before);
+}
+
+/// Else the Go agent could write to it before the store is there, and an empty store would be left.
+#[test]
+fn the_bbolt_file_stays_locked_from_the_check_to_the_end() {
+    let sandbox = Sandbox::with_bolt(&agent().file(KEY.as_bytes(), 4096, 2));
+    let lock = File::create(sandbox.folder.path().join("state.db.lock")).unwrap();
+    fs2::FileExt::lock_exclusive(&lock).unwrap();
+    let mut command = sandbox.command(&format!("{} --lock-timeout 30", sandbox.import()));
+    let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let fds = format!("/proc/{}/fd", child.id());
+    let has_open = |name: &str| {
+        let fds = fs::read_dir(&fds).into_iter().flatten();
+        fds.flatten().any(|fd| fs::read_link(fd.path()).is_ok_and(|file| file.ends_with(name)))
+    };
+    let begun = Instant::now();
+    while !has_open("state.db.lock") {
+        assert!(begun.elapsed() < Duration::from_secs(20) && child.try_wait().unwrap().is_none());
+        thread::sleep(Duration::from_millis(5));
+    }
+    // The check is over, and the store is not there yet.
+    let agents = File::open(sandbox.bolt()).unwrap();
+    let refused = fs2::FileExt::try_lock_exclusive(&agents);
+    assert!(refused.is_err() && !sandbox.state().exists());
+    fs2::FileExt::unlock(&lock).unwrap();
+    sandbox.outcome(child.wait_with_output().unwrap()).success();
+    fs2::FileExt::try_lock_exclusive(&agents).unwrap();
 }

@@ -5,7 +5,7 @@ use std::process::Stdio;
 use backupy_state::{AgentKey, LogLimits, OpenOptions};
 use serde_json::json;
 
-use crate::sandbox::{BINARY, EVENT, KEY, Sandbox};
+use crate::sandbox::{BINARY, EVENT, KEY, Sandbox, report_skipped};
 
 /// A store with three events buffered and two dropped.
 pub(crate) fn sandbox_with_drops() -> Sandbox {
@@ -181,6 +181,32 @@ fn logs_drain_removes_nothing_if_the_output_cannot_be_written() {
         sandbox.command("logs drain --allow-secrets").stdout(full).stderr(Stdio::piped()).output().unwrap();
     sandbox.outcome(output).failed(1);
     assert_eq!(sandbox.open().log_count(), 1);
+}
+
+/// A file that is not durable may be lost in a power cut, which what was removed from the store would survive.
+#[test]
+fn logs_drain_removes_nothing_if_the_file_that_it_printed_to_cannot_be_synced() {
+    for (error, code) in [("EIO", 1), ("EINVAL", 0), ("EROFS", 0)] {
+        let sandbox = Sandbox::filled();
+        // Only calls on that file fail.
+        let outcome = sandbox.shell(&format!(
+            ": > drained; strace -f -qq -o traced -P \"$PWD/drained\" -e trace=fsync,fdatasync \
+             -e inject=fsync,fdatasync:error={error} backupy-state logs drain --allow-secrets > drained"
+        ));
+        if outcome.err.contains("strace") {
+            report_skipped("there is no strace here: a file that cannot be synced was not tested");
+            return;
+        }
+        let traced = std::fs::read_to_string(sandbox.folder.path().join("traced")).unwrap();
+        assert_eq!(traced.matches("(INJECTED)").count(), 1, "{traced}");
+        if code == 0 {
+            outcome.success();
+        } else {
+            let message = "the output could not be written completely, so no log event was removed";
+            assert_eq!(outcome.failed(1), message);
+        }
+        assert_eq!(sandbox.open().log_count(), usize::from(code != 0));
+    }
 }
 
 /// The standard library puts the null device in its place, where everything can be written.

@@ -2,7 +2,9 @@
 //! refused with the place of the fault.
 
 use std::fs;
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use backupy_state::testing::read_bolt;
 use backupy_state::{Error, Result, check_bolt};
@@ -324,6 +326,31 @@ fn a_hole_that_bbolt_has_not_made_is_not_read() {
     let refused = check_bolt(&path, &key());
     let Err(Error::Corrupt { what, .. }) = refused else { panic!("{refused:?}") };
     assert!(what.contains("more overflow pages than its contents take"), "{what}");
+}
+
+/// 65,534 keys of 32 KiB, all of them zeros. With that much memory for all keys of a page, the program would fail.
+#[test]
+fn keys_in_a_hole_are_not_read_before_the_ones_before_them_are_checked() {
+    const COUNT: u32 = 65_534;
+    const KEY_LEN: u32 = 32_768;
+    let folder = tempfile::tempdir().unwrap();
+    let keys_len = u64::from(COUNT) * u64::from(KEY_LEN);
+    let path = sparse(folder.path(), b"queue", keys_len + 16 * u64::from(COUNT), |_| {});
+    let file = fs::File::options().read(true).write(true).open(&path).unwrap();
+    let leaf_at = file.metadata().unwrap().len() - 4096 - keys_len - 16 * u64::from(COUNT);
+    let header = |i: u32| [0, 16 * (COUNT - i) + i * KEY_LEN, KEY_LEN, 0];
+    let headers: Vec<u8> = (0..COUNT).flat_map(header).flat_map(u32::to_le_bytes).collect();
+    file.write_all_at(&u16::try_from(COUNT).unwrap().to_le_bytes(), leaf_at + 10).unwrap();
+    file.write_all_at(&headers, leaf_at + 16).unwrap();
+    let refused = check_bolt(&path, &key());
+    assert!(matches!(refused, Err(Error::Corrupt { what: "the keys are not in order", .. })), "{refused:?}");
+
+    let script = "ulimit -v 400000; exec \"$0\" --state \"$2\" import \"$1\"";
+    let mut command = Command::new("sh");
+    command.args(["-c", script, env!("CARGO_BIN_EXE_backupy-state")]).arg(&path);
+    let output = command.arg(folder.path().join("state.db")).env("BACKUPY_AGENT_KEY", KEY).output().unwrap();
+    let err = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.code() == Some(3) && err.contains("the keys are not in order"), "{output:?}");
 }
 
 #[test]

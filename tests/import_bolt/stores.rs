@@ -66,7 +66,8 @@ fn assert_refused(place: &Place, store: &Store) {
     let (before, seq) = (contents(store), store.stats().seq);
     let error = place.import(store).unwrap_err();
     assert!(matches!(error, Error::Invalid { .. }), "{error:?}");
-    assert!(error.to_string().contains("already holds other data"), "{error}");
+    let text = error.to_string();
+    assert!(text.contains("already holds other data") || text.contains("was used since"), "{text}");
     assert_eq!((contents(store), store.stats().seq), (before, seq));
 }
 
@@ -118,7 +119,10 @@ fn what_came_over_is_durable_also_in_a_store_that_buffers() {
 fn a_store_with_a_state_of_its_own_is_left_alone() {
     let place = Place::with(&agent());
     type Use<'a> = &'a dyn Fn(&Store) -> Result<()>;
-    let uses: [Use<'_>; 8] = [
+    let uses: [Use<'_>; 10] = [
+        &|store| store.put_data("cursor/orders", b"17"),
+        // A queue that is empty, and was not.
+        &|store| store.enqueue_job("run-99", b"new").and(store.ack_job("run-99")).map(drop),
         &|store| store.save_config(7, b"another"),
         &|store| store.save_config(7, b"interval = 42"),
         &|store| store.save_session("session-1", 5),
@@ -140,7 +144,8 @@ fn a_store_with_a_state_of_its_own_is_left_alone() {
 fn a_store_that_went_on_after_the_import_is_left_alone() {
     let place = Place::with(&agent());
     type Use<'a> = &'a dyn Fn(&Store) -> Result<()>;
-    let uses: [Use<'_>; 9] = [
+    let uses: [Use<'_>; 10] = [
+        &|store| store.put_data("cursor/orders", b"17"),
         &|store| store.ack_job("run-00").map(drop),
         &|store| store.ack_job("run-19").map(drop),
         &|store| store.enqueue_job("run-20", b"new").map(drop),
@@ -397,4 +402,73 @@ fn an_import_over_the_limits_of_the_queue_is_completed_without_them() {
     let store = place.open();
     assert_eq!(place.import(&store).unwrap().already_there, written as u64);
     assert_eq!(contents(&store), expected(&large()));
+}
+
+/// In all of these stores, what is left is the beginning of an import.
+#[test]
+fn what_an_agent_has_delivered_between_two_runs_is_not_imported_again() {
+    let only_jobs = Agent { jobs: large().jobs, ..Agent::default() };
+    let only_logs = Agent { logs: large().logs, ..Agent::default() };
+    type Use<'a> = &'a dyn Fn(&Store) -> Result<()>;
+    let ack_all: Use<'_> = &|store| store.run_ids().try_for_each(|run_id| store.ack_job(&run_id).map(drop));
+    let ack_last: Use<'_> = &|store| store.ack_job(&store.run_ids().last().unwrap()).map(drop);
+    let drain: Use<'_> = &|store| store.drain_logs(usize::MAX).map(drop);
+    for (agent, jobs_max, uses) in [
+        (&large(), Some(7), &[ack_all, ack_last][..]),
+        (&only_jobs, Some(7), &[ack_all, ack_last]),
+        (&only_jobs, None, &[ack_all, ack_last]),
+        (&only_logs, None, &[drain]),
+    ] {
+        for (used, then) in uses.iter().flat_map(|used| (0..4).map(move |then| (used, then))) {
+            let place = Place::with(agent);
+            let path = place.folder.path().join("state.db");
+            let mut limits = QueueLimits::default();
+            limits.max_count = jobs_max;
+            let mut store = OpenOptions::new().queue_limits(limits).open(&path, &key()).unwrap();
+            assert_eq!(place.import(&store).is_err(), jobs_max.is_some());
+            used(&store).unwrap();
+            match then {
+                0 => {}
+                1 => drop(store.compact().unwrap()),
+                2 => {
+                    store.close().unwrap();
+                    store = place.open();
+                }
+                _ => {
+                    drop(store);
+                    store = place.open();
+                }
+            }
+            assert_refused(&place, &store);
+        }
+    }
+}
+
+#[test]
+fn a_store_that_was_only_opened_and_closed_is_new() {
+    let place = Place::with(&agent());
+    for _ in 0..3 {
+        place.open().close().unwrap();
+    }
+    let store = place.open();
+    place.import(&store).unwrap();
+    assert_eq!(contents(&store), expected(&agent()));
+}
+
+#[test]
+fn an_interrupted_import_is_completed_also_after_a_close_and_by_an_index_file() {
+    let jobs = (0..3000).map(|i| (format!("run-{i:04}"), vec![7; 1000])).collect();
+    let agent = Agent { jobs, ..large() };
+    let place = Place::with(&agent);
+    let path = place.folder.path().join("state.db");
+    let mut limits = QueueLimits::default();
+    limits.max_count = Some(2900);
+    let store = OpenOptions::new().queue_limits(limits).open(&path, &key()).unwrap();
+    assert!(matches!(place.import(&store), Err(Error::QueueFull { .. })));
+    store.close().unwrap();
+    let store = place.open();
+    assert!(store.recovery().opening.by_index);
+    let report = place.import(&store).unwrap();
+    assert!((1..=2900).contains(&report.already_there), "{report:?}");
+    assert_eq!(contents(&store), expected(&agent));
 }

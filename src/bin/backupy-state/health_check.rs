@@ -9,7 +9,7 @@ use serde_json::json;
 
 use crate::failure::Failure;
 use crate::target::Target;
-use crate::text::{Out, Utc, ago, bytes, counted, grouped, no_compaction, now_ms};
+use crate::text::{Out, Utc, ago, bytes, counted, no_compaction, now_ms, number_of_drops};
 
 /// Report in one line whether the store is healthy; exits with 0 or 1
 ///
@@ -39,7 +39,9 @@ pub(crate) fn run(target: &Target, args: &Args, out: &mut Out) -> Result<(), Fai
     let passed = health.as_ref().map_or(Vec::new(), |health| health.passed_limits(args));
     if out.json {
         match &health {
-            Ok(health) => out.report(&health.state, Checked::new(health, passed.is_empty())),
+            Ok(health) => {
+                out.report_stats(&health.state, Checked::new(health, passed.is_empty()), health.dropped);
+            }
             Err(_) => out.report(target.absolute_state(), json!({ "healthy": false })),
         }
     }
@@ -74,7 +76,8 @@ impl<'a> Checked<'a> {
 struct Health {
     state: PathBuf,
     stats: Stats,
-    drops_are_unreadable: bool,
+    /// `None` if the count is unreadable.
+    dropped: Option<u64>,
     heartbeat_ms: Option<i64>,
     now_ms: i64,
 }
@@ -86,23 +89,28 @@ impl Health {
         snapshot.load_session()?;
         let heartbeat_ms = snapshot.last_heartbeat()?;
         let state = snapshot.path().to_path_buf();
-        let drops_are_unreadable = drops_are_unreadable(&snapshot);
-        Ok(Health { state, stats: snapshot.stats(), drops_are_unreadable, heartbeat_ms, now_ms: now_ms() })
+        let stats = snapshot.stats();
+        let dropped = (!drops_are_unreadable(&snapshot)).then_some(stats.logs_dropped);
+        Ok(Health { state, stats, dropped, heartbeat_ms, now_ms: now_ms() })
     }
 
     fn passed_limits(&self, args: &Args) -> Vec<String> {
-        let Stats { jobs, logs_dropped, disk_free_bytes, .. } = self.stats;
+        let Stats { jobs, disk_free_bytes, .. } = self.stats;
         let queue = args.max_queue.filter(|max| jobs > *max);
-        let dropped = args.max_dropped.filter(|max| logs_dropped > *max);
-        let unreadable = args.max_dropped.filter(|_| self.drops_are_unreadable);
+        let dropped = args.max_dropped.and_then(|max| match self.dropped {
+            None => Some(UNREADABLE_DROPS.to_owned()),
+            Some(dropped) if dropped > max => {
+                Some(format!("{} dropped; the limit is {max}", counted(dropped, "log event")))
+            }
+            Some(_) => None,
+        });
         // A file system that does not say how much it has left is not known to have enough.
         let free = disk_free_bytes.unwrap_or(0);
         let min_free = args.min_free.filter(|min| free < *min);
         let passed = [
             args.max_heartbeat_age.and_then(|max| self.heartbeat_passed(max)),
             queue.map(|max| format!("{} in the queue; the limit is {max}", counted(jobs, "job"))),
-            dropped.map(|max| format!("{} dropped; the limit is {max}", counted(logs_dropped, "log event"))),
-            unreadable.map(|_| UNREADABLE_DROPS.to_owned()),
+            dropped,
             min_free.map(|min| format!("{free} bytes of the disk are free; the limit is {min}")),
         ];
         passed.into_iter().flatten().collect()
@@ -120,7 +128,7 @@ impl Health {
             Some(ts) => format!("last heartbeat {} ({})", Utc(ts), ago(ts, self.now_ms)),
             None => "no heartbeat yet".to_owned(),
         };
-        let Stats { jobs, queue_bytes, log_events, logs_dropped, acks_on_full_disk, .. } = self.stats;
+        let Stats { jobs, queue_bytes, log_events, acks_on_full_disk, .. } = self.stats;
         let free = self.stats.disk_free_bytes.map_or_else(|| "an unknown number of bytes".to_owned(), bytes);
         let warning = self.stats.compaction.unavailable.map(|reason| format!("; {}", no_compaction(reason)));
         format!(
@@ -128,7 +136,7 @@ impl Health {
             counted(jobs, "job"),
             bytes(queue_bytes),
             counted(log_events, "log event"),
-            grouped(logs_dropped),
+            number_of_drops(self.dropped),
             counted(acks_on_full_disk, "ack"),
             warning.unwrap_or_default()
         )

@@ -3,6 +3,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use backupy_state::testing::lock_bolt;
 use backupy_state::{ImportReport, LogLimits, OpenOptions, check_bolt, import_bolt};
 use serde::Serialize;
 
@@ -36,6 +37,8 @@ pub(crate) fn run(target: &Target, args: &Args, out: &mut Out) -> Result<(), Fai
     refuse_missing_folder(&target.state())?;
     // Even opening the store would write to its lock file.
     target.refuse_own_file(&args.from)?;
+    // Until the end: if a Go agent could write to the file after the check, an empty store might be left.
+    let _locked = lock_bolt(&args.from)?;
     // Checked before the store is created: an empty store left by a failed import would look like an agent without
     // jobs.
     let expected = check_bolt(&args.from, &key)?;

@@ -1,5 +1,6 @@
 //! `logs`: shows, adds or removes buffered log events.
 
+use backupy_state::testing::{drops_are_unreadable, stored_drops_are_unreadable};
 use backupy_state::{Error, LogAdmission, LogBatch, LogEvent, LogLimits, OpenOptions};
 use serde_json::{Value, json};
 
@@ -7,7 +8,7 @@ use crate::failure::{Exit, Failure};
 use crate::input::Input;
 use crate::inspector::{Inspector, revealed};
 use crate::target::{Lock, Target};
-use crate::text::{Out, Printable, Utc, bytes, grouped, len_of, now_ms};
+use crate::text::{Out, Printable, Utc, bytes, drops, grouped, len_of, now_ms};
 
 /// Show, add or remove buffered log events
 #[derive(clap::Args)]
@@ -125,14 +126,15 @@ fn peek(target: &Target, limit: usize, secrets: bool, out: &mut Out) -> Result<(
     let inspector = Inspector::new(target.snapshot()?, secrets);
     let (state, buffered) = (inspector.snapshot.path().display().to_string(), inspector.snapshot.log_count());
     let batch = inspector.snapshot.peek_logs(limit).map_err(first_unreadable)?;
-    let (events, dropped) = (batch.events(), batch.dropped());
+    let (events, are_unreadable) = (batch.events(), drops_are_unreadable(&inspector.snapshot));
+    let dropped = (!are_unreadable).then_some(batch.dropped());
     if out.json {
         let events = events_json(&batch, |event, payload| inspector.with_secret(event, "payload", payload));
         out.report(state, json!({ "log_events": buffered, "dropped": dropped, "events": events }));
     } else {
         out.row("state", state);
         out.row("log events", grouped(buffered as u64));
-        out.row("dropped", grouped(dropped));
+        out.row("dropped", drops(dropped));
         events.iter().for_each(|event| out.line(event_line(event, &inspector.secret(&event.payload))));
     }
     check_all_read(&batch, buffered.min(limit))
@@ -165,7 +167,8 @@ fn drain(target: &Target, args: &Drain, out: &mut Out) -> Result<(), Failure> {
     let (state, buffered) = (store.path().display().to_string(), store.log_count());
     let limit = args.limit.unwrap_or(usize::MAX);
     let batch = store.peek_logs(limit).map_err(first_unreadable)?;
-    let (count, dropped) = (batch.events().len(), batch.dropped());
+    let count = batch.events().len();
+    let dropped = (!stored_drops_are_unreadable(&store)).then_some(batch.dropped());
     let mut report = json!({ "log_events": buffered - count, "dropped": dropped, "drained": count });
     if out.json {
         if args.allow_secrets {
@@ -179,7 +182,7 @@ fn drain(target: &Target, args: &Drain, out: &mut Out) -> Result<(), Failure> {
     } else {
         out.row("state", state);
         out.row("log events", format_args!("{} left", grouped((buffered - count) as u64)));
-        out.row("dropped", grouped(dropped));
+        out.row("dropped", drops(dropped));
         out.row("drained", grouped(count as u64));
         if args.allow_secrets {
             batch.events().iter().for_each(|event| out.line(event_line(event, &revealed(&event.payload))));

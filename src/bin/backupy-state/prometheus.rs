@@ -31,7 +31,7 @@ enum Number {
 }
 
 /// The metrics of a store. What is not known, or not there, has none.
-pub(crate) fn metrics(stats: &Stats, heartbeat_ms: Option<i64>) -> Vec<Metric> {
+pub(crate) fn metrics(stats: &Stats, dropped: Option<u64>, heartbeat_ms: Option<i64>) -> Vec<Metric> {
     let gauge = |name, help, value| Some(Metric { name, kind: Kind::Gauge, help, value: Number::Whole(value) });
     let time = |name, help, ms| Metric { name, kind: Kind::Gauge, help, value: Number::Ms(ms) };
     let compactions = Metric {
@@ -45,11 +45,10 @@ pub(crate) fn metrics(stats: &Stats, heartbeat_ms: Option<i64>) -> Vec<Metric> {
         gauge("jobs", "Jobs in the queue.", stats.jobs),
         gauge("queue_bytes", "Payload of the jobs in the queue.", stats.queue_bytes),
         gauge("log_events", "Log events in the buffer.", stats.log_events),
-        gauge(
-            "dropped_log_events",
-            "Log events dropped since the agent last removed some, as far as the log has the count.",
-            stats.logs_dropped,
-        ),
+        dropped.and_then(|dropped| {
+            let help = "Log events dropped since the agent last removed some, as far as the log has the count.";
+            gauge("dropped_log_events", help, dropped)
+        }),
         stats.oldest_log_ms.map(|ms| {
             time("oldest_log_event_timestamp_seconds", "Time of the oldest log event in the buffer.", ms)
         }),

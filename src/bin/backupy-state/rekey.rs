@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use backupy_state::OpenOptions;
 use serde_json::json;
 
+use crate::compact::left_out;
 use crate::failure::Failure;
 use crate::progress;
 use crate::target::{Lock, Target};
@@ -30,9 +31,13 @@ pub(crate) fn run(target: &Target, args: &Args, out: &mut Out) -> Result<(), Fai
     let new_key = target.new_key(args.new_key_file.as_deref())?;
     let store = target.open(&args.lock, &mut OpenOptions::new())?;
     progress::with_rewrite_bar(&store, || store.rekey(&new_key))?;
-    let (state, generation) = (store.path().display().to_string(), store.stats().generation);
+    let (state, stats) = (store.path().display().to_string(), store.stats());
     store.close()?;
+    let generation = stats.generation;
     let text = format!("{generation}, under the new key");
-    out.summary(&state, json!({ "generation": generation }), &[("generation", text)]);
+    let mut rows = vec![("generation", text)];
+    rows.extend(left_out(&stats.compaction.left_out, stats.compaction.damaged.as_deref()));
+    let fields = json!({ "generation": generation, "left_out": stats.compaction.left_out });
+    out.summary(&state, fields, &rows);
     Ok(())
 }

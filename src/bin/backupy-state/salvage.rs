@@ -8,7 +8,7 @@ use serde::Serialize;
 use crate::failure::{Exit, Failure};
 use crate::progress::{self, Step};
 use crate::target::{Target, path_of_copy};
-use crate::text::{Out, bytes, counted, escaped, grouped};
+use crate::text::{Out, bytes, counted, grouped, lost_key};
 
 /// Copy everything that is still authentic in a damaged store to a new store
 ///
@@ -85,15 +85,7 @@ fn line(lost: &Lost) -> String {
         Some(last) => format!("records {} to {last}", lost.first_seq),
         None => format!("record {} and later", lost.first_seq),
     };
-    let keys: Vec<_> = lost
-        .keys
-        .iter()
-        .map(|key| match (&key.run_id, &key.data_key) {
-            (Some(run_id), _) => format!("job \"{}\"", escaped(run_id)),
-            (_, Some(data_key)) => format!("data \"{}\"", escaped(data_key)),
-            _ => key.bucket.to_owned(),
-        })
-        .collect();
+    let keys: Vec<_> = lost.keys.iter().map(lost_key).collect();
     let keys = if keys.is_empty() { String::new() } else { format!(" ({})", keys.join(", ")) };
     format!("{seqs}, {} at offset {}: {}{keys}", bytes(lost.len), lost.offset, lost.what)
 }

@@ -3,13 +3,14 @@
 use std::path::Path;
 
 use backupy_state::Stats;
+use backupy_state::testing::drops_are_unreadable;
 use clap::ValueEnum;
 use serde::Serialize;
 
 use crate::failure::Failure;
 use crate::prometheus;
 use crate::target::Target;
-use crate::text::{Out, Utc, ago, bytes, counted, grouped, no_compaction, now_ms};
+use crate::text::{Out, Utc, ago, bytes, counted, grouped, no_compaction, now_ms, number_of_drops};
 
 /// Show the size of the store and of its parts
 ///
@@ -42,11 +43,12 @@ pub(crate) fn run(target: &Target, args: &Args, out: &mut Out) -> Result<(), Fai
     out.json = format == Format::Json;
     let snapshot = target.snapshot()?;
     let stats = snapshot.stats();
+    let dropped = (!drops_are_unreadable(&snapshot)).then_some(stats.logs_dropped);
     match format {
-        Format::Text => show(snapshot.path(), &stats, out),
-        Format::Json => out.report(snapshot.path(), Measured::new(&stats)),
+        Format::Text => show(snapshot.path(), &stats, dropped, out),
+        Format::Json => out.report_stats(snapshot.path(), Measured::new(&stats), dropped),
         Format::Prometheus => {
-            let metrics = prometheus::metrics(&stats, snapshot.last_heartbeat()?);
+            let metrics = prometheus::metrics(&stats, dropped, snapshot.last_heartbeat()?);
             out.bytes(prometheus::text(snapshot.path(), &metrics).as_bytes());
         }
     }
@@ -81,14 +83,14 @@ impl<'a> Measured<'a> {
     }
 }
 
-fn show(state: &Path, stats: &Stats, out: &mut Out) {
+fn show(state: &Path, stats: &Stats, dropped: Option<u64>, out: &mut Out) {
     out.row("state", state.display());
     out.row("generation", stats.generation);
     out.row("frames", grouped(stats.seq));
     out.row("jobs", format_args!("{}; {}", grouped(stats.jobs), bytes(stats.queue_bytes)));
     out.row("data keys", format_args!("{}; {}", grouped(stats.data_keys), bytes(stats.data_bytes)));
     let oldest = stats.oldest_log_ms.map(|ts| format!("; the oldest {} ({})", Utc(ts), ago(ts, now_ms())));
-    let (events, dropped) = (grouped(stats.log_events), grouped(stats.logs_dropped));
+    let (events, dropped) = (grouped(stats.log_events), number_of_drops(dropped));
     out.row("log events", format_args!("{events}; {dropped} dropped{}", oldest.unwrap_or_default()));
     let dead_percent = dead_ratio(stats) * 100.0;
     out.row(

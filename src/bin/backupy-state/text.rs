@@ -8,7 +8,9 @@ use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::Path;
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use backupy_state::LostKey;
 use rustix::fs::OFlags;
+use rustix::io::Errno;
 use serde::Serialize;
 use serde_json::Value;
 
@@ -85,6 +87,20 @@ impl Out {
         self.report = Some(json::report(state.as_ref(), fields));
     }
 
+    /// The same, with statistics among the fields. They have 0 for a count of dropped log events that is
+    /// unreadable.
+    pub(crate) fn report_stats(&mut self, state: impl AsRef<Path>, fields: impl Serialize, dropped: Option<u64>) {
+        if dropped.is_some() {
+            return self.report(state, fields);
+        }
+        let fields = serde_json::to_value(fields).map(|mut fields| {
+            fields["logs_dropped"] = Value::Null;
+            fields
+        });
+        // Every key of a report is a string.
+        self.report(state, fields.expect("a report can be serialized"));
+    }
+
     /// One of many reports as JSON, which is written at once.
     pub(crate) fn report_line(&mut self, state: impl AsRef<Path>, fields: impl Serialize) {
         self.write(format_args!("{}\n", json::report(state.as_ref(), fields)));
@@ -111,10 +127,13 @@ impl Out {
         }
     }
 
-    /// Flushes, and returns whether all output so far was written.
+    /// Flushes, and returns whether all output so far was written; if stdout is a file, durably.
     pub(crate) fn is_written(&mut self) -> bool {
         self.write_report();
         self.flush();
+        if self.failed.is_none() {
+            self.failed = sync_if_file(io::stdout()).err();
+        }
         self.failed.is_none()
     }
 
@@ -142,6 +161,20 @@ impl Out {
             }
             _ => Ok(()),
         }
+    }
+}
+
+/// Makes what was written to a file durable: a power cut could else take both the file and what is then removed
+/// from the store.
+fn sync_if_file(stdout: Stdout) -> io::Result<()> {
+    let file = fs::File::from(stdout.as_fd().try_clone_to_owned()?);
+    if !file.metadata()?.is_file() {
+        return Ok(());
+    }
+    match rustix::fs::fsync(&file) {
+        // Of a file system that cannot do it, no more can be had.
+        Ok(()) | Err(Errno::INVAL | Errno::ROFS) => Ok(()),
+        Err(error) => Err(error.into()),
     }
 }
 
@@ -179,6 +212,25 @@ pub(crate) fn len_of(bytes: &[u8]) -> u64 {
 /// The length of the file at `path`; 0 if there is none.
 pub(crate) fn len_of_file(path: &Path) -> u64 {
     fs::metadata(path).map_or(0, |found| found.len())
+}
+
+/// A count of dropped log events; `None` if it is unreadable.
+pub(crate) fn drops(count: Option<u64>) -> String {
+    count.map_or_else(|| "unreadable".to_owned(), grouped)
+}
+
+/// The same, before a word such as "dropped".
+pub(crate) fn number_of_drops(count: Option<u64>) -> String {
+    count.map_or_else(|| "an unreadable number".to_owned(), grouped)
+}
+
+/// A key whose value is lost, with escapes.
+pub(crate) fn lost_key(key: &LostKey) -> String {
+    match (&key.run_id, &key.data_key) {
+        (Some(run_id), _) => format!("job \"{}\"", escaped(run_id)),
+        (_, Some(data_key)) => format!("data \"{}\"", escaped(data_key)),
+        _ => key.bucket.to_owned(),
+    }
 }
 
 /// What to say where the log cannot be compacted, with the library's reason.
