@@ -94,7 +94,7 @@ impl Reserve {
         if is_removal {
             let least = match changes {
                 _ if changes.iter().all(is_ack) => 0,
-                _ if record::manifest_len(changes) > SHORT_LEN => self.acks + SHORT_REMOVALS_LEN,
+                _ if record::manifest_len(changes) > SHORT_LEN => self.len() - LONG_REMOVALS_LEN,
                 _ => self.acks,
             };
             return Demand { least, wanted: self.len() };
@@ -133,9 +133,9 @@ pub(super) struct Demand {
 
 /// Enough for some 600 drains.
 pub(crate) const REMOVALS_LEN: u64 = 64 << 10;
-/// What a long removal leaves of that: for some 300 drains, and for the new file of a compaction. Short records
-/// can remove whatever a long one does.
-const SHORT_REMOVALS_LEN: u64 = 32 << 10;
+/// What long removals use of that: the rest is for some 300 drains, and for the new file of a compaction. Short
+/// records can remove whatever a long one does.
+const LONG_REMOVALS_LEN: u64 = REMOVALS_LEN / 2;
 /// A removal with a longer manifest is long.
 const SHORT_LEN: u64 = 4 << 10;
 /// The acks of 600,000 jobs whose run id is a UUID.

@@ -286,9 +286,12 @@ fn a_batch_that_is_too_long_to_ack_on_a_full_disk_is_acked_after_another_peek() 
 /// compacted.
 #[test]
 fn a_long_ack_on_a_full_disk_leaves_the_space_to_drain_the_rest_and_to_compact() {
-    for (count, is_acked) in [(1600, true), (3275, false)] {
+    for (count, config_len, is_acked) in
+        [(1600, 0, true), (3275, 0, false), (1600, 400_000, true), (9000, 400_000, false)]
+    {
         let sim = Sim::new(61);
         let store = with_damaged_events(&sim, count, |_| false);
+        store.save_config(1, &vec![1; config_len]).unwrap();
         let batch = store.peek_logs(usize::MAX).unwrap();
         store.buffer_log(-1, b"older").unwrap();
         fill(&sim, &store);
