@@ -271,12 +271,10 @@ impl LogWriter {
     /// If the disk has no space even for a close frame, the log ends without one: it is synced and cut. If nothing
     /// was written since the log was closed, it gets no other close frame.
     pub(crate) fn close(&mut self) -> Result<()> {
-        if self.is_closed {
-            // Others may have put the log in its place, and not synced it.
-            self.commits.sync_what_was_found()?;
-            // Another thread may have tried at the same time, in vain.
-            self.check_not_failed()?;
-        }
+        // Others may have put the log in its place, and not synced it.
+        self.commits.sync_what_was_found()?;
+        // Another thread may have tried at the same time, in vain.
+        self.check_not_failed()?;
         self.check_place()?;
         if !self.is_closed {
             self.write_close_frame()?;

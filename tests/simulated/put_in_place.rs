@@ -10,13 +10,17 @@ use backupy_state::{Error, Result};
 use crate::common::depth::survival_images;
 use crate::sim::content::Content;
 use crate::sim::world::{self, Image, NameChange, World};
-use crate::sim::{Agent, Call, Mode, Op, PATH, Sim, crash, key, open, open_at};
+use crate::sim::{Agent, Call, ENOSPC, Failure, Mode, Op, PATH, Sim, crash, key, open, open_at};
 
 /// The log of a store with one job, closed.
 fn closed_log(seed: u64) -> Content {
+    closed_log_with(seed, 20)
+}
+
+fn closed_log_with(seed: u64, len: usize) -> Content {
     let mut agent = Agent::new(Sim::new(seed), Mode::Sync);
     agent.start().unwrap();
-    agent.make(Call::Enqueue { job: 0, len: 20 }).unwrap();
+    agent.make(Call::Enqueue { job: 0, len }).unwrap();
     agent.close().unwrap();
     agent.sim.live()[&PathBuf::from(PATH)].clone()
 }
@@ -61,6 +65,32 @@ fn a_sync_of_a_copied_store_survives_losing_the_copy() {
     store.sync().unwrap();
     store.close().unwrap();
     assert!(!sim.trace()[ops..].contains(&Op::Sync));
+}
+
+/// A compaction that fails takes the reserve anew, and then close has a reason to write a close frame. What the
+/// copy has is synced all the same.
+#[test]
+fn a_copied_store_survives_losing_the_copy_after_a_close_without_space_for_its_frame() {
+    let mut closed = 0;
+    for n in 0..12 {
+        let sim = Sim::new(55);
+        let file = sim.open(Path::new(PATH), Access::CreateNew).unwrap();
+        file.write_at(&closed_log_with(56, 200_000).bytes(), 0).unwrap();
+        drop(file);
+        let store = open(&sim, Mode::Sync).unwrap();
+        sim.set_capacity(sim.world().used() + 4096);
+        assert!(matches!(store.store.compact(), Err(Error::Full { .. })));
+        sim.fail(sim.ops() + n, Failure::Errno(ENOSPC));
+        if store.close().is_err() {
+            continue;
+        }
+        closed += 1;
+        crash::some_images(&sim.world(), 57, 200, &mut |image| {
+            let found = open(&Sim::on(image, 58), Mode::Sync);
+            assert!(found.is_ok_and(|found| found.queue_depth() == 1), "operation {n} of close");
+        });
+    }
+    assert!(closed > 0);
 }
 
 #[test]
