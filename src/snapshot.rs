@@ -5,7 +5,7 @@
 use std::fmt;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use crate::error::OVERTAKEN;
 use crate::format::header::Header;
@@ -16,7 +16,7 @@ use crate::log::header::{open_log, read_header};
 use crate::log::place::{self, Purpose};
 use crate::log::recovery::{Found, How};
 use crate::log::replay::Replay;
-use crate::log::scan::Concurrency;
+use crate::log::scan::{Concurrency, Ending};
 use crate::log::values::Values;
 use crate::read::{self, LogBatch, Reader, impl_reading_calls};
 use crate::report::MOUNTED;
@@ -60,8 +60,10 @@ struct LogView {
     values: Arc<Values>,
     header: Header,
     replay: Replay,
-    file_len: u64,
+    ending: Ending,
     by_index: bool,
+    /// Whether the frames that nothing vouched for are whole, once it was asked.
+    is_whole: OnceLock<bool>,
 }
 
 impl Snapshot {
@@ -132,17 +134,18 @@ impl Snapshot {
     /// ```
     pub fn refresh(&mut self) -> Result<()> {
         let concurrency = Concurrency::WithWriter(&*self.storage);
-        let LogView { log, header, replay, file_len, .. } = &mut self.view;
+        let LogView { log, header, replay, ending, is_whole, .. } = &mut self.view;
         let current = paths::open_file(&*self.storage, &self.path)?;
         let same_file = current.id() == log.file.id() && read_header(&*current, &self.path)? == *header;
-        // If the frame at the tip is another one, or a part of one, the writer has restarted, or will, and cut off
-        // frames that a failed sync had left. Those may have been read into this view, so the log is read again
-        // from the start.
+        // If the frame at the tip is another one, or one before it is no more whole, the writer has restarted, or
+        // will, and cut off frames that a failed sync had left. Those may have been read into this view, so the
+        // log is read again from the start.
         if same_file
-            && matches!(replay.is_whole_in_file(log, concurrency), Ok(true))
-            && let Ok(ending) = replay.run(log, concurrency)
+            && matches!(replay.is_still_in_file(log), Ok(true))
+            && matches!(replay.is_whole_in_file(log, concurrency, ending.proven), Ok(true))
+            && let Ok(now) = replay.run(log, concurrency)
         {
-            *file_len = ending.file_len;
+            (*ending, *is_whole) = (now, OnceLock::new());
             return Ok(());
         }
         self.view = LogView::read(&*self.storage, &self.path, &self.key)?;
@@ -163,16 +166,16 @@ impl Snapshot {
     /// ```
     #[must_use]
     pub fn stats(&self) -> Stats {
-        let LogView { log, header, replay, file_len, by_index, .. } = &self.view;
+        let LogView { log, header, replay, ending, by_index, .. } = &self.view;
         let opening = Opening { by_index: *by_index, replayed_bytes: replay.replayed_bytes() };
-        let stats = read::stats(&replay.index, header.id.generation, replay.tip, *file_len, &*log.file);
+        let stats = read::stats(&replay.index, header.id.generation, replay.tip, ending.file_len, &*log.file);
         let unavailable = self.storage.is_mount_point(&self.path).then_some(MOUNTED);
         let compaction = CompactionStats { unavailable, ..stats.compaction };
         Stats { logs_dropped: self.recorded_drops().unwrap_or(0), opening, compaction, ..stats }
     }
 
-    fn unless_overtaken(&self, is_last_frame_there: bool) -> Result<()> {
-        match is_last_frame_there {
+    fn unless_overtaken(&self, is_there: bool) -> Result<()> {
+        match is_there {
             true => Ok(()),
             false => Err(Error::unauthentic(&self.path, self.view.replay.tip.end, OVERTAKEN)),
         }
@@ -239,7 +242,8 @@ impl LogView {
         let log = Arc::new(log);
         // No memory map: reading one after the writer has cut the file would kill this process with SIGBUS.
         let values = Arc::new(Values::new(Arc::clone(&log), false));
-        Ok(LogView { log, values, header, replay, file_len: ending.file_len, by_index: runs.is_some() })
+        let is_whole = OnceLock::new();
+        Ok(LogView { log, values, header, replay, ending, by_index: runs.is_some(), is_whole })
     }
 }
 
@@ -255,11 +259,12 @@ impl Reader for Snapshot {
         self.unless_overtaken(replay.is_still_in_file(log)?)
     }
 
-    /// If a failed sync has lost a part of the last frame, that is a torn tail, and no key is at fault.
+    /// If a failed sync has lost a part of a frame that nothing vouches for, there is a torn tail, and no key is
+    /// at fault. Asked once, since the frames may be long.
     fn confirm_unreadable(&self) -> Result<()> {
-        let LogView { log, replay, .. } = &self.view;
-        let is_whole = replay.is_whole_in_file(log, Concurrency::WithWriter(&*self.storage));
-        self.unless_overtaken(is_whole.unwrap_or(true))
+        let LogView { log, replay, ending, is_whole, .. } = &self.view;
+        let look = || replay.is_whole_in_file(log, Concurrency::WithWriter(&*self.storage), ending.proven);
+        self.unless_overtaken(*is_whole.get_or_init(|| look().unwrap_or(true)))
     }
 }
 

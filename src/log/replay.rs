@@ -154,15 +154,20 @@ impl Replay {
         Ok(is_same && log.file.len().map_err(log.io("read the length of"))? >= end)
     }
 
-    /// Whether the last frame is still in its place, and whole: a failed sync may have lost a part of it.
+    /// Whether the frames that nothing vouches for are still in their places, and whole: a failed sync may have
+    /// lost a part of one. `proven` is the last frame that the mark or the base proves to be durable.
     ///
     /// # Errors
-    /// `Io`; those of a scan, if it is damaged and was followed by others.
-    pub(crate) fn is_whole_in_file(&self, log: &LogFile, concurrency: Concurrency<'_>) -> Result<bool> {
-        let Some(before) = self.before_last else { return Ok(true) };
-        let mut scan = Scanner::new(log, concurrency, before)?;
-        let is_frame = matches!(scan.next()?, Scanned::Frame(_));
-        Ok(is_frame && scan.tip() == self.tip)
+    /// `Io`; those of a scan, if one is damaged and was followed by others.
+    pub(crate) fn is_whole_in_file(
+        &self,
+        log: &LogFile,
+        concurrency: Concurrency<'_>,
+        proven: Option<LogPosition>,
+    ) -> Result<bool> {
+        let mut scan = Scanner::new(log, concurrency, self.recheck_from(proven))?;
+        while scan.tip().seq < self.tip.seq && matches!(scan.next()?, Scanned::Frame(_)) {}
+        Ok(scan.tip() == self.tip)
     }
 
     /// How many bytes of frames have been replayed.
