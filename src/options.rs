@@ -260,7 +260,8 @@ impl OpenOptions {
     ///
     /// Some errors are returned either way: a wrong key, a foreign file, a newer format, both copies of the header
     /// damaged in the same field, a stale file, an I/O error. A value that fails authentication is not noticed
-    /// when the store is opened, but by the call that reads the value.
+    /// when the store is opened, but by the call that reads the value; only with
+    /// [`previous_key`](Self::previous_key), the store is then salvaged, or the open fails.
     ///
     /// The new log is the next generation of the same store, so it satisfies
     /// [`expect_at_least`](Self::expect_at_least) from then on. The damaged file must satisfy it too: it must have

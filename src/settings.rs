@@ -17,8 +17,8 @@ pub enum Durability {
 #[non_exhaustive]
 pub enum OnDamage {
     /// It returns [`Error::Corrupt`](crate::Error::Corrupt) or [`Error::Unauthentic`](crate::Error::Unauthentic),
-    /// and does not change a byte. Only the count of dropped log events is treated as with `SetAside`: by opening,
-    /// which counts from zero, and by a compaction.
+    /// and does not change a byte. Only a count of dropped log events that fails authentication is no reason:
+    /// opening counts from zero, and a compaction leaves it out.
     #[default]
     Refuse,
     /// It quarantines the damaged file as `state.db.damaged-1`, or under the next free number, and opens a new log
@@ -27,6 +27,7 @@ pub enum OnDamage {
     ///
     /// A compaction that finds a live value which fails authentication keeps the old log in the same way, and
     /// leaves that key out of the new one: see [`CompactionReport::left_out`](crate::CompactionReport::left_out).
+    /// For a count of dropped log events alone, no log is kept.
     SetAside,
 }
 

@@ -11,7 +11,8 @@
 //! A copy of this store in another generation is left where the log at the path was replaced since, by a backup
 //! for instance. It is kept as `<path>.damaged-<n>`.
 //!
-//! Where the log is damaged, a complete copy may have what is nowhere else. It is kept as `<path>.damaged-<n>`.
+//! A complete copy may have what is nowhere else, if the log was damaged since, or an older one was put in its
+//! place. Then it is kept as `<path>.damaged-<n>`.
 //!
 //! A log that could replace this one and has a mark, for instance a salvaged store that an operator has put here,
 //! is kept as `<path>.damaged-<n>`. Anything else is an error.
@@ -27,7 +28,7 @@ use super::header::read_first_pages;
 use super::{marks, quarantine};
 use crate::crypto::keys::GenerationId;
 use crate::format::SaltedCrc;
-use crate::format::base;
+use crate::format::base::{self, Origin};
 use crate::format::header::{self, FIRST_FRAME_AT, Header, ParsedHeaderPage};
 use crate::storage::names::{NEW, sibling};
 use crate::storage::{Access, File, PathKind, Storage, lock, paths};
@@ -38,9 +39,9 @@ use crate::{Error, Result, events};
 pub(crate) enum Unfinished<'a> {
     /// A new, empty store. There is no log at the path.
     Store,
-    /// The next generation of the log at the path, which is intact as far as it was read.
+    /// The next generation of the log at the path, which has all that it was made from.
     NextGeneration(&'a GenerationId),
-    /// The next generation of the log at the path, which is damaged.
+    /// The next generation of the log at the path, which is damaged or older than that.
     NextOfDamaged(&'a GenerationId),
     /// A backup or a salvaged copy with this id, at another path than the store's.
     Copy(&'a GenerationId),
@@ -64,6 +65,19 @@ pub(crate) fn clear(storage: &dyn Storage, path: &Path, expected: Unfinished<'_>
         events::left_over_kept(path, &kept);
     }
     Ok(())
+}
+
+/// The origin of a complete copy at `<path>.new` that has had no name, if there is one. Its MAC is not checked.
+pub(crate) fn complete_copy(storage: &dyn Storage, path: &Path) -> Result<Option<Origin>> {
+    let new = sibling(path, NEW);
+    let is_file = paths::id_at(storage, &new)?.is_some() && paths::kind_at(storage, &new)? == PathKind::File;
+    let Some(file) = is_file.then(|| storage.open(&new, Access::Read)).and_then(Result::ok) else {
+        return Ok(None);
+    };
+    let pages = read_first_pages(&*file, &new)?;
+    let ParsedHeaderPage::Valid(header) = header::parse_page(&pages) else { return Ok(None) };
+    let crc = SaltedCrc::new(&header.id.salt);
+    Ok(base::parse_copies(&pages, &crc).find_map(|copy| copy.base).map(|base| base.origin))
 }
 
 /// Like [`clear`], but leaves the event to the caller. Returns the name under which a log is kept, if one is.
@@ -99,7 +113,11 @@ pub(crate) fn clear_silently(
     }
     match verdict(&*file, &new, expected)? {
         Verdict::Remove => remove(),
-        Verdict::Keep => Ok(Some(quarantine::keep_as_damaged(storage, path, &new, id)?)),
+        Verdict::Keep => {
+            // Guards against a power cut, if its maker was killed before its last sync.
+            file.sync_data().map_err(|source| Error::io("sync", &new, source))?;
+            Ok(Some(quarantine::keep_as_damaged(storage, path, &new, id)?))
+        }
         Verdict::InTheWay(what) => Err(in_the_way(&new, what)),
     }
 }
@@ -115,13 +133,13 @@ fn verdict(file: &dyn File, path: &Path, expected: Unfinished<'_>) -> Result<Ver
             let has_had_a_name = mark.is_some();
             let is_complete = base::parse_copies(&pages, &crc).any(|copy| copy.base.is_some());
             let is_needed = is_complete && matches!(expected, Unfinished::NextOfDamaged(_));
-            match origin(&header, len, expected) {
-                Origin::Foreign => Verdict::InTheWay("it is a store"),
-                Origin::Unfinished if !has_had_a_name && !is_needed => Verdict::Remove,
-                Origin::Unfinished if is_own_path => Verdict::Keep,
-                Origin::OtherGeneration if is_own_path && !has_had_a_name => Verdict::Keep,
-                Origin::Unfinished => Verdict::InTheWay("it is a complete store"),
-                Origin::OtherGeneration => Verdict::InTheWay("it is a store"),
+            match maker(&header, len, expected) {
+                Maker::Foreign => Verdict::InTheWay("it is a store"),
+                Maker::Unfinished if !has_had_a_name && !is_needed => Verdict::Remove,
+                Maker::Unfinished if is_own_path => Verdict::Keep,
+                Maker::OtherGeneration if is_own_path && !has_had_a_name => Verdict::Keep,
+                Maker::Unfinished => Verdict::InTheWay("it is a complete store"),
+                Maker::OtherGeneration => Verdict::InTheWay("it is a store"),
             }
         }
         ParsedHeaderPage::NotAStore | ParsedHeaderPage::Damaged | ParsedHeaderPage::CutShort(None)
@@ -142,7 +160,7 @@ fn verdict(file: &dyn File, path: &Path, expected: Unfinished<'_>) -> Result<Ver
 }
 
 /// What a log at `<path>.new` comes from.
-enum Origin {
+enum Maker {
     /// What was to be made here.
     Unfinished,
     /// A copy of this store, in another generation: the log at the path was replaced by an older or a newer one.
@@ -150,26 +168,26 @@ enum Origin {
     Foreign,
 }
 
-fn origin(header: &Header, len: u64, expected: Unfinished<'_>) -> Origin {
+fn maker(header: &Header, len: u64, expected: Unfinished<'_>) -> Maker {
     let GenerationId { generation, store_id, .. } = header.id;
     // Of a creation that a crash has interrupted, also if the next one was completed: a power cut may take back
     // the removal of the file and not the creation.
     let is_new_store = generation == 1 && len <= FIRST_FRAME_AT as u64;
     match expected {
-        Unfinished::Store if is_new_store => Origin::Unfinished,
+        Unfinished::Store if is_new_store => Maker::Unfinished,
         Unfinished::NextGeneration(log) | Unfinished::NextOfDamaged(log)
             if is_new_store || is_next(log, header) =>
         {
-            Origin::Unfinished
+            Maker::Unfinished
         }
         Unfinished::NextGeneration(log) | Unfinished::NextOfDamaged(log)
             if store_id == log.store_id && header.has_base() =>
         {
-            Origin::OtherGeneration
+            Maker::OtherGeneration
         }
         // The store may have been compacted since that copy was begun.
-        Unfinished::Copy(copy) if store_id == copy.store_id && header.has_base() => Origin::Unfinished,
-        _ => Origin::Foreign,
+        Unfinished::Copy(copy) if store_id == copy.store_id && header.has_base() => Maker::Unfinished,
+        _ => Maker::Foreign,
     }
 }
 

@@ -7,7 +7,7 @@
 //! A copy that is there already is not made again: an open that fails after its quarantine can be repeated for
 //! ever. The original stays in place until its copy or its second name is durable, so a crash at any point leaves
 //! the bytes in at least one file. What counts as a torn tail or as damage is decided in `scan`. Implements steps
-//! T4 to T8 and D1 to D2 of *Opening* of FORMAT.md.
+//! T4 to T8 and D2 to D3 of *Opening* of FORMAT.md.
 
 use std::io::{self, ErrorKind};
 use std::ops::Range;

@@ -22,7 +22,7 @@
 //! Implements *Creation* in *Writing*, and *Opening* with steps T1 to T8, of FORMAT.md.
 
 use std::path::Path;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, PoisonError};
 use std::time::Instant;
 
 use super::create::{create_log, fill_random};
@@ -33,11 +33,16 @@ use super::left_over::{self, Unfinished};
 use super::quarantine;
 use super::replay::Replay;
 use super::scan::{Concurrency, Ending, Scanned, Scanner};
+use super::values::Values;
 use super::writer::LogEnd;
+use crate::crypto::secret_vec::SecretVec;
+use crate::format::base::Origin;
+use crate::format::bucket::Bucket;
 use crate::format::frame::FRAME_HEADER_LEN;
 use crate::format::header::Header;
 use crate::format::mark::Mark;
 use crate::format::position::LogPosition;
+use crate::format::record::is_drop_count;
 use crate::index::{Index, QueueOrder};
 use crate::storage::names::{NEW, sibling};
 use crate::storage::{self, File, RenameError, Storage, paths};
@@ -114,7 +119,8 @@ pub(crate) fn open(
     how: How<'_>,
 ) -> Result<Recovered> {
     let started = Instant::now();
-    let (mut log, header) = open_log_to_write(file, path, key)?;
+    let (log, header) = open_log_to_write(file, path, key)?;
+    let log = Arc::new(log);
     let first = LogPosition::first(&header.authenticator);
     let read = |check| Found::read(storage, &log, first, Concurrency::Exclusive, How { check, ..how });
     let mut found = read(how.check)?;
@@ -142,9 +148,17 @@ pub(crate) fn open(
         return Err(Error::Stale { path: path.to_path_buf(), what });
     }
     // Only now: if the log were damaged, the left-over might have what is nowhere else.
-    left_over::clear(storage, path, Unfinished::NextGeneration(&header.id))?;
+    let has_all = match left_over::complete_copy(storage, path)? {
+        Some(origin) => found.has_all_of(&log, &origin) && is_intact(&log, read(Check::Everything))?,
+        None => true,
+    };
+    let left_over = match has_all {
+        true => Unfinished::NextGeneration(&header.id),
+        false => Unfinished::NextOfDamaged(&header.id),
+    };
+    left_over::clear(storage, path, left_over)?;
     if clean {
-        log.unsynced_folder = Mutex::new(Some(folder));
+        *log.unsynced_folder.lock().unwrap_or_else(PoisonError::into_inner) = Some(folder);
     }
     let Found { replay, ending, runs } = found;
     let mut report = RecoveryReport { clean, ..report(&replay, started) };
@@ -167,7 +181,34 @@ pub(crate) fn open(
         end.allocated = hole;
     }
     report.took = started.elapsed();
-    Ok(Recovered { log: Arc::new(log), header, index, end, mark: ending.mark, runs, report })
+    Ok(Recovered { log, header, index, end, mark: ending.mark, runs, report })
+}
+
+/// Whether every frame of the log was read, and every live value opens.
+fn is_intact(log: &Arc<LogFile>, found: Result<Found>) -> Result<bool> {
+    match found.and_then(|found| check_live_values(log, &found.replay.index)) {
+        Ok(()) => Ok(true),
+        Err(Error::Corrupt { .. } | Error::Unauthentic { .. }) => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
+/// Reads every live value, in the order of the file. That of a count of dropped log events may be unreadable.
+///
+/// # Errors
+/// `Unauthentic` for the first that does not open, `Io`.
+pub(crate) fn check_live_values(log: &Arc<LogFile>, index: &Index) -> Result<()> {
+    let live = Bucket::ALL.into_iter().flat_map(|bucket| {
+        let keys = index.iter(bucket).filter(move |(key, _)| !is_drop_count(bucket, key));
+        keys.map(move |(key, location)| (location, bucket, key))
+    });
+    let mut live: Vec<_> = live.collect();
+    live.sort_unstable_by_key(|(location, ..)| location.order());
+    let values = Values::new(Arc::clone(log), false);
+    let mut reader = values.reader();
+    live.into_iter().try_for_each(|(location, bucket, key)| {
+        reader.read(location).map(SecretVec::from).map(drop).map_err(|error| error.about(bucket, key))
+    })
 }
 
 /// A log that has been read to its end, for recovery or for a snapshot.
@@ -179,6 +220,13 @@ pub(crate) struct Found {
 }
 
 impl Found {
+    /// Whether the log has what a copy with this origin was made from, as far as its last frame tells.
+    fn has_all_of(&self, log: &LogFile, origin: &Origin) -> bool {
+        let tip = self.replay.tip;
+        let is_reached = origin.seq < tip.seq || (origin.seq, origin.tag) == (tip.seq, tip.chain);
+        origin.generation == log.id.generation && is_reached
+    }
+
     /// Reads what is not in the index file, or every frame: if that is wanted, if no index file fits, and if there
     /// is a fault, which may not be the first one. `first` is the position before the first frame.
     pub(crate) fn read(

@@ -99,7 +99,7 @@ pub(crate) fn salvage_on(
         Ok(())
     };
     let concurrency = Concurrency::WithWriter(&**storage);
-    let (mut new, report) = source.copy_into(storage, key, &target, concurrency, prepare)?;
+    let (mut new, report) = source.copy_into(storage, key, &target, concurrency, prepare, || Ok(()))?;
     new.name(&target, "rename the salvaged store to")?;
     Ok(report)
 }
@@ -137,7 +137,8 @@ impl Source {
     }
 
     /// Copies everything that is authentic into a new log, which is complete, synced and read back, but does not
-    /// have the name `target` yet. `prepare` is called with the empty log.
+    /// have the name `target` yet. `prepare` is called with the empty log, and `before_end` before the log is
+    /// ended: until then it is not complete.
     pub(crate) fn copy_into(
         &self,
         storage: &Arc<dyn Storage>,
@@ -145,6 +146,7 @@ impl Source {
         target: &Path,
         concurrency: Concurrency<'_>,
         prepare: impl FnOnce(&LogBuilder) -> Result<()>,
+        before_end: impl FnOnce() -> Result<()>,
     ) -> Result<(LogBuilder, SalvageReport)> {
         let Header { authenticator, .. } = self.header;
         let id = self.id_of_copy();
@@ -173,6 +175,7 @@ impl Source {
         }
         let Salvaged { mut new, records, operations } = salvaged;
         new.flush()?;
+        before_end()?;
         new.finish(Origin::new(self.header.id.generation, resync.tip()), |_| Ok(()))?;
         let index = &new.index;
         let (lost, more_lost, may_be_stale) = losses.into_lost();

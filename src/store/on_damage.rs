@@ -6,25 +6,26 @@
 //!
 //! | | step | crash after this step: the next open sees |
 //! |---|---|---|
-//! | D1 | write the new log to `<path>.new`, sync it, read it back | the damaged store; `<path>.new` is cleared |
+//! | D1 | write what is authentic to `<path>.new`, sync it, read it back | the damaged store |
 //! | D2 | link `<path>` to a free `<path>.damaged-<n>`, or copy it there, if there is none | the damaged store |
 //! | D3 | sync the folder | the damaged store, and that name |
-//! | D4 | rename `<path>.new` to `<path>` | killed: the new store; power cut: that or the damaged one |
-//! | D5 | sync the folder | the new store |
+//! | D4 | end `<path>.new` with a close frame and a base record, sync it, read them back | the same |
+//! | D5 | rename `<path>.new` to `<path>` | killed: the new store; power cut: that or the damaged one |
+//! | D6 | sync the folder | the new store |
+//!
+//! So a complete copy that is found at `<path>.new` before the log has its second name is that of a compaction. It
+//! is kept, because it may have what is damaged in the log. Later, it is that of a salvage, and has nothing that
+//! the log has not.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use crate::crypto::secret_vec::SecretVec;
-use crate::format::bucket::Bucket;
-use crate::format::record::is_drop_count;
 use crate::log::builder::{self, LogBuilder};
 use crate::log::index_file;
 use crate::log::left_over::{self, Unfinished};
 use crate::log::quarantine;
 use crate::log::recovery::{self, How, Recovered};
 use crate::log::scan::Concurrency;
-use crate::log::values::Values;
 use crate::repair::salvage::Source;
 use crate::storage::File;
 use crate::{AgentKey, Error, OnDamage, OpenOptions, Result, SalvageReport, events};
@@ -48,7 +49,8 @@ pub(crate) fn open<'k>(
     let opened = open(Arc::clone(&file), key).and_then(|recovered| {
         if is_rekeyed && options.on_damage == OnDamage::SetAside {
             quarantined = (recovered.report.quarantined.clone(), recovered.report.quarantined_bytes);
-            check_live_values(&recovered)?;
+            // The change of key would leave out a value that does not open, and the report would not name it.
+            recovery::check_live_values(&recovered.log, &recovered.index)?;
         }
         Ok(recovered)
     });
@@ -68,19 +70,6 @@ pub(crate) fn open<'k>(
     }
 }
 
-/// Fails if a live value does not open: the change of key would leave it out, and the report of the opening would
-/// not name it. A count of dropped log events is not worth a salvage.
-fn check_live_values(recovered: &Recovered) -> Result<()> {
-    let values = Values::new(Arc::clone(&recovered.log), false);
-    let mut reader = values.reader();
-    for bucket in Bucket::ALL {
-        for (key, location) in recovered.index.iter(bucket).filter(|(key, _)| !is_drop_count(bucket, key)) {
-            reader.read(location).map(SecretVec::from).map_err(|error| error.about(bucket, key))?;
-        }
-    }
-    Ok(())
-}
-
 /// Quarantines the damaged log and puts a salvaged one under `new_key` at its path, durably. Also returns the
 /// locked file of that.
 fn replace_damaged(
@@ -96,7 +85,8 @@ fn replace_damaged(
     }
     let attributes = file.attributes().map_err(|source| Error::io("look at", path, source))?;
     let source = Source::of(Arc::clone(&file), path, key)?.expecting(options.expected);
-    // Once the damaged log has its second name, a left-over is that of a salvage, and has nothing that it has not.
+    // It takes space that the copy may need.
+    index_file::remove(&**storage, path, file.id());
     let left_over = match quarantine::is_kept(&**storage, path, &*file)? {
         true => Unfinished::NextGeneration(&source.header.id),
         false => Unfinished::NextOfDamaged(&source.header.id),
@@ -104,10 +94,14 @@ fn replace_damaged(
     left_over::clear(&**storage, path, left_over)?;
     // At once: if root is killed while it copies, the agent must be able to open the left-over.
     let prepare = |new: &LogBuilder| new.set_attributes(&attributes);
-    let (mut new, report) = source.copy_into(storage, new_key, path, Concurrency::Exclusive, prepare)?;
-    let damaged = quarantine::quarantine_damaged(&**storage, path, &*file)?;
+    let mut damaged = PathBuf::new();
+    let quarantine = || {
+        damaged = quarantine::quarantine_damaged(&**storage, path, &*file)?;
+        Ok(())
+    };
+    let (mut new, report) =
+        source.copy_into(storage, new_key, path, Concurrency::Exclusive, prepare, quarantine)?;
     // The opening that follows syncs the folder: no mark names the end of the new log, so it is unclean.
     new.rename_over(path, file.id(), "replace the damaged log with the salvaged one at")?;
-    index_file::remove(&**storage, path, new.file.file.id());
     Ok((SalvageReport { from: damaged, ..report }, Arc::clone(&new.file.file)))
 }

@@ -355,8 +355,7 @@ fn a_damaged_header_is_combined_under_the_previous_key_too() {
 /// A crash between the last sync of a compaction and its rename, and damage since then.
 #[test]
 fn a_complete_copy_next_to_a_damaged_log_is_kept() {
-    let new = PathBuf::from(format!("{PATH}.new"));
-    let (subject, image, expected) = damaged();
+    let (new, (subject, image, expected)) = (new(), damaged());
     let whole = Sim::on(&Image::from([(PathBuf::from(PATH), subject.content.clone())]), 131);
     let opened = open(&whole, Mode::Sync).unwrap();
     whole.record();
@@ -393,7 +392,9 @@ fn a_complete_copy_next_to_a_damaged_log_is_kept() {
     assert!(kept > 0);
 }
 
-/// A crash while the log is salvaged: what it has left at `.new` is a copy of the salvaged log, and not kept.
+/// The copy is complete once the damaged log has its second name. So what a crash has left at `.new` is known to
+/// be of a salvage, which is not kept: else each start of an agent that is killed as it opens would keep another
+/// one.
 #[test]
 fn salvaging_again_after_a_crash_keeps_the_damaged_log_once() {
     let (_, image, expected) = damaged();
@@ -402,13 +403,95 @@ fn salvaging_again_after_a_crash_keeps_the_damaged_log_once() {
     drop(options(&sim).open(PATH, &key()).unwrap());
     for moment in sim.take_moments() {
         let sim = Sim::at(moment.world, 136);
-        let is_linked = sim.live().contains_key(Path::new(KEPT));
         let store = options(&sim).open(PATH, &key()).unwrap();
-        let kept = store.recovery().damaged.len();
+        assert_eq!(store.recovery().damaged, [Path::new(KEPT)], "before operation {}", moment.ops);
         assert_eq!(take(store), expected);
-        // Between the base record and the second name, nothing tells it from the copy of a compaction.
-        assert!(kept == 1 || kept == 2 && !is_linked, "{kept} before operation {}", moment.ops);
     }
+}
+
+/// The log `sim` has, and the complete copy that a compaction of it makes.
+fn with_complete_copy(sim: &Sim) -> (Content, Content) {
+    let opened = open(sim, Mode::Sync).unwrap();
+    let log = sim.live()[Path::new(PATH)].clone();
+    sim.record();
+    opened.store.compact().unwrap();
+    let last = sim
+        .take_moments()
+        .into_iter()
+        .filter_map(|moment| Sim::at(moment.world, 141).live().remove(&new()))
+        .last();
+    (log, last.unwrap())
+}
+
+fn new() -> PathBuf {
+    PathBuf::from(format!("{PATH}.new"))
+}
+
+/// A value that is found to be damaged only when it is read.
+#[test]
+fn a_complete_copy_is_kept_if_the_log_has_an_unreadable_value() {
+    for changes_key in [false, true] {
+        let sim = Sim::new(142);
+        let opened = open(&sim, Mode::Sync).unwrap();
+        let value_at = opened.stats().log_len;
+        opened.store.put_data("key", &[7; 100]).unwrap();
+        opened.close().unwrap();
+        drop(opened);
+        let (log, copy) = with_complete_copy(&sim);
+        let files =
+            Image::from([(PathBuf::from(PATH), with_unreadable_value(&log, value_at)), (new(), copy.clone())]);
+
+        let sim = Sim::on(&files, 143);
+        let store = match changes_key {
+            true => options(&sim).previous_key(key()).open(PATH, &other_key()).unwrap(),
+            false => options(&sim).open(PATH, &key()).unwrap(),
+        };
+        assert!(!store.data("key").is_ok_and(|value| value.is_some()));
+        assert_eq!(store.recovery().damaged[0], Path::new(KEPT));
+        assert_eq!(sim.live()[Path::new(KEPT)].hash(), copy.hash());
+    }
+}
+
+/// A backup has the generation of its store.
+#[test]
+fn a_complete_copy_is_kept_if_an_older_log_was_put_in_its_place() {
+    let sim = Sim::new(144);
+    let opened = open(&sim, Mode::Sync).unwrap();
+    opened.store.put_data("old", &[7; 100]).unwrap();
+    opened.close().unwrap();
+    let older = sim.live()[Path::new(PATH)].clone();
+    drop(opened);
+    let opened = open(&sim, Mode::Sync).unwrap();
+    opened.store.put_data("new", &[8; 100]).unwrap();
+    opened.close().unwrap();
+    drop(opened);
+    let (log, copy) = with_complete_copy(&sim);
+    for (log, is_kept) in [(older, true), (log, false)] {
+        let sim = Sim::on(&Image::from([(PathBuf::from(PATH), log), (new(), copy.clone())]), 145);
+        let opened = open(&sim, Mode::Sync).unwrap();
+        assert_eq!(opened.recovery().damaged.len(), usize::from(is_kept));
+        assert!(!sim.live().contains_key(&new()));
+    }
+}
+
+/// The index file only saves time, and the salvaged log needs its space.
+#[test]
+fn a_log_is_salvaged_on_a_disk_that_its_index_file_fills() {
+    let (_, mut image, expected) = damaged();
+    let mut index = b"\x89BKPYIDX\r\n\x1a\n".to_vec();
+    index.resize(100_000, 1);
+    image.insert(PathBuf::from(format!("{PATH}.index")), Content::of(&index));
+    let sim = Sim::on(&image, 146);
+    sim.set_capacity(sim.world().used() + 4096);
+    let store = options(&sim).open(PATH, &key()).unwrap();
+    assert_eq!(take(store), expected);
+}
+
+/// The log with a changed value of 100 bytes, in the frame at `frame_at`, whose CRC is right.
+fn with_unreadable_value(log: &Content, frame_at: u64) -> Content {
+    let (mut changed, at) = (Bytes { bytes: log.bytes() }, usize::try_from(frame_at).unwrap());
+    changed.flip(at + 100).fix_crc(at);
+    Content::of(&changed.bytes)
 }
 
 /// The change of key would leave the value out, and the report of the opening would not say so.
@@ -422,15 +505,8 @@ fn a_value_that_is_lost_by_the_change_of_key_is_in_the_report() {
     intact.put_data("kept", &[8; 100]).unwrap();
     intact.close().unwrap();
     drop(intact);
-    let mut files = sim.live();
-    let log = files.get_mut(Path::new(PATH)).unwrap();
-    // In the sealed value, with the frame's CRC put right.
-    let (mut damaged, at) = (Bytes { bytes: log.bytes() }, usize::try_from(value_at).unwrap());
-    damaged.flip(at + 100).fix_crc(at);
-    *log = Content::of(&damaged.bytes);
-    files.retain(|path, _| path == Path::new(PATH));
-
-    let sim = Sim::on(&files, 138);
+    let log = with_unreadable_value(&sim.live()[Path::new(PATH)], value_at);
+    let sim = Sim::on(&Image::from([(PathBuf::from(PATH), log)]), 138);
     let mut options = options(&sim);
     options.previous_key(key()).on_damage(OnDamage::Refuse);
     let refused = options.open(PATH, &other_key()).unwrap_err().to_string();
