@@ -260,7 +260,6 @@ fn values_are_read_with_the_map_and_without_it() {
         let place = Place::new();
         let disk = CountedDisk::default();
         let store = options_on(Arc::new(disk.clone())).mmap(mmap).open(place.path(), &key()).unwrap();
-        // Far over the first steps, so that the log outgrows its first maps.
         for i in 0..40_u8 {
             store.enqueue_job(&format!("run-{i:02}"), &vec![i; 20_000]).unwrap();
             let reads = disk.reads_of(|| {
