@@ -71,8 +71,18 @@ pub(crate) fn clear(storage: &dyn Storage, path: &Path, expected: Unfinished<'_>
 pub(crate) fn complete_copy(storage: &dyn Storage, path: &Path) -> Result<Option<Origin>> {
     let new = sibling(path, NEW);
     let is_file = paths::id_at(storage, &new)?.is_some() && paths::kind_at(storage, &new)? == PathKind::File;
-    let Some(file) = is_file.then(|| storage.open(&new, Access::Read)).and_then(Result::ok) else {
+    if !is_file {
         return Ok(None);
+    }
+    let file = match storage.open(&new, Access::Read) {
+        Ok(file) => file,
+        // `clear` tells these.
+        Err(error)
+            if [Errno::LOOP, Errno::ACCESS].map(Errno::raw_os_error).map(Some).contains(&error.raw_os_error()) =>
+        {
+            return Ok(None);
+        }
+        Err(source) => return Err(Error::io("open", &new, source)),
     };
     let pages = read_first_pages(&*file, &new)?;
     let ParsedHeaderPage::Valid(header) = header::parse_page(&pages) else { return Ok(None) };

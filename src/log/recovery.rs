@@ -149,7 +149,7 @@ pub(crate) fn open(
     }
     // Only now: if the log were damaged, the left-over might have what is nowhere else.
     let has_all = match left_over::complete_copy(storage, path)? {
-        Some(origin) => found.has_all_of(&log, &origin) && is_intact(&log, read(Check::Everything))?,
+        Some(origin) => found.has_all_of(&log, &origin) && is_intact(&log, read(Check::Everything)),
         None => true,
     };
     let left_over = match has_all {
@@ -184,13 +184,10 @@ pub(crate) fn open(
     Ok(Recovered { log, header, index, end, mark: ending.mark, runs, report })
 }
 
-/// Whether every frame of the log was read, and every live value opens.
-fn is_intact(log: &Arc<LogFile>, found: Result<Found>) -> Result<bool> {
-    match found.and_then(|found| check_live_values(log, &found.replay.index)) {
-        Ok(()) => Ok(true),
-        Err(Error::Corrupt { .. } | Error::Unauthentic { .. }) => Ok(false),
-        Err(error) => Err(error),
-    }
+/// Whether every frame of the log was read, and every live value opens. What cannot be read now is not intact, but
+/// no reason to refuse the store.
+fn is_intact(log: &Arc<LogFile>, found: Result<Found>) -> bool {
+    found.and_then(|found| check_live_values(log, &found.replay.index)).is_ok()
 }
 
 /// Reads every live value, in the order of the file. That of a count of dropped log events may be unreadable.

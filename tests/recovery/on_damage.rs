@@ -452,6 +452,35 @@ fn a_complete_copy_is_kept_if_the_log_has_an_unreadable_value() {
     }
 }
 
+/// Next to a complete copy, the whole log is read. A sector that cannot be read keeps the copy, and not the store
+/// from being opened.
+#[test]
+fn a_complete_copy_keeps_no_store_from_being_opened() {
+    let sim = Sim::new(147);
+    let opened = open(&sim, Mode::Sync).unwrap();
+    for n in 0..30 {
+        opened.store.put_data(&format!("key-{n}"), &[n; 40_000]).unwrap();
+    }
+    opened.close().unwrap();
+    drop(opened);
+    let (log, copy) = with_complete_copy(&sim);
+    let alone = Image::from([(PathBuf::from(PATH), log)]);
+    let mut with_copy = alone.clone();
+    with_copy.insert(new(), copy);
+    let [alone, with_copy] = [alone, with_copy].map(|files| {
+        let sim = Sim::on(&files, 148);
+        drop(options(&sim).open(PATH, &key()).unwrap());
+        let fails = |n: &usize| {
+            let sim = Sim::on(&files, 148);
+            sim.fail(*n, Failure::Errno(EIO));
+            options(&sim).open(PATH, &key()).is_err()
+        };
+        (0..sim.ops()).filter(fails).count()
+    });
+    // The name, the header and the marks of the copy are read, and it is removed.
+    assert!(with_copy - alone < 20, "{with_copy} calls can fail, and {alone} without the copy");
+}
+
 /// A backup has the generation of its store.
 #[test]
 fn a_complete_copy_is_kept_if_an_older_log_was_put_in_its_place() {
