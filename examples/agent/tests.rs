@@ -168,14 +168,8 @@ fn tamper_with_first_value(log: &Path) {
     fs::write(log, bytes).unwrap();
 }
 
-/// CRC-32/ISO-HDLC, bit by bit.
 fn crc32(parts: &[&[u8]]) -> [u8; 4] {
-    let mut crc = u32::MAX;
-    for byte in parts.iter().copied().flatten() {
-        crc ^= u32::from(*byte);
-        for _ in 0..8 {
-            crc = if crc & 1 == 1 { crc >> 1 ^ 0xEDB8_8320 } else { crc >> 1 };
-        }
-    }
-    (!crc).to_le_bytes()
+    let mut crc = crc32fast::Hasher::new();
+    parts.iter().for_each(|part| crc.update(part));
+    crc.finalize().to_le_bytes()
 }
