@@ -39,10 +39,9 @@ use crate::{Error, Result, events};
 pub(crate) enum Unfinished<'a> {
     /// A new, empty store. There is no log at the path.
     Store,
-    /// The next generation of the log at the path, which has all that it was made from.
-    NextGeneration(&'a GenerationId),
-    /// The next generation of the log at the path, which is damaged or older than that.
-    NextOfDamaged(&'a GenerationId),
+    /// The next generation of the log at the path. If `is_needed`, that log is damaged, or older than the one from
+    /// which a complete copy was made.
+    NextGeneration { log: &'a GenerationId, is_needed: bool },
     /// A backup or a salvaged copy with this id, at another path than the store's.
     Copy(&'a GenerationId),
 }
@@ -117,7 +116,7 @@ pub(crate) fn clear_silently(
     if !lock::is_locked_now(storage, &new, &*file)? {
         return Err(match expected {
             // Another process is creating the store, or compacts it.
-            Unfinished::Store | Unfinished::NextGeneration(_) | Unfinished::NextOfDamaged(_) => in_use(&new),
+            Unfinished::Store | Unfinished::NextGeneration { .. } => in_use(&new),
             Unfinished::Copy(_) => in_the_way(&new, "a process is writing it, to make another copy there"),
         });
     }
@@ -142,7 +141,7 @@ fn verdict(file: &dyn File, path: &Path, expected: Unfinished<'_>) -> Result<Ver
             let mark = marks::read(file, &crc).map_err(|source| Error::io("read", path, source))?;
             let has_had_a_name = mark.is_some();
             let is_complete = base::parse_copies(&pages, &crc).any(|copy| copy.base.is_some());
-            let is_needed = is_complete && matches!(expected, Unfinished::NextOfDamaged(_));
+            let is_needed = is_complete && matches!(expected, Unfinished::NextGeneration { is_needed: true, .. });
             match maker(&header, len, expected) {
                 Maker::Foreign => Verdict::InTheWay("it is a store"),
                 Maker::Unfinished if !has_had_a_name && !is_needed => Verdict::Remove,
@@ -185,14 +184,8 @@ fn maker(header: &Header, len: u64, expected: Unfinished<'_>) -> Maker {
     let is_new_store = generation == 1 && len <= FIRST_FRAME_AT as u64;
     match expected {
         Unfinished::Store if is_new_store => Maker::Unfinished,
-        Unfinished::NextGeneration(log) | Unfinished::NextOfDamaged(log)
-            if is_new_store || is_next(log, header) =>
-        {
-            Maker::Unfinished
-        }
-        Unfinished::NextGeneration(log) | Unfinished::NextOfDamaged(log)
-            if store_id == log.store_id && header.has_base() =>
-        {
+        Unfinished::NextGeneration { log, .. } if is_new_store || is_next(log, header) => Maker::Unfinished,
+        Unfinished::NextGeneration { log, .. } if store_id == log.store_id && header.has_base() => {
             Maker::OtherGeneration
         }
         // The store may have been compacted since that copy was begun.

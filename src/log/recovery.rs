@@ -148,15 +148,11 @@ pub(crate) fn open(
         return Err(Error::Stale { path: path.to_path_buf(), what });
     }
     // Only now: if the log were damaged, the left-over might have what is nowhere else.
-    let has_all = match left_over::complete_copy(storage, path)? {
-        Some(origin) => found.has_all_of(&log, &origin) && is_intact(&log, read(Check::Everything)),
-        None => true,
+    let is_needed = match left_over::complete_copy(storage, path)? {
+        Some(origin) => !(found.has_all_of(&log, &origin) && is_intact(&log, read(Check::Everything))),
+        None => false,
     };
-    let left_over = match has_all {
-        true => Unfinished::NextGeneration(&header.id),
-        false => Unfinished::NextOfDamaged(&header.id),
-    };
-    left_over::clear(storage, path, left_over)?;
+    left_over::clear(storage, path, Unfinished::NextGeneration { log: &header.id, is_needed })?;
     if clean {
         *log.unsynced_folder.lock().unwrap_or_else(PoisonError::into_inner) = Some(folder);
     }

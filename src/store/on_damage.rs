@@ -87,11 +87,8 @@ fn replace_damaged(
     let source = Source::of(Arc::clone(&file), path, key)?.expecting(options.expected);
     // It takes space that the copy may need.
     index_file::remove(&**storage, path, file.id());
-    let left_over = match quarantine::is_kept(&**storage, path, &*file)? {
-        true => Unfinished::NextGeneration(&source.header.id),
-        false => Unfinished::NextOfDamaged(&source.header.id),
-    };
-    left_over::clear(&**storage, path, left_over)?;
+    let is_needed = !quarantine::is_kept(&**storage, path, &*file)?;
+    left_over::clear(&**storage, path, Unfinished::NextGeneration { log: &source.header.id, is_needed })?;
     // At once: if root is killed while it copies, the agent must be able to open the left-over.
     let prepare = |new: &LogBuilder| new.set_attributes(&attributes);
     let mut damaged = PathBuf::new();
