@@ -62,8 +62,8 @@ struct LogView {
     replay: Replay,
     ending: Ending,
     by_index: bool,
-    /// Whether the frames that nothing vouched for are whole, once it was asked.
-    is_whole: OnceLock<bool>,
+    /// The offset from which frames that nothing vouched for are lost, once it was asked.
+    lost_from: OnceLock<Option<u64>>,
 }
 
 impl Snapshot {
@@ -117,6 +117,9 @@ impl Snapshot {
     /// Updates the view to the current state of the store that is at the path now, also if another file has been
     /// put there. After an error, the view is still a state that the store had.
     ///
+    /// It reads what was added since, and what the writer has not synced yet: next to an agent that writes with
+    /// [`Durability::Buffered`](crate::Durability::Buffered) and never syncs, that gets longer with each call.
+    ///
     /// # Errors
     /// Those of [`open`](Snapshot::open).
     ///
@@ -134,7 +137,7 @@ impl Snapshot {
     /// ```
     pub fn refresh(&mut self) -> Result<()> {
         let concurrency = Concurrency::WithWriter(&*self.storage);
-        let LogView { log, header, replay, ending, is_whole, .. } = &mut self.view;
+        let LogView { log, header, replay, ending, lost_from, .. } = &mut self.view;
         let current = paths::open_file(&*self.storage, &self.path)?;
         let same_file = current.id() == log.file.id() && read_header(&*current, &self.path)? == *header;
         // If the frame at the tip is another one, or one before it is no more whole, the writer has restarted, or
@@ -145,7 +148,7 @@ impl Snapshot {
             && matches!(replay.is_whole_in_file(log, concurrency, ending.proven), Ok(true))
             && let Ok(now) = replay.run(log, concurrency)
         {
-            (*ending, *is_whole) = (now, OnceLock::new());
+            (*ending, *lost_from) = (now, OnceLock::new());
             return Ok(());
         }
         self.view = LogView::read(&*self.storage, &self.path, &self.key)?;
@@ -242,8 +245,8 @@ impl LogView {
         let log = Arc::new(log);
         // No memory map: reading one after the writer has cut the file would kill this process with SIGBUS.
         let values = Arc::new(Values::new(Arc::clone(&log), false));
-        let is_whole = OnceLock::new();
-        Ok(LogView { log, values, header, replay, ending, by_index: runs.is_some(), is_whole })
+        let by_index = runs.is_some();
+        Ok(LogView { log, values, header, replay, ending, by_index, lost_from: OnceLock::new() })
     }
 }
 
@@ -260,11 +263,21 @@ impl Reader for Snapshot {
     }
 
     /// If a failed sync has lost a part of a frame that nothing vouches for, there is a torn tail, and no key is
-    /// at fault. Asked once, since the frames may be long.
-    fn confirm_unreadable(&self) -> Result<()> {
-        let LogView { log, replay, ending, is_whole, .. } = &self.view;
-        let look = || replay.is_whole_in_file(log, Concurrency::WithWriter(&*self.storage), ending.proven);
-        self.unless_overtaken(*is_whole.get_or_init(|| look().unwrap_or(true)))
+    /// at fault. Looked at once, since the frames may be long.
+    fn confirm_unreadable(&self, error: &Error) -> Result<()> {
+        let LogView { log, replay, ending, lost_from, .. } = &self.view;
+        let Error::Unauthentic { offset, .. } = error else { return Ok(()) };
+        if *offset < replay.recheck_from(ending.proven).end {
+            return Ok(());
+        }
+        let lost_from = match lost_from.get() {
+            Some(lost_from) => *lost_from,
+            None => {
+                let found = replay.lost_from(log, Concurrency::WithWriter(&*self.storage), ending.proven)?;
+                *lost_from.get_or_init(|| found)
+            }
+        };
+        self.unless_overtaken(lost_from.is_none_or(|lost_from| *offset < lost_from))
     }
 }
 

@@ -15,7 +15,7 @@ use std::collections::VecDeque;
 use std::ops::Range;
 
 use super::file::LogFile;
-use super::scan::{self, Concurrency, Ending, OpenFrame, OpenedFrame, Scanned, Scanner};
+use super::scan::{self, Concurrency, Ending, OpenFrame, OpenedFrame, Resync, ResyncItem, Scanned, Scanner};
 use crate::Result;
 use crate::crypto::{TAG_LEN, Tag};
 use crate::format::frame::{self, FRAME_HEADER_LEN, FRAME_LEN_MIN, FrameKind, ParsedFrameHeader};
@@ -154,8 +154,8 @@ impl Replay {
         Ok(is_same && log.file.len().map_err(log.io("read the length of"))? >= end)
     }
 
-    /// Whether the frames that nothing vouches for are still in their places, and whole: a failed sync may have
-    /// lost a part of one. `proven` is the last frame that the mark or the base proves to be durable.
+    /// Whether the frames that nothing vouches for are still in their places, and whole. `proven` is the last
+    /// frame that the mark or the base proves to be durable.
     ///
     /// # Errors
     /// `Io`; those of a scan, if one is damaged and was followed by others.
@@ -168,6 +168,27 @@ impl Replay {
         let mut scan = Scanner::new(log, concurrency, self.recheck_from(proven))?;
         while scan.tip().seq < self.tip.seq && matches!(scan.next()?, Scanned::Frame(_)) {}
         Ok(scan.tip() == self.tip)
+    }
+
+    /// The offset from which a failed sync has lost frames, or parts of them, that nothing vouched for. `None` if
+    /// it has lost none. `proven` is the last frame that the mark or the base proves to be durable.
+    ///
+    /// # Errors
+    /// `Io`.
+    pub(crate) fn lost_from(
+        &self,
+        log: &LogFile,
+        concurrency: Concurrency<'_>,
+        proven: Option<LogPosition>,
+    ) -> Result<Option<u64>> {
+        // Damage to a frame that others vouch for is not the end of the log.
+        let mut resync = Resync::new(log, concurrency, self.recheck_from(proven))?;
+        while resync.tip().seq < self.tip.seq {
+            if let ResyncItem::End { .. } = resync.next()? {
+                return Ok(Some(resync.tip().end));
+            }
+        }
+        Ok(None)
     }
 
     /// How many bytes of frames have been replayed.
@@ -214,7 +235,7 @@ impl Replay {
 
     /// A position at or before the first frame that neither a later frame nor the frame `proven` proves to be
     /// durable.
-    pub(super) fn recheck_from(&self, proven: Option<LogPosition>) -> LogPosition {
+    pub(crate) fn recheck_from(&self, proven: Option<LogPosition>) -> LogPosition {
         let before_proven = proven.filter(|proven| proven.seq <= self.tip.seq);
         let vouched = self.checkpoints.front().copied().unwrap_or(self.tip);
         before_proven.into_iter().chain([vouched]).max_by_key(|position| position.seq).unwrap_or(self.tip)

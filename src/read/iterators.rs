@@ -106,7 +106,7 @@ pub(crate) trait Source: Sync {
 
     fn confirm(&self) -> Result<()>;
 
-    fn confirm_unreadable(&self) -> Result<()>;
+    fn confirm_unreadable(&self, error: &Error) -> Result<()>;
 }
 
 impl<R: Reader + Sync> Source for R {
@@ -130,8 +130,8 @@ impl<R: Reader + Sync> Source for R {
         Reader::confirm(self)
     }
 
-    fn confirm_unreadable(&self) -> Result<()> {
-        Reader::confirm_unreadable(self)
+    fn confirm_unreadable(&self, error: &Error) -> Result<()> {
+        Reader::confirm_unreadable(self, error)
     }
 }
 
@@ -205,7 +205,7 @@ impl<'a, T> Entries<'a, T> {
         self.source.confirm()?;
         match entry {
             Err(error @ Error::Unauthentic { .. }) => {
-                self.source.confirm_unreadable()?;
+                self.source.confirm_unreadable(&error)?;
                 Ok(Some(Err(error)))
             }
             entry => Ok(Some(Ok(entry?))),

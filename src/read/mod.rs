@@ -16,7 +16,7 @@ use crate::index::{Index, Key};
 use crate::log::reserve::Reserve;
 use crate::log::values::{ValueReader, Values};
 use crate::storage::File;
-use crate::{CompactionStats, Limit, Opening, QueueLimits, Result, Stats};
+use crate::{CompactionStats, Error, Limit, Opening, QueueLimits, Result, Stats};
 
 mod arguments;
 mod calls;
@@ -98,8 +98,8 @@ pub(crate) trait Reader {
         Ok(())
     }
 
-    /// Like [`confirm`](Self::confirm), after a value has failed to open: more may be looked at.
-    fn confirm_unreadable(&self) -> Result<()> {
+    /// Like [`confirm`](Self::confirm), after reading a value has failed with `error`: more may be looked at.
+    fn confirm_unreadable(&self, _error: &Error) -> Result<()> {
         Ok(())
     }
 
@@ -107,7 +107,7 @@ pub(crate) trait Reader {
     /// has changed, that is why the value does not open, and its key is not at fault.
     fn confirmed<T>(&self, read: Result<T>) -> Result<T> {
         self.confirm()?;
-        read.or_else(|error| self.confirm_unreadable().and(Err(error)))
+        read.or_else(|error| self.confirm_unreadable(&error).and(Err(error)))
     }
 
     /// Looks up a key, and reads its value by `read`.

@@ -339,6 +339,35 @@ fn a_record_of_which_a_part_was_lost_is_refreshed_away() {
     }
 }
 
+/// A damaged value is known to be damaged wherever a frame after it is durable. That says nothing of the records
+/// at the end.
+#[test]
+fn a_damaged_value_does_not_make_a_later_record_that_was_lost_look_damaged() {
+    // Close to the end, and far from it.
+    for len in [0, 200_000] {
+        let place = Place::new();
+        let store = OpenOptions::new().durability(Durability::Buffered).open(place.path(), &key()).unwrap();
+        let damaged = store.stats().log_len;
+        store.enqueue_job("run-1", &[1; 3000]).unwrap();
+        store.put_data("key", &vec![3; len]).unwrap();
+        store.sync().unwrap();
+        store.record_heartbeat(1).unwrap();
+        let last = store.stats().log_len;
+        store.enqueue_job("run-2", &[2; 3000]).unwrap();
+        let mut shown = snapshot(place.path());
+        let file = fs::File::options().write(true).open(place.path()).unwrap();
+        file.write_all_at(&[0; 512], damaged + 1500).unwrap();
+        if len > 0 {
+            assert!(matches!(shown.job("run-1"), Err(Error::Unauthentic { run_id: Some(_), .. })));
+        }
+        file.write_all_at(&[0; 512], (last + 1500) / 512 * 512).unwrap();
+        let error = shown.job("run-2").unwrap_err();
+        assert!(error.to_string().ends_with("refresh it"), "{error}");
+        assert!(matches!(shown.job("run-1"), Err(Error::Unauthentic { run_id: Some(_), .. })));
+        assert!(matches!(shown.refresh(), Err(Error::Corrupt { .. })));
+    }
+}
+
 #[test]
 fn a_snapshot_sees_that_another_store_took_the_place() {
     let (place, other) = (Place::new(), Place::new());

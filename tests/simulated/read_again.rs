@@ -1,8 +1,9 @@
 //! What is read again, or read back from the disk, because one lie of the disk would lose something there.
 
+use std::path::Path;
 use std::sync::Arc;
 
-use backupy_state::testing::open_snapshot_on;
+use backupy_state::testing::{Access, Storage, open_snapshot_on};
 use backupy_state::{Error, OnDamage};
 
 use super::shown::{assert_names_the_place, is_state, shown_by_snapshot};
@@ -12,7 +13,7 @@ use crate::sim::content::{Content, SECTOR_LEN};
 use crate::sim::lies::About;
 use crate::sim::random::mix;
 use crate::sim::world::FailedSync;
-use crate::sim::{Agent, Call, Failure, Lie, Mode, PATH, Sim, key, open};
+use crate::sim::{Agent, Call, EIO, Failure, Lie, Mode, PATH, Sim, key, open};
 
 /// Nothing vouches for the last record of a killed process. If the log is taken to end before it, the next record
 /// is written over it.
@@ -74,6 +75,37 @@ fn a_reader_that_one_read_misleads_shows_an_earlier_state_until_it_looks_again()
         }
     }
     assert!(earlier > 0);
+}
+
+/// A failed sync has lost a part of the last record. If the look at it fails, its job is not at fault either.
+#[test]
+fn a_read_that_fails_while_a_lost_record_is_looked_at_blames_no_job() {
+    let mut agent = Agent::new(Sim::new(mix(12)), Mode::Buffered);
+    agent.start().unwrap();
+    agent.make(Call::Enqueue { job: 0, len: 3000 }).unwrap();
+    let at = agent.store().stats().log_len - 2000;
+    agent.make(Call::Heartbeat).unwrap();
+    let run_id = agent.store().run_ids().next().unwrap();
+    let world = agent.sim.world();
+    let torn = |fails: Option<usize>| {
+        let sim = Sim::at(world.clone(), 1);
+        let snapshot = open_snapshot_on(Arc::new(sim.clone()), PATH, &key()).unwrap();
+        sim.open(Path::new(PATH), Access::Write).unwrap().write_at(&[0; 16], at).unwrap();
+        let before = sim.ops();
+        fails.into_iter().for_each(|n| sim.fail(before + n, Failure::Errno(EIO)));
+        let errors = [(); 2].map(|()| snapshot.job(&run_id).unwrap_err());
+        (errors, sim.ops() - before)
+    };
+    let (_, ops) = torn(None);
+    let mut failed = 0;
+    for n in 0..ops {
+        let (errors, _) = torn(Some(n));
+        for error in errors {
+            failed += usize::from(matches!(error, Error::Io { .. }));
+            assert!(matches!(error, Error::Io { .. } | Error::Unauthentic { run_id: None, .. }), "{n}: {error}");
+        }
+    }
+    assert!(failed > 2, "{failed}");
 }
 
 /// Nothing that is written later could be read without its header.
