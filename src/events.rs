@@ -52,7 +52,7 @@ mod traced {
 
     pub(crate) fn left_over_kept(path: &Path, kept: &Path) {
         let kept = kept.display();
-        warn!(path = %path.display(), %kept, "a log was in the place of a left-over; kept it under another name");
+        warn!(path = %path.display(), %kept, "a log was in the place of a left-over; it is kept");
     }
 
     pub(crate) fn drops_unreadable(path: &Path, error: &Error) {

@@ -12,7 +12,8 @@
 //! for instance. It is kept as `<path>.damaged-<n>`.
 //!
 //! A complete copy may have what is nowhere else, if the log was damaged since, or an older one was put in its
-//! place. Then it is kept as `<path>.damaged-<n>`.
+//! place. Then it is kept as `<path>.damaged-<n>`. If all these names are taken, the store is opened all the same,
+//! and the copy is in the way of the next compaction.
 //!
 //! A log that could replace this one and has a mark, for instance a salvaged store that an operator has put here,
 //! is kept as `<path>.damaged-<n>`. Anything else is an error.
@@ -35,13 +36,15 @@ use crate::storage::{Access, File, PathKind, Storage, lock, paths};
 use crate::{Error, Result, events};
 
 /// Which copy a left-over may be.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy)]
 pub(crate) enum Unfinished<'a> {
     /// A new, empty store. There is no log at the path.
     Store,
-    /// The next generation of the log at the path. If `is_needed`, that log is damaged, or older than the one from
-    /// which a complete copy was made.
-    NextGeneration { log: &'a GenerationId, is_needed: bool },
+    /// The next generation of the log at the path, which was opened. Asked about a complete copy with this origin,
+    /// `is_needed` tells whether that may have what is nowhere else. What cannot be kept stays where it is.
+    OfOpened { log: &'a GenerationId, is_needed: &'a dyn Fn(&Origin) -> bool },
+    /// The next generation of the log at the path, which is about to be written. A complete copy is needed.
+    NextGeneration(&'a GenerationId),
     /// A backup or a salvaged copy with this id, at another path than the store's.
     Copy(&'a GenerationId),
 }
@@ -64,29 +67,6 @@ pub(crate) fn clear(storage: &dyn Storage, path: &Path, expected: Unfinished<'_>
         events::left_over_kept(path, &kept);
     }
     Ok(())
-}
-
-/// The origin of a complete copy at `<path>.new` that has had no name, if there is one. Its MAC is not checked.
-pub(crate) fn complete_copy(storage: &dyn Storage, path: &Path) -> Result<Option<Origin>> {
-    let new = sibling(path, NEW);
-    let is_file = paths::id_at(storage, &new)?.is_some() && paths::kind_at(storage, &new)? == PathKind::File;
-    if !is_file {
-        return Ok(None);
-    }
-    let file = match storage.open(&new, Access::Read) {
-        Ok(file) => file,
-        // `clear` tells these.
-        Err(error)
-            if [Errno::LOOP, Errno::ACCESS].map(Errno::raw_os_error).map(Some).contains(&error.raw_os_error()) =>
-        {
-            return Ok(None);
-        }
-        Err(source) => return Err(Error::io("open", &new, source)),
-    };
-    let pages = read_first_pages(&*file, &new)?;
-    let ParsedHeaderPage::Valid(header) = header::parse_page(&pages) else { return Ok(None) };
-    let crc = SaltedCrc::new(&header.id.salt);
-    Ok(base::parse_copies(&pages, &crc).find_map(|copy| copy.base).map(|base| base.origin))
 }
 
 /// Like [`clear`], but leaves the event to the caller. Returns the name under which a log is kept, if one is.
@@ -116,7 +96,7 @@ pub(crate) fn clear_silently(
     if !lock::is_locked_now(storage, &new, &*file)? {
         return Err(match expected {
             // Another process is creating the store, or compacts it.
-            Unfinished::Store | Unfinished::NextGeneration { .. } => in_use(&new),
+            Unfinished::Store | Unfinished::OfOpened { .. } | Unfinished::NextGeneration(_) => in_use(&new),
             Unfinished::Copy(_) => in_the_way(&new, "a process is writing it, to make another copy there"),
         });
     }
@@ -125,7 +105,11 @@ pub(crate) fn clear_silently(
         Verdict::Keep => {
             // Guards against a power cut, if its maker was killed before its last sync.
             file.sync_data().map_err(|source| Error::io("sync", &new, source))?;
-            Ok(Some(quarantine::keep_as_damaged(storage, path, &new, id)?))
+            match quarantine::keep_as_damaged(storage, path, &new, id) {
+                Ok(None) if matches!(expected, Unfinished::OfOpened { .. }) => Ok(Some(new)),
+                Ok(None) => Err(quarantine::too_many_damaged(path)),
+                kept => kept,
+            }
         }
         Verdict::InTheWay(what) => Err(in_the_way(&new, what)),
     }
@@ -140,11 +124,17 @@ fn verdict(file: &dyn File, path: &Path, expected: Unfinished<'_>) -> Result<Ver
             let crc = SaltedCrc::new(&header.id.salt);
             let mark = marks::read(file, &crc).map_err(|source| Error::io("read", path, source))?;
             let has_had_a_name = mark.is_some();
-            let is_complete = base::parse_copies(&pages, &crc).any(|copy| copy.base.is_some());
-            let is_needed = is_complete && matches!(expected, Unfinished::NextGeneration { is_needed: true, .. });
+            let is_needed = || {
+                let base = base::parse_copies(&pages, &crc).find_map(|copy| copy.base);
+                base.is_some_and(|base| match expected {
+                    Unfinished::OfOpened { is_needed, .. } => is_needed(&base.origin),
+                    Unfinished::NextGeneration(_) => true,
+                    Unfinished::Store | Unfinished::Copy(_) => false,
+                })
+            };
             match maker(&header, len, expected) {
                 Maker::Foreign => Verdict::InTheWay("it is a store"),
-                Maker::Unfinished if !has_had_a_name && !is_needed => Verdict::Remove,
+                Maker::Unfinished if !has_had_a_name && !is_needed() => Verdict::Remove,
                 Maker::Unfinished if is_own_path => Verdict::Keep,
                 Maker::OtherGeneration if is_own_path && !has_had_a_name => Verdict::Keep,
                 Maker::Unfinished => Verdict::InTheWay("it is a complete store"),
@@ -184,8 +174,14 @@ fn maker(header: &Header, len: u64, expected: Unfinished<'_>) -> Maker {
     let is_new_store = generation == 1 && len <= FIRST_FRAME_AT as u64;
     match expected {
         Unfinished::Store if is_new_store => Maker::Unfinished,
-        Unfinished::NextGeneration { log, .. } if is_new_store || is_next(log, header) => Maker::Unfinished,
-        Unfinished::NextGeneration { log, .. } if store_id == log.store_id && header.has_base() => {
+        Unfinished::OfOpened { log, .. } | Unfinished::NextGeneration(log)
+            if is_new_store || is_next(log, header) =>
+        {
+            Maker::Unfinished
+        }
+        Unfinished::OfOpened { log, .. } | Unfinished::NextGeneration(log)
+            if store_id == log.store_id && header.has_base() =>
+        {
             Maker::OtherGeneration
         }
         // The store may have been compacted since that copy was begun.

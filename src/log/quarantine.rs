@@ -105,11 +105,6 @@ pub(crate) fn quarantine_damaged(storage: &dyn Storage, path: &Path, file: &dyn 
     Ok(quarantined)
 }
 
-/// Whether the log `file`, which is at `path`, has its second name, or a copy.
-pub(crate) fn is_kept(storage: &dyn Storage, path: &Path, file: &dyn File) -> Result<bool> {
-    Ok(kept_before(storage, &whole(path, file)?)?.is_some())
-}
-
 /// The name that an earlier call has given to the log, or to a copy of it. The name may not be durable.
 fn kept_before(storage: &dyn Storage, log: &Part<'_>) -> Result<Option<PathBuf>> {
     for name in damaged_names(log.path) {
@@ -139,23 +134,33 @@ fn keep_damaged(storage: &dyn Storage, log: &Part<'_>) -> Result<PathBuf> {
         }
         return Ok(name);
     }
-    Err(too_many(log.path, "damaged logs"))
+    Err(too_many_damaged(log.path))
 }
 
-/// Renames `file`, which is at `from`, to the first free `<path>.damaged-<n>`, and returns that name.
-pub(crate) fn keep_as_damaged(storage: &dyn Storage, path: &Path, from: &Path, file: FileId) -> Result<PathBuf> {
+/// Renames `file`, which is at `from`, to the first free `<path>.damaged-<n>`, and returns that name; `None` if
+/// all are taken.
+pub(crate) fn keep_as_damaged(
+    storage: &dyn Storage,
+    path: &Path,
+    from: &Path,
+    file: FileId,
+) -> Result<Option<PathBuf>> {
     for name in damaged_names(path) {
         match storage.rename(from, file, &name, None) {
             Ok(()) => {
                 sync_folder(storage, &name)?;
-                return Ok(name);
+                return Ok(Some(name));
             }
             Err(RenameError::TargetTaken) => {}
             Err(RenameError::SourceMoved) => return Err(paths::moved(from)),
             Err(RenameError::Io(source)) => return Err(Error::io("rename", from, source)),
         }
     }
-    Err(too_many(path, "damaged logs"))
+    Ok(None)
+}
+
+pub(crate) fn too_many_damaged(path: &Path) -> Error {
+    too_many(path, "damaged logs")
 }
 
 /// The logs that are kept next to the one at `path`. A name that cannot be looked at is among them: this may be

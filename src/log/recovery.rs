@@ -148,11 +148,8 @@ pub(crate) fn open(
         return Err(Error::Stale { path: path.to_path_buf(), what });
     }
     // Only now: if the log were damaged, the left-over might have what is nowhere else.
-    let is_needed = match left_over::complete_copy(storage, path)? {
-        Some(origin) => !(found.has_all_of(&log, &origin) && is_intact(&log, read(Check::Everything))),
-        None => false,
-    };
-    left_over::clear(storage, path, Unfinished::NextGeneration { log: &header.id, is_needed })?;
+    let is_needed = |origin: &Origin| !(found.has_all_of(&log, origin) && found.is_intact(&log, first));
+    left_over::clear(storage, path, Unfinished::OfOpened { log: &header.id, is_needed: &is_needed })?;
     if clean {
         *log.unsynced_folder.lock().unwrap_or_else(PoisonError::into_inner) = Some(folder);
     }
@@ -178,12 +175,6 @@ pub(crate) fn open(
     }
     report.took = started.elapsed();
     Ok(Recovered { log, header, index, end, mark: ending.mark, runs, report })
-}
-
-/// Whether every frame of the log was read, and every live value opens. What cannot be read now is not intact, but
-/// no reason to refuse the store.
-fn is_intact(log: &Arc<LogFile>, found: Result<Found>) -> bool {
-    found.and_then(|found| check_live_values(log, &found.replay.index)).is_ok()
 }
 
 /// Reads every live value, in the order of the file. That of a count of dropped log events may be unreadable.
@@ -218,6 +209,20 @@ impl Found {
         let tip = self.replay.tip;
         let is_reached = origin.seq < tip.seq || (origin.seq, origin.tag) == (tip.seq, tip.chain);
         origin.generation == log.id.generation && is_reached
+    }
+
+    /// Whether every frame of the log is whole, and every live value opens. What cannot be read now is not intact,
+    /// but no reason to refuse the store. `first` is the position before the first frame.
+    fn is_intact(&self, log: &Arc<LogFile>, first: LogPosition) -> bool {
+        // With the index file, only the end was read.
+        let are_frames_whole = self.runs.is_none() || matches!(self.are_frames_whole(log, first), Ok(true));
+        are_frames_whole && check_live_values(log, &self.replay.index).is_ok()
+    }
+
+    fn are_frames_whole(&self, log: &LogFile, first: LogPosition) -> Result<bool> {
+        let mut scan = Scanner::new(log, Concurrency::Exclusive, first)?;
+        while let Scanned::Frame(_) = scan.next()? {}
+        Ok(scan.tip() == self.replay.tip)
     }
 
     /// Reads what is not in the index file, or every frame: if that is wanted, if no index file fits, and if there

@@ -13,9 +13,9 @@
 //! | D5 | rename `<path>.new` to `<path>` | killed: the new store; power cut: that or the damaged one |
 //! | D6 | sync the folder | the new store |
 //!
-//! So a complete copy that is found at `<path>.new` before the log has its second name is that of a compaction. It
-//! is kept, because it may have what is damaged in the log. Later, it is that of a salvage, and has nothing that
-//! the log has not.
+//! A complete copy that is found at `<path>.new` is kept: that of a compaction may have what is damaged in the
+//! log. That of a salvage has nothing more than the log, but is not told from the other. So it is completed last,
+//! and a crash rarely leaves it.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -87,8 +87,7 @@ fn replace_damaged(
     let source = Source::of(Arc::clone(&file), path, key)?.expecting(options.expected);
     // It takes space that the copy may need.
     index_file::remove(&**storage, path, file.id());
-    let is_needed = !quarantine::is_kept(&**storage, path, &*file)?;
-    left_over::clear(&**storage, path, Unfinished::NextGeneration { log: &source.header.id, is_needed })?;
+    left_over::clear(&**storage, path, Unfinished::NextGeneration(&source.header.id))?;
     // At once: if root is killed while it copies, the agent must be able to open the left-over.
     let prepare = |new: &LogBuilder| new.set_attributes(&attributes);
     let mut damaged = PathBuf::new();

@@ -4,14 +4,14 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use backupy_state::testing::{Storage, options_on, policy};
+use backupy_state::testing::{Storage, index_every, options_on, policy};
 use backupy_state::{Anchor, Error, OnDamage, OpenOptions, QueueOrder, Result, Store};
 
 use crate::common::Image as Bytes;
 use crate::sim::content::Content;
 use crate::sim::random::mix;
 use crate::sim::subject::{Subject, start};
-use crate::sim::world::{self, Image};
+use crate::sim::world::{self, Image, World};
 use crate::sim::{Agent, Call, Mode, Model, Opened, PATH, key, open, other_key};
 use crate::sim::{EDQUOT, EIO, ENOSPC, Failure, Op, Sim, crash};
 
@@ -392,20 +392,140 @@ fn a_complete_copy_next_to_a_damaged_log_is_kept() {
     assert!(kept > 0);
 }
 
-/// The copy is complete once the damaged log has its second name. So what a crash has left at `.new` is known to
-/// be of a salvage, which is not kept: else each start of an agent that is killed as it opens would keep another
-/// one.
+/// The damaged log is kept once. A salvaged copy is kept too if it was complete, since it could be that of a
+/// compaction. It is completed last, right before its rename.
 #[test]
 fn salvaging_again_after_a_crash_keeps_the_damaged_log_once() {
+    const BASE_AT: usize = 1024;
     let (_, image, expected) = damaged();
     let sim = Sim::on(&image, 135);
     sim.record();
     drop(options(&sim).open(PATH, &key()).unwrap());
+    let mut kept = Vec::new();
     for moment in sim.take_moments() {
         let sim = Sim::at(moment.world, 136);
+        let is_complete = sim
+            .live()
+            .get(&new())
+            .is_some_and(|copy| copy.bytes().get(BASE_AT..).is_some_and(|b| b[..4] != [0; 4]));
         let store = options(&sim).open(PATH, &key()).unwrap();
-        assert_eq!(store.recovery().damaged, [Path::new(KEPT)], "before operation {}", moment.ops);
+        let damaged = store.recovery().damaged.clone();
+        let log = bytes_of(&image, PATH).unwrap().hash();
+        assert_eq!(sim.live()[Path::new(KEPT)].hash(), log, "before operation {}", moment.ops);
+        assert_eq!(damaged.len(), 1 + usize::from(is_complete), "before operation {}", moment.ops);
+        kept.push(is_complete);
         assert_eq!(take(store), expected);
+    }
+    let complete = kept.iter().filter(|is_complete| **is_complete).count();
+    assert!(complete > 0 && complete < 20, "{complete}");
+}
+
+/// A store of which one value is found to be damaged only when it is read.
+fn with_one_unreadable_value() -> Image {
+    let sim = Sim::new(149);
+    let opened = open(&sim, Mode::Sync).unwrap();
+    let value_at = opened.stats().log_len;
+    opened.store.put_data("key", &[7; 100]).unwrap();
+    opened.store.put_data("kept", &[8; 100]).unwrap();
+    opened.close().unwrap();
+    drop(opened);
+    Image::from([(PathBuf::from(PATH), with_unreadable_value(&sim.live()[Path::new(PATH)], value_at))])
+}
+
+/// What `make` leaves if it is killed right before its rename over the log.
+fn killed_before_the_rename(sim: &Sim, make: impl FnOnce()) -> Sim {
+    sim.record();
+    make();
+    let moments = sim.take_moments();
+    let log_of = |world: &World| world.named(Path::new(PATH));
+    let first = log_of(&moments[0].world);
+    let is_before = |world: &World| log_of(world) == first && world.named(&new()).is_some();
+    Sim::at(moments.into_iter().rfind(|moment| is_before(&moment.world)).unwrap().world, 150)
+}
+
+/// The agent is killed at this moment more often than copies can be kept. It opens its store all the same.
+#[test]
+fn a_copy_that_cannot_be_kept_stays_and_is_in_the_way_of_a_compaction_only() {
+    let mut sim = Sim::on(&with_one_unreadable_value(), 151);
+    for _ in 0..8 {
+        sim =
+            killed_before_the_rename(&sim, || drop(options(&sim).open(PATH, &key()).unwrap().compact().unwrap()));
+    }
+    // The log has one of the names, and seven copies the others.
+    let store = options(&sim).open(PATH, &key()).unwrap();
+    assert_eq!(store.recovery().damaged.len(), 8);
+    let copy = sim.live()[&new()].clone();
+    store.enqueue_job("job", &[9; 300]).unwrap();
+    let refused = store.compact().unwrap_err().to_string();
+    assert!(refused.contains("too many damaged logs") && refused.contains("move them"), "{refused}");
+    store.close().unwrap();
+    drop(store);
+    let store = options(&sim).open(PATH, &key()).unwrap();
+    assert_eq!((store.queue_depth(), store.data("kept").unwrap()), (1, Some(vec![8; 100])));
+    assert_eq!(sim.live()[&new()].hash(), copy.hash());
+
+    // The operator moves them.
+    let mut files = sim.live();
+    files.retain(|path, _| !path.to_str().unwrap().contains(".damaged-"));
+    let sim = Sim::on(&files, 152);
+    let store = options(&sim).open(PATH, &key()).unwrap();
+    assert_eq!(sim.live()[Path::new(KEPT)].hash(), copy.hash());
+    store.compact().unwrap();
+    assert_eq!(store.queue_depth(), 1);
+}
+
+/// A salvage was interrupted, and the store is used on without a change of key. So its log is kept, but only as
+/// it is by now.
+#[test]
+fn a_complete_copy_is_kept_if_its_log_has_a_second_name_and_was_damaged_since() {
+    let sim = Sim::on(&with_one_unreadable_value(), 152);
+    let sim = killed_before_the_rename(&sim, || {
+        drop(options(&sim).previous_key(key()).open(PATH, &other_key()).unwrap());
+    });
+    let store = options(&sim).open(PATH, &key()).unwrap();
+    assert_eq!(store.recovery().damaged[0], Path::new(KEPT));
+    store.delete_data("key").unwrap();
+    let job_at = store.stats().log_len;
+    store.enqueue_job("job", &[9; 300]).unwrap();
+    store.enqueue_job("next", &[9; 300]).unwrap();
+    let sim = killed_before_the_rename(&sim, || drop(store.compact().unwrap()));
+    drop(store);
+    let mut files = sim.live();
+    // One file with two names.
+    for name in [PATH, KEPT] {
+        files.get_mut(Path::new(name)).unwrap().write(&[0xAA; 16], job_at + 150);
+    }
+    let copy = files[&new()].clone();
+    let sim = Sim::on(&files, 153);
+    let store = options(&sim).open(PATH, &key()).unwrap();
+    let damaged = store.recovery().damaged.clone();
+    assert_eq!(store.queue_depth(), 1);
+    assert!(damaged.iter().any(|name| sim.live()[name].hash() == copy.hash()), "{damaged:?}");
+}
+
+/// An opening with the index file does not read that frame. Without that file, the log is damaged.
+#[test]
+fn a_complete_copy_is_kept_if_a_frame_is_damaged_that_the_index_file_has() {
+    let sim = Sim::new(155);
+    let mut options = options(&sim);
+    index_every(&mut options, 4096);
+    let store = options.open(PATH, &key()).unwrap();
+    let frame_at = store.stats().log_len;
+    (0..40).for_each(|n| store.put_data(&format!("key-{n}"), &[n; 1000]).unwrap());
+    store.close().unwrap();
+    drop(store);
+    let sim = killed_before_the_rename(&sim, || drop(options.open(PATH, &key()).unwrap().compact().unwrap()));
+    for (damage_at, is_kept) in [(None, false), (Some(frame_at + 20), true)] {
+        let mut files = sim.live();
+        let copy = files[&new()].clone();
+        let log = files.get_mut(Path::new(PATH)).unwrap();
+        damage_at.iter().for_each(|at| log.write(&[0xAA; 4], *at));
+        let sim = Sim::on(&files, 156);
+        let mut options = self::options(&sim);
+        let store = index_every(&mut options, 4096).open(PATH, &key()).unwrap();
+        assert!(store.recovery().opening.by_index && store.data("key-0").unwrap().is_some());
+        assert_eq!(store.recovery().damaged.len(), usize::from(is_kept));
+        assert!(!is_kept || sim.live()[Path::new(KEPT)].hash() == copy.hash());
     }
 }
 

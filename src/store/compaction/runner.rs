@@ -139,8 +139,7 @@ impl Runner {
             return Err(builder::mounted_by_itself(path));
         }
         let id = self.shared.header().id;
-        let unfinished = Unfinished::NextGeneration { log: &id, is_needed: false };
-        if let Some(kept) = left_over::clear_silently(&**storage, path, unfinished)? {
+        if let Some(kept) = left_over::clear_silently(&**storage, path, Unfinished::NextGeneration(&id))? {
             self.history().kept = Some(kept);
         }
         let mut copier = Copier::create(&self.shared, &self.progress, path, id.generation + 1, key)?;
