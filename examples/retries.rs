@@ -90,13 +90,16 @@ fn finish(store: &Store, run_id: &str) -> backupy_state::Result<()> {
 /// Deletes the counts of jobs that are gone, if the disk has space: when the agent starts, or now and then, while
 /// nothing delivers.
 fn sweep(store: &Store, now_ms: i64) -> backupy_state::Result<()> {
-    // This finds out. On a full disk, the deletes would take the space that is kept for other removals.
-    if let Err(backupy_state::Error::Full { .. }) = store.record_heartbeat(now_ms) {
-        return Ok(());
-    }
     let of_jobs: HashSet<_> = store.run_ids().map(|run_id| retry_key(&run_id)).collect();
-    for key in store.data_keys("retry/").filter(|key| !of_jobs.contains(key)) {
-        store.delete_data(&key)?;
+    let of_none: Vec<_> = store.data_keys("retry/").filter(|key| !of_jobs.contains(key)).collect();
+    for keys in of_none.chunks(1_000) {
+        // With a put in it, the batch is refused on a full disk. Deletes alone would take the space that is kept
+        // for other removals.
+        let batch = Batch::new().record_heartbeat(now_ms);
+        match store.write(&keys.iter().fold(batch, |batch, key| batch.delete_data(key))) {
+            Err(backupy_state::Error::Full { .. }) => break,
+            written => written?,
+        }
     }
     Ok(())
 }
@@ -301,9 +304,16 @@ fn on_a_full_disk_every_delivered_job_is_acked_and_its_count_does_not_outlive_it
     })?;
     assert_eq!((delivered, store.queue_depth()), (JOBS, 0));
     assert!(store.data_keys("retry/").count() > 0, "the disk had space for all");
-    // Nothing is deleted from what is kept for other removals.
+    // Nothing is deleted from what is kept for other removals, also if there is space for a heartbeat.
+    let mut capacity = 16 << 20;
+    while store.record_heartbeat(1).is_err() {
+        capacity += 4096;
+        disk.set_capacity(capacity);
+    }
+    let before = store.stats().log_len;
     sweep(&store, 1)?;
     assert!(store.data_keys("retry/").count() > 0);
+    assert_eq!((store.stats().log_len, store.record_heartbeat(1)?), (before, ()));
 
     disk.set_capacity(64 << 20);
     let left = store.data_keys("retry/").next().ok_or("none")?;

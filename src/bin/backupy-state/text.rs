@@ -173,7 +173,7 @@ fn sync_if_file(stdout: Stdout) -> io::Result<()> {
     }
     match rustix::fs::fsync(&file) {
         // Of a file system that cannot do it, no more can be had.
-        Ok(()) | Err(Errno::INVAL | Errno::ROFS) => Ok(()),
+        Ok(()) | Err(Errno::INVAL | Errno::ROFS | Errno::OPNOTSUPP) => Ok(()),
         Err(error) => Err(error.into()),
     }
 }
