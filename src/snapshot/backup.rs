@@ -1,7 +1,7 @@
 //! A backup from a snapshot: copies what the view has into a new log, without the lock of the store.
 //!
 //! Only reads the store. A live writer may append, compact and cut the file meanwhile: the view is of the file
-//! that the snapshot has open, and before the copy gets its name, the last frame of the view must still be in it.
+//! that the snapshot has open, and once all values are read, the last frame of the view must still be in it.
 //! Implements *Alongside a writer* and *Compaction* of FORMAT.md, for a copy at another path.
 
 use std::path::Path;
@@ -69,7 +69,6 @@ impl Snapshot {
         };
         self.confirmed(self.copy_live(&mut new))?;
         new.finish(Origin::new(header.id.generation, replay.tip), before_frame)?;
-        self.confirm()?;
         new.name(&target, "create the backup")
     }
 
