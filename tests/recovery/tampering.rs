@@ -4,7 +4,7 @@ use backupy_state::{
     Durability, Error, FaultKind, Jobs, LogLimits, Logs, OnDamage, OpenOptions, RunIds, Snapshot, verify,
 };
 
-use crate::common::{Image, Place, Written, bare, closed, key, open_image};
+use crate::common::{FIRST_FRAME_AT, Image, Place, Written, bare, closed, key, open_image};
 
 #[test]
 fn a_changed_manifest_is_unauthentic_even_with_right_crcs() {
@@ -281,29 +281,38 @@ fn a_changed_config_and_session_are_unauthentic_when_they_are_read() {
     assert!(matches!(store.last_heartbeat(), Err(Error::Unauthentic { .. })));
 }
 
-/// Otherwise anyone could cut a log anywhere and give it a clean end.
+/// Otherwise anyone could cut a log anywhere and give it a clean end. A mark would name the right close frame, but
+/// anyone can remove it.
 #[test]
 fn a_changed_close_frame_is_unauthentic() {
-    let written = closed();
-    let close = written.image.frames().pop().unwrap();
-    for at in close.start + 48..close.end {
-        let mut image = written.image.clone();
-        image.flip(at).fix_crc(close.start);
-        Place::new().assert_unauthentic(&image, close.start);
+    let long = closed_log_for_two_threads();
+    for mut image in [closed().image, long] {
+        let close = image.without_marks().frames().pop().unwrap();
+        for at in close.start + 48..close.end {
+            let mut image = image.clone();
+            image.flip(at).fix_crc(close.start);
+            Place::new().assert_unauthentic(&image, close.start);
+        }
     }
 }
 
-/// The log is so long that opening it uses a second thread, which reads ahead of the one that reports faults.
-#[test]
-fn in_a_long_log_the_first_fault_in_the_order_of_the_file_is_the_error() {
+/// A log so long that opening it uses a second thread, which reads ahead of the one that reports faults.
+fn closed_log_for_two_threads() -> Image {
     let place = Place::new();
     let store = OpenOptions::new().durability(Durability::Buffered).open(place.path(), &key()).unwrap();
-    for i in 0..4000 {
+    for i in 0..6000 {
         store.enqueue_job(&format!("run-{i}"), &[7; 700]).unwrap();
     }
     store.close().unwrap();
-    let image = Image::read(place.path());
-    assert!(image.len() > 3 << 20);
+    let mut image = Image::read(place.path());
+    image.without_space();
+    assert!(image.len() > FIRST_FRAME_AT + (4 << 20));
+    image
+}
+
+#[test]
+fn in_a_long_log_the_first_fault_in_the_order_of_the_file_is_the_error() {
+    let image = closed_log_for_two_threads();
     let frames = image.frames();
     // A frame that fails authentication before a damaged one, and the reverse; far apart and next to each other.
     for (first, second) in [(0, 1), (10, 11), (300, 3900), (3900, 3999), (1999, 2000)] {
