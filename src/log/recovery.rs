@@ -215,14 +215,9 @@ impl Found {
     /// but no reason to refuse the store. `first` is the position before the first frame.
     fn is_intact(&self, log: &Arc<LogFile>, first: LogPosition) -> bool {
         // With the index file, only the end was read.
-        let are_frames_whole = self.runs.is_none() || matches!(self.are_frames_whole(log, first), Ok(true));
+        let are_frames_whole = self.runs.is_none()
+            || matches!(self.replay.is_whole_from(log, Concurrency::Exclusive, first), Ok(true));
         are_frames_whole && check_live_values(log, &self.replay.index).is_ok()
-    }
-
-    fn are_frames_whole(&self, log: &LogFile, first: LogPosition) -> Result<bool> {
-        let mut scan = Scanner::new(log, Concurrency::Exclusive, first)?;
-        while let Scanned::Frame(_) = scan.next()? {}
-        Ok(scan.tip() == self.replay.tip)
     }
 
     /// Reads what is not in the index file, or every frame: if that is wanted, if no index file fits, and if there

@@ -165,7 +165,20 @@ impl Replay {
         concurrency: Concurrency<'_>,
         proven: Option<LogPosition>,
     ) -> Result<bool> {
-        let mut scan = Scanner::new(log, concurrency, self.recheck_from(proven))?;
+        self.is_whole_from(log, concurrency, self.recheck_from(proven))
+    }
+
+    /// Whether the frames after `from`, a position of this log, are in their places, and whole.
+    ///
+    /// # Errors
+    /// As [`is_whole_in_file`](Self::is_whole_in_file).
+    pub(super) fn is_whole_from(
+        &self,
+        log: &LogFile,
+        concurrency: Concurrency<'_>,
+        from: LogPosition,
+    ) -> Result<bool> {
+        let mut scan = Scanner::new(log, concurrency, from)?;
         while scan.tip().seq < self.tip.seq && matches!(scan.next()?, Scanned::Frame(_)) {}
         Ok(scan.tip() == self.tip)
     }

@@ -533,14 +533,8 @@ fn a_complete_copy_is_kept_if_a_frame_is_damaged_that_the_index_file_has() {
 fn with_complete_copy(sim: &Sim) -> (Content, Content) {
     let opened = open(sim, Mode::Sync).unwrap();
     let log = sim.live()[Path::new(PATH)].clone();
-    sim.record();
-    opened.store.compact().unwrap();
-    let last = sim
-        .take_moments()
-        .into_iter()
-        .filter_map(|moment| Sim::at(moment.world, 141).live().remove(&new()))
-        .last();
-    (log, last.unwrap())
+    let killed = killed_before_the_rename(sim, || drop(opened.store.compact().unwrap()));
+    (log, killed.live().remove(&new()).unwrap())
 }
 
 fn new() -> PathBuf {
