@@ -182,6 +182,8 @@ impl Sim {
         Sim::at(World::of(image), seed)
     }
 
+    /// Of four seeds in a row, each makes another kind of disk: one that tells how much space it has left or not,
+    /// and that renames at once or not.
     pub fn at(world: World, seed: u64) -> Self {
         Sim(Arc::new(Mutex::new(DiskState {
             world,
@@ -197,7 +199,7 @@ impl Sim {
             locks: BTreeMap::new(),
             handles: 0,
             writers: BTreeMap::new(),
-            renames_at_once: false,
+            renames_at_once: seed / 2 % 2 == 1,
             replaced: Vec::new(),
             outsider: Outsider::default(),
             syncs: Vec::new(),
@@ -263,9 +265,9 @@ impl Sim {
         self.state().failed_sync = how;
     }
 
-    /// From now on, a rename that replaces nothing is one step, as on most file systems.
-    pub fn rename_at_once(&self) {
-        self.state().renames_at_once = true;
+    /// Whether a rename that replaces nothing is one step, as on most file systems.
+    pub fn set_renames_at_once(&self, yes: bool) {
+        self.state().renames_at_once = yes;
     }
 
     /// Makes a hole of the zeros at the end of a file, from `offset` on, as a sparse copy has it.
@@ -424,7 +426,7 @@ impl Storage for Sim {
     }
 
     /// What replaces nothing takes two steps, as on a file system that cannot do it in one, unless the disk
-    /// [renames at once](Self::rename_at_once): a power cut or a failure may come between them.
+    /// [renames at once](Self::set_renames_at_once): a power cut or a failure may come between them.
     fn rename(&self, from: &Path, file: FileId, to: &Path, over: Option<FileId>) -> Result<(), RenameError> {
         let (mut state, _) = self.begin(if over.is_some() { Op::Rename } else { Op::Link })?;
         if state.id(from) != Some(file) {

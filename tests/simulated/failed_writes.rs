@@ -37,10 +37,12 @@ fn of_a_long_tail_that_a_failed_sync_lost_no_record_is_shown_again() {
             agent.make(Call::Enqueue { job, len: 40_000 }).unwrap();
         }
         agent.sim.set_failed_sync(failed_sync);
-        let sync = agent.sim.ops();
+        // A mark is written first.
+        let sync = agent.sim.ops() + 1;
         agent.sim.fail(sync, Failure::Errno(EIO));
         let made = agent.make(Call::Sync);
         assert!(matches!(made, Err(Error::Io { operation: "sync", .. })), "{made:?}");
+        assert_eq!(agent.sim.trace()[sync], Op::Sync);
         survives_some(&agent.sim.world(), agent.oracle.allowed(), 20);
     }
 }

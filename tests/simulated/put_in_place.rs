@@ -143,9 +143,7 @@ fn a_store_that_is_parked_at_new_survives_every_power_cut_of_a_compaction() {
     image.insert(format!("{PATH}.new").into(), parked.clone());
     for renames_at_once in [false, true] {
         let sim = Sim::on(&image, 42);
-        if renames_at_once {
-            sim.rename_at_once();
-        }
+        sim.set_renames_at_once(renames_at_once);
         sim.record();
         let store = open(&sim, Mode::Sync).unwrap();
         store.compact().unwrap();
@@ -163,7 +161,7 @@ fn a_store_that_is_parked_at_new_survives_every_power_cut_of_a_compaction() {
 #[test]
 fn a_salvaged_store_survives_a_power_cut_after_the_salvage() {
     let sim = Sim::on(&[(PATH.into(), closed_log(44))].into(), 45);
-    sim.rename_at_once();
+    sim.set_renames_at_once(true);
     let disk: Arc<dyn Storage> = Arc::new(sim.clone());
     let copy = Path::new("/sim/copy.db");
     salvage_on(&disk, Path::new(PATH), &key(), copy).unwrap();
