@@ -43,15 +43,16 @@ const CALLS: [Call; 18] = [
     Call::Heartbeat,
 ];
 
-/// The seeds of a disk that needs two steps for a rename that replaces nothing, and of one that needs one.
-const DISKS: [u64; 2] = [21, 23];
+/// Disks that differ in whether they rename at once.
+const DISKS: [bool; 2] = [false, true];
 
 fn agent_with_history() -> Agent {
     agent_on(DISKS[0])
 }
 
-fn agent_on(disk: u64) -> Agent {
-    let mut agent = Agent::new(Sim::new(disk), Mode::Sync);
+fn agent_on(renames_at_once: bool) -> Agent {
+    let mut agent = Agent::new(Sim::new(21), Mode::Sync);
+    agent.sim.set_renames_at_once(renames_at_once);
     agent.start().unwrap();
     CALLS.iter().for_each(|&call| agent.make(call).unwrap());
     agent
@@ -68,9 +69,9 @@ fn back_up_a_snapshot(agent: &Agent) -> Result<()> {
 type BackUp = fn(&Agent) -> Result<()>;
 
 /// Both ways to back up, each on both disks.
-fn backups() -> impl Iterator<Item = (u64, BackUp)> {
+fn backups() -> impl Iterator<Item = (bool, BackUp)> {
     let ways: [BackUp; 2] = [back_up_the_store, back_up_a_snapshot];
-    DISKS.into_iter().flat_map(move |disk| ways.map(|back_up| (disk, back_up)))
+    DISKS.into_iter().flat_map(move |at_once| ways.map(|back_up| (at_once, back_up)))
 }
 
 fn other_key() -> AgentKey {
@@ -114,11 +115,11 @@ fn assert_always_holds(world: &World, path: &str, expected: &Model, place: &dyn 
 /// Cuts the power at every operation of `change`, which changes nothing that the store holds, and in the call
 /// after it.
 fn survives_power_cuts(change: impl Fn(&Agent) -> Result<()>) {
-    DISKS.into_iter().for_each(|disk| survives_power_cuts_on(disk, &change));
+    DISKS.into_iter().for_each(|at_once| survives_power_cuts_on(at_once, &change));
 }
 
-fn survives_power_cuts_on(disk: u64, change: &impl Fn(&Agent) -> Result<()>) {
-    let mut agent = agent_on(disk);
+fn survives_power_cuts_on(renames_at_once: bool, change: &impl Fn(&Agent) -> Result<()>) {
+    let mut agent = agent_on(renames_at_once);
     agent.sim.record();
     change(&agent).unwrap();
     agent.make(Call::Enqueue { job: 3, len: 900 }).unwrap();
@@ -145,9 +146,9 @@ fn rekey_survives_a_power_cut_at_every_operation() {
 
 #[test]
 fn a_backup_leaves_the_store_alone_and_is_durable_when_it_returns() {
-    for (disk, back_up) in backups() {
-        survives_power_cuts_on(disk, &back_up);
-        let agent = agent_on(disk);
+    for (renames_at_once, back_up) in backups() {
+        survives_power_cuts_on(renames_at_once, &back_up);
+        let agent = agent_on(renames_at_once);
         back_up(&agent).unwrap();
         assert_always_holds(&agent.sim.world(), BACKUP, agent.oracle.current(), &|| "the backup".to_owned());
     }
@@ -157,8 +158,8 @@ fn a_backup_leaves_the_store_alone_and_is_durable_when_it_returns() {
 /// folder.
 #[test]
 fn a_backup_that_was_opened_after_a_kill_keeps_its_name() {
-    for (disk, back_up) in backups() {
-        let agent = agent_on(disk);
+    for (renames_at_once, back_up) in backups() {
+        let agent = agent_on(renames_at_once);
         agent.sim.record();
         back_up(&agent).unwrap();
         let named = |image: &Image| image.contains_key(Path::new(BACKUP));
@@ -179,11 +180,11 @@ fn a_backup_that_was_opened_after_a_kill_keeps_its_name() {
 
 /// Makes every operation of `change` fail, one at a time, with the error.
 fn survives_failures(code: i32, change: impl Fn(&Agent) -> Result<()>) {
-    DISKS.into_iter().for_each(|disk| survives_failures_on(disk, code, &change));
+    DISKS.into_iter().for_each(|at_once| survives_failures_on(at_once, code, &change));
 }
 
-fn survives_failures_on(disk: u64, code: i32, change: &impl Fn(&Agent) -> Result<()>) {
-    let agent = agent_on(disk);
+fn survives_failures_on(renames_at_once: bool, code: i32, change: &impl Fn(&Agent) -> Result<()>) {
+    let agent = agent_on(renames_at_once);
     let from = agent.sim.ops();
     change(&agent).unwrap();
     let trace = agent.sim.trace()[from..].to_vec();
@@ -192,7 +193,7 @@ fn survives_failures_on(disk: u64, code: i32, change: &impl Fn(&Agent) -> Result
     // That of a copy that has its name. One before it is a part of giving it its name.
     let folder_sync = trace.iter().rposition(|&op| op == Op::SyncDir);
     for (n, op) in trace.into_iter().enumerate() {
-        let mut agent = agent_on(disk);
+        let mut agent = agent_on(renames_at_once);
         let place = || format!("{op:?}, operation {n}, fails with {code}");
         agent.sim.fail(from + n, Failure::Errno(code));
         let changed = change(&agent);
